@@ -1,0 +1,65 @@
+"""The collectives that the program uses, each in one place.
+
+A group of one process (or None) communicates nothing. All calls are blocking in the order of the
+calling stream, over NCCL and over Gloo alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+
+Group = Any
+"""paddle.distributed's group, or None for a process that is alone."""
+
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+
+
+def is_alone(group: Group) -> bool:
+    return group is None or group.nranks == 1
+
+
+def all_reduce(tensor: paddle.Tensor, group: Group, operation: str = "sum") -> paddle.Tensor:
+    """Reduce `tensor` over the group, in place, and return it."""
+    if not is_alone(group):
+        dist.all_reduce(tensor, op=_OPERATIONS[operation], group=group)
+    return tensor
+
+
+def broadcast(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
+    """Give every rank of the group the tensor of global rank `source`, in place."""
+    if not is_alone(group):
+        dist.broadcast(tensor, src=source, group=group)
+    return tensor
+
+
+def all_gather(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
+    """Concatenate the ranks' tensors [n, ...] to [degree * n, ...]."""
+    if is_alone(group):
+        return tensor
+    gathered = paddle.empty([group.nranks * tensor.shape[0], *tensor.shape[1:]], tensor.dtype)
+    dist.stream.all_gather(gathered, tensor, group=group, sync_op=True)
+    return gathered
+
+
+def all_gather_into(whole: paddle.Tensor, part: paddle.Tensor, group: Group) -> None:
+    """Fill `whole` [degree * n] with the ranks' parts [n]; `part` may lie inside `whole`."""
+    if not is_alone(group):
+        dist.stream.all_gather(whole, part, group=group, sync_op=True)
+
+
+def reduce_scatter(part: paddle.Tensor, whole: paddle.Tensor, group: Group) -> None:
+    """Sum `whole` [degree * n] over the ranks and leave this rank's `part` [n] of it.
+
+    `part` may lie inside `whole`; the rest of `whole` is undefined afterwards.
+    """
+    if not is_alone(group):
+        dist.stream.reduce_scatter(part, whole, group=group, sync_op=True)
+
+
+def barrier() -> None:
+    """Wait for every process of the job."""
+    if dist.is_initialized():
+        dist.all_reduce(paddle.zeros([1]))

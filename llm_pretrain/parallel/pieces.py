@@ -1,0 +1,145 @@
+"""The published tensors that a model's parameters are made of.
+
+A parameter is one tensor of this rank. It may be a part of a published tensor (tensor parallelism
+splits it), or hold several of them side by side (fused query, key and value). A `Piece` says which
+published tensor stands where. Initial values, checkpoints and conversions speak of pieces alone, so
+they are the same whatever the layout and whatever is fused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from llm_pretrain.parallel import topology
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Values drawn from a normal distribution around zero."""
+
+    std: float
+
+    def values(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        values = generator.standard_normal(shape, dtype=np.float32)
+        values *= np.float32(self.std)
+        return values
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value everywhere."""
+
+    value: float
+
+    def values(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return np.full(shape, self.value, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One published tensor and where this rank's part of it stands in a parameter."""
+
+    name: str
+    """Canonical name, such as "layers.0.attention.query.weight"."""
+    shape: tuple[int, ...]
+    """Shape of the whole tensor; weights of linear layers are [in, out]."""
+    axis: int | None
+    """The axis that the tensor-parallel group splits; None: every rank holds the whole."""
+    offset: int = 0
+    """Where this rank's part begins in the parameter, along `axis`."""
+    initializer: Normal | Constant = Constant(0.0)
+
+    def block(self, rank: int, degree: int) -> tuple[slice, ...]:
+        """The part of the whole tensor that `rank` of `degree` tensor-parallel ranks holds."""
+        whole = tuple(slice(0, size) for size in self.shape)
+        if self.axis is None:
+            return whole
+        size = self.shape[self.axis]
+        assert size % degree == 0, f"{self.name}: {size} is not divisible by {degree}"
+        share = size // degree
+        split = slice(rank * share, (rank + 1) * share)
+        return (*whole[: self.axis], split, *whole[self.axis + 1 :])
+
+    def region(self, degree: int) -> tuple[slice, ...]:
+        """Where the part stands in the parameter that holds it."""
+        region = [slice(0, size) for size in self.shape]
+        if self.axis is not None:
+            region[self.axis] = slice(
+                self.offset, self.offset + self.shape[self.axis] // degree
+            )
+        return tuple(region)
+
+
+def named_pieces(model: nn.Layer) -> Iterator[tuple[paddle.Tensor, Piece]]:
+    """Every parameter of `model` with each of its pieces, under canonical names.
+
+    `model` is anything that holds model pieces (layers with a `prefix`): a whole decoder or the
+    stage of a pipeline. A tied parameter appears once, where it was first met.
+    """
+    seen: set[int] = set()
+    for part in (layer for layer in model.sublayers(include_self=True) if hasattr(layer, "prefix")):
+        for path, layer in part.named_sublayers(include_self=True):
+            parent = path.rpartition(".")[0]
+            for name, parameter in layer.named_parameters(include_sublayers=False):
+                if id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                if hasattr(parameter, "pieces"):
+                    scope = part.prefix + (parent and parent + ".")
+                    for piece in parameter.pieces:
+                        yield parameter, replace(piece, name=scope + piece.name)
+                else:
+                    own = ".".join(filter(None, (path, name)))
+                    yield parameter, Piece(
+                        part.prefix + own, tuple(parameter.shape), None,
+                        initializer=getattr(parameter, "initializer", Constant(0.0)),
+                    )
+
+
+def initial_values(piece: Piece, seed: int) -> np.ndarray:
+    """The whole tensor's initial values, float32: a function of the seed and the name alone."""
+    digest = hashlib.sha256(f"{seed}/{piece.name}".encode()).digest()
+    generator = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+    return piece.initializer.values(piece.shape, generator)
+
+
+def initialize(model: nn.Layer, seed: int) -> None:
+    """Set every parameter of `model` to its initial values, the same in every layout."""
+    fill(model, lambda piece: initial_values(piece, seed)[local_block(piece)])
+
+
+def local_block(piece: Piece) -> tuple[slice, ...]:
+    """The part of the whole tensor that this rank holds."""
+    layout = topology.current()
+    return piece.block(layout.tensor_rank, layout.degrees.tensor)
+
+
+def fill(model: nn.Layer, local_part) -> None:
+    """Set every parameter from `local_part(piece)`, a float32 or equally typed array."""
+    degree = topology.current().degrees.tensor
+    for parameter, pieces in grouped_pieces(model):
+        if len(pieces) == 1:
+            values = np.ascontiguousarray(local_part(pieces[0]))
+        else:
+            first = local_part(pieces[0])
+            values = np.empty(parameter.shape, dtype=first.dtype)
+            values[pieces[0].region(degree)] = first
+            for piece in pieces[1:]:
+                values[piece.region(degree)] = local_part(piece)
+        assert list(values.shape) == list(parameter.shape), f"{pieces[0].name}: {values.shape}"
+        with paddle.no_grad():
+            parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
+
+
+def grouped_pieces(model: nn.Layer) -> Iterator[tuple[paddle.Tensor, list[Piece]]]:
+    """Every parameter of `model` with the list of its pieces."""
+    grouped: dict[int, tuple[paddle.Tensor, list[Piece]]] = {}
+    for parameter, piece in named_pieces(model):
+        grouped.setdefault(id(parameter), (parameter, []))[1].append(piece)
+    yield from grouped.values()

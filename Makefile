@@ -1,0 +1,47 @@
+# Each target does all its own set-up, in virtual environments beside this file.
+# Needs Python 3.10 to 3.12 with pip, and a C++ compiler.
+
+PYTHON ?= $(shell for version in 3.12 3.11 3.10; do \
+	python$$version -c 'import sys, venv' >/dev/null 2>&1 && command -v python$$version && exit; \
+	done; command -v python3 || command -v python)
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: setup peers lint demo test test-all bench lock
+
+setup: .venv/ready
+peers: .venv-transformers/ready .venv-paddlenlp/ready
+
+.venv/ready: requirements/main.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit(\
+	"Python 3.10 to 3.12 is needed, and %s is %d.%d: make PYTHON=..." % ((sys.executable,) + v))'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(INSTALL) --requirement $<
+	$(BIN)/python $(INSTALL) --no-deps --editable .
+	@touch $@
+
+# The programs that the tests compare with, each in an environment of its own.
+.venv-%/ready: requirements/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(INSTALL) --requirement $<
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m llm_pretrain.demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint peers
+	$(PYTEST) -m "not slow"
+
+test-all: lint peers
+	$(PYTEST)
+
+bench: setup peers
+	$(BIN)/python benchmarks/train_step.py
+
+lock:
+	requirements/lock.sh

@@ -1,0 +1,135 @@
+"""The families of models that can be trained, and which config a run trains.
+
+A family is a module that maps a published config.json to a `ModelConfig` and back
+(`read_config`, `write_config`) and names the published weights (`hugging_face_name`,
+`is_redundant`). Nothing here needs a deep-learning framework or a network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import llama, llama_seeds
+
+if TYPE_CHECKING:
+    from llm_pretrain.config import ModelArguments
+
+FAMILIES: dict[str, ModuleType] = {llama.MODEL_TYPE: llama}
+SEEDS: dict[str, dict[str, Any]] = dict(llama_seeds.SEEDS)
+
+_VOCABULARY_MULTIPLE = 128
+
+
+def family_of(config: ModelConfig) -> ModuleType:
+    """The module of `config`'s family."""
+    return FAMILIES[config.family]
+
+
+def load_model_config(
+    model_name_or_path: str,
+    model_arguments: ModelArguments,
+    *,
+    tokenizer_vocab_size: int | None = None,
+    max_seq_length: int,
+) -> ModelConfig:
+    """The model of a run: the published config with the run's changes.
+
+    Args:
+        model_name_or_path: a directory that holds config.json, or a name of `SEEDS`.
+        model_arguments: the changes of the run.
+        tokenizer_vocab_size: without added tokens; None when there is no tokenizer.
+        max_seq_length: tokens of a sample.
+
+    A model that starts from random weights gets room for the samples and for the tokenizer, whose
+    size is rounded up to a multiple of 128; one that continues from published weights keeps its
+    tables as they are.
+
+    Raises:
+        ConfigError: nothing of that name, or a config that this program can't train.
+    """
+    published, source = _published_config(model_name_or_path)
+    changed = _with_dropout(published, model_arguments)
+    config = replace(_read(changed, source), **_changed_sizes(model_arguments, published, source))
+    if not model_arguments.continue_training:
+        config = replace(
+            config,
+            max_position_embeddings=max(config.max_position_embeddings, max_seq_length),
+            vocab_size=max(config.vocab_size, _padded(tokenizer_vocab_size or 0)),
+        )
+    return config
+
+
+def read_model_config(directory: str | Path) -> ModelConfig:
+    """The model whose config.json stands in `directory`, unchanged."""
+    return _read(*_published_config(str(directory)))
+
+
+def _read(published: Mapping[str, Any], source: str) -> ModelConfig:
+    kind = published.get("model_type")
+    if kind not in FAMILIES:
+        raise ConfigError(
+            [f"{source}: model_type: {kind!r} is not supported; supported: {', '.join(FAMILIES)}."]
+        )
+    config: ModelConfig = FAMILIES[kind].read_config(published, source)
+    return config
+
+
+def _published_config(name_or_path: str) -> tuple[dict[str, Any], str]:
+    """The parsed config and what to call it in error messages."""
+    if name_or_path in SEEDS and not Path(name_or_path).is_dir():
+        return dict(SEEDS[name_or_path]), name_or_path
+    if not Path(name_or_path).is_dir():
+        raise ConfigError([_unknown_name(name_or_path)])
+    path = Path(name_or_path) / "config.json"
+    try:
+        published = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            [f"model_name_or_path: {name_or_path} is a directory without a config.json."]
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path}: can't be read as JSON: {error}."]) from None
+    if not isinstance(published, dict):
+        raise ConfigError([f"{path}: must hold one JSON object."])
+    return published, str(path)
+
+
+def _unknown_name(name: str) -> str:
+    by_lower = {seed.lower(): seed for seed in SEEDS}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=4, cutoff=0.5)
+    known = ", ".join(by_lower[match] for match in near) or ", ".join(sorted(SEEDS))
+    label = "Near names" if near else "Known names"
+    return (
+        f"model_name_or_path: {name!r} is neither a directory nor the name of a built-in config. "
+        f"{label}: {known}. A directory that holds a config.json works too."
+    )
+
+
+def _with_dropout(published: dict[str, Any], arguments: ModelArguments) -> dict[str, Any]:
+    """The run's dropout, for the models whose config knows these keys (LLaMA's doesn't)."""
+    keys = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return published | {key: getattr(arguments, key) for key in keys if key in published}
+
+
+def _changed_sizes(
+    arguments: ModelArguments, published: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Fields of `ModelConfig` that the run sets itself."""
+    keys = (
+        "num_hidden_layers", "vocab_size", "intermediate_size",
+        "fuse_attention_qkv", "fuse_attention_ffn",
+    )
+    changes = {key: getattr(arguments, key) for key in keys}
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _padded(vocab_size: int) -> int:
+    return -(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE

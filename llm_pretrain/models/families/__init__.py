@@ -26,6 +26,16 @@ FAMILIES: dict[str, ModuleType] = {llama.MODEL_TYPE: llama}
 SEEDS: dict[str, dict[str, Any]] = dict(llama_seeds.SEEDS)
 
 _VOCABULARY_MULTIPLE = 128
+_CHANGEABLE = (
+    "num_hidden_layers",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "fuse_attention_qkv",
+    "fuse_attention_ffn",
+)
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 def family_of(config: ModelConfig) -> ModuleType:
@@ -56,8 +66,7 @@ def load_model_config(
         ConfigError: nothing of that name, or a config that this program can't train.
     """
     published, source = _published_config(model_name_or_path)
-    changed = _with_dropout(published, model_arguments)
-    config = replace(_read(changed, source), **_changed_sizes(model_arguments, published, source))
+    config = _read(*_changed(published, source, model_arguments))
     if not model_arguments.continue_training:
         config = replace(
             config,
@@ -113,22 +122,20 @@ def _unknown_name(name: str) -> str:
     )
 
 
-def _with_dropout(published: dict[str, Any], arguments: ModelArguments) -> dict[str, Any]:
-    """The run's dropout, for the models whose config knows these keys (LLaMA's doesn't)."""
-    keys = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    return published | {key: getattr(arguments, key) for key in keys if key in published}
-
-
-def _changed_sizes(
-    arguments: ModelArguments, published: Mapping[str, Any], source: str
-) -> dict[str, Any]:
-    """Fields of `ModelConfig` that the run sets itself."""
-    keys = (
-        "num_hidden_layers", "vocab_size", "intermediate_size",
-        "fuse_attention_qkv", "fuse_attention_ffn",
-    )
-    changes = {key: getattr(arguments, key) for key in keys}
-    return {key: value for key, value in changes.items() if value is not None}
+def _changed(
+    published: dict[str, Any], source: str, arguments: ModelArguments
+) -> tuple[dict[str, Any], str]:
+    """The published config with what the run sets itself, and what to call it."""
+    changes = {key: getattr(arguments, key) for key in _CHANGEABLE}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    multi_head = published.get("num_key_value_heads") == published.get("num_attention_heads")
+    if "num_attention_heads" in changes and multi_head:
+        changes["num_key_value_heads"] = changes["num_attention_heads"]
+    if changes:
+        source = f"{source} changed by {', '.join(changes)}"
+    # The dropouts have defaults of their own, which only reach models whose config knows the key.
+    dropouts = {key: getattr(arguments, key) for key in _DROPOUTS if key in published}
+    return published | changes | dropouts, source
 
 
 def _padded(vocab_size: int) -> int:

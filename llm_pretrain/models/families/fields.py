@@ -1,0 +1,110 @@
+"""Typed reading of a published config.json, with all of its problems reported at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from llm_pretrain.config.errors import ConfigError
+
+
+class Fields:
+    """The keys of one JSON object.
+
+    Each method returns the key's value, or the default where the key is absent or null. A wrong
+    value is recorded, and `raise_problems` reports them together; until then the method returns
+    a stand-in of the right type.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        source: str,
+        *,
+        inside: str = "",
+        problems: list[str] | None = None,
+    ) -> None:
+        self.values = values
+        self.source = source
+        self.inside = inside
+        self.problems: list[str] = [] if problems is None else problems
+
+    def problem(self, key: str, text: str) -> None:
+        """Record that `key` is wrong."""
+        self.problems.append(f"{self.source}: {self.inside}{key}: {text}.")
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise ConfigError(self.problems)
+
+    def has(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def require_supported(self, key: str, supported: tuple[Any, ...]) -> None:
+        """Record a problem unless the key is absent or holds one of `supported`."""
+        if key in self.values and self.values[key] not in supported:
+            usable = " or ".join(repr(value) for value in supported if value is not None)
+            advice = f"this program computes {usable} only" if usable else "this is not supported"
+            self.problem(key, f"{self.values[key]!r}: {advice}")
+
+    def positive_integer(self, key: str, default: int | None = None) -> int:
+        value = self._value(key, default)
+        if type(value) is int and value > 0:
+            return value
+        if value is not None:
+            self.problem(key, f"{value!r} is not a whole number above zero")
+        return 1
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._value(key, default)
+        if type(value) in (int, float) and math.isfinite(value) and value >= 0:
+            return float(value)
+        if value is not None:
+            self.problem(key, f"{value!r} is not a number of zero or more")
+        return 1.0
+
+    def optional_number(self, key: str) -> float | None:
+        return self.number(key) if self.has(key) else None
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._value(key, default)
+        if isinstance(value, bool):
+            return value
+        self.problem(key, f"{value!r} is neither true nor false")
+        return default
+
+    def probability(self, *keys: str) -> float:
+        """The first of `keys` that is present, else 0."""
+        for key in filter(self.has, keys):
+            value = self.number(key)
+            if value < 1:
+                return value
+            self.problem(key, f"{value} is not a probability below 1")
+        return 0.0
+
+    def token(self, key: str) -> int | None:
+        """A token id; null and the older -1 both mean none."""
+        value = self.values.get(key)
+        if value is None or value == -1:
+            return None
+        if type(value) is not int or value < 0:
+            self.problem(key, f"{value!r} is not a token id")
+        return value
+
+    def tokens(self, key: str) -> int | tuple[int, ...] | None:
+        """One token id, or several."""
+        value = self.values.get(key)
+        if not isinstance(value, list):
+            return self.token(key)
+        if any(type(token) is not int or token < 0 for token in value):
+            self.problem(key, f"{value!r} is not a list of token ids")
+        return tuple(value)
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            self.problem(key, "is missing")
+        return value

@@ -1,0 +1,92 @@
+"""Rotary embedding in a published config.json, in the older and the present spelling.
+
+Older: "rope_theta" and "rope_scaling" {"type" or "rope_type", "factor", …} at the top level.
+Present: "rope_parameters" {"rope_type", "rope_theta", "factor", …}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from llm_pretrain.config.model_config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    Rope,
+    RopeScaling,
+    YarnScaling,
+)
+from llm_pretrain.models.families.fields import Fields
+
+_TYPE_OF = {
+    LinearScaling: "linear",
+    DynamicScaling: "dynamic",
+    Llama3Scaling: "llama3",
+    YarnScaling: "yarn",
+}
+
+
+def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
+    """The rotary embedding that a config.json describes; problems go to `fields`."""
+    theta = fields.number("rope_theta", 10000.0)
+    # The older key wins where both stand, as it does for transformers.
+    key = "rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters"
+    values = fields.values.get(key)
+    if not values:
+        return Rope(theta)
+    if not isinstance(values, dict):
+        fields.problem(key, f"{values!r} is not an object")
+        return Rope(theta)
+    inner = Fields(values, fields.source, inside=f"{key}.", problems=fields.problems)
+    inner.require_supported("partial_rotary_factor", (1, None))
+    return Rope(inner.number("rope_theta", theta), _read_scaling(inner, max_position_embeddings))
+
+
+def _read_scaling(fields: Fields, max_position_embeddings: int) -> RopeScaling | None:
+    kind = fields.values.get("rope_type") or fields.values.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind not in _TYPE_OF.values():
+        fields.problem(
+            "rope_type",
+            f"{kind!r} is not supported; this program computes default, "
+            + ", ".join(_TYPE_OF.values()),
+        )
+        return None
+    factor = fields.number("factor")
+    if factor < 1:
+        fields.problem("factor", f"{factor} is below 1")
+    if kind == "linear":
+        return LinearScaling(factor)
+    if kind == "dynamic":
+        return DynamicScaling(factor)
+    original = fields.positive_integer("original_max_position_embeddings", max_position_embeddings)
+    if kind == "llama3":
+        low, high = fields.number("low_freq_factor"), fields.number("high_freq_factor")
+        if not 0 < low < high:
+            fields.problem("low_freq_factor", f"{low} must lie between 0 and high_freq_factor")
+        return Llama3Scaling(factor, low, high, original)
+    return YarnScaling(
+        factor,
+        original,
+        attention_factor=fields.optional_number("attention_factor"),
+        beta_fast=fields.number("beta_fast", 32.0),
+        beta_slow=fields.number("beta_slow", 1.0),
+        mscale=fields.optional_number("mscale"),
+        mscale_all_dim=fields.optional_number("mscale_all_dim"),
+        truncate=fields.flag("truncate", True),
+    )
+
+
+def write_rope(rope: Rope) -> dict[str, Any]:
+    """Keys for a config.json, in both spellings."""
+    scaling: dict[str, Any] = {"rope_type": "default"}
+    if rope.scaling is not None:
+        values = {key: value for key, value in asdict(rope.scaling).items() if value is not None}
+        scaling = {"rope_type": _TYPE_OF[type(rope.scaling)], **values}
+    return {
+        "rope_theta": rope.theta,
+        "rope_scaling": None if rope.scaling is None else scaling,
+        "rope_parameters": {"rope_theta": rope.theta, **scaling},
+    }

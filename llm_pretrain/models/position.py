@@ -1,0 +1,96 @@
+"""The angles of rotary position embedding, plain and scaled."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from llm_pretrain.config.model_config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    Rope,
+    YarnScaling,
+)
+
+
+def rotary_tables(config: ModelConfig, sequence_length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [S, D] each, of positions 0 … S-1."""
+    return _tables(config.rope, config.head_dim, config.max_position_embeddings, sequence_length)
+
+
+@lru_cache(maxsize=16)
+def _tables(
+    rope: Rope, head_dim: int, max_position_embeddings: int, sequence_length: int
+) -> tuple[Tensor, Tensor]:
+    frequencies, amplitude = rotary_frequencies(
+        rope, head_dim, max_position_embeddings, sequence_length
+    )
+    positions = np.arange(sequence_length, dtype=np.float32)
+    angles = np.outer(positions, frequencies.astype(np.float32))
+    angles = np.concatenate([angles, angles], axis=-1)
+    cos, sin = np.cos(angles) * np.float32(amplitude), np.sin(angles) * np.float32(amplitude)
+    return paddle.to_tensor(cos), paddle.to_tensor(sin)
+
+
+def rotary_frequencies(
+    rope: Rope, head_dim: int, max_position_embeddings: int, sequence_length: int
+) -> tuple[np.ndarray, float]:
+    """Radians per position of every pair, float64 [D/2], and a factor on cosine and sine.
+
+    The formulas are those that the scalings' authors published: linear (kaiokendev), dynamic NTK
+    (bloc97, emozilla), Llama 3 (Meta's Llama 3.1 release), YaRN (arXiv:2309.00071, section 3).
+    """
+    scaling = rope.scaling
+    theta = rope.theta
+    if isinstance(scaling, DynamicScaling):
+        stretch = max(sequence_length / max_position_embeddings, 1.0)
+        theta *= (scaling.factor * stretch - (scaling.factor - 1)) ** (head_dim / (head_dim - 2))
+    plain = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if isinstance(scaling, LinearScaling):
+        return plain / scaling.factor, 1.0
+    if isinstance(scaling, Llama3Scaling):
+        return _llama3(plain, scaling), 1.0
+    if isinstance(scaling, YarnScaling):
+        return _yarn(plain, scaling, theta), _yarn_amplitude(scaling)
+    return plain, 1.0
+
+
+def _llama3(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
+    turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(share, 0.0, 1.0)
+    return kept * plain + (1 - kept) * plain / scaling.factor
+
+
+def _yarn(plain: np.ndarray, scaling: YarnScaling, theta: float) -> np.ndarray:
+    head_dim = 2 * len(plain)
+
+    def pair_with(turns: float) -> float:
+        """The (fractional) pair that makes that many turns over the original length."""
+        length = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
+        return head_dim * math.log(length) / (2 * math.log(theta))
+
+    first, last = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    width = last - first or 0.001
+    interpolated = np.clip((np.arange(len(plain)) - first) / width, 0.0, 1.0)
+    return (1 - interpolated) * plain + interpolated * plain / scaling.factor
+
+
+def _yarn_amplitude(scaling: YarnScaling) -> float:
+    def temperature(weight: float) -> float:
+        return 0.1 * weight * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return temperature(scaling.mscale) / temperature(scaling.mscale_all_dim)
+    return temperature(1.0)

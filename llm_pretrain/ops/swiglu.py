@@ -1,0 +1,11 @@
+"""The gated activation of LLaMA (Shazeer, arXiv:2002.05202)."""
+
+from __future__ import annotations
+
+from paddle import Tensor
+from paddle.nn import functional as F
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gate · sigmoid(gate) · up, elementwise on tensors of one shape and dtype."""
+    return F.swiglu(gate, up)

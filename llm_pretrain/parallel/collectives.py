@@ -62,4 +62,4 @@ def reduce_scatter(part: paddle.Tensor, whole: paddle.Tensor, group: Group) -> N
 def barrier() -> None:
     """Wait for every process of the job."""
     if dist.is_initialized():
-        dist.all_reduce(paddle.zeros([1]))
+        dist.barrier()

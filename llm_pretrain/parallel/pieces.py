@@ -70,9 +70,7 @@ class Piece:
         """Where the part stands in the parameter that holds it."""
         region = [slice(0, size) for size in self.shape]
         if self.axis is not None:
-            region[self.axis] = slice(
-                self.offset, self.offset + self.shape[self.axis] // degree
-            )
+            region[self.axis] = slice(self.offset, self.offset + self.shape[self.axis] // degree)
         return tuple(region)
 
 
@@ -96,9 +94,14 @@ def named_pieces(model: nn.Layer) -> Iterator[tuple[paddle.Tensor, Piece]]:
                         yield parameter, replace(piece, name=scope + piece.name)
                 else:
                     own = ".".join(filter(None, (path, name)))
-                    yield parameter, Piece(
-                        part.prefix + own, tuple(parameter.shape), None,
-                        initializer=getattr(parameter, "initializer", Constant(0.0)),
+                    yield (
+                        parameter,
+                        Piece(
+                            part.prefix + own,
+                            tuple(parameter.shape),
+                            None,
+                            initializer=getattr(parameter, "initializer", Constant(0.0)),
+                        ),
                     )
 
 

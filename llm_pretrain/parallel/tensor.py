@@ -12,7 +12,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
 from llm_pretrain.parallel import collectives, topology
-from llm_pretrain.parallel.pieces import Constant, Normal, Piece
+from llm_pretrain.parallel.pieces import Normal, Piece
 
 
 def tensor_parallel_share(size: int) -> int:
@@ -71,8 +71,13 @@ class ColumnParallelLinear(nn.Layer):
     """
 
     def __init__(
-        self, in_features: int, outputs: dict[str, int], *,
-        bias: bool = False, fused: bool = False, std: float,
+        self,
+        in_features: int,
+        outputs: dict[str, int],
+        *,
+        bias: bool = False,
+        fused: bool = False,
+        std: float,
     ) -> None:
         super().__init__()
         names = list(outputs)
@@ -121,7 +126,8 @@ class RowParallelLinear(nn.Layer):
     ) -> None:
         super().__init__()
         self.weight = _parameter(
-            self, [tensor_parallel_share(in_features), out_features],
+            self,
+            [tensor_parallel_share(in_features), out_features],
             [Piece(f"{name}.weight", (in_features, out_features), 0, 0, Normal(std))],
         )
         self.bias = None
@@ -145,7 +151,8 @@ class VocabularyParallelEmbedding(nn.Layer):
         super().__init__()
         self.share = tensor_parallel_share(vocab_size)
         self.weight = _parameter(
-            self, [self.share, hidden_size],
+            self,
+            [self.share, hidden_size],
             [Piece("embedding.weight", (vocab_size, hidden_size), 0, 0, Normal(std))],
         )
 

@@ -52,14 +52,10 @@ class Topology:
     def is_last_stage(self) -> bool:
         return self.pipeline_rank == self.degrees.pipeline - 1
 
-    @property
-    def is_replica(self) -> bool:
-        """Whether a rank of lower data index holds the same weights."""
-        return self.data_rank > 0
 
-
-_current = Topology(Degrees(data=1, sharding=1, tensor=1, pipeline=1, sep=1, context=1,
-                            virtual_pipeline=1))
+_current = Topology(
+    Degrees(data=1, sharding=1, tensor=1, pipeline=1, sep=1, context=1, virtual_pipeline=1)
+)
 
 
 def current() -> Topology:
@@ -72,7 +68,9 @@ def world_size() -> int:
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
-def initialize(degrees: Degrees, *, order: str = "pp_first", timeout_seconds: int = 1800) -> Topology:
+def initialize(
+    degrees: Degrees, *, order: str = "pp_first", timeout_seconds: int = 1800
+) -> Topology:
     """Form the groups of `degrees` over the processes that the launcher started.
 
     Over NCCL on GPUs and over Gloo on CPUs. Must be called once, by every process.
@@ -85,6 +83,7 @@ def initialize(degrees: Degrees, *, order: str = "pp_first", timeout_seconds: in
         from llm_pretrain.parallel import gloo
 
         gloo.install(timeout_seconds)
+        gloo.wait_for_first_rank(timeout_seconds)
     from paddle.distributed import fleet
 
     strategy = fleet.DistributedStrategy()

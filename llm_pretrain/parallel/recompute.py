@@ -1,0 +1,43 @@
+"""Activations that are computed again in the backward pass instead of kept.
+
+Applied to a model from outside. `recompute_granularity` says to what: "full" the whole block,
+"full_attn" its attention, "core_attn" only softmax(Q K) V; each keeps more memory than the one
+before it and computes less twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+
+
+def _recomputed(function: Callable, layer: nn.Layer, use_reentrant: bool) -> Callable:
+    def call(*arguments):
+        if not layer.training:
+            return function(*arguments)
+        return recompute(function, *arguments, use_reentrant=use_reentrant)
+
+    return call
+
+
+def apply_recompute(
+    blocks: dict[int, nn.Layer],
+    granularity: str,
+    *,
+    except_layers: Collection[int] = (),
+    use_reentrant: bool = False,
+) -> None:
+    """Make the decoder blocks (by layer number) recompute, but those of `except_layers`."""
+    for number, block in blocks.items():
+        if number in except_layers:
+            continue
+        if granularity == "full":
+            block.forward = _recomputed(block.forward, block, use_reentrant)
+        elif granularity == "full_attn":
+            block.attention.forward = _recomputed(block.attention.forward, block, use_reentrant)
+        elif granularity == "core_attn":
+            block.attention.core = _recomputed(block.attention.core, block, use_reentrant)
+        else:
+            raise AssertionError(granularity)

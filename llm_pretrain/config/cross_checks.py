@@ -1,0 +1,138 @@
+"""What the arguments demand of each other, before the number of processes or the model is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config.model_arguments import ModelArguments
+from llm_pretrain.config.training_arguments import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A demand that is not met: the keys it is about, and a sentence that says what is wrong."""
+
+    keys: tuple[str, ...]
+    sentence: str
+
+
+def cross_checks(
+    model: ModelArguments, data: DataArguments, training: TrainingArguments
+) -> Iterator[Conflict]:
+    """Every conflict among the arguments."""
+    yield from _task(data, training)
+    yield from _schedule(training)
+    yield from _precision(training)
+    yield from _intervals(training)
+    yield from _parallelism(training)
+
+
+def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict]:
+    if not (training.do_train or training.do_eval or training.do_predict):
+        yield Conflict(
+            ("do_train", "do_eval", "do_predict"),
+            "there is nothing to do: set do_train, do_eval or do_predict to true",
+        )
+    if data.input_dir is None or not data.input_dir.strip():
+        yield Conflict(
+            ("input_dir",),
+            "no data is named: a directory with .bin/.idx files, or 'weight prefix' pairs",
+        )
+    if training.max_steps < 1:
+        yield Conflict(
+            ("max_steps",),
+            f"{training.max_steps} is not a length: pretraining needs max_steps > 0, since the "
+            "data are cut into as many samples as the steps take",
+        )
+    if training.resume_from_checkpoint is not None and training.overwrite_output_dir:
+        yield Conflict(
+            ("resume_from_checkpoint", "overwrite_output_dir"),
+            "one asks to resume and the other to start anew; keep one",
+        )
+
+
+def _schedule(training: TrainingArguments) -> Iterator[Conflict]:
+    if training.min_learning_rate > training.learning_rate:
+        yield Conflict(
+            ("min_learning_rate", "learning_rate"),
+            f"the floor {training.min_learning_rate:g} lies above the learning rate "
+            f"{training.learning_rate:g}; lower min_learning_rate",
+        )
+    if training.max_steps > 0 and training.warmup_steps > training.max_steps:
+        yield Conflict(
+            ("warmup_steps", "max_steps"),
+            f"the warm-up of {training.warmup_steps} steps is longer than the run of "
+            f"{training.max_steps}",
+        )
+    decay = training.decay_steps
+    derived = "decay_steps" in training.derived
+    if decay is not None and not derived and 0 < decay < training.warmup:
+        yield Conflict(
+            ("decay_steps", "warmup_steps"),
+            f"the decay ends at step {decay}, before the warm-up of {training.warmup:g} steps",
+        )
+
+
+def _precision(training: TrainingArguments) -> Iterator[Conflict]:
+    if training.fp16 and training.bf16:
+        yield Conflict(("fp16", "bf16"), "both are true, but a run has one precision; keep one")
+    elif training.amp_master_grad and training.fp16_opt_level == "O1":
+        yield Conflict(
+            ("amp_master_grad", "fp16_opt_level"),
+            "master gradients belong to fp16_opt_level O2; with O1 gradients are fp32 already",
+        )
+
+
+def _intervals(training: TrainingArguments) -> Iterator[Conflict]:
+    if training.logging_strategy == "steps" and training.logging_steps == 0:
+        yield Conflict(("logging_steps",), "logging_strategy 'steps' needs logging_steps > 0")
+    if training.evaluation_strategy == "steps" and not training.eval_steps:
+        yield Conflict(
+            ("eval_steps", "logging_steps"),
+            "evaluation needs eval_steps > 0, or logging_steps > 0 to take it from",
+        )
+    if not training.load_best_model_at_end:
+        return
+    if training.evaluation_strategy != training.save_strategy:
+        yield Conflict(
+            ("load_best_model_at_end", "evaluation_strategy", "save_strategy"),
+            "the best weights can only be kept if evaluation and saving go together, but "
+            f"evaluation_strategy is '{training.evaluation_strategy}' and save_strategy "
+            f"'{training.save_strategy}'",
+        )
+    elif (
+        training.save_strategy == "steps"
+        and training.eval_steps
+        and training.save_steps % training.eval_steps
+    ):
+        yield Conflict(
+            ("load_best_model_at_end", "save_steps", "eval_steps"),
+            "the best weights can only be kept if every checkpoint has been evaluated, but "
+            f"save_steps {training.save_steps} is no multiple of eval_steps {training.eval_steps}",
+        )
+
+
+def _parallelism(training: TrainingArguments) -> Iterator[Conflict]:
+    if training.sequence_parallel and training.tensor_parallel_degree <= 1:
+        yield Conflict(
+            ("sequence_parallel", "tensor_parallel_degree"),
+            "sequence parallelism works within a tensor-parallel group: it needs "
+            "tensor_parallel_degree > 1",
+        )
+    if training.sep_parallel_degree > 1 and training.context_parallel_degree > 1:
+        yield Conflict(
+            ("sep_parallel_degree", "context_parallel_degree"),
+            "both split the sequence; use one of them",
+        )
+    if training.virtual_pp_degree > 1 and training.pipeline_parallel_degree <= 1:
+        yield Conflict(
+            ("virtual_pp_degree", "pipeline_parallel_degree"),
+            "virtual stages divide pipeline stages: they need pipeline_parallel_degree > 1",
+        )
+    if training.pipeline_parallel_degree > 1 and training.sharding_stage > 1:
+        yield Conflict(
+            ("sharding", "pipeline_parallel_degree"),
+            f"pipeline parallelism goes with sharding stage1 only, not {training.sharding}",
+        )

@@ -1,0 +1,76 @@
+"""From the degrees that a config names, and the number of processes, to all degrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.training_arguments import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """Processes along each axis, all at least 1.
+
+    All but `virtual_pipeline`, which counts pieces within one process, multiply to the world size.
+    """
+
+    data: int
+    sharding: int
+    tensor: int
+    pipeline: int
+    sep: int
+    context: int
+    virtual_pipeline: int
+
+    @property
+    def dataset(self) -> int:
+        """Number of ranks that see different samples."""
+        return self.data * self.sharding
+
+
+def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
+    """All degrees for `world_size` processes, by PaddleNLP's rules.
+
+    -1 stands for 1; for sharding, where a stage is chosen, for all processes that are left. Data
+    parallelism takes what the named degrees leave. A sharding degree without a stage is plain data
+    parallelism.
+
+    Raises:
+        ConfigError: the degrees do not multiply to the world size.
+    """
+    if world_size < 1:
+        raise ConfigError([f"world size {world_size}: a run has at least one process"])
+    named = {
+        "tensor_parallel_degree": max(training.tensor_parallel_degree, 1),
+        "pipeline_parallel_degree": max(training.pipeline_parallel_degree, 1),
+        "sep_parallel_degree": max(training.sep_parallel_degree, 1),
+        "context_parallel_degree": max(training.context_parallel_degree, 1),
+    }
+    if training.sharding and training.sharding_parallel_degree > 1:
+        named["sharding_parallel_degree"] = training.sharding_parallel_degree
+    taken = 1
+    for degree in named.values():
+        taken *= degree
+    if world_size % taken:
+        product = " × ".join(f"{key} {value}" for key, value in named.items() if value > 1)
+        raise ConfigError(
+            [
+                f"{product}: needs {taken} processes or a multiple of it, but the world size is "
+                f"{world_size}; start {taken} processes (python -m paddle.distributed.launch "
+                f"--nproc_per_node {taken} …) or lower a degree"
+            ]
+        )
+    left = world_size // taken
+    sharding = named.get("sharding_parallel_degree", 1)
+    if training.sharding and training.sharding_parallel_degree == -1:
+        sharding, left = left, 1
+    return Degrees(
+        data=left,
+        sharding=sharding,
+        tensor=named["tensor_parallel_degree"],
+        pipeline=named["pipeline_parallel_degree"],
+        sep=named["sep_parallel_degree"],
+        context=named["context_parallel_degree"],
+        virtual_pipeline=training.virtual_pp_degree,
+    )

@@ -1,0 +1,95 @@
+"""What happens every so many steps: evaluation, reports and checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text, shown
+
+Strategy = Literal["no", "steps", "epoch"]
+REPORTERS = ("visualdl", "tensorboard", "wandb", "swanlab", "all", "none")
+
+
+def _reporters(value: Any) -> tuple[str, ...]:
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or any(name not in REPORTERS for name in names):
+        raise ValueError(f"{shown(value)} is not a reporter: visualdl, all or none")
+    return tuple(names)
+
+
+Reporters = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_reporters),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(REPORTERS)},
+                {"type": "array", "items": {"enum": list(REPORTERS)}},
+            ]
+        }
+    ),
+]
+
+
+class EvaluationArguments(Arguments):
+    """Evaluation: when, and on how many batches."""
+
+    evaluation_strategy: Strategy = Field(
+        "no",
+        description="steps: every eval_steps; epoch: once, at the end (max_steps is the epoch). "
+        "do_eval turns 'no' into 'steps'.",
+    )
+    eval_steps: Integer | None = Field(
+        None, ge=0, description="Steps between evaluations; by default logging_steps."
+    )
+    eval_iters: Integer = Field(
+        10, gt=0, description="Batches per evaluation; every evaluation takes the same ones."
+    )
+    test_iters: Integer = Field(100, gt=0, description="Batches of the test split for do_predict.")
+    minimum_eval_times: Integer | None = Field(
+        None, gt=0, description="Evaluate at least this often: eval_steps is lowered if need be."
+    )
+    load_best_model_at_end: Flag = Field(
+        False, description="Keep the weights with the lowest evaluation loss in place of the last."
+    )
+    metric_for_best_model: Text | None = Field(
+        None, description="What load_best_model_at_end compares; by default the loss."
+    )
+    greater_is_better: Flag | None = Field(
+        None, description="Whether a greater value is better; by default not so for the loss."
+    )
+
+
+class ReportArguments(Arguments):
+    """Reports: console, train_log.jsonl and VisualDL."""
+
+    logging_strategy: Strategy = Field(
+        "steps", description="steps: every logging_steps; epoch: once, at the end; no: never."
+    )
+    logging_steps: Integer = Field(500, ge=0, description="Steps between two reports.")
+    logging_first_step: Flag = Field(False, description="Report the first step too.")
+    logging_dir: Text | None = Field(
+        None, description="VisualDL's directory; by default output_dir/runs/<date and host>."
+    )
+    report_to: Reporters = Field(
+        ("visualdl",), description="visualdl, all or none; train_log.jsonl is always written."
+    )
+    disable_tqdm: Flag = Field(False, description="Plain lines in place of the live console.")
+
+
+class CheckpointArguments(Arguments):
+    """Checkpoints: when they are written, how many are kept, where to resume."""
+
+    save_strategy: Strategy = Field(
+        "steps", description="steps: every save_steps; epoch: once, at the end; no: never."
+    )
+    save_steps: Integer = Field(500, gt=0, description="Steps between two checkpoints.")
+    save_total_limit: Integer | None = Field(
+        None, description="Checkpoints that are kept; older ones are removed. By default all."
+    )
+    resume_from_checkpoint: Text | None = Field(
+        None,
+        description="Checkpoint directory to resume from; by default the last one in output_dir.",
+    )

@@ -1,0 +1,223 @@
+"""Joins defaults, file and command line into a checked RunConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from llm_pretrain.config import keys
+from llm_pretrain.config.arguments import Arguments, shown
+from llm_pretrain.config.availability import missing_features, substitutes
+from llm_pretrain.config.command_line import read_command_line, typed_value
+from llm_pretrain.config.config_file import read_config_file
+from llm_pretrain.config.cross_checks import cross_checks
+from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.inert import INERT
+from llm_pretrain.config.model_arguments import ModelArguments
+from llm_pretrain.config.parallel_options import OPTIONS
+from llm_pretrain.config.run_config import RunConfig
+from llm_pretrain.config.spellings import SPELLINGS
+from llm_pretrain.config.training_arguments import TrainingArguments
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value that somebody wrote: where, under which spelling."""
+
+    value: Any
+    source: str
+    place: str
+    spelling: str
+
+
+class _Collection:
+    """The keys given so far, with all problems and notices on the way."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, _Given] = {}
+        self.problems: list[str] = []
+        self.notices: list[str] = []
+        self.wrong: set[str] = set()  # keys whose value is not known, for a reason already told
+        self.readable = True
+
+    def add(self, written: Sequence[tuple[str, _Given]]) -> None:
+        """Take the keys of one source, which win over those of earlier ones."""
+        here: dict[str, _Given] = {}
+        for key, given in written:
+            if key in here and here[key].value != given.value:
+                self.problems.append(
+                    f"{given.place}: {given.spelling} and {here[key].spelling} are one key with "
+                    "two values; keep one"
+                )
+            here[key] = given
+        self.given.update(here)
+
+
+def load_run_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a JSON or YAML file, changed by the command line.
+
+    Args:
+        path: the file; None takes everything from the command line and the defaults.
+        overrides: `["--key", "value", "--key=value", "--switch", …]`.
+
+    Raises:
+        ConfigError: every problem that was found, each naming the file or the command line, and
+            the key.
+    """
+    found = _Collection()
+    if path is not None:
+        _add_file(found, Path(path))
+    _add_command_line(found, overrides)
+    if not found.readable:
+        raise ConfigError(found.problems)
+    model, data, training = _validate(found)
+    for conflict in (*cross_checks(model, data, training), *missing_features(training)):
+        if not found.wrong.intersection(conflict.keys):
+            found.problems.append(_place(found, conflict.keys) + conflict.sentence)
+    if found.problems:
+        raise ConfigError(found.problems)
+    notices = [*found.notices, *_inert_notices(found), *_value_notices(found, training)]
+    return RunConfig(model, data, training, _sources(found, training), tuple(notices))
+
+
+def _add_file(found: _Collection, path: Path) -> None:
+    content = read_config_file(path)
+    found.problems += content.problems
+    found.readable = not content.problems or bool(content.values)
+    written = []
+    for spelling, value in content.values.items():
+        if spelling == "$schema":  # an editor's own key
+            continue
+        place = f"{path.name}, line {content.lines[spelling]}"
+        key = _canonical(found, spelling, place)
+        if key is not None:
+            written.append((key, _Given(value, path.name, place, spelling)))
+    found.add(written)
+
+
+def _add_command_line(found: _Collection, overrides: Sequence[str]) -> None:
+    line = read_command_line(overrides)
+    found.problems += line.problems
+    for spelling in line.repeated:
+        found.notices.append(f"{spelling}: given twice on the command line; the last value counts")
+    written = []
+    for spelling, words in line.words.items():
+        key = _canonical(found, spelling, COMMAND_LINE)
+        if key is None:
+            continue
+        try:
+            value = typed_value(key, words)
+        except ValueError as error:
+            found.problems.append(f"{COMMAND_LINE}: --{spelling}: {error}")
+            found.wrong.add(key)
+            continue
+        written.append((key, _Given(value, COMMAND_LINE, COMMAND_LINE, spelling)))
+    found.add(written)
+
+
+def _canonical(found: _Collection, spelling: str, place: str) -> str | None:
+    if spelling in keys.OWNER or spelling in INERT:
+        return spelling
+    if spelling in SPELLINGS:
+        key = SPELLINGS[spelling]
+        found.notices.append(f"{spelling}: read as {key}, its present name")
+        return key
+    near = keys.nearest(spelling)
+    found.wrong.add(near or spelling)
+    hint = f"did you mean {near}?" if near else "`llm-pretrain check --schema` lists the known ones"
+    found.problems.append(f"{place}: {spelling}: there is no such key; {hint}")
+    return None
+
+
+def _validate(found: _Collection) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """The three groups, with defaults in place of wrong values."""
+
+    def build(owner: type[Arguments]) -> Any:
+        values = {
+            key: given.value for key, given in found.given.items() if keys.OWNER.get(key) is owner
+        }
+        try:
+            return owner(**values)
+        except ValidationError as error:
+            for key, message in _first_errors(error):
+                if key not in found.wrong:
+                    found.problems.append(_place(found, (key,)) + message)
+                found.wrong.add(key)
+            values = {key: value for key, value in values.items() if key not in found.wrong}
+            if "output_dir" in found.wrong:
+                values["output_dir"] = "."
+            return owner(**values)
+
+    return build(ModelArguments), build(DataArguments), build(TrainingArguments)
+
+
+def _first_errors(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """(key, message) once for each key: a union's branches complain one by one."""
+    seen: set[str] = set()
+    for detail in error.errors(include_url=False):
+        key = str(detail["loc"][0])
+        if key not in seen:
+            seen.add(key)
+            yield key, _message(key, detail)
+
+
+def _message(key: str, detail: ErrorDetails) -> str:
+    if detail["type"] == "missing":
+        return f"{key} must be given: {keys.field(key).description}"
+    context = detail.get("ctx", {})
+    if "error" in context:
+        return str(context["error"])
+    value = shown(detail["input"])
+    if detail["type"] == "literal_error":
+        return f"{value} is not available; it can be {context['expected']}"
+    return f"{value} does not fit: {detail['msg'].removeprefix('Input ')}"
+
+
+def _place(found: _Collection, about: Sequence[str]) -> str:
+    """`file, line: key: ` of the first of the keys that somebody wrote."""
+    for key in about:
+        if key in found.given:
+            given = found.given[key]
+            dashes = "--" if given.source == COMMAND_LINE else ""
+            return f"{given.place}: {dashes}{given.spelling}: "
+    return f"{about[0]} (not given): "
+
+
+def _inert_notices(found: _Collection) -> Iterator[str]:
+    for key, given in found.given.items():
+        if key in INERT:
+            yield f"{given.spelling}: no effect here: {INERT[key]}"
+
+
+def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[str]:
+    for key, options in OPTIONS.items():
+        for name in getattr(training, key):
+            yield f"{key} {name}: no effect here: {options[name]}"
+    if not training.sharding and training.sharding_parallel_degree > 1:
+        yield (
+            f"sharding_parallel_degree: {training.sharding_parallel_degree} without a sharding "
+            "stage is plain data parallelism"
+        )
+    for key, reason in training.derived.items():
+        if key in found.given and key != "eval_steps":
+            yield f"{key}: {getattr(training, key)} in place of the given value, from {reason}"
+    yield from substitutes(training)
+
+
+def _sources(found: _Collection, training: TrainingArguments) -> MappingProxyType[str, str]:
+    sources = {}
+    for key in keys.OWNER:
+        if key in training.derived:
+            sources[key] = f"from {training.derived[key]}"
+        else:
+            sources[key] = found.given[key].source if key in found.given else "default"
+    return MappingProxyType(sources)

@@ -1,0 +1,64 @@
+"""Which model is trained."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, Number, Text
+
+
+class ModelArguments(Arguments):
+    """Model: which one, and what of its published config is changed."""
+
+    model_name_or_path: Text = Field(
+        "__internal_testing__/tiny-random-llama",
+        description="A directory in Hugging Face's layout, or the name of a model whose config is "
+        "built in.",
+    )
+    tokenizer_name_or_path: Text | None = Field(
+        None,
+        description="Directory of the tokenizer; by default model_name_or_path. Without a "
+        "tokenizer training works on token ids alone.",
+    )
+    continue_training: Flag = Field(
+        False,
+        description="Start from the weights in model_name_or_path; false starts from random ones.",
+    )
+    num_hidden_layers: Integer | None = Field(
+        None, gt=0, description="Depth in place of the published one, for tests and benchmarks."
+    )
+    vocab_size: Integer | None = Field(
+        None, gt=0, description="Vocabulary size in place of the published one."
+    )
+    hidden_size: Integer | None = Field(
+        None, gt=0, description="Hidden size in place of the published one."
+    )
+    intermediate_size: Integer | None = Field(
+        None, gt=0, description="Width of the feed-forward layer in place of the published one."
+    )
+    num_attention_heads: Integer | None = Field(
+        None, gt=0, description="Number of attention heads in place of the published one."
+    )
+    hidden_dropout_prob: Number = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Dropout of embeddings and residual branches, for the families that have it; "
+        "LLaMA has none.",
+    )
+    attention_probs_dropout_prob: Number = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Dropout of attention probabilities, for the families that have it.",
+    )
+    fuse_attention_qkv: Flag | None = Field(
+        None,
+        description="Keep query, key and value projections in one weight; null leaves the model's "
+        "own setting.",
+    )
+    fuse_attention_ffn: Flag | None = Field(
+        None,
+        description="Keep gate and up projections in one weight; null leaves the model's own "
+        "setting.",
+    )

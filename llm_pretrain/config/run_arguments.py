@@ -1,0 +1,76 @@
+"""What a run does, where it writes, and how many samples it takes at a time."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text
+
+
+class RunArguments(Arguments):
+    """Run: what is done, where, and where the results go."""
+
+    output_dir: Text = Field(
+        min_length=1, description="Directory for checkpoints, the final model and the logs."
+    )
+    overwrite_output_dir: Flag = Field(
+        False, description="Start anew even if output_dir holds a checkpoint to resume from."
+    )
+    do_train: Flag = Field(False, description="Train.")
+    do_eval: Flag = Field(False, description="Evaluate on the validation split during training.")
+    do_predict: Flag = Field(False, description="Evaluate on the test split at the end.")
+    device: Text | None = Field(
+        None,
+        pattern=r"^(gpu|cpu)(:\d+)?$",
+        description="gpu or cpu; null takes a GPU where there is one, else the CPU.",
+    )
+    seed: Integer = Field(
+        42, ge=0, lt=2**32, description="Seed of the initial weights, the data order and dropout."
+    )
+    print_config: Flag = Field(
+        False, description="Print every value with where it came from before training."
+    )
+
+
+class BatchArguments(Arguments):
+    """Batch: samples per device and step, and how they are read."""
+
+    per_device_train_batch_size: Integer = Field(
+        8, gt=0, description="Samples per device and micro-step in training."
+    )
+    per_device_eval_batch_size: Integer = Field(
+        8,
+        gt=0,
+        description="Samples per device and micro-step in evaluation. With pipeline parallelism "
+        "it is the training batch × gradient_accumulation_steps.",
+    )
+    gradient_accumulation_steps: Integer = Field(
+        1,
+        gt=0,
+        description="Micro-steps whose gradients are summed for one optimizer step; with pipeline "
+        "parallelism the number of micro-batches in flight.",
+    )
+    dataloader_num_workers: Integer = Field(
+        0, ge=0, description="Threads that read batches ahead; 0 reads in the training thread."
+    )
+    dataloader_drop_last: Flag = Field(
+        False, description="Leave out the last batch if it is not full."
+    )
+    ignore_data_skip: Flag = Field(
+        False, description="On resuming, begin the data anew in place of where it stood."
+    )
+    skip_data_intervals: tuple[tuple[Integer, Integer], ...] | None = Field(
+        None,
+        description="[[first, last], …] of global steps whose data is passed over, to step around "
+        "a spike of the loss.",
+    )
+
+    @field_validator("skip_data_intervals")
+    @classmethod
+    def _ordered(
+        cls, intervals: tuple[tuple[int, int], ...] | None
+    ) -> tuple[tuple[int, int], ...] | None:
+        for first, last in intervals or ():
+            if not 0 < first <= last:
+                raise ValueError(f"[{first}, {last}] is no interval of steps: 1 <= first <= last")
+        return intervals

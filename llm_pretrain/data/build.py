@@ -1,0 +1,208 @@
+"""From the data arguments to the datasets of training, validation and test."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.data.blend import BlendedSamples, normalized, samples_asked
+from llm_pretrain.data.cache import IndexCache
+from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
+from llm_pretrain.data.samples import Dataset, IndexedSamples
+from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
+from llm_pretrain.data.token_data import TokenData
+from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
+
+# Part of every cache key: to be raised when the same description would give other arrays.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Samples wanted of each split by all ranks together; 0: the split is not used."""
+
+    train: int = 0
+    valid: int = 0
+    test: int = 0
+
+    def by_split(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in SPLITS}
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """None where no samples were wanted."""
+
+    train: Dataset | None
+    valid: Dataset | None
+    test: Dataset | None
+    notices: tuple[str, ...] = field(default=())
+    """What the user should know about the data, one line each."""
+
+
+def build_datasets(
+    data: DataArguments,
+    counts: SampleCounts,
+    *,
+    seed: int,
+    builder: bool,
+    timeout_s: float = 1800,
+    vocab_size: int | None,
+) -> Datasets:
+    """Open the data and build, or wait for, the index of every wanted split.
+
+    `builder`: this process writes to the index cache what is missing there; all other processes
+    wait for it, at most `timeout_s` seconds for each index. `vocab_size`: rows of the model's
+    embedding, against which the token ids are checked; None leaves that out.
+
+    Raises DataError for whatever is wrong with the data.
+    """
+    inputs = find_data(data.input_dir)
+    blended = inputs.weights is not None
+    shares = normalized(inputs.weights) if inputs.weights is not None else [1.0]
+    parts: dict[str, list[Dataset]] = {name: [] for name in SPLITS}
+    notices: list[str] = []
+    for prefix, share in zip(inputs.prefixes, shares, strict=True):
+        wanted = {
+            name: samples_asked(samples, share) if blended and samples else samples
+            for name, samples in counts.by_split().items()
+        }
+        tokens = open_data(prefix)
+        notices.extend(tokens.notices)
+        source = _Source(data, tokens, seed, builder=builder, timeout_s=timeout_s)
+        for name, dataset in source.build(wanted, vocab_size).items():
+            parts[name].append(dataset)
+
+    def joined(name: str) -> Dataset | None:
+        if not parts[name]:
+            return None
+        if not blended:
+            return parts[name][0]
+        return BlendedSamples(parts[name], shares, counts.by_split()[name])
+
+    return Datasets(joined("train"), joined("valid"), joined("test"), tuple(notices))
+
+
+def check_splits(data: DataArguments, tokens: TokenData, wanted: Mapping[str, int]) -> None:
+    """Raise DataError where a wanted split has no document or less than one sample."""
+    ranges = split_documents(data.split, len(tokens.sizes))
+    check_wanted(data.split, ranges, wanted, str(tokens.prefix))
+    for name, samples in wanted.items():
+        if samples == 0:
+            continue
+        count = tokens_in(tokens, ranges[name])
+        if count <= data.max_seq_length:
+            raise DataError(
+                f"max_seq_length is {data.max_seq_length}, so a sample takes "
+                f"{data.max_seq_length + 1} tokens, but the {name} split of {tokens.prefix} "
+                f"has only {count}. Add data, give {name} a larger share in split, or lower "
+                "max_seq_length."
+            )
+
+
+def tokens_in(tokens: TokenData, documents: range) -> int:
+    return int(tokens.sizes[documents.start : documents.stop].sum(dtype="int64"))
+
+
+def cache_folders(data: DataArguments, prefix: Path) -> tuple[Path, ...]:
+    """Where indices are looked for, in order; the last is where new ones go."""
+    beside = prefix.parent / "index-cache"
+    return (beside,) if data.data_cache is None else (beside, Path(data.data_cache))
+
+
+def token_range_description(tokens: TokenData) -> str:
+    """The cache entry that holds the smallest and the largest token id."""
+    return _describe("token range", tokens, {})
+
+
+class _Source:
+    """One prefix and its place in the cache."""
+
+    def __init__(
+        self,
+        data: DataArguments,
+        tokens: TokenData,
+        seed: int,
+        *,
+        builder: bool,
+        timeout_s: float,
+    ) -> None:
+        self._data = data
+        self._tokens = tokens
+        self._seed = seed
+        self._cache = IndexCache(
+            cache_folders(data, tokens.prefix), builder=builder, timeout_s=timeout_s
+        )
+
+    def build(self, wanted: Mapping[str, int], vocab_size: int | None) -> dict[str, IndexedSamples]:
+        check_splits(self._data, self._tokens, wanted)
+        if vocab_size is not None:
+            self._check_ids(vocab_size)
+        ranges = split_documents(self._data.split, len(self._tokens.sizes))
+        return {
+            name: IndexedSamples(
+                self._tokens,
+                self._index(name, ranges[name], samples),
+                self._data.max_seq_length,
+            )
+            for name, samples in wanted.items()
+            if samples > 0
+        }
+
+    def _check_ids(self, vocab_size: int) -> None:
+        if needs_scan(self._tokens, vocab_size):
+            arrays = self._cache.fetch(
+                token_range_description(self._tokens),
+                lambda: {"token_range": scan_token_range(self._tokens)},
+            )
+            check_token_range(self._tokens, arrays["token_range"], vocab_size)
+
+    def _index(self, name: str, documents: range, samples: int) -> SampleIndex:
+        description = _describe(
+            "sample index",
+            self._tokens,
+            {
+                "Dataset name": name,
+                "Number of samples": samples,
+                "Sequence length": self._data.max_seq_length,
+                "Random seed": self._seed,
+                "Split": self._data.split,
+                "CRC-32 of the lengths": zlib.crc32(self._tokens.sizes.data),
+            },
+        )
+
+        def build() -> dict:
+            index = build_sample_index(
+                self._tokens.sizes,
+                documents,
+                sequence_length=self._data.max_seq_length,
+                samples=samples,
+                seed=self._seed,
+            )
+            return {
+                "doc_idx": index.documents,
+                "sample_idx": index.samples,
+                "shuffle_idx": index.shuffle,
+            }
+
+        arrays = self._cache.fetch(description, build)
+        return SampleIndex(arrays["doc_idx"], arrays["sample_idx"], arrays["shuffle_idx"])
+
+
+def _describe(kind: str, tokens: TokenData, values: Mapping[str, object]) -> str:
+    """Text of all that an index depends on.
+
+    The files go in by name, size and time. Their folder does not, so that the cache moves with
+    the data and serves nodes that mount it at different places.
+    """
+    lines = [f"llm_pretrain {kind}, format {_FORMAT}", f"Data prefix: {tokens.prefix.name}"]
+    for path in tokens.files:
+        stat = path.stat()
+        lines.append(f"File: {path.name}, {stat.st_size} bytes, modified {stat.st_mtime_ns} ns")
+    lines.extend(f"{key}: {value}" for key, value in values.items())
+    return "\n".join(lines)

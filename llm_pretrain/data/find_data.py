@@ -1,0 +1,109 @@
+"""What `input_dir` means: a folder, a prefix, or weights and prefixes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.indexed_dataset import bin_path, index_path, open_indexed
+from llm_pretrain.data.npy_dataset import ids_path, npz_path, open_npy
+from llm_pretrain.data.token_data import TokenData
+
+_PAIRS = ((".idx", ".bin"), ("_idx.npz", "_ids.npy"))
+_EXPECTED = (
+    "Expected are pairs <name>.bin and <name>.idx (or <name>_ids.npy and <name>_idx.npz), as "
+    "`llm-pretrain preprocess` writes them"
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    prefixes: tuple[Path, ...]
+    """Paths without endings, in the order in which they are blended."""
+    weights: tuple[float, ...] | None
+    """Their weights as given. None: a single dataset, not blended."""
+
+
+def find_data(input_dir: str | None) -> Inputs:
+    """The data that `input_dir` names.
+
+    It is a folder (all pairs in it, sorted by name, each of weight 1), one prefix, or
+    "weight prefix weight prefix …". Raises DataError where nothing is found, or half a pair.
+    """
+    if not input_dir or not input_dir.strip():
+        raise DataError("input_dir is not set: it names the folder of the training data.")
+    # A whole path first: its name may hold spaces.
+    whole = Path(input_dir.strip())
+    if whole.is_dir():
+        prefixes = _in_folder(whole)
+        weights = (1.0,) * len(prefixes) if len(prefixes) > 1 else None
+        return Inputs(prefixes, weights)
+    words = input_dir.split()
+    if len(words) == 1 or _exists(whole):
+        return Inputs((_checked_prefix(whole),), None)
+    if len(words) % 2:
+        raise DataError(
+            f'input_dir is "{input_dir}": it must be a folder, a prefix, or pairs of a weight '
+            'and a prefix such as "0.7 data/web 0.3 data/books".'
+        )
+    weights = tuple(_weight(word, input_dir) for word in words[::2])
+    if sum(weights) == 0:
+        raise DataError(f'input_dir is "{input_dir}": all its weights are 0.')
+    return Inputs(tuple(_checked_prefix(Path(word)) for word in words[1::2]), weights)
+
+
+def open_data(prefix: Path) -> TokenData:
+    """Map the files of a prefix; the older form is taken where both are, as PaddleNLP does."""
+    if ids_path(prefix).exists() and npz_path(prefix).exists():
+        return open_npy(prefix)
+    return open_indexed(prefix)
+
+
+def _exists(prefix: Path) -> bool:
+    return any(path(prefix).exists() for path in (bin_path, index_path, ids_path, npz_path))
+
+
+def _in_folder(folder: Path) -> tuple[Path, ...]:
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    found: set[str] = set()
+    for endings in _PAIRS:
+        for ending, other in (endings, endings[::-1]):
+            for name in names:
+                if not name.endswith(ending) or name == ending:
+                    continue
+                stem = name[: -len(ending)]
+                if stem + other not in names:
+                    raise DataError(
+                        f"{folder / name} has no {stem}{other} beside it; both are needed. "
+                        "Preprocess it again, or move it out of the folder."
+                    )
+                found.add(stem)
+    if not found:
+        raise DataError(f"input_dir {folder} holds no training data. {_EXPECTED}.")
+    return tuple(folder / stem for stem in sorted(found))
+
+
+def _checked_prefix(prefix: Path) -> Path:
+    for endings in _PAIRS:
+        for ending in endings:
+            # A user may well name one of the two files.
+            if prefix.name.endswith(ending) and prefix.is_file():
+                prefix = prefix.with_name(prefix.name[: -len(ending)])
+    if not _exists(prefix):
+        raise DataError(f"input_dir names {prefix}, and there are no such files. {_EXPECTED}.")
+    return prefix
+
+
+def _weight(word: str, input_dir: str) -> float:
+    try:
+        weight = float(word)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise DataError(
+            f'input_dir is "{input_dir}": "{word}" stands where a weight must be. If this is one '
+            "path with spaces in it, there is no such folder."
+        )
+    return weight

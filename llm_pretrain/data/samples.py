@@ -1,0 +1,67 @@
+"""Samples of one data prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.sample_index import SampleIndex
+from llm_pretrain.data.token_data import TokenData
+
+
+@dataclass(frozen=True)
+class Sample:
+    tokens: NDArray[np.int64]
+    """Shape [sequence length + 1]: inputs are all but the last, labels all but the first."""
+    mask: NDArray[np.uint8] | None
+    """Same shape; 0 where the token is not to be learned. None: all are."""
+
+
+class Dataset(Protocol):
+    """Samples by number, in the order in which training uses them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Sample: ...
+
+
+class IndexedSamples:
+    """The samples that a sample index cuts from one data prefix. Safe to read from threads."""
+
+    def __init__(self, data: TokenData, index: SampleIndex, sequence_length: int) -> None:
+        self.data = data
+        self.index = index
+        self.sequence_length = sequence_length
+
+    def __len__(self) -> int:
+        return len(self.index.samples) - 1
+
+    def __getitem__(self, number: int) -> Sample:
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        row = int(self.index.shuffle[number])
+        try:
+            (first, offset), (last, final) = self.index.samples[row : row + 2].tolist()
+            documents = self.index.documents[first : last + 1].tolist()
+            pieces = []
+            for position, document in enumerate(documents, first):
+                begin = offset if position == first else 0
+                length = final + 1 - begin if position == last else None
+                pieces.append(self.data.read(document, begin, length))
+        except (ValueError, IndexError) as error:
+            raise self._damaged(number) from error
+        tokens = np.concatenate([piece[0] for piece in pieces]).astype(np.int64)
+        if len(tokens) != self.sequence_length + 1:
+            raise self._damaged(number)
+        masks = [mask for _, mask in pieces if mask is not None]
+        return Sample(tokens, np.concatenate(masks) if masks else None)
+
+    def _damaged(self, number: int) -> DataError:
+        return DataError(
+            f"Sample {number} can't be read: the index cache of {self.data.prefix} is damaged. "
+            "Delete the folder index-cache (and what is in data_cache) and start again."
+        )

@@ -1,0 +1,110 @@
+"""Tokens of one data prefix, whatever the format of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_pretrain.data.errors import DataError
+
+# Chunk of the vectorised checks: bounds their temporary memory to some tens of MiB.
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """Memory-mapped tokens, cut into sequences.
+
+    A sequence is what one sample index entry calls a document: one text, or one sentence where
+    the data was made with sentences split.
+    """
+
+    prefix: Path
+    """Path of the files without their endings."""
+    files: tuple[Path, ...]
+    """The files that hold the tokens and their index (not the loss mask)."""
+    tokens: NDArray[np.integer]
+    """All tokens, 1-D, memory-mapped, in the type of the file."""
+    sizes: NDArray[np.int32]
+    """Tokens in each sequence, shape [sequences]."""
+    pointers: NDArray[np.int64]
+    """Where each sequence begins, in units of `tokens per pointer unit`: see `pointer_unit`."""
+    pointer_unit: int
+    """What `pointers` is to be divided by to give a position in `tokens`."""
+    documents: int
+    """Documents, each of one or several sequences."""
+    mask: NDArray[np.uint8] | None = None
+    """Loss mask, one byte per token of `tokens`; 0 means that the token is not learned."""
+    notices: tuple[str, ...] = ()
+    """What a user should know although the data can be read."""
+
+    @property
+    def token_count(self) -> int:
+        """Tokens in all sequences together."""
+        return int(self.sizes.sum(dtype=np.int64))
+
+    def start(self, sequence: int) -> int:
+        """Position in `tokens` at which a sequence begins."""
+        return int(self.pointers[sequence]) // self.pointer_unit
+
+    def read(
+        self, sequence: int, offset: int, length: int | None
+    ) -> tuple[NDArray[np.integer], NDArray[np.uint8] | None]:
+        """Tokens [offset, offset + length) of a sequence and their loss mask.
+
+        `length` None reads to the end of the sequence. Both arrays are views of the file.
+        """
+        size = int(self.sizes[sequence])
+        stop = size if length is None else offset + length
+        if not 0 <= offset <= stop <= size:
+            raise DataError(
+                f"Tokens [{offset}, {stop}) were asked of sequence {sequence} of {self.prefix}, "
+                f"which has {size}."
+            )
+        start = self.start(sequence)
+        part = slice(start + offset, start + stop)
+        return self.tokens[part], None if self.mask is None else self.mask[part]
+
+
+def check_sizes(sizes: NDArray[np.integer], path: Path) -> int:
+    """Number of tokens that `sizes` adds up to.
+
+    Raises DataError for negative sizes, for sizes beyond int32, and for no token at all.
+    """
+    total = 0
+    for begin in range(0, len(sizes), CHUNK):
+        chunk = sizes[begin : begin + CHUNK]
+        if int(chunk.min()) < 0:
+            where = begin + int(np.argmax(chunk < 0))
+            raise DataError(f"{path} is damaged: sequence {where} has {sizes[where]} tokens.")
+        if int(chunk.max()) > np.iinfo(np.int32).max:
+            raise DataError(f"{path} has a sequence of more than {np.iinfo(np.int32).max} tokens.")
+        total += int(chunk.sum(dtype=np.int64))
+    if total == 0:
+        raise DataError(f"{path} lists no tokens: the data is empty.")
+    return total
+
+
+def check_document_starts(starts: NDArray[np.integer], sequences: int, path: Path) -> int:
+    """Number of documents that `starts` (first sequence of each, then the end) describes."""
+    if len(starts) < 2:
+        raise DataError(f"{path} lists no documents.")
+    if int(starts[0]) != 0 or int(starts[-1]) != sequences:
+        raise DataError(
+            f"{path} is damaged: its documents span the sequences {starts[0]} to {starts[-1]}, "
+            f"but it has the sequences 0 to {sequences}."
+        )
+    for begin in range(0, len(starts) - 1, CHUNK):
+        chunk = starts[begin : begin + CHUNK + 1]
+        if bool((chunk[1:] < chunk[:-1]).any()):
+            raise DataError(f"{path} is damaged: its document starts are not in rising order.")
+    return len(starts) - 1
+
+
+def check_token_type(dtype: np.dtype, path: Path) -> None:
+    """Raise DataError unless `dtype` can hold token ids."""
+    if dtype.kind not in "iu":
+        raise DataError(f"{path} holds numbers of type {dtype}, but token ids are integers.")

@@ -1,0 +1,114 @@
+"""`train_log.jsonl`: one JSON object a line, for programs to read.
+
+The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
+
+- `run`: 1 for the first run in this directory, one more after every restart or resume;
+- `kind`: "step", "evaluation", "summary" or "message";
+- `time`: seconds since 1970;
+- the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
+  `not_finite` maps its name to "nan", "inf" or "-inf".
+
+A run that resumes at an earlier step than its predecessor reached writes those steps again.
+The lines of the predecessor from that step on then describe a past that was abandoned:
+`read_metrics` leaves them out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Metrics = Mapping[str, "float | int | str | None"]
+
+FILE_NAME = "train_log.jsonl"
+
+
+class MetricsLog:
+    """Appends lines to `directory`/train_log.jsonl, each on disk before the call returns.
+
+    Raises OSError where the file can't be written.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.path = Path(directory) / FILE_NAME
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._run = 1 + max((line.get("run", 0) for line in _lines(self.path)), default=0)
+        unfinished = self.path.exists() and not _ends_in_newline(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        if unfinished:
+            self._file.write("\n")
+
+    def write(self, kind: str, metrics: Metrics) -> None:
+        line: dict[str, Any] = {"run": self._run, "kind": kind, "time": time.time()}
+        not_finite: dict[str, str] = {}
+        for name, value in metrics.items():
+            line[name] = _plain(value)
+            if isinstance(line[name], float) and not math.isfinite(line[name]):
+                not_finite[name] = str(line[name])
+                line[name] = None
+        if not_finite:
+            line["not_finite"] = not_finite
+        self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        # What a full disk refused is still in the buffer, and is refused again here.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
+    """The lines that describe the run as it stands, in order; [] where there is no file.
+
+    Left out: lines that a later run wrote again (of step s, where that run began at s or
+    before), and a line cut short by a crash.
+    """
+    kept: list[dict[str, Any]] = []
+    current_run = 0
+    for line in _lines(Path(directory) / FILE_NAME):
+        step = line.get("global_step")
+        run = line.get("run", 0)
+        if run > current_run and step is not None:
+            current_run = run
+            kept = [
+                earlier
+                for earlier in kept
+                if earlier["run"] == run or earlier.get("global_step", -1) < step
+            ]
+        kept.append(line)
+    return kept
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("run"), int):
+            lines.append(line)
+    return lines
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1))
+        return file.read(1) in (b"\n", b"")
+
+
+def _plain(value: Any) -> float | int | str | None:
+    """Python's own number for a NumPy scalar or a tensor of one element."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    plain = value.item()
+    assert isinstance(plain, int | float), f"a metric is a number, not {plain!r}"
+    return plain

@@ -1,0 +1,122 @@
+"""One place for everything that a run tells the world: console, JSON lines and VisualDL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_pretrain.monitor.console import Console, duration, sparkline
+from llm_pretrain.monitor.metrics_log import Metrics, MetricsLog
+from llm_pretrain.monitor.visualdl_writer import VisualDLWriter
+
+VISUALDL_NAMES = frozenset({"visualdl", "all"})
+
+
+class Reporter:
+    """Called by rank 0 only.
+
+    A log or a curve that can't be written is said once and then done without: a full disk is no
+    reason to lose a run that still learns.
+
+    `report_to`: "visualdl" or "all" (or None, which means them) writes curves to `logging_dir`;
+    other names write none. `disable_tqdm`: plain lines on a terminal, too.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        logging_dir: str | Path,
+        report_to: str | Sequence[str] | None,
+        *,
+        max_steps: int,
+        disable_tqdm: bool = False,
+    ) -> None:
+        self._console = Console(max_steps, live=False if disable_tqdm else None)
+        self._losses: list[float] = []
+        self._log: MetricsLog | None = None
+        self._curves: VisualDLWriter | None = None
+        try:
+            self._log = MetricsLog(output_dir)
+        except OSError as error:
+            self.message(f"No train_log.jsonl in {output_dir}: {error}")
+        if wants_visualdl(report_to):
+            self._open_curves(logging_dir)
+
+    def step(self, metrics: Metrics) -> None:
+        """A logged step. Keys: global_step, loss, learning_rate, global_norm, ..."""
+        loss = metrics.get("loss")
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            self._losses.append(float(loss))
+        self._console.step(metrics)
+        self._record("step", "train", metrics)
+
+    def evaluation(self, metrics: Metrics) -> None:
+        """An evaluation. Keys: global_step, eval_loss, eval_ppl, ..."""
+        self._console.evaluation(metrics)
+        self._record("evaluation", "eval", metrics)
+
+    def message(self, text: str) -> None:
+        self._console.message(text)
+
+    def summary(self, metrics: Metrics) -> None:
+        """The end of the run, counted from the steps that it really took."""
+        width = max((len(name) for name in metrics), default=0)
+        lines = [f"{name:<{width}}  {_readable(name, value)}" for name, value in metrics.items()]
+        if len(self._losses) > 1:
+            curve = f"{self._losses[0]:.3f} {sparkline(self._losses)} {self._losses[-1]:.3f}"
+            lines.append(f"{'loss':<{width}}  {curve}")
+        self._console.message("\n".join(lines))
+        self._write_line("summary", metrics)
+
+    def close(self) -> None:
+        self._console.close()
+        if self._log is not None:
+            self._log.close()
+        if self._curves is not None:
+            self._curves.close()
+
+    def _open_curves(self, directory: str | Path) -> None:
+        try:
+            self._curves = VisualDLWriter(directory)
+        except ImportError:
+            self.message("No curves: VisualDL is not installed (pip install visualdl).")
+        except OSError as error:
+            self.message(f"No curves in {directory}: {error}")
+
+    def _record(self, kind: str, prefix: str, metrics: Metrics) -> None:
+        self._write_line(kind, metrics)
+        if self._curves is None:
+            return
+        try:
+            self._curves.write(prefix, metrics)
+        except OSError as error:
+            self._curves = None
+            self.message(f"No more curves from here on: {error}")
+
+    def _write_line(self, kind: str, metrics: Metrics) -> None:
+        if self._log is None:
+            return
+        try:
+            self._log.write(kind, metrics)
+        except OSError as error:
+            log, self._log = self._log, None
+            log.close()
+            self.message(f"No more lines in {log.path} from here on: {error}")
+
+
+def wants_visualdl(report_to: str | Sequence[str] | None) -> bool:
+    if report_to is None:
+        return True
+    names = report_to.replace(",", " ").split() if isinstance(report_to, str) else report_to
+    return not VISUALDL_NAMES.isdisjoint(names)
+
+
+def _readable(name: str, value: float | int | str | None) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, str):
+        return value
+    if name.endswith("runtime"):
+        return duration(value) if math.isfinite(value) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

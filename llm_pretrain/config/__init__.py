@@ -1,16 +1,30 @@
 """Configuration: arguments, where they come from, and what they demand of each other."""
 
+from llm_pretrain.config.batch_plan import BatchPlan, plan_batches
 from llm_pretrain.config.data_arguments import DataArguments
-from llm_pretrain.config.degrees import Degrees, resolve_degrees
+from llm_pretrain.config.degrees import Degrees, resolve_degrees, smallest_world_size
+from llm_pretrain.config.describe import (
+    describe_batches,
+    describe_config,
+    describe_keys,
+    describe_layout,
+    describe_schedule,
+)
 from llm_pretrain.config.errors import ConfigError
-from llm_pretrain.config.layout_checks import check_layout
-from llm_pretrain.config.loading import load_run_config
+from llm_pretrain.config.layout_checks import check_layout, layout_notices
+from llm_pretrain.config.loading import (
+    examine,
+    load_command_line,
+    load_run_config,
+    split_command_line,
+)
 from llm_pretrain.config.model_arguments import ModelArguments
 from llm_pretrain.config.run_config import RunConfig
 from llm_pretrain.config.schema import json_schema
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 __all__ = [
+    "BatchPlan",
     "ConfigError",
     "DataArguments",
     "Degrees",
@@ -18,7 +32,18 @@ __all__ = [
     "RunConfig",
     "TrainingArguments",
     "check_layout",
+    "describe_batches",
+    "describe_config",
+    "describe_keys",
+    "describe_layout",
+    "describe_schedule",
+    "examine",
     "json_schema",
+    "layout_notices",
+    "load_command_line",
     "load_run_config",
+    "plan_batches",
     "resolve_degrees",
+    "smallest_world_size",
+    "split_command_line",
 ]

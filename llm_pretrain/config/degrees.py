@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llm_pretrain.config.errors import ConfigError
@@ -28,6 +29,29 @@ class Degrees:
         """Number of ranks that see different samples."""
         return self.data * self.sharding
 
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.data * self.sharding * self.tensor * self.pipeline * self.sep * self.context
+
+
+def smallest_world_size(training: TrainingArguments) -> int:
+    """The fewest processes that the named degrees can be had with."""
+    return math.prod(_named(training).values())
+
+
+def _named(training: TrainingArguments) -> dict[str, int]:
+    """The degrees that a config names itself."""
+    named = {
+        "tensor_parallel_degree": max(training.tensor_parallel_degree, 1),
+        "pipeline_parallel_degree": max(training.pipeline_parallel_degree, 1),
+        "sep_parallel_degree": max(training.sep_parallel_degree, 1),
+        "context_parallel_degree": max(training.context_parallel_degree, 1),
+    }
+    if training.sharding and training.sharding_parallel_degree > 1:
+        named["sharding_parallel_degree"] = training.sharding_parallel_degree
+    return named
+
 
 def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
     """All degrees for `world_size` processes, by PaddleNLP's rules.
@@ -41,17 +65,8 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
     """
     if world_size < 1:
         raise ConfigError([f"world size {world_size}: a run has at least one process"])
-    named = {
-        "tensor_parallel_degree": max(training.tensor_parallel_degree, 1),
-        "pipeline_parallel_degree": max(training.pipeline_parallel_degree, 1),
-        "sep_parallel_degree": max(training.sep_parallel_degree, 1),
-        "context_parallel_degree": max(training.context_parallel_degree, 1),
-    }
-    if training.sharding and training.sharding_parallel_degree > 1:
-        named["sharding_parallel_degree"] = training.sharding_parallel_degree
-    taken = 1
-    for degree in named.values():
-        taken *= degree
+    named = _named(training)
+    taken = math.prod(named.values())
     if world_size % taken:
         product = " × ".join(f"{key} {value}" for key, value in named.items() if value > 1)
         raise ConfigError(

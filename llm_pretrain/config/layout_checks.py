@@ -22,6 +22,20 @@ def check_layout(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[s
     ]
 
 
+def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[str]:
+    """What is in order but may surprise."""
+    notices = []
+    length = run.data.max_seq_length
+    if length > model.max_position_embeddings:
+        notices.append(
+            f"max_seq_length: {length} is longer than the {model.max_position_embeddings} "
+            "positions that the model was made for"
+        )
+    if run.training.sharding and degrees.sharding == 1:
+        notices.append(f"sharding: {run.training.sharding} over one process changes nothing")
+    return notices
+
+
 def _indivisible(key: str, degree: int, what: str, size: int) -> Iterator[str]:
     if size % degree:
         yield f"{key} {degree} does not divide the model's {what}, {size}"
@@ -59,11 +73,6 @@ def _pipeline(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[
 
 def _sequence(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[str]:
     length = run.data.max_seq_length
-    if length > model.max_position_embeddings:
-        yield (
-            f"max_seq_length {length} is longer than the model's max_position_embeddings, "
-            f"{model.max_position_embeddings}"
-        )
     if degrees.sep > 1:
         yield from _indivisible(
             "sep_parallel_degree", degrees.sep, "attention heads", model.num_attention_heads

@@ -73,20 +73,51 @@ def load_run_config(path: str | Path | None, overrides: Sequence[str] = ()) -> R
         ConfigError: every problem that was found, each naming the file or the command line, and
             the key.
     """
+    run, problems = examine(path, overrides)
+    if problems or run is None:
+        raise ConfigError(problems)
+    return run
+
+
+def examine(
+    path: str | Path | None, overrides: Sequence[str] = ()
+) -> tuple[RunConfig | None, list[str]]:
+    """What `load_run_config` would return, and the problems for which it would raise.
+
+    The configuration is there in spite of conflicts between its values, so that more can be
+    checked; it is None where a value is not known.
+    """
     found = _Collection()
     if path is not None:
         _add_file(found, Path(path))
     _add_command_line(found, overrides)
     if not found.readable:
-        raise ConfigError(found.problems)
+        return None, found.problems
     model, data, training = _validate(found)
     for conflict in (*cross_checks(model, data, training), *missing_features(training)):
         if not found.wrong.intersection(conflict.keys):
             found.problems.append(_place(found, conflict.keys) + conflict.sentence)
-    if found.problems:
-        raise ConfigError(found.problems)
-    notices = [*found.notices, *_inert_notices(found), *_value_notices(found, training)]
-    return RunConfig(model, data, training, _sources(found, training), tuple(notices))
+    if found.wrong:
+        return None, found.problems
+    notices = (*found.notices, *_inert_notices(found), *_value_notices(found, training))
+    run = RunConfig(model, data, training, _sources(found, training), notices)
+    return run, found.problems
+
+
+def load_command_line(arguments: Sequence[str]) -> RunConfig:
+    """The configuration of `CONFIG --key value …`, or of `--key value …` alone.
+
+    Raises:
+        ConfigError: as `load_run_config`.
+    """
+    return load_run_config(*split_command_line(arguments))
+
+
+def split_command_line(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The file, if the first word is one, and the rest."""
+    if arguments and not arguments[0].startswith("--"):
+        return arguments[0], arguments[1:]
+    return None, arguments
 
 
 def _add_file(found: _Collection, path: Path) -> None:

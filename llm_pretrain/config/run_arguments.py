@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, field_validator
 
-from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text, shown
 
 
 class RunArguments(Arguments):
@@ -21,7 +23,6 @@ class RunArguments(Arguments):
     do_predict: Flag = Field(False, description="Evaluate on the test split at the end.")
     device: Text | None = Field(
         None,
-        pattern=r"^(gpu|cpu)(:\d+)?$",
         description="gpu or cpu; null takes a GPU where there is one, else the CPU.",
     )
     seed: Integer = Field(
@@ -30,6 +31,13 @@ class RunArguments(Arguments):
     print_config: Flag = Field(
         False, description="Print every value with where it came from before training."
     )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str | None) -> str | None:
+        if device is not None and not re.fullmatch(r"(gpu|cpu)(:\d+)?", device):
+            raise ValueError(f"{shown(device)} is not available; it can be gpu, gpu:N or cpu")
+        return device
 
 
 class BatchArguments(Arguments):

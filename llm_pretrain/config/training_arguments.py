@@ -37,7 +37,7 @@ class TrainingArguments(
 
     @property
     def derived(self) -> dict[str, str]:
-        """Key → the reason why its value is not the one given or the plain default."""
+        """Key → what its value was derived from in place of a given value or the default."""
         return dict(self._derived)
 
     @field_validator("disable_tqdm", "report_to", mode="before")
@@ -53,9 +53,9 @@ class TrainingArguments(
             self._derived[key] = reason
 
         if self.do_eval and self.evaluation_strategy == "no":
-            derive("evaluation_strategy", "steps", "do_eval is true")
+            derive("evaluation_strategy", "steps", "do_eval")
         if self.evaluation_strategy != "no" and not self.do_eval:
-            derive("do_eval", True, f"evaluation_strategy is {self.evaluation_strategy}")
+            derive("do_eval", True, "evaluation_strategy")
         if self.evaluation_strategy == "steps" and not self.eval_steps:
             derive("eval_steps", self.logging_steps, "logging_steps")
         wanted = self.minimum_eval_times
@@ -63,20 +63,20 @@ class TrainingArguments(
         if wanted and every and 0 < steps < wanted * every:
             # PaddleNLP's rule: a round number of steps that gives at least so many evaluations.
             every = max(steps // wanted // 10 * 10, 10)
-            derive("eval_steps", every, f"minimum_eval_times {wanted}")
+            derive("eval_steps", every, "minimum_eval_times")
         if self.decay_steps is None and self.max_steps > 0:
             derive("decay_steps", self.max_steps, "max_steps")
         if self.amp_master_grad and self.compute_dtype == "float32":
-            derive("amp_master_grad", False, "the run is in fp32")
+            derive("amp_master_grad", False, "fp16 and bf16")
         train_batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
         if (
             self.pipeline_parallel_degree > 1
             and self.do_eval
             and self.per_device_eval_batch_size != train_batch
         ):
-            derive("per_device_eval_batch_size", train_batch, "the pipeline's batch of a step")
+            derive("per_device_eval_batch_size", train_batch, "the pipeline's batch")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
-            derive("metric_for_best_model", "loss", "load_best_model_at_end is true")
+            derive("metric_for_best_model", "loss", "load_best_model_at_end")
         if self.metric_for_best_model is not None and self.greater_is_better is None:
             greater = self.metric_for_best_model not in ("loss", "eval_loss")
             derive("greater_is_better", greater, "metric_for_best_model")

@@ -1,0 +1,67 @@
+"""The command `llm-pretrain`: one word for what to do, and that word's own arguments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+USAGE = """\
+usage: llm-pretrain COMMAND …
+
+  train [CONFIG] [--key value …]       pretrain a model; CONFIG is a JSON or YAML file
+  check [CONFIG] [--world_size N] [--key value …]
+                                       say what a run would do, and what is wrong with it
+  check --schema                       print the JSON schema of configurations
+  preprocess …                         turn text into .bin/.idx files
+
+`llm-pretrain COMMAND --help` says more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, or 1 if it failed, or 2 for a wrong command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        print(USAGE, file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    command = _COMMANDS.get(words[0])
+    if command is None:
+        print(f"llm-pretrain: there is no command {words[0]!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    return command(words[1:])
+
+
+def _train(arguments: Sequence[str]) -> int:
+    if "-h" in arguments or "--help" in arguments:
+        from llm_pretrain.config import describe_keys
+
+        print("usage: llm-pretrain train [CONFIG] [--key value …]\n")
+        print("\n".join(describe_keys()))
+        return 0
+    from llm_pretrain import training
+
+    return training.run(arguments)
+
+
+def _check(arguments: Sequence[str]) -> int:
+    from llm_pretrain import check
+
+    return check.main(arguments)
+
+
+def _preprocess(arguments: Sequence[str]) -> int:
+    from llm_pretrain import preprocess
+
+    return preprocess.main(arguments)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "check": _check,
+    "preprocess": _preprocess,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""How many samples and tokens a run takes, per step and in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_pretrain.config.degrees import Degrees
+from llm_pretrain.config.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Samples of a whole job, over all its processes."""
+
+    samples_per_step: int
+    tokens_per_step: int
+    train_samples: int
+    valid_samples: int
+    test_samples: int
+    train_tokens: int
+
+
+def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
+    """The samples that `run` takes with `degrees`; 0 of a split that is not asked for.
+
+    The validation samples are those of one evaluation, since every evaluation takes the same.
+    """
+    training = run.training
+    per_step = (
+        training.per_device_train_batch_size
+        * training.gradient_accumulation_steps
+        * degrees.dataset
+    )
+    per_iteration = training.per_device_eval_batch_size * degrees.dataset
+    train = per_step * training.max_steps
+    return BatchPlan(
+        samples_per_step=per_step,
+        tokens_per_step=per_step * run.data.max_seq_length,
+        train_samples=train if training.do_train else 0,
+        valid_samples=per_iteration * training.eval_iters if training.do_eval else 0,
+        test_samples=per_iteration * training.test_iters if training.do_predict else 0,
+        train_tokens=train * run.data.max_seq_length if training.do_train else 0,
+    )

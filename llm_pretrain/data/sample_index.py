@@ -110,9 +110,8 @@ def sample_starts(
     plan: EpochPlan,
 ) -> NDArray[np.integer]:
     """`SampleIndex.samples`, by fast_dataindex where it can do it."""
-    # The native builder counts in int32 and aborts the process at a sequence length of 1.
-    fits = sequence_length > 1 and len(order) <= _INT32_MAX and plan.epochs <= _INT32_MAX
-    if _native is None or not fits or order.dtype != np.int32:
+    # The native builder counts documents in int32.
+    if _native is None or order.dtype != np.int32 or len(order) > _INT32_MAX:
         return numpy_sample_starts(sizes, order, sequence_length, plan.samples)
     tokens = int(sizes[order].sum(dtype=np.int64))
     with _stdout_silenced():

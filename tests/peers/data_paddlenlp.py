@@ -1,0 +1,73 @@
+"""Runs in PaddleNLP's environment: its samples for the cases of a JSON file, as .npz files.
+
+Usage: data_paddlenlp.py CASES.json OUT_DIRECTORY. A case has `input` (words of input_dir), `split`,
+`counts`, `sequence_length` and `seed`; its result is OUT_DIRECTORY/<number>.npz with an array
+[samples, sequence length + 1] for each split, and `<split>_mask` where there is a loss mask.
+A case with `read` instead is a prefix, whose sequences are given back one after another.
+A case with `write` is a prefix to be written, with PaddleNLP's own writer, from `documents`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from paddlenlp.data import causal_dataset, indexed_dataset
+
+
+def read_samples(case: dict, cache: Path) -> dict[str, np.ndarray]:
+    datasets = causal_dataset.build_train_valid_test_datasets(
+        case["input"],
+        "mmap",
+        case["split"],
+        case["counts"],
+        case["sequence_length"],
+        case["seed"],
+        True,
+        data_cache_path=str(cache),
+    )
+    arrays = {}
+    for name, dataset in zip(("train", "valid", "test"), datasets, strict=True):
+        if dataset is None:
+            continue
+        items = [dataset[number] for number in range(len(dataset))]
+        arrays[name] = np.stack([item["text"] for item in items])
+        if "mask" in items[0]:
+            arrays[f"{name}_mask"] = np.stack([item["mask"] for item in items])
+    return arrays
+
+
+def read_sequences(prefix: str) -> dict[str, np.ndarray]:
+    dataset = indexed_dataset.make_dataset(prefix, "mmap", True)
+    return {
+        "tokens": np.concatenate([dataset.get(i)[0] for i in range(len(dataset))]),
+        "sizes": np.asarray(dataset.sizes),
+        "documents": np.asarray(dataset.doc_idx),
+    }
+
+
+def write(prefix: str, documents: list[list[list[int]]], dtype: str) -> None:
+    builder = indexed_dataset.make_builder(prefix + ".bin", "mmap", np.dtype(dtype).type)
+    for sequences in documents:
+        for sequence in sequences:
+            builder.add_item(sequence)
+        builder.end_document()
+    builder.finalize(prefix + ".idx")
+
+
+def main(cases_path: str, out: str) -> None:
+    for number, case in enumerate(json.loads(Path(cases_path).read_text())):
+        if "write" in case:
+            write(case["write"], case["documents"], case["dtype"])
+            continue
+        if "read" in case:
+            arrays = read_sequences(case["read"])
+        else:
+            arrays = read_samples(case, Path(out) / f"cache{number}")
+        np.savez(Path(out) / f"{number}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,120 @@
+"""Checkpoint directories: their names, which are whole, and how many are kept.
+
+A checkpoint is written under a name that ends in `.writing` and renamed when all of it is on the
+disk, so that whatever is named `checkpoint-<step>` is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llm_pretrain.config import ConfigError
+
+STATE_FILE = "trainer_state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_path(output_dir: str | Path, step: int) -> Path:
+    return Path(output_dir) / f"checkpoint-{step}"
+
+
+def writing_path(checkpoint: Path) -> Path:
+    """Where a checkpoint is written before it is whole."""
+    return checkpoint.with_name(checkpoint.name + ".writing")
+
+
+def whole_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The whole checkpoints of `output_dir`, oldest step first."""
+    found = []
+    for path in Path(output_dir).glob("checkpoint-*"):
+        match = _NAME.fullmatch(path.name)
+        if match and (path / STATE_FILE).is_file():
+            found.append((int(match[1]), path))
+    return [path for _, path in sorted(found)]
+
+
+def find_checkpoint(
+    output_dir: str | Path, wanted: str | None, *, overwrite: bool
+) -> tuple[Path | None, str]:
+    """The checkpoint to resume from, or None, and the reason for the choice.
+
+    Raises:
+        ConfigError: `wanted` names no whole checkpoint.
+    """
+    if wanted:
+        path = Path(wanted)
+        if not (path / STATE_FILE).is_file():
+            raise ConfigError(
+                [
+                    f"resume_from_checkpoint: {path} is not a whole checkpoint (it has no "
+                    f"{STATE_FILE}); give a directory named checkpoint-<step>"
+                ]
+            )
+        return path, "resume_from_checkpoint names it"
+    if overwrite:
+        return None, "overwrite_output_dir is set"
+    checkpoints = whole_checkpoints(output_dir)
+    if not checkpoints:
+        return None, f"{output_dir} holds no checkpoint"
+    return checkpoints[-1], f"it is the last one in {output_dir}"
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The contents of `trainer_state.json`."""
+    path = checkpoint / STATE_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path} can't be read: {error}"]) from error
+
+
+def publish(checkpoint: Path) -> None:
+    """Rename a checkpoint that is written whole to its name."""
+    writing = writing_path(checkpoint)
+    if not writing.exists():
+        return  # another process of this node has renamed it
+    if checkpoint.exists():
+        remove(checkpoint)
+    os.replace(writing, checkpoint)
+    _flush_directory(checkpoint.parent)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that, interrupted, what is left has no checkpoint's name."""
+    doomed = checkpoint.with_name(checkpoint.name + ".removing")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def keep_newest(
+    output_dir: str | Path, limit: int | None, *, best_step: int | None = None
+) -> None:
+    """Remove the oldest checkpoints beyond `limit`, but not that of `best_step`.
+
+    None or less than 1 keeps all.
+    """
+    if limit is None or limit < 1:
+        return
+    best = None if best_step is None else checkpoint_path(output_dir, best_step)
+    for path in whole_checkpoints(output_dir)[:-limit]:
+        if path != best:
+            remove(path)
+
+
+def flush_file(path: Path) -> None:
+    """Have the file's contents on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_directory(path: Path) -> None:
+    flush_file(path)

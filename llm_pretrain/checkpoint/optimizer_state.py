@@ -1,0 +1,190 @@
+"""The optimizer's state on disk, in a form that knows no layout.
+
+Each rank that owns a shard writes one safetensors file of flat arrays and one JSON file that says,
+for each array, which parameter it is a range of and which published tensors stand where in that
+parameter. A reader of any layout gathers the ranges that it needs, parameter by parameter, so that
+no process holds more than its own part and one parameter of the writer's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.config import ConfigError
+
+FOLDER = "optimizer"
+VALUES = ("master", "moment1", "moment2")
+"""Kinds of value that every element of a parameter has."""
+
+Block = tuple[tuple[int, int], ...]
+"""Begin and end along each axis of a published tensor."""
+
+
+@dataclass(frozen=True)
+class SavedPiece:
+    """The block of a published tensor that stands in a parameter, at `region` of it."""
+
+    name: str
+    block: Block
+    region: Block
+
+
+@dataclass(frozen=True)
+class SavedRange:
+    """Elements [begin, end) of a flattened parameter, under `key` in the writer's file."""
+
+    key: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    pieces: tuple[SavedPiece, ...]
+
+
+def write_shard(
+    directory: Path,
+    rank: int,
+    ranges: list[SavedRange],
+    arrays: dict[str, np.ndarray],
+    powers: dict[str, float],
+) -> None:
+    """Write one rank's ranges.
+
+    Args:
+        directory: the checkpoint's directory.
+        arrays: float32, under "<range's key>/<kind of value>".
+        powers: AdamW's powers of beta.
+    """
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank-{rank:05d}.safetensors"
+    save_file(arrays, path)
+    flush_file(path)
+    index = {"powers": powers, "ranges": [asdict(entry) for entry in ranges]}
+    path = path.with_suffix(".json")
+    path.write_text(json.dumps(index))
+    flush_file(path)
+
+
+class SavedOptimizer:
+    """Reads the state that any layout wrote.
+
+    Raises:
+        ConfigError: files are missing, damaged, or don't cover a tensor that is asked for.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.folder = checkpoint / FOLDER
+        self.powers: dict[str, float] = {}
+        self._holders: dict[str, dict[tuple, list[tuple[Path, SavedRange]]]] = {}
+        self._assembled: tuple[Any, np.ndarray] | None = None
+        paths = sorted(self.folder.glob("rank-*.json"))
+        if not paths:
+            raise ConfigError([f"{self.folder} holds no optimizer state (rank-*.json)"])
+        for path in paths:
+            self._read_index(path)
+
+    def _read_index(self, path: Path) -> None:
+        try:
+            index = json.loads(path.read_text())
+            self.powers = {name: float(value) for name, value in index["powers"].items()}
+            for entry in index["ranges"]:
+                saved = _parse_range(entry)
+                for piece in saved.pieces:
+                    holders = self._holders.setdefault(piece.name, {})
+                    parameter = (saved.shape, saved.pieces)
+                    holders.setdefault(parameter, []).append(
+                        (path.with_suffix(".safetensors"), saved)
+                    )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError([f"{path} can't be read: {error!r}"]) from error
+
+    def read(self, name: str, block: tuple[slice, ...], value: str) -> np.ndarray:
+        """One kind of value of a block of the published tensor `name`, float32."""
+        wanted = tuple((part.start, part.stop) for part in block)
+        result = np.empty([end - begin for begin, end in wanted], dtype=np.float32)
+        filled = 0
+        seen: set[Block] = set()
+        for parameter, ranges in self._holders.get(name, {}).items():
+            piece = next(piece for piece in parameter[1] if piece.name == name)
+            common = _intersection(piece.block, wanted)
+            if common is None or piece.block in seen:
+                continue
+            seen.add(piece.block)
+            whole = self._assemble(parameter, ranges, value)
+            part = whole[tuple(slice(begin, end) for begin, end in piece.region)]
+            result[_relative(common, wanted)] = part[_relative(common, piece.block)]
+            filled += int(np.prod([end - begin for begin, end in common]))
+        if filled != result.size:
+            raise ConfigError(
+                [
+                    f"{self.folder} holds {filled} of the {result.size} values wanted of {name} "
+                    f"({value}): the checkpoint is of another model, or parts of it lie on "
+                    "another node's disk"
+                ]
+            )
+        return result
+
+    def _assemble(
+        self, parameter: tuple, ranges: list[tuple[Path, SavedRange]], value: str
+    ) -> np.ndarray:
+        """The whole parameter of a writer; the last one is kept, since its pieces follow."""
+        if self._assembled is not None and self._assembled[0] == (parameter, value):
+            return self._assembled[1]
+        shape = parameter[0]
+        flat = np.empty(int(np.prod(shape)), dtype=np.float32)
+        covered = np.zeros(0, dtype=np.int64)
+        for path, saved in ranges:
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    flat[saved.begin : saved.end] = file.get_tensor(f"{saved.key}/{value}")
+            except (OSError, SafetensorError, ValueError) as error:
+                raise ConfigError([f"{path} can't be read: {error}"]) from error
+            covered = np.append(covered, [saved.begin, saved.end])
+        starts = np.sort(covered[0::2])
+        ends = np.sort(covered[1::2])
+        if starts[0] != 0 or ends[-1] != flat.size or np.any(starts[1:] > ends[:-1]):
+            raise ConfigError([f"{self.folder}: parts of {parameter[1][0].name} are missing"])
+        whole = flat.reshape(shape)
+        self._assembled = ((parameter, value), whole)
+        return whole
+
+
+def _parse_range(entry: dict[str, Any]) -> SavedRange:
+    def block(pairs: Any) -> Block:
+        return tuple((int(begin), int(end)) for begin, end in pairs)
+
+    pieces = tuple(
+        SavedPiece(str(piece["name"]), block(piece["block"]), block(piece["region"]))
+        for piece in entry["pieces"]
+    )
+    shape = tuple(int(size) for size in entry["shape"])
+    return SavedRange(
+        str(entry["key"]), shape, int(entry["begin"]), int(entry["end"]), pieces
+    )
+
+
+def _intersection(one: Block, other: Block) -> Block | None:
+    common = tuple(
+        (max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True)
+    )
+    return common if all(begin < end for begin, end in common) else None
+
+
+def _relative(block: Block, to: Block) -> tuple[slice, ...]:
+    return tuple(
+        slice(begin - origin, end - origin)
+        for (begin, end), (origin, _) in zip(block, to, strict=True)
+    )
+
+
+def slices_to_block(slices: Iterator[slice] | tuple[slice, ...]) -> Block:
+    return tuple((part.start, part.stop) for part in slices)

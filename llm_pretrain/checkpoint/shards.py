@@ -1,0 +1,94 @@
+"""Between the optimizer's flat shards and the state on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from llm_pretrain.checkpoint.optimizer_state import (
+    VALUES,
+    SavedOptimizer,
+    SavedPiece,
+    SavedRange,
+    slices_to_block,
+    write_shard,
+)
+from llm_pretrain.parallel.buckets import Bucket, Placement
+from llm_pretrain.parallel.topology import Topology
+
+
+def save_optimizer(
+    directory: Path, states: Iterable[tuple[Bucket, dict[str, Tensor]]], topology: Topology
+) -> None:
+    """Write this rank's shards. Ranks that hold copies of another's write nothing."""
+    if topology.data_rank > 0:
+        return
+    ranges: list[SavedRange] = []
+    arrays: dict[str, np.ndarray] = {}
+    powers: dict[str, float] = {}
+    for bucket, tensors in states:
+        for placement, begin, end in bucket.shard_placements():
+            key = str(len(ranges))
+            ranges.append(
+                SavedRange(
+                    key,
+                    tuple(placement.parameter.shape),
+                    begin - placement.begin,
+                    end - placement.begin,
+                    tuple(_saved_pieces(placement, topology)),
+                )
+            )
+            inside = slice(begin - bucket.shard_begin, end - bucket.shard_begin)
+            for value in VALUES:
+                arrays[f"{key}/{value}"] = tensors[value]._slice(inside.start, inside.stop).numpy()
+        powers = {
+            name: float(tensor) for name, tensor in tensors.items() if name not in VALUES
+        }
+    write_shard(directory, topology.rank, ranges, arrays, powers)
+
+
+def load_optimizer(
+    checkpoint: Path, buckets: list[Bucket], topology: Topology
+) -> list[dict[str, Tensor]]:
+    """This rank's shards of a checkpoint of any layout, bucket by bucket."""
+    saved = SavedOptimizer(checkpoint)
+    states = []
+    for bucket in buckets:
+        tensors = {}
+        for value in VALUES:
+            shard = np.zeros(bucket.shard_size, dtype=np.float32)
+            for placement, begin, end in bucket.shard_placements():
+                parameter = _read_parameter(saved, placement, topology, value).reshape(-1)
+                shard[begin - bucket.shard_begin : end - bucket.shard_begin] = parameter[
+                    begin - placement.begin : end - placement.begin
+                ]
+            tensors[value] = paddle.to_tensor(shard)
+        for name, power in saved.powers.items():
+            tensors[name] = paddle.to_tensor([power], dtype="float32")
+        states.append(tensors)
+    return states
+
+
+def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPiece]:
+    degree = topology.degrees.tensor
+    for piece in placement.pieces:
+        yield SavedPiece(
+            piece.name,
+            slices_to_block(piece.block(topology.tensor_rank, degree)),
+            slices_to_block(piece.region(degree)),
+        )
+
+
+def _read_parameter(
+    saved: SavedOptimizer, placement: Placement, topology: Topology, value: str
+) -> np.ndarray:
+    degree = topology.degrees.tensor
+    parameter = np.empty(placement.parameter.shape, dtype=np.float32)
+    for piece in placement.pieces:
+        block = piece.block(topology.tensor_rank, degree)
+        parameter[piece.region(degree)] = saved.read(piece.name, block, value)
+    return parameter

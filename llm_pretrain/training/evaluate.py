@@ -1,0 +1,74 @@
+"""The mean loss over a fixed part of a dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import paddle
+
+from llm_pretrain.data import BatchLoader, Dataset
+from llm_pretrain.parallel import collectives
+from llm_pretrain.parallel.pipeline import MicroBatch, Pipeline
+from llm_pretrain.parallel.topology import Topology
+
+
+def evaluate(
+    pipeline: Pipeline,
+    dataset: Dataset,
+    topology: Topology,
+    *,
+    batch_size: int,
+    micro_batch_size: int,
+    batches: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Loss, perplexity and count of samples over the first `batches` batches of all ranks.
+
+    Every call takes the same samples, so that evaluations compare.
+
+    Args:
+        batch_size: samples per rank and batch.
+        micro_batch_size: samples that pass the pipeline at a time.
+        should_stop: asked between batches, the same answer on every rank; what is done by then
+            counts.
+    """
+    total = paddle.zeros([1])
+    micro_batches = done = 0
+    with BatchLoader(
+        dataset,
+        batch_size=batch_size,
+        rank=topology.batch_rank,
+        degree=topology.batch_degree,
+    ) as loader:
+        for batch in loader:
+            if done == batches or (done and should_stop()):
+                break
+            parts = split_batch(batch.tokens, batch.labels, micro_batch_size)
+            total += pipeline.evaluate(parts)
+            micro_batches += len(parts)
+            done += 1
+    loss = float(sum_over_batch_ranks(total, topology)) / max(micro_batches * topology.batch_degree, 1)
+    return {
+        "eval_loss": loss,
+        "eval_ppl": math.exp(min(loss, 700.0)),
+        "eval_samples": done * batch_size * topology.batch_degree,
+    }
+
+
+def split_batch(tokens: np.ndarray, labels: np.ndarray, size: int) -> list[MicroBatch]:
+    """Cut a batch [B, S] into micro-batches of at most `size` samples."""
+    return [
+        MicroBatch(
+            paddle.to_tensor(tokens[begin : begin + size]),
+            paddle.to_tensor(labels[begin : begin + size]),
+        )
+        for begin in range(0, len(tokens), size)
+    ]
+
+
+def sum_over_batch_ranks(total: paddle.Tensor, topology: Topology) -> paddle.Tensor:
+    """Sum, in place, over the ranks that read different samples."""
+    collectives.all_reduce(total, topology.data_group)
+    return collectives.all_reduce(total, topology.sharding_group)

@@ -1,0 +1,135 @@
+"""AdamW over the flat shards of the buckets, with clipping by the norm of the whole model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, nn
+
+from llm_pretrain.config import TrainingArguments
+from llm_pretrain.parallel.buckets import Bucket, build_buckets, global_norm
+from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.training.precision import LossScale
+
+MOMENTS = ("moment1", "moment2")
+POWERS = ("beta1_pow_acc", "beta2_pow_acc")
+"""Names of AdamW's state in Paddle: moments per value, powers of beta per tensor."""
+_BUCKET_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class StepResult:
+    global_norm: float
+    """Norm of the mean gradient before clipping."""
+    is_skipped: bool
+    """A float16 gradient overflowed: the weights are as they were."""
+
+
+class NonFiniteGradient(FloatingPointError):
+    """The gradient is infinite or not a number, and no loss scale is to blame."""
+
+
+class ShardedAdamW:
+    """Decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), float32 master weights.
+
+    Each sharding rank holds moments and masters of its shard of every bucket alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        training: TrainingArguments,
+        topology: Topology,
+        *,
+        tied_embedding: bool,
+    ) -> None:
+        self.topology = topology
+        self.max_norm = training.max_grad_norm
+        master_gradients = training.amp_master_grad or training.fp16_opt_level != "O2"
+        weight_dtype = model.parameters()[0].dtype
+        self.buckets: list[Bucket] = build_buckets(
+            model,
+            topology,
+            gradient_dtype="float32" if master_gradients else weight_dtype,
+            tied_embedding=tied_embedding,
+            bucket_bytes=_BUCKET_BYTES,
+        )
+        decays = [bucket.master for bucket in self.buckets if bucket.kind.decays]
+        rest = [bucket.master for bucket in self.buckets if not bucket.kind.decays]
+        groups = [
+            {"params": masters, "weight_decay": decay}
+            for masters, decay in ((decays, training.weight_decay), (rest, 0.0))
+            if masters
+        ]
+        self.adamw = paddle.optimizer.AdamW(
+            learning_rate=training.learning_rate,
+            beta1=training.adam_beta1,
+            beta2=training.adam_beta2,
+            epsilon=training.adam_epsilon,
+            parameters=groups,
+        )
+
+    @paddle.no_grad()
+    def step(self, learning_rate: float, loss_scale: LossScale) -> StepResult:
+        """Reduce, clip and apply the accumulated gradients, then clear them.
+
+        Raises:
+            NonFiniteGradient: before any weight has changed.
+        """
+        shards = [bucket.reduce_gradients() for bucket in self.buckets]
+        norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
+        is_finite = math.isfinite(norm)
+        if not is_finite and not loss_scale.is_dynamic:
+            raise NonFiniteGradient(f"The norm of the gradient is {norm}.")
+        if is_finite:
+            self._apply(shards, self._factor(norm) / loss_scale.value, learning_rate)
+        for bucket in self.buckets:
+            bucket.gradients.zero_()
+        loss_scale.update(overflowed=not is_finite)
+        return StepResult(norm, is_skipped=not is_finite)
+
+    def _factor(self, norm: float) -> float:
+        if self.max_norm <= 0.0 or norm <= self.max_norm:
+            return 1.0
+        return self.max_norm / norm
+
+    def _apply(self, shards: list[Tensor], factor: float, learning_rate: float) -> None:
+        for bucket, shard in zip(self.buckets, shards, strict=True):
+            gradient = shard.astype("float32")
+            if factor != 1.0:
+                gradient.scale_(factor)
+            bucket.master.grad = gradient
+        self.adamw.set_lr(learning_rate)
+        self.adamw.step()
+        for bucket in self.buckets:
+            bucket.master.clear_gradient(set_to_zero=False)
+            bucket.spread_weights()
+
+    def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:
+        """Each bucket with its shard's "master", moments and powers; zeros before any step."""
+        saved = self.adamw.state_dict()
+        for bucket in self.buckets:
+            tensors = {"master": bucket.master}
+            for name in (*MOMENTS, *POWERS):
+                value = saved.get(f"{bucket.master.name}_{name}_0")
+                tensors[name] = self._initial(bucket, name) if value is None else value
+            yield bucket, tensors
+
+    def _initial(self, bucket: Bucket, name: str) -> Tensor:
+        if name in MOMENTS:
+            return paddle.zeros([bucket.shard_size], "float32")
+        return paddle.ones([1], "float32")
+
+    @paddle.no_grad()
+    def restore(self, states: list[dict[str, Tensor]]) -> None:
+        """Take up the state of `state()`, bucket by bucket."""
+        restored = {}
+        for bucket, tensors in zip(self.buckets, states, strict=True):
+            bucket.master.copy_(tensors["master"], True)
+            bucket.spread_weights()
+            for name in (*MOMENTS, *POWERS):
+                restored[f"{bucket.master.name}_{name}_0"] = tensors[name]
+        self.adamw.set_state_dict(restored)

@@ -1,0 +1,48 @@
+"""What a run has done so far, and what it did since its last report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """Counted over the whole run, resumed parts included; stored in checkpoints."""
+
+    global_step: int = 0
+    consumed_samples: int = 0
+    best_metric: float | None = None
+    best_step: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Progress:
+        return cls(
+            int(state["global_step"]),
+            int(state["consumed_samples"]),
+            state["best_metric"],
+            state["best_step"],
+        )
+
+
+@dataclass
+class Interval:
+    """Sums over the steps since the last report, or since the start."""
+
+    steps: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
+    """Of all devices together."""
+    wait_seconds: float = 0.0
+    """Of this rank, for data."""
+
+    def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
+        self.steps += 1
+        self.loss += loss
+        self.seconds += seconds
+        self.tokens += tokens
+        self.wait_seconds += wait_seconds

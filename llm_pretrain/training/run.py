@@ -1,0 +1,198 @@
+"""From a command line to a trained model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import paddle
+
+from llm_pretrain import machine, ops
+from llm_pretrain.checkpoint import hugging_face
+from llm_pretrain.config import (
+    ConfigError,
+    Degrees,
+    RunConfig,
+    check_layout,
+    describe_batches,
+    describe_config,
+    layout_notices,
+    load_run_config,
+    plan_batches,
+    resolve_degrees,
+    split_command_line,
+)
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data import DataError, Datasets, SampleCounts, build_datasets
+from llm_pretrain.models.families import load_model_config
+from llm_pretrain.models.loss import language_model_loss
+from llm_pretrain.parallel import collectives, topology
+from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.pipeline import Pipeline
+from llm_pretrain.parallel.recompute import apply_recompute
+from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.tokenizers import find_tokenizer, load_tokenizer
+from llm_pretrain.training.failure import reported_failures
+from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.stage import Stage, build_stage
+from llm_pretrain.training.trainer import Trainer
+
+SIGNAL_STATUS = 128
+"""Exit status of a run that a signal ended: this plus the signal's number, as shells have it."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train as a config file and a command line say; the exit status."""
+    try:
+        config = load_run_config(*split_command_line(arguments))
+        degrees = resolve_degrees(config.training, topology.world_size())
+        model_config = _model_config(config)
+        problems = check_layout(config, model_config, degrees)
+        if problems:
+            raise ConfigError(problems)
+        _select_device(config)
+        layout = topology.initialize(
+            degrees, order=config.training.hybrid_parallel_topo_order
+        )
+        with reported_failures():
+            return _train(config, model_config, layout)
+    except (ConfigError, DataError, PreprocessError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
+    training = config.training
+    reports = Reports(config, model_config, layout)
+    try:
+        _say_what_is_run(reports, config, model_config, layout.degrees)
+        datasets = _datasets(config, model_config, layout)
+        for notice in datasets.notices:
+            reports.message(notice)
+        stage = _build_model(config, model_config, layout)
+        pipeline = Pipeline(
+            stage,
+            language_model_loss,
+            layout,
+            hidden_size=model_config.hidden_size,
+            activation_dtype=_weight_dtype(config),
+        )
+        trainer = Trainer(
+            config,
+            model_config,
+            layout,
+            pipeline,
+            datasets,
+            reports,
+            checkpoint_extras=_tokenizer_files(config),
+        )
+        trainer.resume()
+        # The ranks meet here after work that may take some of them much longer than others.
+        collectives.barrier()
+        if training.do_train:
+            stopped_by = trainer.train()
+            if stopped_by:
+                return SIGNAL_STATUS + stopped_by
+            trainer.save_model()
+        elif training.do_eval:
+            trainer.evaluate_once()
+        if training.do_predict:
+            trainer.predict()
+    finally:
+        reports.close()
+    return 0
+
+
+def _model_config(config: RunConfig) -> ModelConfig:
+    tokenizer = _tokenizer_directory(config)
+    has_tokenizer = find_tokenizer(tokenizer) is not None
+    return load_model_config(
+        config.model.model_name_or_path,
+        config.model,
+        tokenizer_vocab_size=load_tokenizer(tokenizer).vocab_size if has_tokenizer else None,
+        max_seq_length=config.data.max_seq_length,
+    )
+
+
+def _tokenizer_directory(config: RunConfig) -> Path:
+    return Path(config.model.tokenizer_name_or_path or config.model.model_name_or_path)
+
+
+def _tokenizer_files(config: RunConfig) -> list[Path]:
+    """What goes beside saved weights so that they can be used with their tokenizer."""
+    directory = _tokenizer_directory(config)
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    return [directory / name for name in names if (directory / name).is_file()]
+
+
+def _select_device(config: RunConfig) -> None:
+    wanted = config.training.device
+    has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if not has_gpu or (wanted or "gpu").startswith("cpu"):
+        paddle.device.set_device("cpu")
+    elif wanted and ":" in wanted:
+        paddle.device.set_device(wanted)
+    else:
+        paddle.device.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0')}")
+
+
+def _say_what_is_run(
+    reports: Reports, config: RunConfig, model_config: ModelConfig, degrees: Degrees
+) -> None:
+    if config.training.print_config:
+        lines = describe_config(config)
+        lines += [f"{name} = {value}  [{reason}]" for name, value, reason in machine.choices()]
+        reports.message("\n".join(lines))
+    for notice in (*config.notices, *layout_notices(config, model_config, degrees)):
+        reports.message(notice)
+    if not _tokenizer_files(config):
+        reports.message(
+            f"No tokenizer in {_tokenizer_directory(config)}: training works on token ids alone."
+        )
+    for line in describe_batches(config, degrees):
+        reports.message(line)
+
+
+def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Datasets:
+    plan = plan_batches(config, layout.degrees)
+    is_builder = (
+        layout.rank == 0
+        if config.data.share_folder
+        else os.environ.get("PADDLE_RANK_IN_NODE", "0") == "0"
+    )
+    return build_datasets(
+        config.data,
+        SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
+        seed=config.training.seed,
+        builder=is_builder,
+        vocab_size=model_config.vocab_size,
+    )
+
+
+def _weight_dtype(config: RunConfig) -> str:
+    training = config.training
+    return training.compute_dtype if training.fp16_opt_level == "O2" else "float32"
+
+
+def _build_model(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Stage:
+    training = config.training
+    ops.set_compute_dtype(training.compute_dtype)
+    paddle.set_default_dtype(_weight_dtype(config))
+    try:
+        stage = build_stage(model_config, layout)
+    finally:
+        paddle.set_default_dtype("float32")
+    if config.model.continue_training:
+        hugging_face.load_weights(stage, model_config, Path(config.model.model_name_or_path))
+    else:
+        initialize(stage, training.seed)
+    if training.recompute:
+        apply_recompute(
+            stage.blocks,
+            training.recompute_granularity,
+            except_layers=training.no_recompute_layers or (),
+        )
+    return stage

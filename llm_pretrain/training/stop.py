@@ -1,0 +1,42 @@
+"""Stopping at a signal: finish the step, save, leave."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+import paddle
+
+from llm_pretrain.parallel import collectives, topology
+
+
+class StopSignal:
+    """SIGTERM and SIGINT as a wish that all ranks learn of at the same step."""
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def agreed(self) -> int:
+        """The signal that any rank has received, 0 for none; the same on every rank."""
+        if topology.current().world_size == 1:
+            return self.received
+        wish = paddle.to_tensor([self.received], dtype="int32")
+        return int(collectives.all_reduce_world(wish, "max"))

@@ -1,0 +1,267 @@
+"""The loop: batches in, steps of the optimizer, and what happens every so many of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from llm_pretrain.checkpoint.directory import (
+    checkpoint_path,
+    find_checkpoint,
+    keep_newest,
+    read_state,
+)
+from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
+from llm_pretrain.checkpoint.shards import load_optimizer
+from llm_pretrain.config import RunConfig
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data import BatchLoader, Dataset, Datasets
+from llm_pretrain.parallel.pipeline import Pipeline
+from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.training.evaluate import evaluate, split_batch, sum_over_batch_ranks
+from llm_pretrain.training.optimizer import NonFiniteGradient, ShardedAdamW, StepResult
+from llm_pretrain.training.precision import LossScale
+from llm_pretrain.training.progress import Interval, Progress
+from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.schedule import learning_rate
+from llm_pretrain.training.stop import StopSignal
+
+
+class Trainer:
+    """Trains one stage of a model together with the other ranks.
+
+    Args:
+        checkpoint_extras: files that belong beside the weights of every checkpoint (a tokenizer's).
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        config: ModelConfig,
+        topology: Topology,
+        pipeline: Pipeline,
+        datasets: Datasets,
+        reports: Reports,
+        *,
+        checkpoint_extras: list[Path],
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.topology = topology
+        self.pipeline = pipeline
+        self.datasets = datasets
+        self.reports = reports
+        self.checkpoint_extras = checkpoint_extras
+        training = run.training
+        self.loss_scale = LossScale(
+            training.scale_loss if training.compute_dtype == "float16" else 1.0,
+            is_dynamic=training.compute_dtype == "float16",
+        )
+        self.optimizer = ShardedAdamW(
+            pipeline.stage, training, topology, tied_embedding=config.tie_word_embeddings
+        )
+        self.progress = Progress()
+
+    def resume(self) -> None:
+        """Take up the last checkpoint, where there is one, and say which and why."""
+        training = self.run.training
+        checkpoint, reason = find_checkpoint(
+            training.output_dir,
+            training.resume_from_checkpoint,
+            overwrite=training.overwrite_output_dir,
+        )
+        if checkpoint is None:
+            self.reports.message(f"Training starts at step 0: {reason}.")
+            return
+        state = read_state(checkpoint)
+        self.progress = Progress.restore(state["progress"])
+        self.loss_scale.restore(state["loss_scale"])
+        self.optimizer.restore(load_optimizer(checkpoint, self.optimizer.buckets, self.topology))
+        if training.ignore_data_skip:
+            self.progress.consumed_samples = 0
+        self.reports.message(
+            f"Training resumes at step {self.progress.global_step} from {checkpoint}: {reason}."
+        )
+
+    def train(self) -> int:
+        """Train to `max_steps`; return the signal that ended it early, or 0."""
+        training = self.run.training
+        total, interval = Interval(), Interval()
+        with StopSignal() as stop, self._loader() as loader:
+            stopped_by = stop.agreed()
+            while self.progress.global_step < training.max_steps and not stopped_by:
+                self.progress.global_step += 1
+                result = self._step(loader, total, interval)
+                first = training.logging_first_step and self.progress.global_step == 1
+                if result and (
+                    first or self._is_due(training.logging_strategy, training.logging_steps)
+                ):
+                    self.reports.step(self.progress, interval, result)
+                    interval = Interval()
+                if self._is_due(training.evaluation_strategy, training.eval_steps):
+                    self.evaluate(stop)
+                stopped_by = stop.agreed()
+                if stopped_by or self._is_due(training.save_strategy, training.save_steps):
+                    self.save()
+        self.reports.summary(self.progress, total)
+        return stopped_by
+
+    def _loader(self) -> BatchLoader:
+        assert self.datasets.train is not None
+        training = self.run.training
+        return BatchLoader(
+            self.datasets.train,
+            batch_size=training.per_device_train_batch_size,
+            rank=self.topology.batch_rank,
+            degree=self.topology.batch_degree,
+            consumed_samples=self.progress.consumed_samples,
+            workers=training.dataloader_num_workers,
+        )
+
+    def _step(self, loader: BatchLoader, total: Interval, interval: Interval) -> StepResult | None:
+        """One step of the optimizer; None where the step's data is to be passed over."""
+        training = self.run.training
+        began = time.perf_counter()
+        accumulation = training.gradient_accumulation_steps
+        batches = [next(loader) for _ in range(accumulation)]
+        samples = accumulation * training.per_device_train_batch_size * self.topology.batch_degree
+        self.progress.consumed_samples += samples
+        step = self.progress.global_step
+        if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
+            self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
+            return None
+        micro_batches = [
+            part
+            for batch in batches
+            for part in split_batch(
+                batch.tokens, batch.labels, training.per_device_train_batch_size
+            )
+        ]
+        paddle.seed(self._step_seed())
+        parts = accumulation * self.topology.batch_degree
+        loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
+        loss = float(sum_over_batch_ranks(loss_sum, self.topology)) / parts
+        try:
+            result = self.optimizer.step(learning_rate(step, training), self.loss_scale)
+        except NonFiniteGradient as error:
+            raise NonFiniteGradient(
+                f"Step {step}: {error} The loss is {loss}. No weight has been changed and nothing "
+                f"saved since the last checkpoint. To pass over this data, resume with "
+                f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
+            ) from None
+        took = {
+            "loss": loss,
+            "seconds": time.perf_counter() - began,
+            "tokens": samples * self.run.data.max_seq_length,
+            "wait_seconds": sum(batch.wait_s for batch in batches),
+        }
+        total.add(**took)
+        interval.add(**took)
+        return result
+
+    def _step_seed(self) -> int:
+        """Seed of this step's dropout: the same after a resume, different on ranks whose data is."""
+        layout = self.topology
+        entropy = [
+            self.run.training.seed,
+            self.progress.global_step,
+            layout.batch_rank,
+            layout.pipeline_rank,
+        ]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
+
+    def evaluate(self, stop: StopSignal) -> None:
+        """Evaluate on the validation split, the same samples each time, and note the best."""
+        assert self.datasets.valid is not None
+        metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters, stop)
+        self.reports.evaluation(self.progress, metrics)
+        best = self.progress.best_metric
+        if best is None or metrics["eval_loss"] < best:
+            self.progress.best_metric = metrics["eval_loss"]
+            self.progress.best_step = self.progress.global_step
+
+    def evaluate_once(self) -> None:
+        """Evaluate without training."""
+        with StopSignal() as stop:
+            self.evaluate(stop)
+
+    def predict(self) -> None:
+        """Evaluate on the test split."""
+        assert self.datasets.test is not None
+        with StopSignal() as stop:
+            metrics = self._evaluate(self.datasets.test, self.run.training.test_iters, stop)
+        renamed = {name.replace("eval_", "test_"): value for name, value in metrics.items()}
+        self.reports.evaluation(self.progress, renamed)
+
+    def _evaluate(self, dataset: Dataset, batches: int, stop: StopSignal) -> dict[str, float]:
+        training = self.run.training
+        in_pipeline = self.topology.degrees.pipeline > 1
+        return evaluate(
+            self.pipeline,
+            dataset,
+            self.topology,
+            batch_size=training.per_device_eval_batch_size,
+            micro_batch_size=training.per_device_train_batch_size
+            if in_pipeline
+            else training.per_device_eval_batch_size,
+            batches=batches,
+            should_stop=lambda: bool(stop.agreed()),
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, then remove those beyond `save_total_limit`."""
+        training = self.run.training
+        path = checkpoint_path(training.output_dir, self.progress.global_step)
+        state = {
+            "progress": self.progress.state(),
+            "loss_scale": self.loss_scale.state(),
+            "degrees": asdict(self.topology.degrees),
+            "seed": training.seed,
+        }
+        save_checkpoint(
+            path,
+            self.pipeline.stage,
+            self.config,
+            self.optimizer.state(),
+            self.topology,
+            state=state,
+            extras=self.checkpoint_extras,
+        )
+        best = self.progress.best_step if training.load_best_model_at_end else None
+        if is_first_of_node():
+            keep_newest(training.output_dir, training.save_total_limit, best_step=best)
+        self.reports.message(f"Saved {path}.")
+
+    def save_model(self) -> None:
+        """Write the final weights to `output_dir`, in Hugging Face's layout."""
+        training = self.run.training
+        if training.load_best_model_at_end and self.progress.best_step is not None:
+            self._take_best()
+        save_weights(
+            Path(training.output_dir),
+            self.pipeline.stage,
+            self.config,
+            self.topology,
+            extras=self.checkpoint_extras,
+        )
+
+    def _take_best(self) -> None:
+        step = self.progress.best_step
+        assert step is not None
+        path = checkpoint_path(self.run.training.output_dir, step)
+        if not path.is_dir():
+            self.reports.message(f"The best step, {step}, has no checkpoint; the last is kept.")
+            return
+        self.optimizer.restore(load_optimizer(path, self.optimizer.buckets, self.topology))
+        self.reports.message(f"The final model is that of step {step}, the best evaluated.")
+
+    def _is_due(self, strategy: str, every: int | None) -> bool:
+        """Whether what happens by `strategy` happens after this step."""
+        step, last = self.progress.global_step, self.run.training.max_steps
+        if strategy == "no":
+            return False
+        return step == last if strategy == "epoch" else bool(every) and step % every == 0

@@ -1,0 +1,7 @@
+"""What `python -m paddle.distributed.launch` is given: `run_pretrain.py CONFIG.json [--key value …]`."""
+
+import sys
+
+from llm_pretrain.cli import main
+
+sys.exit(main(["train", *sys.argv[1:]]))

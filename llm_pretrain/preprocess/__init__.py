@@ -1,0 +1,17 @@
+"""From text to `.bin/.idx` files. Paddle is never imported here."""
+
+from __future__ import annotations
+
+from llm_pretrain.preprocess.command import main
+from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
+from llm_pretrain.preprocess.train_tokenizer import train_bpe
+
+__all__ = [
+    "PreprocessError",
+    "Tokenizer",
+    "find_tokenizer",
+    "load_tokenizer",
+    "main",
+    "train_bpe",
+]

@@ -1,0 +1,134 @@
+"""Tokenizers from a directory: `tokenizer.json` (Hugging Face) or a SentencePiece `.model`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm_pretrain.preprocess.errors import PreprocessError
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. No special tokens are added."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest token id, added tokens included, plus 1."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the end-of-document token, if there is one."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def find_tokenizer(directory: str | Path) -> Path | None:
+    """The tokenizer's file in a directory; None if it has none.
+
+    `tokenizer.json` comes first, then `tokenizer.model`, then the only `*.model` there is.
+    """
+    folder = Path(directory)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (folder / name).is_file():
+            return folder / name
+    models = sorted(folder.glob("*.model")) if folder.is_dir() else []
+    return models[0] if len(models) == 1 else None
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """The tokenizer of a directory. Raises PreprocessError if there is none, or a damaged one."""
+    path = find_tokenizer(directory)
+    if path is None:
+        folder = Path(directory)
+        reason = "holds no tokenizer" if folder.is_dir() else "is not a directory"
+        raise PreprocessError(
+            f"{folder} {reason}: expected is a directory with tokenizer.json, tokenizer.model or "
+            "one other SentencePiece .model."
+        )
+    try:
+        return _HuggingFace(path) if path.suffix == ".json" else _SentencePiece(path)
+    except PreprocessError:
+        raise
+    except Exception as error:  # both libraries raise plain Exception and RuntimeError
+        raise PreprocessError(f"{path} can't be loaded as a tokenizer: {error}") from error
+
+
+class _HuggingFace:
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Loaded
+
+        self._tokenizer = Loaded.from_file(str(path))
+        # A saved tokenizer may cut and pad texts, which would lose and invent tokens.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids, default=-1) + 1
+        self.eos_id = self._find_eos(path.parent)
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def _find_eos(self, folder: Path) -> int | None:
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            token = _read_json(folder / name).get("eos_token")
+            if isinstance(token, dict):
+                token = token.get("content")
+            if isinstance(token, str):
+                eos = self._tokenizer.token_to_id(token)
+                if eos is None:
+                    raise PreprocessError(
+                        f"{folder / name} names the end-of-document token {token!r}, which "
+                        "tokenizer.json doesn't have."
+                    )
+                return eos
+        for name in ("generation_config.json", "config.json"):
+            eos = _read_json(folder / name).get("eos_token_id")
+            if isinstance(eos, list) and eos:
+                eos = eos[0]
+            if isinstance(eos, int) and 0 <= eos < self.vocab_size:
+                return eos
+        return None
+
+
+class _SentencePiece:
+    def __init__(self, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_file=str(path))
+        self.vocab_size = int(self._processor.get_piece_size())
+        eos = int(self._processor.eos_id())
+        self.eos_id = eos if eos >= 0 else None
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text, out_type=int)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode(list(ids))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise PreprocessError(f"{path} can't be read: {error}") from error
+    if not isinstance(value, dict):
+        raise PreprocessError(f"{path} must hold a JSON object.")
+    return value

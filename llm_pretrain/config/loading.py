@@ -210,6 +210,8 @@ def _message(key: str, detail: ErrorDetails) -> str:
     value = shown(detail["input"])
     if detail["type"] == "literal_error":
         return f"{value} is not available; it can be {context['expected']}"
+    if detail["type"] == "tuple_type":
+        return f"{value} is not a list"
     return f"{value} does not fit: {detail['msg'].removeprefix('Input ')}"
 
 

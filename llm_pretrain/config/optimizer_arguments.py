@@ -48,7 +48,7 @@ class PrecisionArguments(Arguments):
     """Precision: number formats of weights, gradients and products."""
 
     fp16: Flag = Field(False, description="16-bit floating point, with a scaled loss.")
-    bf16: Flag = Field(False, description="bfloat16.")
+    bf16: Flag = Field(False, description="bfloat16, which needs no scaled loss.")
     fp16_opt_level: Literal["O0", "O1", "O2"] = Field(
         "O1",
         description="For fp16 and bf16: O1 keeps fp32 weights and multiplies in 16 bits; O2 keeps "

@@ -18,7 +18,7 @@ class RunArguments(Arguments):
     overwrite_output_dir: Flag = Field(
         False, description="Start anew even if output_dir holds a checkpoint to resume from."
     )
-    do_train: Flag = Field(False, description="Train.")
+    do_train: Flag = Field(False, description="Train for max_steps steps.")
     do_eval: Flag = Field(False, description="Evaluate on the validation split during training.")
     do_predict: Flag = Field(False, description="Evaluate on the test split at the end.")
     device: Text | None = Field(

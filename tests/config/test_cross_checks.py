@@ -1,0 +1,110 @@
+"""Each demand of the arguments on each other has a message of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({"do_train": False}, "there is nothing to do"),
+    ({"input_dir": None}, "no data is named"),
+    ({"input_dir": " "}, "no data is named"),
+    ({"max_steps": -1}, "-1 is not a length"),
+    ({"max_steps": 0}, "0 is not a length"),
+    ({"overwrite_output_dir": 1, "resume_from_checkpoint": "c"}, "the other to start anew"),
+    ({"learning_rate": 1e-6}, "the floor 1e-05 lies above the learning rate 1e-06"),
+    ({"warmup_steps": 101}, "the warm-up of 101 steps is longer than the run of 100"),
+    ({"warmup_steps": 20, "decay_steps": 10}, "the decay ends at step 10, before the warm-up"),
+    ({"fp16": 1, "bf16": 1}, "a run has one precision"),
+    ({"bf16": 1, "amp_master_grad": 1}, "master gradients belong to fp16_opt_level O2"),
+    ({"logging_steps": 0}, "needs logging_steps > 0"),
+    (
+        {"do_eval": 1, "logging_steps": 0, "logging_strategy": "no"},
+        "evaluation needs eval_steps > 0",
+    ),
+    ({"load_best_model_at_end": 1}, "evaluation_strategy is 'no' and save_strategy 'steps'"),
+    (
+        {"load_best_model_at_end": 1, "do_eval": 1, "eval_steps": 30, "save_steps": 40},
+        "save_steps 40 is no multiple of eval_steps 30",
+    ),
+    (
+        {"sharding": "stage2", "pipeline_parallel_degree": 2},
+        "pipeline parallelism goes with sharding stage1 only, not stage2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), CASES, ids=lambda case: str(case)[:50])
+def test_a_conflict_has_its_own_message(problems, values: dict[str, Any], message: str) -> None:
+    (problem,) = problems(**values)
+    assert message in problem
+    assert any(f"{key}: " in problem for key in values)
+
+
+@pytest.mark.parametrize(
+    ("values", "messages"),
+    [
+        (
+            {"sequence_parallel": 1},
+            ["it needs tensor_parallel_degree > 1", "sequence parallelism is not available yet"],
+        ),
+        (
+            {"sep_parallel_degree": 2, "context_parallel_degree": 2},
+            ["both split the sequence", "sep_parallel_degree: 2 is not", "context_parallel_degree"],
+        ),
+        (
+            {"virtual_pp_degree": 2},
+            ["they need pipeline_parallel_degree > 1", "2 is not available"],
+        ),
+    ],
+)
+def test_what_is_not_available_yet_says_so(
+    problems, values: dict[str, Any], messages: list[str]
+) -> None:
+    found = problems(**values)
+    assert len(found) == len(messages)
+    for message in messages:
+        assert any(message in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("values", "notice"),
+    [
+        ({"sharding": "stage2"}, "stage2 is served by stage1's arithmetic"),
+        ({"sharding": "stage3"}, "stage3 is served by stage1's arithmetic"),
+        ({"sharding": "stage1 offload"}, "offload is not available yet"),
+        ({"report_to": "wandb"}, "wandb not available yet"),
+        ({"sharding_parallel_degree": 2}, "is plain data parallelism"),
+        ({"amp_master_grad": 1}, "amp_master_grad: False in place of the given value"),
+        (
+            {"load_best_model_at_end": 1, "do_eval": 1, "eval_steps": 500},
+            "load_best_model_at_end: not available yet",
+        ),
+    ],
+)
+def test_what_is_met_in_another_way_is_told(load, values: dict[str, Any], notice: str) -> None:
+    assert [line for line in load(**values).notices if notice in line]
+
+
+def test_more_evaluations_are_planned_where_eval_steps_gives_too_few(load) -> None:
+    run = load(max_steps=1000, do_eval=1, eval_steps=500, minimum_eval_times=9)
+    assert run.training.eval_steps == 110
+
+
+def test_warmup_steps_win_over_the_ratio(load) -> None:
+    assert load(warmup_ratio=0.015).training.warmup == 1.5
+    assert load(warmup_ratio=0.015, warmup_steps=3).training.warmup == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({}, "float32"),
+        ({"fp16": 1}, "float16"),
+        ({"bf16": 1, "fp16_opt_level": "O2"}, "bfloat16"),
+        ({"bf16": 1, "fp16_opt_level": "O0"}, "float32"),
+    ],
+)
+def test_compute_dtype(load, values: dict[str, Any], dtype: str) -> None:
+    assert load(**values).training.compute_dtype == dtype

@@ -1,0 +1,55 @@
+"""Every key of PaddleNLP's pretraining is known: it has an effect or a reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.config import json_schema, keys
+from llm_pretrain.config.inert import INERT
+from llm_pretrain.config.parallel_options import OPTIONS
+from llm_pretrain.config.spellings import SPELLINGS
+
+PUBLISHED = (Path(__file__).parent / "published_keys.txt").read_text(encoding="utf-8").split()
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_key_is_known(key: str) -> None:
+    assert key in json_schema()["properties"]
+
+
+def test_a_key_is_in_one_table_only() -> None:
+    assert not set(keys.OWNER) & set(INERT)
+    assert not set(SPELLINGS) & (set(keys.OWNER) | set(INERT))
+
+
+@pytest.mark.parametrize("key", keys.OWNER)
+def test_every_key_is_described(key: str) -> None:
+    assert len(keys.field(key).description or "") > 10
+
+
+@pytest.mark.parametrize("key", INERT)
+def test_a_key_without_effect_is_accepted_with_one_line_that_says_why(load, key: str) -> None:
+    notices = [line for line in load(**{key: 1}).notices if line.startswith(f"{key}: ")]
+    assert notices == [f"{key}: no effect here: {INERT[key]}"]
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_every_option_of_the_option_strings_is_accepted_with_a_line(load, key: str) -> None:
+    run = load(**{key: " ".join(OPTIONS[key])})
+    assert getattr(run.training, key) == tuple(OPTIONS[key])
+    for name in OPTIONS[key]:
+        assert any(line.startswith(f"{key} {name}: no effect") for line in run.notices)
+
+
+@pytest.mark.parametrize(("spelling", "key"), SPELLINGS.items())
+def test_other_spellings(load, spelling: str, key: str) -> None:
+    values = {"evaluation_strategy": "steps", "min_learning_rate": 1e-6, "max_seq_length": 64}
+    value = values.get(key, 1)
+    run = load(**{spelling: value})
+    assert any(line.startswith(f"{spelling}: read as {key}") for line in run.notices)
+    if key in keys.OWNER:
+        part = {"max_seq_length": run.data}.get(key, run.training)
+        assert getattr(part, key) == value
+        assert run.sources[key] == "run.json"

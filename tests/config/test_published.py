@@ -1,0 +1,77 @@
+"""The files that PaddleNLP's users have load unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.config import ConfigError, check_layout, load_run_config, resolve_degrees
+from llm_pretrain.models.families import load_model_config
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = sorted(REPOSITORY.glob("configs/*/*.json"))
+LLAMA = sorted(REPOSITORY.glob("configs/llama/pretrain*.json"))
+OTHERS = sorted(Path(__file__).parent.glob("published/*/*.json"))
+
+TP4_PP2_SCRIPT = """
+--model_type llama --model_name_or_path facebook/llama-7b
+--tokenizer_name_or_path facebook/llama-7b --input_dir ./data --output_dir output/llama_hybid
+--split 949,50,1 --max_seq_length 2048 --per_device_train_batch_size 1
+--per_device_eval_batch_size 4 --gradient_accumulation_steps 4 --use_flash_attention 1
+--use_fused_rms_norm 0 --fp16 --fp16_opt_level O2 --scale_loss 512 --tensor_parallel_degree 4
+--pipeline_parallel_degree 2 --virtual_pp_degree 1 --sequence_parallel 0 --learning_rate 0.00001
+--min_learning_rate 0.000001 --max_steps 10000 --save_steps 5000 --weight_decay 0.01
+--warmup_ratio 0.01 --max_grad_norm 1.0 --logging_steps 10 --dataloader_num_workers 1
+--eval_steps 1000 --report_to visualdl --sharding stage1 --disable_tqdm false
+--continue_training 1 --recompute 1 --do_train --do_eval --device gpu
+"""
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_config_of_the_repository_loads(path: Path) -> None:
+    load_run_config(path)
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=name)
+def test_published_files_of_other_families_load(path: Path) -> None:
+    if path.name == "pretrain-llama_13b-pp4tp2sd2_stage1.json":
+        with pytest.raises(ConfigError) as error:
+            load_run_config(path)
+        (problem,) = error.value.problems
+        assert "sequence parallelism is not available yet" in problem
+    else:
+        load_run_config(path)
+
+
+@pytest.mark.parametrize("path", LLAMA, ids=name)
+def test_llama_files_fit_their_models_on_eight_devices(path: Path) -> None:
+    run = load_run_config(path)
+    degrees = resolve_degrees(run.training, 8)
+    model = load_model_config(
+        run.model.model_name_or_path, run.model, max_seq_length=run.data.max_seq_length
+    )
+    assert (degrees.tensor, degrees.sharding, degrees.data) == (2, 4, 1)
+    assert check_layout(run, model, degrees) == []
+
+
+def test_the_benchmark_files_have_the_published_global_batch() -> None:
+    benchmarks = [path for path in LLAMA if "tp2sd4" in path.name]
+    assert len(benchmarks) == 8
+    for path in benchmarks:
+        training = load_run_config(path).training
+        per_device = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        assert per_device * 4 == 64
+
+
+def test_arguments_of_the_tp4_pp2_script() -> None:
+    run = load_run_config(None, TP4_PP2_SCRIPT.split())
+    degrees = resolve_degrees(run.training, 8)
+    assert (degrees.tensor, degrees.pipeline, degrees.sharding, degrees.data) == (4, 2, 1, 1)
+    assert run.training.fp16
+    assert run.training.scale_loss == 512
+    assert run.training.warmup == 100

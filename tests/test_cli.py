@@ -1,0 +1,170 @@
+"""The command as a person uses it: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm_pretrain.cli import main
+from llm_pretrain.data import IndexedWriter
+
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration of a tiny model with data beside it, in which all is well."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
+    data = tmp_path / "data"
+    data.mkdir()
+    with IndexedWriter(data / "text", np.uint16) as writer:
+        for i in range(100):
+            writer.add_document(np.arange(i, i + 50, dtype=np.uint16) % 64)
+    values = {
+        "model_name_or_path": str(model),
+        "input_dir": str(data),
+        "output_dir": str(tmp_path / "output"),
+        "max_seq_length": 16,
+        "max_steps": 10,
+        "do_train": True,
+        "do_eval": True,
+        "use_flash_attention": True,
+        "per_device_train_batch_size": 2,
+        "tensor_parallel_degree": 2,
+        "sharding": "stage1",
+    }
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    return path
+
+
+def change(config: Path, **values: Any) -> None:
+    old = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(old | values, indent=1), encoding="utf-8")
+
+
+def test_check_prints_all_that_can_be_known(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["check", str(config), "--world_size", "8", "--seed", "7"])
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "max_steps 10 [run.json]" in lines
+    assert "seed 7 [command line]" in lines
+    assert "weight_decay 0 [default]" in lines
+    assert "eval_steps 500 [from logging_steps]" in lines
+    assert "tensor groups: [0, 1] [2, 3] [4, 5] [6, 7]" in lines
+    assert "sharding groups: [0, 2, 4, 6] [1, 3, 5, 7]" in lines
+    assert any("41,248 parameters" in line for line in lines)
+    assert any("= 8 samples = 128 tokens per step" in line for line in lines)
+    assert "10 steps: 80 samples, 1,280 tokens in total" in lines
+    assert "from 5e-05, linear down to 1e-05 at step 10" in lines
+    assert any("100 documents, 5,000 tokens" in line for line in lines)
+    assert any(line.startswith("use_flash_attention: no effect here") for line in lines)
+    assert any(line.startswith("OMP_NUM_THREADS = ") for line in lines)
+
+
+def test_check_writes_nothing(config: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    main(["check", str(config), "--world_size", "2"])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_without_a_world_size_takes_the_fewest_processes(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(config)]) == 0
+    assert "--world_size: not given; 2 is the fewest" in capsys.readouterr().out
+
+
+def test_check_lists_every_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, tensor_parallel_degree=16, continue_training=1, fp16=1, bf16=1)
+    change(config, input_dir=str(config.parent / "none"))
+    assert main(["check", str(config), "--world-size=16"]) == 1
+    errors = capsys.readouterr().err
+    for expected in (
+        "fp16: both are true",
+        "tensor_parallel_degree 16 does not divide the model's attention heads, 8",
+        "tensor_parallel_degree 16 does not divide the model's key–value heads, 4",
+        "is no directory with safetensors weights",
+        "there are no such files",
+        "5 problem(s) found",
+    ):
+        assert expected in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--world_size", "3"], "the world size is 3"),
+        (["--world_size", "0"], "--world_size: '0' is no number of processes"),
+        (["--world_size"], "--world_size: '' is no number of processes"),
+        (["--max_step", "3"], "did you mean max_steps?"),
+        (["--model_name_or_path", "meta-llama/Llama-2-7"], "meta-llama/Llama-2-7b"),
+        (["--max_steps", "-1"], "-1 is not a length"),
+        (["--split", "0,1,1"], "split"),
+        (["--vocab_size", "32"], "vocab"),
+    ],
+)
+def test_check_fails_with_the_reason(
+    config: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["check", str(config), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--schema"]) == 0
+    assert "max_steps" in json.loads(capsys.readouterr().out)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ([], 2, "usage: llm-pretrain"),
+        (["--help"], 0, "usage: llm-pretrain"),
+        (["chek"], 2, "there is no command 'chek'"),
+        (["check", "--help"], 0, "usage: llm-pretrain check"),
+        (["train", "--help"], 0, "--learning_rate (5e-05)"),
+        (["check", "none.json"], 1, "none.json: there is no such file"),
+    ],
+)
+def test_words_and_exit_status(
+    capsys: pytest.CaptureFixture[str], words: list[str], status: int, message: str
+) -> None:
+    assert main(words) == status
+    printed = capsys.readouterr()
+    assert message in printed.out + printed.err
+
+
+def test_check_does_not_import_paddle_and_exits_with_its_status(config: Path) -> None:
+    program = (
+        "import sys; from llm_pretrain.cli import main; status = main(sys.argv[1:]); "
+        "assert 'paddle' not in sys.modules; sys.exit(status)"
+    )
+    command = [sys.executable, "-c", program, "check", str(config), "--world_size"]
+    root = Path(__file__).parents[1]
+    good = subprocess.run([*command, "2"], cwd=root, capture_output=True, text=True)
+    assert good.returncode == 0, good.stderr
+    bad = subprocess.run([*command, "3"], cwd=root, capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "Traceback" not in bad.stderr

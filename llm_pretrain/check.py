@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm_pretrain import machine
@@ -30,7 +30,9 @@ from llm_pretrain.config import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
-from llm_pretrain.models.families import load_model_config
+from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.tokenizers import find_tokenizer
+from llm_pretrain.training.model_choice import model_config_of, tokenizer_directory
 
 USAGE = """\
 usage: llm-pretrain check [CONFIG] [--world_size N] [--key value …]
@@ -113,6 +115,7 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
         "MACHINE",
         [f"{name} = {value or '-'}  [{reason}]" for name, value, reason in machine.choices()],
     )
+    report.problems += _check_folders(run)
     degrees = _check_layout(report, run, world_size)
     model = _check_model(report, run, degrees)
     if degrees is not None and run.training.max_steps > 0:
@@ -120,6 +123,16 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
         report.section("LEARNING RATE", [describe_schedule(run)])
         if run.data.input_dir is not None:
             _check_data(report, run, degrees, model)
+
+
+def _check_folders(run: RunConfig) -> Iterator[str]:
+    output = Path(run.training.output_dir)
+    blocked = next((path for path in (output, *output.parents) if path.is_file()), None)
+    if blocked is not None:
+        yield f"output_dir: {output} cannot be made: {blocked} is a file"
+    checkpoint = run.training.resume_from_checkpoint
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        yield f"resume_from_checkpoint: there is no directory {checkpoint}"
 
 
 def _check_layout(report: Report, run: RunConfig, world_size: int | None) -> Degrees | None:
@@ -140,11 +153,18 @@ def _check_layout(report: Report, run: RunConfig, world_size: int | None) -> Deg
 def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> ModelConfig | None:
     name = run.model.model_name_or_path
     try:
-        model = load_model_config(name, run.model, max_seq_length=run.data.max_seq_length)
+        model = model_config_of(run)
     except ConfigError as error:
         report.problems += error.problems
         return None
+    except PreprocessError as error:
+        report.problems.append(str(error))
+        return None
     report.section("MODEL", _describe_model(name, model, run.data.max_seq_length))
+    if find_tokenizer(tokenizer_directory(run)) is None:
+        report.notices.append(
+            f"no tokenizer in {tokenizer_directory(run)}: training works on token ids alone"
+        )
     if run.model.continue_training and not _has_weights(Path(name)):
         report.problems.append(
             f"continue_training: {name} is no directory with safetensors weights; download the "

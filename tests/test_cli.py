@@ -80,6 +80,7 @@ def test_check_prints_all_that_can_be_known(
     assert "from 5e-05, linear down to 1e-05 at step 10" in lines
     assert any("100 documents, 5,000 tokens" in line for line in lines)
     assert any(line.startswith("use_flash_attention: no effect here") for line in lines)
+    assert any(line.startswith("no tokenizer in") for line in lines)
     assert any(line.startswith("OMP_NUM_THREADS = ") for line in lines)
 
 
@@ -123,6 +124,9 @@ def test_check_lists_every_problem(config: Path, capsys: pytest.CaptureFixture[s
         (["--max_steps", "-1"], "-1 is not a length"),
         (["--split", "0,1,1"], "split"),
         (["--vocab_size", "32"], "vocab"),
+        (["--output_dir", __file__], "is a file"),
+        (["--output_dir", __file__ + "/run"], "is a file"),
+        (["--resume_from_checkpoint", "none"], "there is no directory none"),
     ],
 )
 def test_check_fails_with_the_reason(

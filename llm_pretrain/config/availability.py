@@ -32,8 +32,6 @@ def substitutes(training: TrainingArguments) -> Iterator[str]:
         )
     if "offload" in training.sharding:
         yield "sharding: offload is not available yet; the optimizer's state stays on the device"
-    if training.load_best_model_at_end:
-        yield ("load_best_model_at_end: not available yet; the weights of the last step are kept")
     others = [name for name in training.report_to if name not in ("visualdl", "all", "none")]
     if others:
         yield (

@@ -35,6 +35,7 @@ INERT: dict[str, str] = {
     # Data
     "skip_warmup": "files are memory-mapped and the system reads ahead by itself",
     "lazy_data_processing": "samples are always cut when they are asked for",
+    "dataloader_drop_last": "the data are cut into exactly the batches that the steps take",
     "distributed_dataloader": "a rank maps the files and reads only its own samples, which costs "
     "less than sending them",
     "remove_unused_columns": _COLLATED,
@@ -90,6 +91,8 @@ INERT: dict[str, str] = {
     "offload_recompute_inputs": "inputs of recomputed blocks stay on the device",
     # Evaluation and reports
     "eval_accumulation_steps": "evaluation keeps only sums of losses, which take no memory",
+    "metric_for_best_model": "load_best_model_at_end compares the evaluation loss",
+    "greater_is_better": "load_best_model_at_end compares the evaluation loss, lower is better",
     "max_evaluate_steps": "eval_iters is the number of batches of an evaluation",
     "log_on_each_node": "rank 0 reports for the job",
     "skip_memory_metrics": _PROFILING,

@@ -52,13 +52,8 @@ class EvaluationArguments(Arguments):
         None, gt=0, description="Evaluate at least this often: eval_steps is lowered if need be."
     )
     load_best_model_at_end: Flag = Field(
-        False, description="Keep the weights with the lowest evaluation loss in place of the last."
-    )
-    metric_for_best_model: Text | None = Field(
-        None, description="What load_best_model_at_end compares; by default the loss."
-    )
-    greater_is_better: Flag | None = Field(
-        None, description="Whether a greater value is better; by default not so for the loss."
+        False,
+        description="The final model is the one with the lowest evaluation loss, not the last.",
     )
 
 

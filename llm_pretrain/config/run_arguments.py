@@ -61,9 +61,6 @@ class BatchArguments(Arguments):
     dataloader_num_workers: Integer = Field(
         0, ge=0, description="Threads that read batches ahead; 0 reads in the training thread."
     )
-    dataloader_drop_last: Flag = Field(
-        False, description="Leave out the last batch if it is not full."
-    )
     ignore_data_skip: Flag = Field(
         False, description="On resuming, begin the data anew in place of where it stood."
     )

@@ -71,13 +71,8 @@ class TrainingArguments(
         train_batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
         if (
             self.pipeline_parallel_degree > 1
-            and self.do_eval
+            and (self.do_eval or self.do_predict)
             and self.per_device_eval_batch_size != train_batch
         ):
             derive("per_device_eval_batch_size", train_batch, "the pipeline's batch")
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            derive("metric_for_best_model", "loss", "load_best_model_at_end")
-        if self.metric_for_best_model is not None and self.greater_is_better is None:
-            greater = self.metric_for_best_model not in ("loss", "eval_loss")
-            derive("greater_is_better", greater, "metric_for_best_model")
         return self

@@ -77,10 +77,6 @@ def test_what_is_not_available_yet_says_so(
         ({"report_to": "wandb"}, "wandb not available yet"),
         ({"sharding_parallel_degree": 2}, "is plain data parallelism"),
         ({"amp_master_grad": 1}, "amp_master_grad: False in place of the given value"),
-        (
-            {"load_best_model_at_end": 1, "do_eval": 1, "eval_steps": 500},
-            "load_best_model_at_end: not available yet",
-        ),
     ],
 )
 def test_what_is_met_in_another_way_is_told(load, values: dict[str, Any], notice: str) -> None:

@@ -1,0 +1,34 @@
+"""Which model a run trains; Paddle is not imported, so that `check` can ask too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_pretrain.config import RunConfig
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import load_model_config
+from llm_pretrain.preprocess.tokenizers import find_tokenizer, load_tokenizer
+
+
+def tokenizer_directory(run: RunConfig) -> Path:
+    """Where the run's tokenizer would be."""
+    return Path(run.model.tokenizer_name_or_path or run.model.model_name_or_path)
+
+
+def model_config_of(run: RunConfig) -> ModelConfig:
+    """The run's model, with room for its samples and for its tokenizer, if it has one.
+
+    Raises:
+        ConfigError: there is no such model.
+        PreprocessError: the tokenizer is damaged.
+    """
+    directory = tokenizer_directory(run)
+    vocab_size = None
+    if find_tokenizer(directory) is not None:
+        vocab_size = load_tokenizer(directory).vocab_size
+    return load_model_config(
+        run.model.model_name_or_path,
+        run.model,
+        tokenizer_vocab_size=vocab_size,
+        max_seq_length=run.data.max_seq_length,
+    )

@@ -93,6 +93,9 @@ def _map_ids(path: Path) -> NDArray[np.integer]:
     if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.size == 0:
         raise DataError(f"{path} must hold one row of token ids and at least one.")
     check_token_type(tokens.dtype, path)
+    excess = path.stat().st_size - tokens.offset - tokens.nbytes
+    if excess:
+        raise DataError(f"{path} is damaged: it has {excess} bytes more than its header claims.")
     return tokens.view(np.ndarray)
 
 

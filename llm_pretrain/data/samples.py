@@ -52,9 +52,9 @@ class IndexedSamples:
                 begin = offset if position == first else 0
                 length = final + 1 - begin if position == last else None
                 pieces.append(self.data.read(document, begin, length))
+            tokens = np.concatenate([piece[0] for piece in pieces]).astype(np.int64)
         except (ValueError, IndexError) as error:
             raise self._damaged(number) from error
-        tokens = np.concatenate([piece[0] for piece in pieces]).astype(np.int64)
         if len(tokens) != self.sequence_length + 1:
             raise self._damaged(number)
         masks = [mask for _, mask in pieces if mask is not None]

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_pretrain.config import DataArguments
+from llm_pretrain.data import DataError, Datasets, IndexedWriter, SampleCounts, build_datasets
+from llm_pretrain.data.cache import IndexCache
+
+
+def write(prefix: Path, documents: int = 100, *, length: int = 30, seed: int = 0) -> None:
+    random = np.random.default_rng(seed)
+    with IndexedWriter(prefix, np.uint16) as writer:
+        for _ in range(documents):
+            writer.add_document(random.integers(0, 500, length))
+
+
+TRAIN = SampleCounts(train=50)
+
+
+def build(folder: Path, counts: SampleCounts = TRAIN, **changes) -> Datasets:
+    values = {"input_dir": str(folder), "split": "8,1,1", "max_seq_length": 16, **changes}
+    options = {
+        name: values.pop(name) for name in ("seed", "builder", "vocab_size") if name in values
+    }
+    options = {"seed": 42, "builder": True, "vocab_size": 500, **options}
+    return build_datasets(DataArguments(**values), counts, timeout_s=0.1, **options)
+
+
+def samples(dataset) -> np.ndarray:
+    return np.stack([dataset[number].tokens for number in range(len(dataset))])
+
+
+def test_only_wanted_splits_are_built(tmp_path: Path) -> None:
+    write(tmp_path / "web")
+    datasets = build(tmp_path, SampleCounts(train=50, test=3))
+    assert datasets.valid is None
+    assert datasets.train is not None
+    assert datasets.test is not None
+    assert len(datasets.train) >= 50
+    assert len(datasets.test) >= 3
+    sample = datasets.train[0]
+    assert sample.tokens.shape == (17,)
+    assert sample.tokens.dtype == np.int64
+    assert sample.mask is None
+
+
+def test_splits_share_no_token(tmp_path: Path) -> None:
+    with IndexedWriter(tmp_path / "web", np.uint16) as writer:
+        for document in range(100):
+            writer.add_document([document] * 20)
+    datasets = build(tmp_path, SampleCounts(200, 20, 20))
+    train, valid, test = (
+        set(samples(dataset).ravel().tolist())
+        for dataset in (datasets.train, datasets.valid, datasets.test)
+    )
+    assert max(train) < 80 <= min(valid)
+    assert max(valid) < 90 <= min(test)
+
+
+def test_others_read_what_the_builder_wrote(tmp_path: Path) -> None:
+    write(tmp_path / "web")
+    with pytest.raises(DataError, match="Waited"):
+        build(tmp_path, builder=False)
+    built, read = build(tmp_path), build(tmp_path, builder=False)
+    np.testing.assert_array_equal(samples(built.train), samples(read.train))
+    assert (tmp_path / "index-cache").is_dir()
+
+
+def test_data_cache_is_used_unless_index_cache_has_the_index(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "web")
+    build(tmp_path / "data", data_cache=str(tmp_path / "extra"))
+    assert not (tmp_path / "data" / "index-cache").exists()
+    assert list((tmp_path / "extra").glob("*_shuffle_idx.npy"))
+    build(tmp_path / "data")
+    for path in (tmp_path / "extra").iterdir():
+        path.unlink()
+    build(tmp_path / "data", builder=False, data_cache=str(tmp_path / "extra"))
+    assert not list((tmp_path / "extra").iterdir())
+
+
+def test_cache_moves_with_the_data(tmp_path: Path) -> None:
+    write(tmp_path / "here" / "web")
+    before = samples(build(tmp_path / "here").train)
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = samples(build(tmp_path / "there", builder=False).train)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_rebuilt_data_has_a_new_index(tmp_path: Path) -> None:
+    write(tmp_path / "web", documents=100, length=30)
+    build(tmp_path)
+    # As many bytes in both files, but other lengths.
+    with IndexedWriter(tmp_path / "web", np.uint16) as writer:
+        for document in range(100):
+            writer.add_document([document] * (10 if document % 2 else 50))
+    fresh = samples(build(tmp_path).train)
+    other = tmp_path / "other"
+    with IndexedWriter(other / "web", np.uint16) as writer:
+        for document in range(100):
+            writer.add_document([document] * (10 if document % 2 else 50))
+    np.testing.assert_array_equal(fresh, samples(build(other).train))
+
+
+def test_time_of_the_data_is_in_the_key(tmp_path: Path) -> None:
+    write(tmp_path / "web")
+    build(tmp_path)
+    os.utime(tmp_path / "web.bin", (1, 1))
+    with pytest.raises(DataError, match="Waited"):
+        build(tmp_path, builder=False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"max_seq_length": 15}, {"split": "7,2,1"}], ids=str
+)
+def test_each_setting_is_in_the_key(tmp_path: Path, change: dict) -> None:
+    write(tmp_path / "web")
+    build(tmp_path)
+    with pytest.raises(DataError, match="Waited"):
+        build(tmp_path, builder=False, **change)
+
+
+def test_blend_has_exactly_the_samples_asked_for(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / name, seed=ord(name))
+    datasets = build(tmp_path, SampleCounts(train=333, valid=10))
+    assert len(datasets.train) == 333
+    assert len(datasets.valid) == 10
+    assert datasets.train[332].tokens.shape == (17,)
+
+
+def test_zero_documents_in_a_wanted_split(tmp_path: Path) -> None:
+    write(tmp_path / "web", documents=10)
+    with pytest.raises(DataError, match=r"gives no document of .*web to valid"):
+        build(tmp_path, SampleCounts(train=5, valid=1), split="949,50,1")
+    assert build(tmp_path, SampleCounts(train=5), split="949,50,1").valid is None
+
+
+def test_sample_longer_than_the_data(tmp_path: Path) -> None:
+    write(tmp_path / "web", documents=10, length=4)
+    assert len(build(tmp_path, SampleCounts(train=3), max_seq_length=31).train) >= 3
+    with pytest.raises(DataError, match=r"a sample takes 33 tokens, but the train split of .*web"):
+        build(tmp_path, SampleCounts(train=1), max_seq_length=32)
+
+
+def test_ids_beyond_the_vocabulary(tmp_path: Path) -> None:
+    with IndexedWriter(tmp_path / "web", np.int32) as writer:
+        for _ in range(10):
+            writer.add_document([1, 2, 99] * 9)
+    build(tmp_path, vocab_size=100)
+    with pytest.raises(DataError, match=r"web\.bin holds the token id 99, .* ends at 98"):
+        build(tmp_path, vocab_size=99)
+    build(tmp_path, vocab_size=None)
+
+
+def test_negative_ids(tmp_path: Path) -> None:
+    with IndexedWriter(tmp_path / "web", np.int32) as writer:
+        for _ in range(10):
+            writer.add_document([1, -5] * 9)
+    with pytest.raises(DataError, match="token id -5"):
+        build(tmp_path)
+
+
+def test_tokens_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "web")
+    build(tmp_path)
+
+    def scan(*_: object) -> None:
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr("llm_pretrain.data.build.scan_token_range", scan)
+    build(tmp_path, seed=7)
+    # The type alone rules out an id beyond such a vocabulary.
+    os.utime(tmp_path / "web.bin", (1, 1))
+    build(tmp_path, vocab_size=65536)
+
+
+def test_error_in_the_builder_is_everybodys(tmp_path: Path) -> None:
+    write(tmp_path / "web")
+    build(tmp_path)
+    for is_builder in (True, False):
+        with pytest.raises(DataError, match="token id 4"):
+            build(tmp_path, builder=is_builder, vocab_size=400)
+
+
+def test_damaged_index_values_are_an_error_not_a_crash(tmp_path: Path) -> None:
+    write(tmp_path / "web")
+    build(tmp_path)
+    for name in ("doc", "sample", "shuffle"):
+        (path,) = (tmp_path / "index-cache").glob(f"*_{name}_idx.npy")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-64] + b"\x7f" * 64)
+        dataset = build(tmp_path, builder=False).train
+        with pytest.raises(DataError, match=r"index cache of .*web is damaged"):
+            samples(dataset)
+        path.write_bytes(whole)
+    assert len(samples(build(tmp_path, builder=False).train)) >= 50
+
+
+def test_loss_mask_reaches_the_samples(tmp_path: Path) -> None:
+    with IndexedWriter(tmp_path / "web", np.uint16, masked=True) as writer:
+        for _ in range(100):
+            writer.add_document(np.arange(30), np.arange(30) % 2)
+    sample = build(tmp_path).train[0]
+    np.testing.assert_array_equal(sample.mask, sample.tokens % 2)
+
+
+def test_notices_of_the_files_are_handed_on(tmp_path: Path) -> None:
+    write(tmp_path / "web")
+    with (tmp_path / "web.bin").open("ab") as file:
+        file.write(bytes(4))
+    (notice,) = build(tmp_path).notices
+    assert "4 bytes" in notice
+
+
+def test_cache_is_asked_for_nothing_unwanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "web")
+    asked: list[str] = []
+    fetch = IndexCache.fetch
+
+    def spy(self: IndexCache, description: str, make):
+        asked.append(description)
+        return fetch(self, description, make)
+
+    monkeypatch.setattr(IndexCache, "fetch", spy)
+    build(tmp_path, SampleCounts(train=5), vocab_size=None)
+    (description,) = asked
+    assert "Dataset name: train" in description
+    assert "web.bin, 6000 bytes, modified" in description

@@ -1,14 +1,23 @@
-"""Scaled dot-product attention (Vaswani et al., arXiv:1706.03762)."""
+"""Scaled dot-product attention (Vaswani et al., arXiv:1706.03762).
+
+Shapes: B batch, S sequence, N query heads, K key and value heads, D head size, G = N / K query
+heads of a group, R positions of a block, T the positions that a block sees.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import paddle
 from paddle import Tensor
+from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.precision import matmul, to_compute_dtype
+
+_MOST_BLOCKS = 8
+_FEWEST_ROWS = 128
 
 
 def attention(
@@ -31,13 +40,111 @@ def attention(
     Returns:
         [B, S, N, D] in the compute dtype.
     """
-    q, k, v = (to_compute_dtype(x).transpose([0, 2, 1, 3]) for x in (q_BSND, k_BSKD, v_BSKD))
-    group = q.shape[1] // k.shape[1]
-    if group > 1:
-        k, v = (paddle.repeat_interleave(x, group, axis=1) for x in (k, v))
-    scores = matmul(q, k, transpose_y=True).astype("float32") * (1 / math.sqrt(q.shape[-1]))
-    if causal:
-        length = scores.shape[-1]
-        scores = scores + paddle.triu(paddle.full([length, length], -math.inf), 1)
-    weights = F.dropout(F.softmax(scores, axis=-1), dropout, training=training)
-    return matmul(weights.astype(v.dtype), v).transpose([0, 2, 1, 3])
+    q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
+    return _Attention.apply(q, k, v, causal, dropout if training else 0.0)
+
+
+class _Attention(PyLayer):
+    """Block by block of query rows, so that most of what the causal mask hides is not computed.
+
+    The query heads of a group are rows of one product with their keys. With P the probabilities,
+    P' what dropout leaves of them, and O = P' V:
+    dV = P'ᵀ dO;  dS = P' · (dO Vᵀ) - P · rowsum(dO · O);  dQ = dS K;  dK = dSᵀ Q.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, causal: bool, dropout: float
+    ) -> Tensor:
+        sizes = _block_sizes(q_BSND.shape[1], causal)
+        scale = 1 / math.sqrt(q_BSND.shape[-1])
+        groups = q_BSND.shape[2] // k_BSKD.shape[2]
+        queries = _split_queries(q_BSND * scale, groups, sizes)
+        keys, values = _split_keys(k_BSKD, sizes), _split_keys(v_BSKD, sizes)
+        outputs, probabilities, kept = [], [], []
+        for i, q in enumerate(queries):
+            scores = matmul(_rows(q), _up_to(keys, i), transpose_y=True).astype("float32")
+            if causal:
+                scores = scores.reshape([*q.shape[:4], -1]).add_(_causal_mask(q.shape[3], scores))
+            probabilities.append(F.softmax_(_rows(scores), axis=-1))
+            kept.append(F.dropout(probabilities[-1], dropout) if dropout else probabilities[-1])
+            output = matmul(kept[-1].astype(q.dtype), _up_to(values, i))
+            outputs.append(output.reshape(q.shape))
+        ctx.save_for_backward(*queries, *keys, *values, *outputs, *probabilities, *kept)
+        ctx.sizes, ctx.scale, ctx.groups, ctx.dropout = sizes, scale, groups, dropout
+        return _join_queries(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, do_BSND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        saved, n = ctx.saved_tensor(), len(ctx.sizes)
+        queries, keys, values, outputs, probabilities, kept = (
+            saved[start : start + n] for start in range(0, 6 * n, n)
+        )
+        dqueries = []
+        dkeys, dvalues = ([paddle.zeros_like(x) for x in blocks] for blocks in (keys, values))
+        for i, do in enumerate(_split_queries(do_BSND, ctx.groups, ctx.sizes)):
+            correction = _rows((do * outputs[i]).astype("float32").sum(-1, keepdim=True))
+            q, do = _rows(queries[i]), _rows(do)
+            _add_up_to(dvalues, i, matmul(kept[i].astype(do.dtype), do, transpose_x=True))
+            ds = matmul(do, _up_to(values, i), transpose_y=True).astype("float32")
+            if ctx.dropout:
+                ds.multiply_(kept[i]).subtract_(probabilities[i] * correction)
+            else:
+                ds.subtract_(correction).multiply_(probabilities[i])
+            ds = ds.astype(do.dtype)
+            _add_up_to(dkeys, i, matmul(ds, q, transpose_x=True))
+            dqueries.append(matmul(ds, _up_to(keys, i)).reshape(queries[i].shape))
+        return _join_queries(dqueries) * ctx.scale, _join_keys(dkeys), _join_keys(dvalues)
+
+
+def _block_sizes(sequence_length: int, causal: bool) -> list[int]:
+    """Query rows of every block. Few large blocks: each costs some launches."""
+    rows = max(_FEWEST_ROWS, -(-sequence_length // _MOST_BLOCKS)) if causal else sequence_length
+    full, rest = divmod(sequence_length, rows)
+    return [rows] * full + [rest] * (rest > 0)
+
+
+def _causal_mask(rows: int, scores: Tensor) -> Tensor:
+    """What hides the future from the last `rows` positions of the keys: 0 or -inf, [R, T]."""
+    length = scores.shape[-1]
+    return paddle.triu(paddle.full([rows, length], -math.inf), length - rows + 1)
+
+
+def _rows(x_BKGRX: Tensor) -> Tensor:
+    """The rows of all heads of a group one after another, [B, K, G·R, X]."""
+    return x_BKGRX.reshape([*x_BKGRX.shape[:2], -1, x_BKGRX.shape[-1]])
+
+
+# Paddle's einsum and split copy with fast kernels where transpose and slicing make strided views,
+# whose later copy is ten times slower on CPU.
+def _split_queries(x_BSND: Tensor, groups: int, sizes: list[int]) -> list[Tensor]:
+    """Blocks of rows, [B, K, G, R, D] each."""
+    B, S, N, D = x_BSND.shape
+    x_BSKGD = x_BSND.reshape([B, S, N // groups, groups, D])
+    return paddle.split(paddle.einsum("bskgd->bkgsd", x_BSKGD), sizes, axis=3)
+
+
+def _join_queries(blocks_BKGRD: list[Tensor]) -> Tensor:
+    x_BSKGD = paddle.einsum("bkgsd->bskgd", paddle.concat(blocks_BKGRD, axis=3))
+    B, S, K, G, D = x_BSKGD.shape
+    return x_BSKGD.reshape([B, S, K * G, D])
+
+
+def _split_keys(x_BSKD: Tensor, sizes: list[int]) -> list[Tensor]:
+    """Blocks of positions, [B, K, R, D] each."""
+    return paddle.split(paddle.einsum("bskd->bksd", x_BSKD), sizes, axis=2)
+
+
+def _join_keys(blocks_BKRD: list[Tensor]) -> Tensor:
+    return paddle.einsum("bksd->bskd", paddle.concat(blocks_BKRD, axis=2))
+
+
+def _up_to(blocks_BKRD: list[Tensor], i: int) -> Tensor:
+    """The positions that block `i` of the queries sees, [B, K, T, D]."""
+    return blocks_BKRD[0] if i == 0 else paddle.concat(blocks_BKRD[: i + 1], axis=2)
+
+
+def _add_up_to(sums_BKRD: list[Tensor], i: int, x_BKTD: Tensor) -> None:
+    sizes = [block.shape[2] for block in sums_BKRD[: i + 1]]
+    for total, part in zip(sums_BKRD, paddle.split(x_BKTD, sizes, axis=2), strict=False):
+        total.add_(part)

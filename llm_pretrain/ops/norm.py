@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle import Tensor
+from paddle.autograd import PyLayer
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -16,6 +19,26 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     Returns:
         [..., H] in the dtype of `x`.
     """
-    x32 = x.astype("float32")
-    scale = paddle.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon)
-    return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)
+    return _RMSNorm.apply(x, weight, epsilon)
+
+
+class _RMSNorm(PyLayer):
+    """With n = x / rms and h = weight · dy: dx = (h - n · mean(h · n)) / rms."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        x32 = x.astype("float32")
+        inverse_rms = paddle.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(x, weight, inverse_rms)
+        return (x32 * inverse_rms).multiply_(weight.astype("float32")).astype(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, inverse_rms = ctx.saved_tensor()
+        dy32 = dy.astype("float32")
+        normalised = x.astype("float32") * inverse_rms
+        dweight = (dy32 * normalised).reshape([-1, x.shape[-1]]).sum(0)
+        dx = dy32 * weight.astype("float32")
+        normalised.multiply_((dx * normalised).mean(-1, keepdim=True))
+        dx.subtract_(normalised).multiply_(inverse_rms)
+        return dx.astype(x.dtype), dweight.astype(weight.dtype)

@@ -33,12 +33,12 @@ def is_low(x: Tensor) -> bool:
     return x.dtype in _LOW.values()
 
 
-def matmul(x: Tensor, y: Tensor, *, transpose_y: bool = False) -> Tensor:
+def matmul(x: Tensor, y: Tensor, *, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """`x @ y`, of two tensors of one dtype.
 
     Paddle has no low-precision product on CPU: there it multiplies in float32 and rounds.
     """
     if is_low(x) and x.place.is_cpu_place():
-        product = paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_y=transpose_y)
+        product = paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_x, transpose_y)
         return product.astype(x.dtype)
-    return paddle.matmul(x, y, transpose_y=transpose_y)
+    return paddle.matmul(x, y, transpose_x, transpose_y)

@@ -6,6 +6,7 @@ Paddle is not imported, so the answer is there in about a second.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ def _take_world_size(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
             rest.append(word)
     if value is None:
         return None, rest
-    if not value.isdecimal() or int(value) < 1:
+    if not re.fullmatch("0*[1-9][0-9]{0,9}", value):
         raise ConfigError([f"command line: --world_size: {value!r} is no number of processes"])
     return int(value), rest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -19,6 +21,10 @@ usage: llm-pretrain COMMAND …
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 if it failed, or 2 for a wrong command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a sign is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         print(USAGE, file=sys.stderr)
@@ -30,7 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"llm-pretrain: there is no command {words[0]!r}\n\n{USAGE}", file=sys.stderr)
         return 2
-    return command(words[1:])
+    try:
+        status = command(words[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, `head` for instance, has seen enough; nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _train(arguments: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,9 @@ def test_check_lists_every_problem(config: Path, capsys: pytest.CaptureFixture[s
     [
         (["--world_size", "3"], "the world size is 3"),
         (["--world_size", "0"], "--world_size: '0' is no number of processes"),
+        (["--world_size", "9" * 5000], "is no number of processes"),
+        (["--world_size", "999999999"], "a run has 1 to 1048576 processes"),
+        (["--tensor_parallel_degree", "9" * 18], "a run has 1 to 1048576 processes"),
         (["--world_size"], "--world_size: '' is no number of processes"),
         (["--max_step", "3"], "did you mean max_steps?"),
         (["--model_name_or_path", "meta-llama/Llama-2-7"], "meta-llama/Llama-2-7b"),
@@ -132,7 +136,7 @@ def test_check_lists_every_problem(config: Path, capsys: pytest.CaptureFixture[s
 def test_check_fails_with_the_reason(
     config: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert main(["check", str(config), *words]) == 1
+    assert main(["check", str(config), *words]) == 1, capsys.readouterr()
     assert message in capsys.readouterr().err
 
 
@@ -172,3 +176,17 @@ def test_check_does_not_import_paddle_and_exits_with_its_status(config: Path) ->
     bad = subprocess.run([*command, "3"], cwd=root, capture_output=True, text=True)
     assert bad.returncode == 1
     assert "Traceback" not in bad.stderr
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_signs_do_no_harm(config: Path) -> None:
+    command = f"{sys.executable} -m llm_pretrain.cli check {config} | head -n 1"
+    finished = subprocess.run(
+        command,
+        shell=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout == "CONFIGURATION\n"
+    assert "Error" not in finished.stderr

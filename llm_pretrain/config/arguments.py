@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
@@ -34,6 +35,8 @@ def _integer(value: Any) -> Any:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{shown(value)} is not a whole number")
+    if abs(value) >= 1 << 63:
+        raise ValueError(f"{shown(value)} is too large")
     return value
 
 
@@ -46,6 +49,8 @@ def _number(value: Any) -> Any:
 def _text(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is not a text")
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value):
+        raise ValueError(f"{shown(value)} holds control characters")
     return value
 
 

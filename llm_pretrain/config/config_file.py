@@ -21,16 +21,19 @@ class FileContent:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2, so that `no` is a text and `3e-05` a number."""
+    """YAML with the scalars of version 1.2: `no` is a text, `3e-05` a number, no dates."""
 
 
-_REPLACED = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+_REPLACED = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp"))
 _Loader.yaml_implicit_resolvers = {
     first: [resolver for resolver in resolvers if resolver[0] not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -93,7 +96,9 @@ def _count(pairs: list[tuple[str, Any]]) -> list[tuple[int, str, Any]]:
 def _json_lines(text: str) -> list[tuple[str, int]]:
     found = []
     for match in re.finditer(r'("(?:[^"\\\n]|\\.)*")\s*:', text):
-        found.append((json.loads(match.group(1)), text.count("\n", 0, match.start()) + 1))
+        found.append(
+            (json.loads(match.group(1), strict=False), text.count("\n", 0, match.start()) + 1)
+        )
     return found
 
 

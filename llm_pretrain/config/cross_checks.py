@@ -60,12 +60,6 @@ def _schedule(training: TrainingArguments) -> Iterator[Conflict]:
             f"the floor {training.min_learning_rate:g} lies above the learning rate "
             f"{training.learning_rate:g}; lower min_learning_rate",
         )
-    if training.max_steps > 0 and training.warmup_steps > training.max_steps:
-        yield Conflict(
-            ("warmup_steps", "max_steps"),
-            f"the warm-up of {training.warmup_steps} steps is longer than the run of "
-            f"{training.max_steps}",
-        )
     decay = training.decay_steps
     derived = "decay_steps" in training.derived
     if decay is not None and not derived and 0 < decay < training.warmup:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.training_arguments import TrainingArguments
 
+MOST_PROCESSES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Degrees:
@@ -63,8 +65,8 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
     Raises:
         ConfigError: the degrees do not multiply to the world size.
     """
-    if world_size < 1:
-        raise ConfigError([f"world size {world_size}: a run has at least one process"])
+    if not 1 <= world_size <= MOST_PROCESSES:
+        raise ConfigError([f"world size {world_size}: a run has 1 to {MOST_PROCESSES} processes"])
     named = _named(training)
     taken = math.prod(named.values())
     if world_size % taken:

@@ -33,6 +33,12 @@ def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list
         )
     if run.training.sharding and degrees.sharding == 1:
         notices.append(f"sharding: {run.training.sharding} over one process changes nothing")
+    for key, value in (
+        ("hidden_dropout_prob", model.hidden_dropout),
+        ("attention_probs_dropout_prob", model.attention_dropout),
+    ):
+        if run.sources[key] != "default" and getattr(run.model, key) != value:
+            notices.append(f"{key}: no effect: the model's config has no such dropout")
     return notices
 
 

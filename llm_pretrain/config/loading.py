@@ -19,6 +19,7 @@ from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.cross_checks import cross_checks
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.idle import idle_values
 from llm_pretrain.config.inert import INERT
 from llm_pretrain.config.model_arguments import ModelArguments
 from llm_pretrain.config.parallel_options import OPTIONS
@@ -239,6 +240,14 @@ def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[
         yield (
             f"sharding_parallel_degree: {training.sharding_parallel_degree} without a sharding "
             "stage is plain data parallelism"
+        )
+    for key, reason in idle_values(training):
+        if key in found.given:
+            yield f"{key}: no effect: {reason}"
+    if training.warmup > training.max_steps > 0:
+        yield (
+            f"learning_rate: {training.learning_rate:g} is not reached, since the warm-up of "
+            f"{training.warmup:g} steps is longer than the run of {training.max_steps}"
         )
     for key, reason in training.derived.items():
         if key in found.given and key != "eval_steps":

@@ -72,10 +72,12 @@ class ParallelArguments(Arguments):
         "with sharding before pipeline.",
     )
     tensor_parallel_config: TensorOptions = Field(
-        (), description="Options of tensor parallelism, by name, between spaces."
+        (),
+        description="Options of tensor parallelism, by name, between spaces.",
     )
     pipeline_parallel_config: PipelineOptions = Field(
-        (), description="Options of pipeline parallelism, by name, between spaces."
+        (),
+        description="Options of pipeline parallelism, by name, between spaces.",
     )
     sharding_parallel_config: ShardingOptions = Field(
         (), description="Options of sharding, by name, between spaces."

@@ -6,6 +6,7 @@ from typing import Any
 
 from llm_pretrain.config import keys
 from llm_pretrain.config.inert import INERT
+from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.spellings import SPELLINGS
 
 
@@ -17,6 +18,8 @@ def json_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {"$schema": {"type": "string"}}
     for owner in keys.MODELS:
         properties |= owner.model_json_schema()["properties"]
+    for key in OPTIONS:
+        properties[key]["default"] = ""
     for key, reason in INERT.items():
         properties[key] = {"deprecated": True, "description": f"No effect here: {reason}."}
     for spelling, key in SPELLINGS.items():

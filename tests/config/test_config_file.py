@@ -58,6 +58,19 @@ def test_an_editors_schema_key_is_left_alone(tmp_path: Path) -> None:
     assert run.notices == ()
 
 
+def test_texts_in_yaml_that_look_like_something_else(tmp_path: Path) -> None:
+    text = "{output_dir: 2024-01-31, input_dir: no, split: 8:1, max_steps: 1, do_train: 1}"
+    run = load_run_config(write(tmp_path, "run.yaml", text))
+    assert run.training.output_dir == "2024-01-31"
+    assert (run.data.input_dir, run.data.split) == ("no", "8:1")
+
+
+def test_lines_are_found_among_odd_texts(tmp_path: Path) -> None:
+    text = '{"output_dir": "a\\": b",\n\t":":1,\t":k": "v",\n"seed": "x"}'
+    problems = problems_of(write(tmp_path, "a.json", text))
+    assert any(problem.startswith("a.json, line 3: seed:") for problem in problems)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     assert problems_of(tmp_path / "none.json") == [
         f"{tmp_path / 'none.json'}: there is no such file"
@@ -95,6 +108,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         ("a.yaml", "- a", "this file holds a list"),
         ("a.yaml", "max_steps: !!python/name:os.system x", "could not determine a constructor"),
         ("a.yaml", "seed: &a [*a]", "recursive"),
+        ("a.yaml", "seed: " + "[" * 10_000, "nested too deeply"),
         ("a.yaml", "a: 1\n---\nb: 2", "a.yaml, line 2"),
     ],
 )

@@ -12,7 +12,7 @@ from llm_pretrain.config import (
     resolve_degrees,
     smallest_world_size,
 )
-from llm_pretrain.config.rank_groups import rank_groups
+from llm_pretrain.config.rank_groups import ORDERS, rank_groups
 
 
 def training(**values: Any) -> TrainingArguments:
@@ -60,7 +60,7 @@ def test_degrees(values: dict[str, Any], world_size: int, expected: dict[str, in
             4,
             "sharding_parallel_degree 3: needs 3 processes",
         ),
-        ({}, 0, "at least one process"),
+        ({}, 0, "1 to 1048576 processes"),
     ],
 )
 def test_degrees_that_do_not_make_the_world_size(
@@ -94,6 +94,21 @@ def test_rank_groups_follow_the_order() -> None:
         "tensor": [[0, 1], [2, 3], [4, 5], [6, 7]],
     }
     assert rank_groups(degrees, "sharding_first")["pipeline"] == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+@pytest.mark.parametrize("order", ["pp_first", "sharding_first"])
+def test_rank_groups_are_those_of_fleet(order: str) -> None:
+    from paddle.distributed.fleet.base.topology import CommunicateTopology
+
+    degrees = layout(data=2, pipeline=3, sharding=2, tensor=4)
+    fleet_names = {"pipeline": "pipe", "tensor": "model"}
+    sizes = {"data": 2, "pipeline": 3, "sharding": 2, "sep": 1, "tensor": 4}
+    topology = CommunicateTopology(
+        [fleet_names.get(axis, axis) for axis in ORDERS[order]],
+        [sizes[axis] for axis in ORDERS[order]],
+    )
+    for axis, groups in rank_groups(degrees, order).items():
+        assert groups == topology.get_comm_list(fleet_names.get(axis, axis))
 
 
 def test_one_process_has_no_groups() -> None:

@@ -72,6 +72,15 @@ def test_all_problems_are_told_together(load) -> None:
     assert len(found) == 5
 
 
+def test_a_dropout_that_the_model_does_not_have_is_told(load) -> None:
+    ones = dict.fromkeys(
+        ("data", "sharding", "tensor", "pipeline", "sep", "context", "virtual_pipeline"), 1
+    )
+    told = layout_notices(load(hidden_dropout_prob=0.2), ModelConfig(**MODEL), Degrees(**ones))
+    assert told == ["hidden_dropout_prob: no effect: the model's config has no such dropout"]
+    assert layout_notices(load(), ModelConfig(**MODEL), Degrees(**ones)) == []
+
+
 def test_a_sequence_longer_than_the_model_was_made_for(load) -> None:
     ones = dict.fromkeys(
         ("data", "sharding", "tensor", "pipeline", "sep", "context", "virtual_pipeline"), 1

@@ -1,4 +1,4 @@
-"""What `python -m paddle.distributed.launch` is given: `run_pretrain.py CONFIG.json [--key value …]`."""
+"""The script for `python -m paddle.distributed.launch`: run_pretrain.py CONFIG.json [--key value …]."""
 
 import sys
 

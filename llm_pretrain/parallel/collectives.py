@@ -63,3 +63,10 @@ def barrier() -> None:
     """Wait for every process of the job."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def all_reduce_world(tensor: paddle.Tensor, operation: str = "sum") -> paddle.Tensor:
+    """Reduce over every process of the job, in place, and return the tensor."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, op=_OPERATIONS[operation])
+    return tensor

@@ -73,7 +73,7 @@ class _Meetings:
             self.pairs[key] = _create_group(store, 0 if sends else 1, 2, pair_id)
         return self.pairs[key]
 
-    def barrier(self, group: Any, *_: Any) -> _Done:
+    def barrier(self, group: Any) -> _Done:
         """Wait through the store for as long as it takes; Gloo's own operations give up at 30 s."""
         common, group_id = self.common[id(group)]
         self.barriers[group_id] = number = self.barriers.get(group_id, 0) + 1
@@ -153,4 +153,4 @@ def install(timeout_seconds: int) -> None:
     process_group.recv = lambda group, tensor, source, sync_op=True: _recv(
         meetings.pair(group, source, group.rank()), tensor, 0, True
     )
-    process_group.barrier = meetings.barrier
+    process_group.barrier = lambda group, *_: meetings.barrier(group)

@@ -49,7 +49,8 @@ def evaluate(
             total += pipeline.evaluate(parts)
             micro_batches += len(parts)
             done += 1
-    loss = float(sum_over_batch_ranks(total, topology)) / max(micro_batches * topology.batch_degree, 1)
+    count = max(micro_batches * topology.batch_degree, 1)
+    loss = float(sum_over_batch_ranks(total, topology)) / count
     return {
         "eval_loss": loss,
         "eval_ppl": math.exp(min(loss, 700.0)),

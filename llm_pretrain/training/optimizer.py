@@ -28,7 +28,7 @@ class StepResult:
     """A float16 gradient overflowed: the weights are as they were."""
 
 
-class NonFiniteGradient(FloatingPointError):
+class NonFiniteGradientError(FloatingPointError):
     """The gradient is infinite or not a number, and no loss scale is to blame."""
 
 
@@ -77,13 +77,13 @@ class ShardedAdamW:
         """Reduce, clip and apply the accumulated gradients, then clear them.
 
         Raises:
-            NonFiniteGradient: before any weight has changed.
+            NonFiniteGradientError: before any weight has changed.
         """
         shards = [bucket.reduce_gradients() for bucket in self.buckets]
         norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
         is_finite = math.isfinite(norm)
         if not is_finite and not loss_scale.is_dynamic:
-            raise NonFiniteGradient(f"The norm of the gradient is {norm}.")
+            raise NonFiniteGradientError(f"The norm of the gradient is {norm}.")
         if is_finite:
             self._apply(shards, self._factor(norm) / loss_scale.value, learning_rate)
         for bucket in self.buckets:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import paddle
 
-from llm_pretrain import machine, ops
+from llm_pretrain import machine
 from llm_pretrain.checkpoint import hugging_face
 from llm_pretrain.config import (
     ConfigError,
@@ -28,6 +28,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, Datasets, SampleCounts, build_datasets
 from llm_pretrain.models.families import load_model_config
 from llm_pretrain.models.loss import language_model_loss
+from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         config = load_run_config(*split_command_line(arguments))
         degrees = resolve_degrees(config.training, topology.world_size())
-        model_config = _model_config(config)
+        model_config = model_config_of(config)
         problems = check_layout(config, model_config, degrees)
         if problems:
             raise ConfigError(problems)
@@ -58,13 +59,14 @@ def run(arguments: Sequence[str]) -> int:
             degrees, order=config.training.hybrid_parallel_topo_order
         )
         with reported_failures():
-            return _train(config, model_config, layout)
+            return train(config, model_config, layout)
     except (ConfigError, DataError, PreprocessError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
 
 
-def _train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
+def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
+    """Train in a topology that is formed already; the exit status."""
     training = config.training
     reports = Reports(config, model_config, layout)
     try:
@@ -106,7 +108,8 @@ def _train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> in
     return 0
 
 
-def _model_config(config: RunConfig) -> ModelConfig:
+def model_config_of(config: RunConfig) -> ModelConfig:
+    """The model that a run trains, with room for its tokenizer."""
     tokenizer = _tokenizer_directory(config)
     has_tokenizer = find_tokenizer(tokenizer) is not None
     return load_model_config(
@@ -136,7 +139,9 @@ def _select_device(config: RunConfig) -> None:
     elif wanted and ":" in wanted:
         paddle.device.set_device(wanted)
     else:
-        paddle.device.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0')}")
+        # The launcher names each process's GPU in this variable, in lower case.
+        index = os.environ.get("FLAGS_selected_gpus", "0")  # noqa: SIM112
+        paddle.device.set_device(f"gpu:{index}")
 
 
 def _say_what_is_run(
@@ -179,7 +184,7 @@ def _weight_dtype(config: RunConfig) -> str:
 
 def _build_model(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Stage:
     training = config.training
-    ops.set_compute_dtype(training.compute_dtype)
+    set_compute_dtype(training.compute_dtype)
     paddle.set_default_dtype(_weight_dtype(config))
     try:
         stage = build_stage(model_config, layout)

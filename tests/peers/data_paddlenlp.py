@@ -4,6 +4,7 @@ Usage: data_paddlenlp.py CASES.json OUT_DIRECTORY. A case has `input` (words of 
 `counts`, `sequence_length` and `seed`; its result is OUT_DIRECTORY/<number>.npz with an array
 [samples, sequence length + 1] for each split, and `<split>_mask` where there is a loss mask.
 A case with `read` instead is a prefix, whose sequences are given back one after another.
+A case with `sampler` (length, batch_size, degree, rank, consumed) gives the samples of each batch.
 A case with `write` is a prefix to be written, with PaddleNLP's own writer, from `documents`.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from paddlenlp.data import causal_dataset, indexed_dataset
+from paddlenlp.utils.batch_sampler import DistributedBatchSampler
 
 
 def read_samples(case: dict, cache: Path) -> dict[str, np.ndarray]:
@@ -48,6 +50,21 @@ def read_sequences(prefix: str) -> dict[str, np.ndarray]:
     }
 
 
+def batches(
+    length: int, batch_size: int, degree: int, rank: int, consumed: int
+) -> dict[str, np.ndarray]:
+    sampler = DistributedBatchSampler(
+        range(length),
+        batch_size,
+        num_replicas=degree,
+        rank=rank,
+        shuffle=False,
+        drop_last=True,
+        consumed_samples=consumed,
+    )
+    return {"batches": np.array(list(sampler), np.int64).reshape(-1, batch_size)}
+
+
 def write(prefix: str, documents: list[list[list[int]]], dtype: str) -> None:
     builder = indexed_dataset.make_builder(prefix + ".bin", "mmap", np.dtype(dtype).type)
     for sequences in documents:
@@ -64,6 +81,8 @@ def main(cases_path: str, out: str) -> None:
             continue
         if "read" in case:
             arrays = read_sequences(case["read"])
+        elif "sampler" in case:
+            arrays = batches(**case["sampler"])
         else:
             arrays = read_samples(case, Path(out) / f"cache{number}")
         np.savez(Path(out) / f"{number}.npz", **arrays)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llm_pretrain.config import DataArguments
-from llm_pretrain.data import IndexedWriter, SampleCounts, build_datasets
+from llm_pretrain.data import BatchLoader, IndexedWriter, Sample, SampleCounts, build_datasets
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.npy_dataset import write_npy
 from llm_pretrain.data.sample_index import plan_epochs
@@ -165,3 +165,39 @@ def test_older_form_is_read_by_paddlenlp(tmp_path: Path, paddlenlp_python: Path)
     assert result["tokens"].tolist() == list(range(20))
     assert result["sizes"].tolist() == [5, 0, 15]
     assert result["documents"].tolist() == [0, 1, 3]
+
+
+class Numbers:
+    """A dataset of `length` samples, each of its own number twice."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Sample:
+        return Sample(np.array([number, number]), None)
+
+
+def test_batches_of_every_rank_are_paddlenlps(tmp_path: Path, paddlenlp_python: Path) -> None:
+    cases = [
+        {
+            "length": length,
+            "batch_size": batch_size,
+            "degree": degree,
+            "rank": rank,
+            "consumed": consumed * batch_size * degree,
+        }
+        for length in (24, 31)
+        for batch_size in (1, 3)
+        for degree in (1, 2, 4)
+        for rank in range(degree)
+        for consumed in (0, 1)
+    ]
+    results = run_peer(paddlenlp_python, [{"sampler": case} for case in cases], tmp_path / "peer")
+    for wanted, theirs in zip(cases, results, strict=True):
+        length, consumed = wanted.pop("length"), wanted.pop("consumed")
+        with BatchLoader(Numbers(length), consumed_samples=consumed, **wanted) as loader:
+            ours = [batch.tokens[:, 0].tolist() for batch in loader]
+        assert ours == theirs["batches"].tolist()

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from llm_pretrain.config import DataArguments
+from llm_pretrain.data import IndexedWriter, describe_data
+from llm_pretrain.data.find_data import open_data
+from llm_pretrain.data.npy_dataset import write_npy
+from llm_pretrain.preprocess import PreprocessError, encode, load_tokenizer, main, train_bpe
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "日本", "\n"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_bpe(iter([" ".join(WORDS)] * 10), 280, folder)
+    return folder
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def random_texts(count: int, seed: int = 0) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(0, 60))) for _ in range(count)]
+
+
+def run(tokenizer: Path, source: Path, prefix: Path, *more: str) -> int:
+    return main(
+        [
+            "--model_name_or_path",
+            str(tokenizer),
+            "--input_path",
+            str(source),
+            "--output_prefix",
+            str(prefix),
+            *more,
+        ]
+    )
+
+
+def documents(prefix: Path) -> list[list[int]]:
+    data = open_data(prefix)
+    return [data.read(i, 0, None)[0].tolist() for i in range(len(data.sizes))]
+
+
+def test_documents_are_the_texts(tokenizer: Path, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["alpha beta", "  gamma\n", "", " \n", "日本"])
+    assert run(tokenizer, source, tmp_path / "out" / "x") == 0
+    loaded = load_tokenizer(tokenizer)
+    decoded = [loaded.decode(ids) for ids in documents(tmp_path / "out" / "x")]
+    assert decoded == ["alpha beta", "gamma", "日本"]
+    data = DataArguments(input_dir=str(tmp_path / "out"))
+    assert "3 documents" in "\n".join(describe_data(data))
+
+
+def test_eos_ends_every_document(tokenizer: Path, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["alpha", "beta gamma"])
+    assert run(tokenizer, source, tmp_path / "x", "--append_eos") == 0
+    assert [ids.count(2) for ids in documents(tmp_path / "x")] == [1, 1]
+    assert all(ids[-1] == 2 for ids in documents(tmp_path / "x"))
+
+
+def test_output_is_the_same_with_any_number_of_workers(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "_CHUNK_RECORDS", 7)
+    write_jsonl(tmp_path / "text" / "a.jsonl", random_texts(100))
+    (tmp_path / "text" / "b.txt").write_text("\n\n".join(random_texts(50, seed=1)))
+    for workers in ("1", "2", "3"):
+        more = ("--workers", workers, "--append_eos")
+        assert run(tokenizer, tmp_path / "text", tmp_path / f"x{workers}", *more) == 0
+    for ending in (".bin", ".idx"):
+        first = (tmp_path / f"x1{ending}").read_bytes()
+        for workers in ("2", "3"):
+            assert (tmp_path / f"x{workers}{ending}").read_bytes() == first
+
+
+def test_few_chunks_are_in_memory() -> None:
+    taken = 0
+
+    def chunks():
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield number
+
+    class Pool:
+        """Stands in for the process pool: runs a task when it is handed in."""
+
+        def __init__(self, *_: object) -> None: ...
+
+        def submit(self, _: object, chunk: int):
+            future = encode.Future()
+            future.set_result(chunk)
+            return future
+
+        def shutdown(self, **_: object) -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "ProcessPoolExecutor", Pool)
+        options = encode.EncodeOptions(Path(), encode.ReaderOptions(), False, 0)
+        for done, _ in enumerate(encode.encode_chunks(chunks(), options, 4)):
+            assert taken - done <= 4 * 3
+
+
+def test_death_of_a_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(encode.ProcessPoolExecutor, "submit", dies)
+    options = encode.EncodeOptions(Path(), encode.ReaderOptions(), False, 0)
+    chunk = encode.Chunk(Path("a.txt"), ())
+    with pytest.raises(PreprocessError, match="A worker process died"):
+        next(encode.encode_chunks(iter([chunk]), options, 2))
+
+
+MALFORMED = '{"text": "alpha"}\n{"text": \n{"body": "beta"}\n{"text": "gamma"}\n'
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_malformed_line_fails_with_file_and_line(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(MALFORMED)
+    source = tmp_path / "a.jsonl"
+    assert run(tokenizer, source, tmp_path / "x", "--workers", workers) == 1
+    error = capsys.readouterr().err
+    assert f"{source}:2: " in error
+    assert "--on_error skip" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_malformed_lines_are_skipped_and_counted(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(MALFORMED)
+    source = tmp_path / "a.jsonl"
+    assert run(tokenizer, source, tmp_path / "x", "--on_error", "skip") == 0
+    assert len(documents(tmp_path / "x")) == 2
+    out = capsys.readouterr().out
+    assert f"Skipped {source}:2" in out
+    assert f"Skipped {source}:3: there is no key 'text'" in out
+    assert "2 records skipped" in out
+
+
+def test_failure_leaves_older_output_alone(tokenizer: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "good.jsonl", ["alpha beta"])
+    (tmp_path / "bad.jsonl").write_text(MALFORMED)
+    assert run(tokenizer, tmp_path / "good.jsonl", tmp_path / "x") == 0
+    before = documents(tmp_path / "x")
+    assert run(tokenizer, tmp_path / "bad.jsonl", tmp_path / "x") == 1
+    assert documents(tmp_path / "x") == before
+
+
+def test_max_doc_num_counts_documents_with_text(tokenizer: Path, tmp_path: Path) -> None:
+    texts = ["alpha", "", "beta", "gamma", "delta"]
+    source = write_jsonl(tmp_path / "a.jsonl", texts)
+    with source.open("a") as file:
+        file.write("malformed, but behind the last one wanted\n")
+    assert run(tokenizer, source, tmp_path / "x", "--max_doc_num", "3") == 0
+    loaded = load_tokenizer(tokenizer)
+    decoded = [loaded.decode(ids) for ids in documents(tmp_path / "x")]
+    assert decoded == ["alpha", "beta", "gamma"]
+
+
+def test_repeated_characters(tokenizer: Path, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["a" + "-" * 101 + "b", "a" + "-" * 100 + "b"])
+    loaded = load_tokenizer(tokenizer)
+
+    def decoded(*more: str) -> list[str]:
+        assert run(tokenizer, source, tmp_path / "x", *more) == 0
+        return [loaded.decode(ids) for ids in documents(tmp_path / "x")]
+
+    assert decoded() == ["a-b", "a" + "-" * 100 + "b"]
+    assert decoded("--max_repeated_len", "0")[0] == "a" + "-" * 101 + "b"
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(65535, np.uint16), (65536, np.int32)])
+def test_token_type_is_by_the_largest_id(tmp_path: Path, largest: int, dtype: type) -> None:
+    vocabulary = {f"w{number}": number for number in range(largest)}
+    saved = Tokenizer(models.WordLevel({**vocabulary, "[UNK]": largest}, unk_token="[UNK]"))
+    saved.pre_tokenizer = pre_tokenizers.Whitespace()
+    (tmp_path / "tokenizer").mkdir()
+    saved.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    source = write_jsonl(tmp_path / "a.jsonl", ["w0 unheard"])
+    assert run(tmp_path / "tokenizer", source, tmp_path / "x") == 0
+    assert open_data(tmp_path / "x").tokens.dtype == dtype
+    assert documents(tmp_path / "x") == [[0, largest]]
+
+
+def test_progress_is_reported(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["alpha"] * 600)
+    assert run(tokenizer, source, tmp_path / "x", "--log_interval", "200") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("256 documents, ")
+    assert lines[-1].startswith(f"Wrote {tmp_path / 'x'}.bin")
+    assert "600 documents" in lines[-1]
+
+
+def test_errors_of_the_arguments(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["alpha"])
+    empty = write_jsonl(tmp_path / "empty.jsonl", ["", " "])
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
+    write_npy(tmp_path / "old", [1], [1], [0, 1])
+
+    def error(*arguments: object) -> str:
+        assert run(*arguments) == 1  # type: ignore[arg-type]
+        return capsys.readouterr().err
+
+    assert "holds no tokenizer" in error(tmp_path, source, tmp_path / "x")
+    assert "no such file" in error(tokenizer, tmp_path / "missing", tmp_path / "x")
+    assert "holds no text" in error(tokenizer, empty, tmp_path / "x")
+    assert "no end-of-document" in error(tmp_path / "bare", source, tmp_path / "x", "--append_eos")
+    assert "add a name" in error(tokenizer, source, f"{tmp_path}/")
+    assert "older form" in error(tokenizer, source, tmp_path / "old")
+    assert not (tmp_path / "x.bin").exists()
+    assert main(["--workers", "0"]) == 2
+    assert main(["--help"]) == 0
+
+
+def test_folder_of_the_same_name_is_no_obstacle(tokenizer: Path, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "wiki" / "a.jsonl", ["alpha"])
+    assert run(tokenizer, source.parent, tmp_path / "wiki") == 0
+    assert len(documents(tmp_path / "wiki")) == 1
+
+
+def test_writer_and_command_write_alike(tokenizer: Path, tmp_path: Path) -> None:
+    texts = ["alpha", "beta gamma"]
+    assert run(tokenizer, write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "x") == 0
+    with IndexedWriter(tmp_path / "y", np.uint16) as writer:
+        for text in texts:
+            writer.add_document(load_tokenizer(tokenizer).encode(text))
+    for ending in (".bin", ".idx"):
+        x, y = (tmp_path / f"{name}{ending}" for name in ("x", "y"))
+        assert x.read_bytes() == y.read_bytes()

@@ -33,6 +33,12 @@ def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list
         )
     if run.training.sharding and degrees.sharding == 1:
         notices.append(f"sharding: {run.training.sharding} over one process changes nothing")
+    steps = run.training.gradient_accumulation_steps
+    if steps < degrees.pipeline:
+        notices.append(
+            f"gradient_accumulation_steps: {steps} micro-batches cannot keep {degrees.pipeline} "
+            "pipeline stages busy; the more of them, the less each stage waits"
+        )
     for key, value in (
         ("hidden_dropout_prob", model.hidden_dropout),
         ("attention_probs_dropout_prob", model.attention_dropout),

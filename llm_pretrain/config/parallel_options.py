@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "enable_stage1_overlap": "gradients are reduced after the last micro-batch",
         "enable_stage2_overlap": "gradients are reduced after the last micro-batch",
         "split_param": "parameters are not split within the sharding group",
-        "disable_stage1_reduce_avg": "gradients are summed, then divided",
+        "disable_stage1_reduce_avg": "losses are divided, then gradients are summed",
         "enable_stage1_broadcast_overlap": "weights are gathered before the next step",
         "enable_stage1_allgather_overlap": "weights are gathered before the next step",
         "enable_release_grads": "gradients are freed by the optimizer step",

@@ -72,6 +72,15 @@ def test_all_problems_are_told_together(load) -> None:
     assert len(found) == 5
 
 
+def test_a_pipeline_with_few_micro_batches_is_told(load) -> None:
+    ones = dict.fromkeys(("data", "sharding", "tensor", "sep", "context", "virtual_pipeline"), 1)
+    degrees = Degrees(**ones, pipeline=4)
+    (notice,) = layout_notices(load(gradient_accumulation_steps=3), ModelConfig(**MODEL), degrees)
+    assert "3 micro-batches cannot keep 4 pipeline stages busy" in notice
+    full = load(gradient_accumulation_steps=4)
+    assert layout_notices(full, ModelConfig(**MODEL), degrees) == []
+
+
 def test_a_dropout_that_the_model_does_not_have_is_told(load) -> None:
     ones = dict.fromkeys(
         ("data", "sharding", "tensor", "pipeline", "sep", "context", "virtual_pipeline"), 1

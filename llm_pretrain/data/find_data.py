@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_pretrain.data.errors import DataError
@@ -56,9 +56,20 @@ def find_data(input_dir: str | None) -> Inputs:
 
 def open_data(prefix: Path) -> TokenData:
     """Map the files of a prefix; the older form is taken where both are, as PaddleNLP does."""
-    if ids_path(prefix).exists() and npz_path(prefix).exists():
-        return open_npy(prefix)
-    return open_indexed(prefix)
+    try:
+        return _open(prefix)
+    except OSError as error:
+        raise DataError(f"{error.filename or prefix} can't be read: {error.strerror}.") from error
+
+
+def _open(prefix: Path) -> TokenData:
+    if not (ids_path(prefix).exists() and npz_path(prefix).exists()):
+        return open_indexed(prefix)
+    data = open_npy(prefix)
+    if not bin_path(prefix).exists():
+        return data
+    notice = f"{ids_path(prefix)} is read, and {bin_path(prefix)} beside it is not."
+    return replace(data, notices=(*data.notices, notice))
 
 
 def _exists(prefix: Path) -> bool:
@@ -66,7 +77,10 @@ def _exists(prefix: Path) -> bool:
 
 
 def _in_folder(folder: Path) -> tuple[Path, ...]:
-    names = {path.name for path in folder.iterdir() if path.is_file()}
+    try:
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+    except OSError as error:
+        raise DataError(f"input_dir {folder} can't be read: {error.strerror}.") from error
     found: set[str] = set()
     for endings in _PAIRS:
         for ending, other in (endings, endings[::-1]):

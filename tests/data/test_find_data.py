@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from llm_pretrain.data import DataError
-from llm_pretrain.data.find_data import find_data
+from llm_pretrain.data import DataError, IndexedWriter
+from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.data.npy_dataset import write_npy
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -31,8 +33,13 @@ def test_single_pair_is_not_blended(tmp_path: Path) -> None:
 
 
 def test_both_forms_of_one_prefix_are_one_dataset(tmp_path: Path) -> None:
-    make(tmp_path, "x.idx", "x.bin", "x_ids.npy", "x_idx.npz")
+    write_npy(tmp_path / "x", [1, 2], [2], [0, 1])
+    with IndexedWriter(tmp_path / "x", np.uint16) as writer:
+        writer.add_document([3, 4, 5])
     assert find_data(str(tmp_path)).prefixes == (tmp_path / "x",)
+    data = open_data(tmp_path / "x")
+    assert data.tokens.tolist() == [1, 2]
+    assert "x_ids.npy is read" in data.notices[0]
 
 
 @pytest.mark.parametrize("ending", ["", ".bin", ".idx"])
@@ -100,3 +107,17 @@ def test_wrong_weights_and_prefixes(tmp_path: Path, value: str, message: str) ->
     make(tmp_path, "a.idx", "a.bin")
     with pytest.raises(DataError, match=message):
         find_data(value.format(tmp_path))
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.idx", "a.bin")
+
+    def denied(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(DataError, match=r"a\.idx can't be read: Permission denied"):
+        open_data(tmp_path / "a")
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(DataError, match=r"input_dir .* can't be read: Permission denied"):
+        find_data(str(tmp_path))

@@ -62,7 +62,7 @@ def test_ranks_take_turns() -> None:
     assert of(2) == [[4, 5], [10, 11]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 60),
     st.integers(1, 4),

@@ -38,19 +38,26 @@ def save_checkpoint(
 ) -> None:
     """Write weights, optimizer and `state`; every rank calls it.
 
-    Nodes may share a disk or not: each has what its ranks hold, and `trainer_state.json`.
+    Nodes may share a disk or not: each disk gets what the ranks that write to it hold, and
+    `trainer_state.json`. What several ranks hold is written once per disk that has it first.
     """
     writing = writing_path(checkpoint)
     if is_first_of_node():
         shutil.rmtree(writing, ignore_errors=True)
     collectives.barrier()
     writing.mkdir(parents=True, exist_ok=True)
-    save_optimizer(writing, optimizer_states, topology)
+    mark = writing / ".rank-0"
+    if topology.rank == 0:
+        mark.touch()
+    collectives.barrier()
+    if topology.data_rank == 0 or not mark.exists():
+        save_optimizer(writing, optimizer_states, topology)
     save_weights(writing, model, config, topology, extras=extras)
     if is_first_of_node():
         _write_state(writing, state, topology.rank)
     collectives.barrier()
     if topology.rank == 0:
+        mark.unlink()
         publish(checkpoint)
     collectives.barrier()
     if is_first_of_node():

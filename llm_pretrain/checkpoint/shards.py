@@ -24,9 +24,7 @@ from llm_pretrain.parallel.topology import Topology
 def save_optimizer(
     directory: Path, states: Iterable[tuple[Bucket, dict[str, Tensor]]], topology: Topology
 ) -> None:
-    """Write this rank's shards. Ranks that hold copies of another's write nothing."""
-    if topology.data_rank > 0:
-        return
+    """Write this rank's shards."""
     ranges: list[SavedRange] = []
     arrays: dict[str, np.ndarray] = {}
     powers: dict[str, float] = {}

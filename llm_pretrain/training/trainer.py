@@ -17,9 +17,10 @@ from llm_pretrain.checkpoint.directory import (
 )
 from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
 from llm_pretrain.checkpoint.shards import load_optimizer
-from llm_pretrain.config import RunConfig
+from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import BatchLoader, Dataset, Datasets
+from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.evaluate import evaluate, split_batch, sum_over_batch_ranks
@@ -74,6 +75,7 @@ class Trainer:
             training.resume_from_checkpoint,
             overwrite=training.overwrite_output_dir,
         )
+        self._assert_agreement(checkpoint)
         if checkpoint is None:
             self.reports.message(f"Training starts at step 0: {reason}.")
             return
@@ -86,6 +88,27 @@ class Trainer:
         self.reports.message(
             f"Training resumes at step {self.progress.global_step} from {checkpoint}: {reason}."
         )
+
+    def _assert_agreement(self, checkpoint: Path | None) -> None:
+        """All ranks must have found the same checkpoint, also where nodes have disks of their own.
+
+        Raises:
+            ConfigError: they have not.
+        """
+        step = -1 if checkpoint is None else read_state(checkpoint)["progress"]["global_step"]
+        bounds = paddle.to_tensor([step, -step], dtype="int64")
+        collectives.all_reduce_world(bounds, "max")
+        latest, earliest = int(bounds[0]), -int(bounds[1])
+        if latest != earliest:
+            found = f"{checkpoint}" if checkpoint else "no checkpoint"
+            raise ConfigError(
+                [
+                    f"rank {self.topology.rank} finds {found} in "
+                    f"{self.run.training.output_dir}, but others find step {latest} or "
+                    f"{earliest} (-1: none); copy the checkpoints to every node, or name one that "
+                    "all have in resume_from_checkpoint"
+                ]
+            )
 
     def train(self) -> int:
         """Train to `max_steps`; return the signal that ended it early, or 0."""

@@ -56,7 +56,8 @@ def find_files(input_path: Path) -> tuple[list[Path], list[Path]]:
         return [input_path], []
     if not input_path.is_dir():
         raise PreprocessError(f"--input_path {input_path}: there is no such file or folder.")
-    files = sorted(path for path in input_path.rglob("*") if path.is_file())
+    # As text, as PaddleNLP does: "a-b/x" is before "a/x".
+    files = sorted((path for path in input_path.rglob("*") if path.is_file()), key=str)
     chosen = [path for path in files if path.suffix in FORMATS]
     if not chosen:
         raise PreprocessError(f"--input_path {input_path} holds no file that ends in {known}.")

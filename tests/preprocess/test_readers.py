@@ -72,13 +72,14 @@ def test_byte_order_mark_is_not_text(tmp_path: Path, name: str) -> None:
 
 
 def test_folder_is_searched_in_order(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.txt", "sub/c.jsonl", "notes.md"):
+    for name in ("b.jsonl", "a.txt", "sub/c.jsonl", "sub-2/d.txt", "notes.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     chosen, others = find_files(tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in chosen] == [
         "a.txt",
         "b.jsonl",
+        "sub-2/d.txt",
         "sub/c.jsonl",
     ]
     assert others == [tmp_path / "notes.md"]

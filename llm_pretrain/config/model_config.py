@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -91,19 +92,43 @@ class ModelConfig:
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
 
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every published tensor of the whole model: canonical names and shapes.
+
+        Weights of linear layers are [in, out]; a tied head has no tensor of its own.
+        """
+        hidden = self.hidden_size
+        query = self.num_attention_heads * self.head_dim
+        key_value = self.num_key_value_heads * self.head_dim
+        attention = {
+            "attention.query": (hidden, query),
+            "attention.key": (hidden, key_value),
+            "attention.value": (hidden, key_value),
+            "attention.output": (query, hidden),
+        }
+        feed_forward = {
+            "feed_forward.gate": (hidden, self.intermediate_size),
+            "feed_forward.up": (hidden, self.intermediate_size),
+            "feed_forward.down": (self.intermediate_size, hidden),
+        }
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, hidden)}
+        for index in range(self.num_hidden_layers):
+            prefix = f"layers.{index}."
+            for linears, bias in ((attention, self.attention_bias), (feed_forward, self.mlp_bias)):
+                for name, shape in linears.items():
+                    shapes[f"{prefix}{name}.weight"] = shape
+                    if bias:
+                        shapes[f"{prefix}{name}.bias"] = shape[1:]
+            shapes[f"{prefix}attention_norm.weight"] = (hidden,)
+            shapes[f"{prefix}feed_forward_norm.weight"] = (hidden,)
+        shapes["norm.weight"] = (hidden,)
+        if not self.tie_word_embeddings:
+            shapes["head.weight"] = (hidden, self.vocab_size)
+        return shapes
+
     def parameter_count(self) -> int:
         """Number of trainable values; a tied table counts once."""
-        query = self.num_attention_heads * self.head_dim
-        key_value = 2 * self.num_key_value_heads * self.head_dim
-        attention = self.hidden_size * (2 * query + key_value)
-        if self.attention_bias:
-            attention += query + key_value + self.hidden_size
-        feed_forward = 3 * self.hidden_size * self.intermediate_size
-        if self.mlp_bias:
-            feed_forward += 2 * self.intermediate_size + self.hidden_size
-        block = attention + feed_forward + 2 * self.hidden_size
-        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
-        return self.num_hidden_layers * block + tables + self.hidden_size
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
     def flops_per_token(self, sequence_length: int) -> int:
         """Operations of one token's forward and backward pass, without recomputation.

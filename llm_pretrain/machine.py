@@ -73,8 +73,18 @@ def configure() -> None:
             os.environ[name] = value
         if name == "OMP_NUM_THREADS" and reason != USERS_OWN:
             os.environ[CHOSEN_THREADS] = value
-    warnings.filterwarnings("ignore", message="No ccache found")
+    _silence_paddle()
     sys.meta_path.insert(0, _QuietPaddle())
+
+
+def environment_without_choices() -> dict[str, str]:
+    """This process's environment less what was chosen here, for a program to choose anew."""
+    ours = {choice.name for choice in _choices if choice.reason != USERS_OWN}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and name != CHOSEN_THREADS
+    }
 
 
 def choose_threads(
@@ -149,6 +159,16 @@ def available_cores(
     cores = {processor.core for processor in processors if processor.number in affinity}
     count = len(cores) or len(affinity)
     return max(1, count if quota is None else min(count, int(quota)))
+
+
+def _silence_paddle() -> None:
+    """Keep from the console what says nothing to the person who started the run."""
+    # Sockets that opened as they should.
+    os.environ.setdefault("GLOG_minloglevel", "1")
+    # A compiler cache, for operators that are built on the fly; we build none.
+    warnings.filterwarnings("ignore", message="No ccache found")
+    # Fleet makes the groups of all ranks on each of them.
+    warnings.filterwarnings("ignore", message=r"Current global rank \d+ is not in group")
 
 
 def _count(number: int, noun: str) -> str:

@@ -129,6 +129,20 @@ def test_paddle_imports_silently_with_the_chosen_threads() -> None:
     assert run(script, OMP_NUM_THREADS="3").stdout == "3\n"
 
 
+def test_a_child_chooses_anew() -> None:
+    script = (
+        "import llm_pretrain, subprocess, sys\n"
+        "machine = llm_pretrain.machine\n"
+        "child = ['-c', 'import llm_pretrain; print(llm_pretrain.machine.choices()[0].reason)']\n"
+        "for environment in (None, machine.environment_without_choices()):\n"
+        "    subprocess.run([sys.executable, *child], env=environment, check=True)\n"
+    )
+    inherited, cleaned = run(script).stdout.splitlines()
+    assert inherited == cleaned
+    assert "1 process" in inherited
+    assert run(script, OMP_NUM_THREADS="3").stdout.splitlines() == ["set by the user"] * 2
+
+
 def test_paddle_imported_first_is_said() -> None:
     script = (
         "import sys, types; sys.modules['paddle'] = types.ModuleType('paddle')\n"

@@ -19,7 +19,7 @@ from llm_pretrain.checkpoint.directory import flush_file
 from llm_pretrain.checkpoint.safetensors_file import (
     SafetensorsReader,
     SafetensorsWriter,
-    UnreadableFile,
+    UnreadableFileError,
     itemsize,
     names_of,
     to_dtype,
@@ -62,7 +62,7 @@ def load_weights(model: nn.Layer, config: ModelConfig, directory: str | Path) ->
             if transposed:
                 return readers[published].read(published, block[::-1]).T
             return readers[published].read(published, block)
-        except UnreadableFile as error:
+        except UnreadableFileError as error:
             raise ConfigError([f"{directory}: {error}."]) from None
 
     fill(model, local_part)
@@ -96,7 +96,7 @@ def _open(directory: Path) -> dict[str, SafetensorsReader]:
 def _open_file(path: Path) -> SafetensorsReader:
     try:
         return SafetensorsReader(path)
-    except (OSError, UnreadableFile) as error:
+    except (OSError, UnreadableFileError) as error:
         raise ConfigError([f"{path}: can't be read: {error}."]) from None
 
 

@@ -22,13 +22,17 @@ import numpy as np
 
 from llm_pretrain.checkpoint.directory import flush_file
 
-_NUMPY_OF = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_NUMPY_OF: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 _CODE_OF = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _RESERVED_HEADER = 64 * 1024
 _LARGEST_ENTRY = 512
 
 
-class UnreadableFile(ValueError):
+class UnreadableFileError(ValueError):
     """A file that is not what its name says; the message says why, without the file's name."""
 
 
@@ -45,7 +49,7 @@ class SafetensorsReader:
     """The tensors of one file, memory-mapped.
 
     Raises:
-        UnreadableFile: not a whole safetensors file.
+        UnreadableFileError: not a whole safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +58,7 @@ class SafetensorsReader:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 0 < length <= size - 8:
-                raise UnreadableFile("its header is cut off, or it is no safetensors file")
+                raise UnreadableFileError("its header is cut off, or it is no safetensors file")
             header = file.read(length)
         self.entries = _parse_header(header, size - 8 - length)
         self._values = (
@@ -67,8 +71,10 @@ class SafetensorsReader:
         """A part of a tensor as float32, which holds every value of the types read."""
         entry = self.entries[name]
         if entry.code not in _NUMPY_OF:
-            raise UnreadableFile(f"{name} has the type {entry.code}; F32, F16 and BF16 are read")
-        stored = np.ndarray(
+            raise UnreadableFileError(
+                f"{name} has the type {entry.code}; F32, F16 and BF16 are read"
+            )
+        stored: np.ndarray = np.ndarray(
             entry.shape, _NUMPY_OF[entry.code], buffer=self._values, offset=entry.begin
         )
         return to_float32(stored[block])
@@ -83,16 +89,16 @@ def _parse_header(header: bytes, values_size: int) -> dict[str, Entry]:
             if name != "__metadata__"
         }
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UnreadableFile("its header can't be understood") from None
+        raise UnreadableFileError("its header can't be understood") from None
     for name, entry in entries.items():
         numbers = (*entry.shape, entry.begin, entry.end)
         if any(type(number) is not int or number < 0 for number in numbers):
-            raise UnreadableFile(f"the header's entry for {name} can't be understood")
+            raise UnreadableFileError(f"the header's entry for {name} can't be understood")
         if entry.end > values_size:
-            raise UnreadableFile(f"it ends before the values of {name}")
+            raise UnreadableFileError(f"it ends before the values of {name}")
         dtype = _NUMPY_OF.get(entry.code)
         if dtype and entry.end - entry.begin != math.prod(entry.shape) * dtype.itemsize:
-            raise UnreadableFile(f"the size of {name} does not fit its shape")
+            raise UnreadableFileError(f"the size of {name} does not fit its shape")
     return entries
 
 

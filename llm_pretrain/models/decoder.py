@@ -9,6 +9,7 @@ from typing import Any
 
 from paddle import Tensor, nn
 
+from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.feed_forward import FeedForward
@@ -42,11 +43,13 @@ class DecoderBlock(nn.Layer):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = config.hidden_dropout
 
     def forward(self, x_BSH: Tensor) -> Tensor:
-        x_BSH = x_BSH + self.dropout(self.attention(self.attention_norm(x_BSH)))
-        return x_BSH + self.dropout(self.feed_forward(self.feed_forward_norm(x_BSH)))
+        branch_BSH = self.attention(self.attention_norm(x_BSH))
+        x_BSH = ops.dropout_add(branch_BSH, x_BSH, self.dropout, training=self.training)
+        branch_BSH = self.feed_forward(self.feed_forward_norm(x_BSH))
+        return ops.dropout_add(branch_BSH, x_BSH, self.dropout, training=self.training)
 
 
 class LanguageModelHead(nn.Layer):

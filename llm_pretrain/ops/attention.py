@@ -14,7 +14,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.precision import matmul, to_compute_dtype
+from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
 
 _MOST_BLOCKS = 8
 _FEWEST_ROWS = 128
@@ -41,7 +41,8 @@ def attention(
         [B, S, N, D] in the compute dtype.
     """
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    return _Attention.apply(q, k, v, causal, dropout if training else 0.0)
+    dropout = dropout if training else 0.0
+    return in_float32_on_cpu(lambda q, k, v: _Attention.apply(q, k, v, causal, dropout), q, k, v)
 
 
 class _Attention(PyLayer):
@@ -63,12 +64,12 @@ class _Attention(PyLayer):
         keys, values = _split_keys(k_BSKD, sizes), _split_keys(v_BSKD, sizes)
         outputs, probabilities, kept = [], [], []
         for i, q in enumerate(queries):
-            scores = matmul(_rows(q), _up_to(keys, i), transpose_y=True).astype("float32")
+            scores = paddle.matmul(_rows(q), _up_to(keys, i), transpose_y=True).astype("float32")
             if causal:
                 scores = scores.reshape([*q.shape[:4], -1]).add_(_causal_mask(q.shape[3], scores))
             probabilities.append(F.softmax_(_rows(scores), axis=-1))
             kept.append(F.dropout(probabilities[-1], dropout) if dropout else probabilities[-1])
-            output = matmul(kept[-1].astype(q.dtype), _up_to(values, i))
+            output = paddle.matmul(kept[-1].astype(q.dtype), _up_to(values, i))
             outputs.append(output.reshape(q.shape))
         ctx.save_for_backward(*queries, *keys, *values, *outputs, *probabilities, *kept)
         ctx.sizes, ctx.scale, ctx.groups, ctx.dropout = sizes, scale, groups, dropout
@@ -81,20 +82,24 @@ class _Attention(PyLayer):
             saved[start : start + n] for start in range(0, 6 * n, n)
         )
         dqueries = []
-        dkeys, dvalues = ([paddle.zeros_like(x) for x in blocks] for blocks in (keys, values))
+        dkeys, dvalues = (
+            [paddle.zeros_like(x, dtype="float32") for x in blocks] for blocks in (keys, values)
+        )
         for i, do in enumerate(_split_queries(do_BSND, ctx.groups, ctx.sizes)):
-            correction = _rows((do * outputs[i]).astype("float32").sum(-1, keepdim=True))
+            correction = do.astype("float32") * outputs[i].astype("float32")
+            correction = _rows(correction.sum(-1, keepdim=True))
             q, do = _rows(queries[i]), _rows(do)
-            _add_up_to(dvalues, i, matmul(kept[i].astype(do.dtype), do, transpose_x=True))
-            ds = matmul(do, _up_to(values, i), transpose_y=True).astype("float32")
+            _add_up_to(dvalues, i, paddle.matmul(kept[i].astype(do.dtype), do, transpose_x=True))
+            ds = paddle.matmul(do, _up_to(values, i), transpose_y=True).astype("float32")
             if ctx.dropout:
                 ds.multiply_(kept[i]).subtract_(probabilities[i] * correction)
             else:
                 ds.subtract_(correction).multiply_(probabilities[i])
             ds = ds.astype(do.dtype)
-            _add_up_to(dkeys, i, matmul(ds, q, transpose_x=True))
-            dqueries.append(matmul(ds, _up_to(keys, i)).reshape(queries[i].shape))
-        return _join_queries(dqueries) * ctx.scale, _join_keys(dkeys), _join_keys(dvalues)
+            _add_up_to(dkeys, i, paddle.matmul(ds, q, transpose_x=True))
+            dqueries.append(paddle.matmul(ds, _up_to(keys, i)).reshape(queries[i].shape))
+        dk_BSKD, dv_BSKD = (_join_keys(x).astype(do_BSND.dtype) for x in (dkeys, dvalues))
+        return _join_queries(dqueries) * ctx.scale, dk_BSKD, dv_BSKD
 
 
 def _block_sizes(sequence_length: int, causal: bool) -> list[int]:
@@ -147,4 +152,4 @@ def _up_to(blocks_BKRD: list[Tensor], i: int) -> Tensor:
 def _add_up_to(sums_BKRD: list[Tensor], i: int, x_BKTD: Tensor) -> None:
     sizes = [block.shape[2] for block in sums_BKRD[: i + 1]]
     for total, part in zip(sums_BKRD, paddle.split(x_BKTD, sizes, axis=2), strict=False):
-        total.add_(part)
+        total.add_(part.astype("float32"))

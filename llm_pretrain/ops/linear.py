@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from paddle import Tensor
+from paddle.nn import functional as F
 
-from llm_pretrain.ops.precision import matmul, to_compute_dtype
+from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -18,5 +19,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         [..., out].
     """
-    y = matmul(to_compute_dtype(x), to_compute_dtype(weight))
-    return y if bias is None else y + bias.astype(y.dtype)
+    operands = [to_compute_dtype(operand) for operand in (x, weight, bias) if operand is not None]
+    return in_float32_on_cpu(F.linear, *operands)

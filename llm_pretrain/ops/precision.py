@@ -7,6 +7,8 @@ are already in it. Norms, softmax, rotary embedding and the loss compute in floa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import paddle
 from paddle import Tensor
 
@@ -28,17 +30,13 @@ def to_compute_dtype(x: Tensor) -> Tensor:
     return x.astype(_compute_dtype)
 
 
-def is_low(x: Tensor) -> bool:
-    """Whether `x` has fewer bits than float32."""
-    return x.dtype in _LOW.values()
+def in_float32_on_cpu(operator: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    """`operator(*operands)`, of operands that all have one dtype.
 
-
-def matmul(x: Tensor, y: Tensor, *, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """`x @ y`, of two tensors of one dtype.
-
-    Paddle has no low-precision product on CPU: there it multiplies in float32 and rounds.
+    Paddle's CPU kernels for bfloat16 and float16 are few and have no products. There the operator
+    computes in float32 and its result is rounded, so that every precision runs on a laptop.
     """
-    if is_low(x) and x.place.is_cpu_place():
-        product = paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_x, transpose_y)
-        return product.astype(x.dtype)
-    return paddle.matmul(x, y, transpose_x, transpose_y)
+    dtype = operands[0].dtype
+    if dtype in _LOW.values() and operands[0].place.is_cpu_place():
+        return operator(*(operand.astype("float32") for operand in operands)).astype(dtype)
+    return operator(*operands)

@@ -15,6 +15,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.trained import for_trained, note_trained
 
 _MOST_BLOCKS = 8
 _FEWEST_ROWS = 128
@@ -57,6 +58,7 @@ class _Attention(PyLayer):
     def forward(
         ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, causal: bool, dropout: float
     ) -> Tensor:
+        note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
         sizes = _block_sizes(q_BSND.shape[1], causal)
         scale = 1 / math.sqrt(q_BSND.shape[-1])
         groups = q_BSND.shape[2] // k_BSKD.shape[2]
@@ -76,7 +78,7 @@ class _Attention(PyLayer):
         return _join_queries(outputs)
 
     @staticmethod
-    def backward(ctx: Any, do_BSND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, do_BSND: Tensor) -> tuple[Tensor | None, ...]:
         saved, n = ctx.saved_tensor(), len(ctx.sizes)
         queries, keys, values, outputs, probabilities, kept = (
             saved[start : start + n] for start in range(0, 6 * n, n)
@@ -99,7 +101,7 @@ class _Attention(PyLayer):
             _add_up_to(dkeys, i, paddle.matmul(ds, q, transpose_x=True))
             dqueries.append(paddle.matmul(ds, _up_to(keys, i)).reshape(queries[i].shape))
         dk_BSKD, dv_BSKD = (_join_keys(x).astype(do_BSND.dtype) for x in (dkeys, dvalues))
-        return _join_queries(dqueries) * ctx.scale, dk_BSKD, dv_BSKD
+        return for_trained(ctx, _join_queries(dqueries) * ctx.scale, dk_BSKD, dv_BSKD)
 
 
 def _block_sizes(sequence_length: int, causal: bool) -> list[int]:
@@ -112,7 +114,7 @@ def _block_sizes(sequence_length: int, causal: bool) -> list[int]:
 def _causal_mask(rows: int, scores: Tensor) -> Tensor:
     """What hides the future from the last `rows` positions of the keys: 0 or -inf, [R, T]."""
     length = scores.shape[-1]
-    return paddle.triu(paddle.full([rows, length], -math.inf), length - rows + 1)
+    return paddle.triu(paddle.full([rows, length], -math.inf, dtype="float32"), length - rows + 1)
 
 
 def _rows(x_BKGRX: Tensor) -> Tensor:

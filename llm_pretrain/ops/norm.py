@@ -8,6 +8,8 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.trained import for_trained, note_trained
+
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x²) + epsilon) · weight over the last axis, computed in float32.
@@ -29,11 +31,12 @@ class _RMSNorm(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         x32 = x.astype("float32")
         inverse_rms = paddle.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon)
+        note_trained(ctx, x, weight)
         ctx.save_for_backward(x, weight, inverse_rms)
         return (x32 * inverse_rms).multiply_(weight.astype("float32")).astype(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse_rms = ctx.saved_tensor()
         dy32 = dy.astype("float32")
         normalised = x.astype("float32") * inverse_rms
@@ -41,4 +44,4 @@ class _RMSNorm(PyLayer):
         dx = dy32 * weight.astype("float32")
         normalised.multiply_((dx * normalised).mean(-1, keepdim=True))
         dx.subtract_(normalised).multiply_(inverse_rms)
-        return dx.astype(x.dtype), dweight.astype(weight.dtype)
+        return for_trained(ctx, dx.astype(x.dtype), dweight.astype(weight.dtype))

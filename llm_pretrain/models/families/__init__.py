@@ -128,11 +128,11 @@ def _changed(
     """The published config with what the run sets itself, and what to call it."""
     changes = {key: getattr(arguments, key) for key in _CHANGEABLE}
     changes = {key: value for key, value in changes.items() if value is not None}
+    if changes:
+        source = f"{source} changed by {', '.join(changes)}"
     multi_head = published.get("num_key_value_heads") == published.get("num_attention_heads")
     if "num_attention_heads" in changes and multi_head:
         changes["num_key_value_heads"] = changes["num_attention_heads"]
-    if changes:
-        source = f"{source} changed by {', '.join(changes)}"
     # The dropouts have defaults of their own, which only reach models whose config knows the key.
     dropouts = {key: getattr(arguments, key) for key in _DROPOUTS if key in published}
     return published | changes | dropouts, source

@@ -1,0 +1,80 @@
+"""The operators' definitions, written out in float64 with Paddle's autograd for the gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return x / paddle.sqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight
+
+
+def rotate(x_BSND: Tensor, angles_SD: np.ndarray) -> Tensor:
+    """Pairs (i, i + D/2) as complex numbers, multiplied by exp(i angle)."""
+    half = x_BSND.shape[-1] // 2
+    a, b = x_BSND[..., :half], x_BSND[..., half:]
+    angles = paddle.to_tensor(angles_SD[:, None, :half])
+    cos, sin = angles.cos(), angles.sin()
+    return paddle.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return gate / (1 + (-gate).exp()) * up
+
+
+def attention(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, causal: bool) -> Tensor:
+    outputs = []
+    group = q_BSND.shape[2] // k_BSKD.shape[2]
+    for head in range(q_BSND.shape[2]):
+        q, k, v = q_BSND[:, :, head], k_BSKD[:, :, head // group], v_BSKD[:, :, head // group]
+        scores = paddle.matmul(q, k, transpose_y=True) / math.sqrt(q.shape[-1])
+        weights = scores.exp()
+        if causal:
+            weights = paddle.tril(weights)
+        outputs.append(paddle.matmul(weights / weights.sum(-1, keepdim=True), v))
+    return paddle.stack(outputs, axis=2)
+
+
+def cross_entropy(logits: Tensor, labels: np.ndarray, ignored: int) -> Tensor:
+    counts = labels != ignored
+    one_hot = np.eye(logits.shape[-1])[np.where(counts, labels, 0)]
+    target = (logits * paddle.to_tensor(one_hot)).sum(-1)
+    return (logits.exp().sum(-1).log() - target) * paddle.to_tensor(counts.astype(np.float64))
+
+
+def result_and_gradients(
+    function: Callable[..., Tensor], arrays: Sequence[np.ndarray], dtype: str, seed: int = 0
+) -> list[np.ndarray]:
+    """What `function` makes of the arrays, and the gradients from a random one of its result."""
+    tensors = [paddle.to_tensor(array).astype(dtype) for array in arrays]
+    for tensor in tensors:
+        tensor.stop_gradient = False
+    result = function(*tensors)
+    gradient = np.random.default_rng(seed).standard_normal(result.shape)
+    result.backward(paddle.to_tensor(gradient).astype(result.dtype))
+    assert all(tensor.grad.dtype == tensor.dtype for tensor in tensors)
+    return [tensor.astype("float64").numpy() for tensor in [result, *(t.grad for t in tensors)]]
+
+
+TOLERANCES = {"float32": 2e-6, "bfloat16": 2e-2, "float16": 3e-3}
+
+
+def assert_equal_formula(
+    operator: Callable[..., Tensor],
+    formula: Callable[..., Tensor],
+    arrays: Sequence[np.ndarray],
+    dtype: str,
+) -> None:
+    """Compare results and gradients, relative to each tensor's largest magnitude."""
+    rounded = [paddle.to_tensor(array).astype(dtype).astype("float64").numpy() for array in arrays]
+    ours = result_and_gradients(operator, rounded, dtype)
+    exact = result_and_gradients(formula, rounded, "float64")
+    for mine, expected in zip(ours, exact, strict=True):
+        assert mine.shape == expected.shape
+        error = np.abs(mine - expected).max() / max(np.abs(expected).max(), 1e-3)
+        assert error < TOLERANCES[dtype]

@@ -1,0 +1,131 @@
+"""The operators and their gradients against their formulas, in every precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from llm_pretrain import ops
+from tests.ops import formulas
+from tests.ops.formulas import assert_equal_formula
+
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(dtype: str) -> None:
+    arrays = [normal(2, 5, 6), normal(6, 7, seed=1), normal(7, seed=2)]
+    assert_equal_formula(ops.linear, lambda x, w, b: paddle.matmul(x, w) + b, arrays, dtype)
+    assert_equal_formula(ops.linear, paddle.matmul, arrays[:2], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm(dtype: str) -> None:
+    arrays = [3 * normal(2, 5, 16), 1 + 0.3 * normal(16, seed=1)]
+    assert_equal_formula(
+        lambda x, w: ops.rms_norm(x, w, 1e-5),
+        lambda x, w: formulas.rms_norm(x, w, 1e-5),
+        arrays,
+        dtype,
+    )
+
+
+def test_rms_norm_of_zeros_is_zero() -> None:
+    x = paddle.zeros([1, 4])
+    x.stop_gradient = False
+    y = ops.rms_norm(x, paddle.ones([4]), 1e-6)
+    y.sum().backward()
+    assert (y.numpy() == 0).all()
+    assert np.isfinite(x.grad.numpy()).all()
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_rms_norm_with_one_frozen_operand(frozen: int) -> None:
+    operands = [paddle.randn([2, 4]), paddle.ones([4])]
+    operands[1 - frozen].stop_gradient = False
+    ops.rms_norm(*operands, 1e-6).sum().backward()
+    assert operands[frozen].grad is None
+    assert operands[1 - frozen].grad is not None
+
+
+def test_rms_norm_keeps_float32_where_the_weight_is_lower() -> None:
+    y = ops.rms_norm(paddle.ones([1, 4]), paddle.ones([4], dtype="bfloat16"), 1e-6)
+    assert y.dtype == paddle.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_swiglu(dtype: str) -> None:
+    assert_equal_formula(
+        ops.swiglu, formulas.swiglu, [normal(2, 5, 8), normal(2, 5, 8, seed=1)], dtype
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", [0, 1])
+def test_rotary(dtype: str, which: int) -> None:
+    """Queries (which = 0) and keys, of which there are fewer heads."""
+    angles = np.tile(normal(5, 4, seed=1), [1, 2])
+    cos, sin = (paddle.to_tensor(f(angles).astype(np.float32)) for f in (np.cos, np.sin))
+    other = paddle.zeros([2, 5, 2, 8])
+
+    def rotated(x: paddle.Tensor) -> paddle.Tensor:
+        return ops.rotary(*((x, other) if which == 0 else (other, x)), cos, sin)[which]
+
+    assert_equal_formula(rotated, lambda x: formulas.rotate(x, angles), [normal(2, 5, 3, 8)], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dropout_add_without_dropout(dtype: str) -> None:
+    assert_equal_formula(
+        lambda branch, x: ops.dropout_add(branch, x, 0.0, training=True),
+        paddle.add,
+        [normal(2, 5, 8), normal(2, 5, 8, seed=1)],
+        dtype,
+    )
+
+
+def test_dropout_add_leaves_out_a_share_of_the_branch() -> None:
+    branch, x = paddle.ones([100, 100]), paddle.full([100, 100], 10.0)
+    trained = ops.dropout_add(branch, x, 0.25, training=True).numpy()
+    assert set(np.unique(trained.round(4))) == {np.float32(10), np.float32(11.3333)}
+    assert (trained == 10).mean() == pytest.approx(0.25, abs=0.03)
+    assert (ops.dropout_add(branch, x, 0.25, training=False).numpy() == 11).all()
+
+
+def test_dropout_add_keeps_the_dtype_of_the_residual() -> None:
+    branch = paddle.ones([2], dtype="bfloat16")
+    assert ops.dropout_add(branch, paddle.ones([2]), 0.0, training=True).dtype == paddle.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy(dtype: str) -> None:
+    labels = np.array([[3, -100, 0], [-100, 10, 5]])
+    assert_equal_formula(
+        lambda logits: ops.cross_entropy(logits, paddle.to_tensor(labels)),
+        lambda logits: formulas.cross_entropy(logits, labels, -100),
+        [3 * normal(2, 3, 11)],
+        dtype,
+    )
+
+
+def test_cross_entropy_of_ignored_tokens_is_exactly_zero() -> None:
+    logits = paddle.to_tensor(normal(1, 3, 7))
+    logits.stop_gradient = False
+    losses = ops.cross_entropy(logits, paddle.to_tensor([[-100, 2, -100]]), -100)
+    losses.sum().backward()
+    assert losses.dtype == paddle.float32
+    assert losses.numpy()[0, [0, 2]].tolist() == [0, 0]
+    assert (logits.grad.numpy()[0, [0, 2]] == 0).all()
+
+
+def test_cross_entropy_of_large_logits_has_its_gradient() -> None:
+    logits = paddle.to_tensor([[1e4, -1e4]], stop_gradient=False)
+    loss = ops.cross_entropy(logits, paddle.to_tensor([1]))
+    loss.sum().backward()
+    assert 64 <= float(loss) <= 2e4
+    assert logits.grad.numpy().tolist() == [[1, -1]]

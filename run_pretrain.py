@@ -1,4 +1,4 @@
-"""The script for `python -m paddle.distributed.launch`: run_pretrain.py CONFIG.json [--key value …]."""
+"""What `python -m paddle.distributed.launch` runs: run_pretrain.py CONFIG.json [--key value …]."""
 
 import sys
 

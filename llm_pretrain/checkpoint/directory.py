@@ -92,9 +92,7 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def keep_newest(
-    output_dir: str | Path, limit: int | None, *, best_step: int | None = None
-) -> None:
+def keep_newest(output_dir: str | Path, limit: int | None, *, best_step: int | None = None) -> None:
     """Remove the oldest checkpoints beyond `limit`, but not that of `best_step`.
 
     None or less than 1 keeps all.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 from paddle import Tensor, nn
 
 from llm_pretrain.parallel import collectives
@@ -20,11 +19,11 @@ def whole_tensors(model: nn.Layer, topology: Topology) -> Iterator[tuple[str, Te
     degree = topology.degrees.tensor
     for parameter, piece in named_pieces(model):
         part = parameter.detach()[piece.region(degree)]
-        if piece.axis is not None and degree > 1:
-            axes = list(range(len(piece.shape)))
-            axes.insert(0, axes.pop(piece.axis))
-            gathered = collectives.all_gather(
-                part.transpose(axes).contiguous(), topology.tensor_group
-            )
-            part = gathered.transpose(np.argsort(axes).tolist())
-        yield piece.name, part
+        if piece.axis is None or degree == 1:
+            yield piece.name, part
+        else:
+            # Gathering lays parts one after another along the first axis.
+            swap = list(range(len(piece.shape)))
+            swap[0], swap[piece.axis] = piece.axis, 0
+            whole = collectives.all_gather(part.transpose(swap).contiguous(), topology.tensor_group)
+            yield piece.name, whole.transpose(swap)

@@ -34,6 +34,8 @@ class SavedPiece:
     """The block of a published tensor that stands in a parameter, at `region` of it."""
 
     name: str
+    shape: tuple[int, ...]
+    """Of the whole published tensor."""
     block: Block
     region: Block
 
@@ -107,14 +109,23 @@ class SavedOptimizer:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError([f"{path} can't be read: {error!r}"]) from error
 
-    def read(self, name: str, block: tuple[slice, ...], value: str) -> np.ndarray:
-        """One kind of value of a block of the published tensor `name`, float32."""
+    def read(
+        self, name: str, shape: tuple[int, ...], block: tuple[slice, ...], value: str
+    ) -> np.ndarray:
+        """One kind of value of a block of the published tensor `name` of `shape`, float32."""
         wanted = tuple((part.start, part.stop) for part in block)
         result = np.empty([end - begin for begin, end in wanted], dtype=np.float32)
         filled = 0
         seen: set[Block] = set()
         for parameter, ranges in self._holders.get(name, {}).items():
             piece = next(piece for piece in parameter[1] if piece.name == name)
+            if piece.shape != shape:
+                raise ConfigError(
+                    [
+                        f"{self.folder}: {name} is {list(piece.shape)} there and {list(shape)} "
+                        "in this run: the checkpoint is of another model"
+                    ]
+                )
             common = _intersection(piece.block, wanted)
             if common is None or piece.block in seen:
                 continue
@@ -162,20 +173,22 @@ def _parse_range(entry: dict[str, Any]) -> SavedRange:
     def block(pairs: Any) -> Block:
         return tuple((int(begin), int(end)) for begin, end in pairs)
 
+    def sizes(values: Any) -> tuple[int, ...]:
+        return tuple(int(size) for size in values)
+
     pieces = tuple(
-        SavedPiece(str(piece["name"]), block(piece["block"]), block(piece["region"]))
+        SavedPiece(
+            str(piece["name"]), sizes(piece["shape"]), block(piece["block"]), block(piece["region"])
+        )
         for piece in entry["pieces"]
     )
-    shape = tuple(int(size) for size in entry["shape"])
     return SavedRange(
-        str(entry["key"]), shape, int(entry["begin"]), int(entry["end"]), pieces
+        str(entry["key"]), sizes(entry["shape"]), int(entry["begin"]), int(entry["end"]), pieces
     )
 
 
 def _intersection(one: Block, other: Block) -> Block | None:
-    common = tuple(
-        (max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True)
-    )
+    common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
     return common if all(begin < end for begin, end in common) else None
 
 

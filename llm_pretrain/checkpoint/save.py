@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,30 @@ def save_weights(
     *,
     extras: list[Path],
 ) -> None:
-    """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it."""
-    return
+    """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it.
+
+    Args:
+        extras: files to put beside them, such as a tokenizer's.
+    """
+    dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
+    tensors = ((name, tensor.numpy()) for name, tensor in whole_tensors(model, topology))
+    if topology.batch_rank > 0 or topology.tensor_rank > 0:
+        if topology.batch_rank == 0:
+            deque(tensors, maxlen=0)  # takes its part in the gathering
+        return
+    label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
+    written = hugging_face.write_weight_files(tensors, config, directory, label=label, dtype=dtype)
+    stages = collectives.all_gather_text(json.dumps(written), topology.pipeline_group)
+    if topology.rank == 0:
+        everything = {
+            name: hugging_face.WrittenTensor(*entry)
+            for stage in stages
+            for name, entry in json.loads(stage).items()
+        }
+        hugging_face.finish_weights(everything, config, directory, dtype=dtype)
+        for path in extras:
+            if path.resolve().parent != directory.resolve():
+                shutil.copy2(path, directory)
 
 
 def _write_state(directory: Path, state: dict[str, Any], rank: int) -> None:

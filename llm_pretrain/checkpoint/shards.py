@@ -43,9 +43,7 @@ def save_optimizer(
             inside = slice(begin - bucket.shard_begin, end - bucket.shard_begin)
             for value in VALUES:
                 arrays[f"{key}/{value}"] = tensors[value]._slice(inside.start, inside.stop).numpy()
-        powers = {
-            name: float(tensor) for name, tensor in tensors.items() if name not in VALUES
-        }
+        powers = {name: float(tensor) for name, tensor in tensors.items() if name not in VALUES}
     write_shard(directory, topology.rank, ranges, arrays, powers)
 
 
@@ -76,6 +74,7 @@ def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPie
     for piece in placement.pieces:
         yield SavedPiece(
             piece.name,
+            piece.shape,
             slices_to_block(piece.block(topology.tensor_rank, degree)),
             slices_to_block(piece.region(degree)),
         )
@@ -88,5 +87,5 @@ def _read_parameter(
     parameter = np.empty(placement.parameter.shape, dtype=np.float32)
     for piece in placement.pieces:
         block = piece.block(topology.tensor_rank, degree)
-        parameter[piece.region(degree)] = saved.read(piece.name, block, value)
+        parameter[piece.region(degree)] = saved.read(piece.name, piece.shape, block, value)
     return parameter

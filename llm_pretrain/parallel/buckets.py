@@ -98,7 +98,7 @@ class Bucket:
         @paddle.no_grad()
         def accumulate(gradient: Tensor) -> None:
             if gradient is not None and gradient._is_initialized():
-                target.add_(gradient.astype(target.dtype))
+                _add(target, gradient)
                 gradient._clear_data()
 
         parameter._register_grad_hook(accumulate)
@@ -143,6 +143,15 @@ class Bucket:
             end = min(placement.end, self.shard_begin + self.shard_size)
             if begin < end:
                 yield placement, begin, end
+
+
+def _add(target: Tensor, gradient: Tensor) -> None:
+    """Add in place, in float32 and then rounded where `target` has fewer bits."""
+    if target.dtype == paddle.float32:
+        target.add_(gradient.astype("float32"))
+    else:
+        total = target.astype("float32") + gradient.astype("float32")
+        paddle.assign(total.astype(target.dtype), target)
 
 
 def build_buckets(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 
@@ -70,3 +71,15 @@ def all_reduce_world(tensor: paddle.Tensor, operation: str = "sum") -> paddle.Te
     if dist.is_initialized():
         dist.all_reduce(tensor, op=_OPERATIONS[operation])
     return tensor
+
+
+def all_gather_text(text: str, group: Group) -> list[str]:
+    """Every rank's text, in the order of the ranks."""
+    if is_alone(group):
+        return [text]
+    encoded = np.frombuffer(text.encode(), dtype=np.uint8)
+    sizes = all_gather(paddle.to_tensor([len(encoded)], dtype="int64"), group).tolist()
+    padded = np.zeros(max(sizes), dtype=np.uint8)
+    padded[: len(encoded)] = encoded
+    rows = all_gather(paddle.to_tensor(padded), group).numpy().reshape(len(sizes), -1)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]

@@ -17,6 +17,8 @@ from typing import Any
 
 import paddle.distributed as dist
 
+from llm_pretrain.config import ConfigError
+from llm_pretrain.data import DataError
 from llm_pretrain.parallel import topology
 
 _PATIENCE_SECONDS = 3.0
@@ -40,7 +42,10 @@ def reported_failures() -> Iterator[None]:
 
 def _report(error: Exception) -> None:
     rank = topology.current().rank
-    own = "".join(traceback.format_exception(error))
+    if isinstance(error, ConfigError | DataError):
+        own = f"error: {error}"
+    else:
+        own = "".join(traceback.format_exception(error))
     try:
         text = _first_failure(own, rank, waits=_is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console

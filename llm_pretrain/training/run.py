@@ -18,6 +18,8 @@ from llm_pretrain.config import (
     check_layout,
     describe_batches,
     describe_config,
+    describe_layout,
+    describe_schedule,
     layout_notices,
     load_run_config,
     plan_batches,
@@ -26,7 +28,6 @@ from llm_pretrain.config import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, Datasets, SampleCounts, build_datasets
-from llm_pretrain.models.families import load_model_config
 from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
@@ -35,8 +36,9 @@ from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.preprocess.tokenizers import find_tokenizer, load_tokenizer
 from llm_pretrain.training.failure import reported_failures
+from llm_pretrain.training.model_choice import model_config_of, tokenizer_directory
+from llm_pretrain.training.optimizer import NonFiniteGradientError
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.stage import Stage, build_stage
 from llm_pretrain.training.trainer import Trainer
@@ -55,14 +57,21 @@ def run(arguments: Sequence[str]) -> int:
         if problems:
             raise ConfigError(problems)
         _select_device(config)
-        layout = topology.initialize(
-            degrees, order=config.training.hybrid_parallel_topo_order
-        )
+        layout = topology.initialize(degrees, order=config.training.hybrid_parallel_topo_order)
         with reported_failures():
             return train(config, model_config, layout)
-    except (ConfigError, DataError, PreprocessError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+    except ConfigError as error:
+        return _refuse(error.problems)
+    except (DataError, PreprocessError, NonFiniteGradientError) as error:
+        return _refuse([str(error)])
+
+
+def _refuse(problems: Sequence[str]) -> int:
+    """Say what is wrong, on the rank whose output the launcher shows."""
+    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr, flush=True)
+    return 1
 
 
 def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
@@ -108,25 +117,9 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
     return 0
 
 
-def model_config_of(config: RunConfig) -> ModelConfig:
-    """The model that a run trains, with room for its tokenizer."""
-    tokenizer = _tokenizer_directory(config)
-    has_tokenizer = find_tokenizer(tokenizer) is not None
-    return load_model_config(
-        config.model.model_name_or_path,
-        config.model,
-        tokenizer_vocab_size=load_tokenizer(tokenizer).vocab_size if has_tokenizer else None,
-        max_seq_length=config.data.max_seq_length,
-    )
-
-
-def _tokenizer_directory(config: RunConfig) -> Path:
-    return Path(config.model.tokenizer_name_or_path or config.model.model_name_or_path)
-
-
 def _tokenizer_files(config: RunConfig) -> list[Path]:
     """What goes beside saved weights so that they can be used with their tokenizer."""
-    directory = _tokenizer_directory(config)
+    directory = tokenizer_directory(config)
     names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     return [directory / name for name in names if (directory / name).is_file()]
 
@@ -147,15 +140,19 @@ def _select_device(config: RunConfig) -> None:
 def _say_what_is_run(
     reports: Reports, config: RunConfig, model_config: ModelConfig, degrees: Degrees
 ) -> None:
-    if config.training.print_config:
+    training = config.training
+    if training.print_config:
         lines = describe_config(config)
         lines += [f"{name} = {value}  [{reason}]" for name, value, reason in machine.choices()]
+        lines += [*describe_layout(config, degrees), describe_schedule(config)]
         reports.message("\n".join(lines))
     for notice in (*config.notices, *layout_notices(config, model_config, degrees)):
         reports.message(notice)
+    if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
+        reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
     if not _tokenizer_files(config):
         reports.message(
-            f"No tokenizer in {_tokenizer_directory(config)}: training works on token ids alone."
+            f"No tokenizer in {tokenizer_directory(config)}: training works on token ids alone."
         )
     for line in describe_batches(config, degrees):
         reports.message(line)

@@ -1,0 +1,108 @@
+"""Flat buffers: parameters are views, gradients land in them, norms are exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from llm_pretrain.parallel.buckets import Bucket, build_buckets, global_norm
+from llm_pretrain.parallel.topology import current
+
+
+class TwoLayers(nn.Layer):
+    prefix = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 5)
+        self.second = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+def buckets_of(model: nn.Layer, gradient_dtype: str = "float32", size: int = 1 << 20):
+    return build_buckets(
+        model, current(), gradient_dtype=gradient_dtype, tied_embedding=False, bucket_bytes=size
+    )
+
+
+def test_parameters_keep_their_values_and_become_views() -> None:
+    model = TwoLayers()
+    before = {name: value.numpy().copy() for name, value in model.named_parameters()}
+    buckets = buckets_of(model)
+    for name, value in model.named_parameters():
+        np.testing.assert_array_equal(value.numpy(), before[name])
+    for bucket in buckets:
+        bucket.weights.fill_(2.0)
+    assert all(float(value.min()) == 2.0 for value in model.parameters())
+
+
+def test_matrices_decay_and_biases_do_not() -> None:
+    kinds = {
+        len(placement.parameter.shape): bucket.kind.decays
+        for bucket in buckets_of(TwoLayers())
+        for placement in bucket.placements
+    }
+    assert kinds == {2: True, 1: False}
+
+
+def test_gradients_of_several_backward_passes_add_up() -> None:
+    paddle.seed(0)
+    x, model, reference = paddle.randn([4, 3]), TwoLayers(), TwoLayers()
+    reference.set_state_dict(model.state_dict())
+    reference(x).sum().backward()
+    pairs = zip(model.parameters(), reference.parameters(), strict=True)
+    expected = {id(value): 2 * other.grad.numpy() for value, other in pairs}
+    buckets = buckets_of(model)
+    for _ in range(2):
+        model(x).sum().backward()
+    for bucket in buckets:
+        for placement in bucket.placements:
+            found = bucket.gradients[placement.begin : placement.end].numpy()
+            wanted = expected[id(placement.parameter)].reshape(-1)
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert all(value.grad is None for value in model.parameters()), "no second copy is kept"
+
+
+def test_small_buckets_hold_all_parameters_once() -> None:
+    model = TwoLayers()
+    placed = [
+        id(placement.parameter)
+        for bucket in buckets_of(model, size=1)
+        for placement in bucket.placements
+    ]
+    assert sorted(placed) == sorted(id(value) for value in model.parameters())
+
+
+def test_low_precision_weights_have_float32_masters() -> None:
+    model = TwoLayers()
+    model.to(dtype="bfloat16")
+    (bucket, *_) = buckets_of(model)
+    assert bucket.master.dtype == paddle.float32
+    with paddle.no_grad():
+        bucket.master.fill_(1.0 + 2**-12)
+    bucket.spread_weights()
+    weight = bucket.placements[0].parameter
+    assert weight.dtype == paddle.bfloat16
+    assert float(weight.astype("float32").max()) == 1.0
+
+
+@pytest.mark.parametrize("size", [1000, 6_000_000])
+def test_the_norm_is_exact_over_long_tensors(size: int) -> None:
+    class OneVector(nn.Layer):
+        prefix = ""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vector = self.create_parameter([size])
+
+    (bucket,) = buckets_of(OneVector())
+    assert isinstance(bucket, Bucket)
+    values = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
+    bucket.gradients.copy_(paddle.to_tensor(values), True)
+    found = float(global_norm([bucket], [bucket.reduce_gradients()], current()))
+    expected = np.sqrt((values.astype(np.float64) ** 2).sum())
+    assert found == pytest.approx(expected, rel=1e-6)

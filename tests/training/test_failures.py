@@ -1,0 +1,59 @@
+"""A rank that dies takes the job down at once, with its own error on the console."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launching import Job
+from tests.small_runs import small_config, write_config, write_data, write_model
+
+FAULTY = Path(__file__).with_name("failing_rank.py")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("failures")
+    contents = small_config(
+        write_model(folder / "model"), write_data(folder / "data"), folder / "out", max_steps=10_000
+    )
+    return write_config(folder / "config.json", contents)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_on_one_rank_is_what_the_console_shows(
+    config: Path, tmp_path: Path, rank: int
+) -> None:
+    began = time.monotonic()
+    with Job(FAULTY, rank, "raise", config, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait(60) != 0
+    console = job.console.read_text()
+    assert "ArithmeticError: the planted fault" in console
+    assert f"Rank {rank} failed" in console
+    assert f"Rank {1 - rank} failed" not in console, "a neighbour's error"
+    assert time.monotonic() - began < 30
+
+
+def test_a_killed_rank_ends_the_job(config: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with Job(FAULTY, 1, "kill", config, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait(60) != 0
+    assert "rank 1 status failed" in job.console.read_text()
+    assert time.monotonic() - began < 30
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path: Path) -> None:
+    contents = small_config(
+        write_model(tmp_path / "model"),
+        write_data(tmp_path / "data"),
+        tmp_path / "out",
+        learning_rate=1e30,
+        max_grad_norm=0.0,
+    )
+    config = write_config(tmp_path / "config.json", contents)
+    with Job(Path("run_pretrain.py"), config, log_dir=tmp_path / "log") as job:
+        assert job.wait() == 1
+    assert "skip_data_intervals" in job.output()
+    assert not list((tmp_path / "out").glob("checkpoint-*"))

@@ -1,0 +1,180 @@
+"""Stop anywhere, resume, and the losses are those of the run that never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launching import RUN_PRETRAIN, Job, logged, run_job
+from tests.small_runs import small_config, write_config, write_data, write_model
+
+FAULTY = Path(__file__).with_name("failing_rank.py")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    write_data(folder / "data")
+    write_model(folder / "model", attention_dropout=0.1)
+    return folder
+
+
+def config_in(shared: Path, output_dir: Path, **changes: Any) -> Path:
+    config = small_config(
+        shared / "model",
+        shared / "data",
+        output_dir,
+        **{"max_steps": 8, "save_strategy": "steps", "save_steps": 3} | changes,
+    )
+    return write_config(output_dir.with_suffix(".json"), config)
+
+
+def curve(output_dir: Path) -> list[tuple[int, float, float]]:
+    return [(line["global_step"], line["loss"], line["global_norm"]) for line in logged(output_dir)]
+
+
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "bf16-O2": {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True},
+    "bf16-O1": {"bf16": True, "fp16_opt_level": "O1"},
+    "fp16-O2": {"fp16": True, "fp16_opt_level": "O2", "scale_loss": 2.0**30},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_resumed_run_repeats_the_whole_one_bit_for_bit(
+    shared: Path, tmp_path: Path, precision: str
+) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run_job(
+        RUN_PRETRAIN, config_in(shared, whole, **PRECISIONS[precision]), log_dir=tmp_path / "log"
+    )
+    resumed.mkdir()
+    (whole / "checkpoint-3").rename(resumed / "checkpoint-3")
+    console = run_job(
+        RUN_PRETRAIN, config_in(shared, resumed, **PRECISIONS[precision]), log_dir=tmp_path / "log2"
+    )
+    assert "resumes at step 3" in console
+    assert curve(resumed) == curve(whole)[3:]
+    assert len(curve(resumed)) == 5
+
+
+def test_resumes_in_another_layout(shared: Path, tmp_path: Path) -> None:
+    """Saved by tensor 2 × sharding 2, resumed by one process and by pipeline 2."""
+    config = config_in(
+        shared,
+        tmp_path / "wide",
+        gradient_accumulation_steps=4,
+        tensor_parallel_degree=2,
+        sharding="stage1",
+        fuse_attention_qkv=True,
+        model_name_or_path=str(write_model(tmp_path / "model")),
+    )
+    run_job(RUN_PRETRAIN, config, processes=4, log_dir=tmp_path / "log")
+    expected = curve(tmp_path / "wide")[3:]
+    for name, processes, options in (("one", 1, {}), ("pp2", 2, {"pipeline_parallel_degree": 2})):
+        output_dir = tmp_path / name
+        config = config_in(
+            shared,
+            output_dir,
+            model_name_or_path=str(tmp_path / "model"),
+            resume_from_checkpoint=str(tmp_path / "wide" / "checkpoint-3"),
+            **options,
+        )
+        run_job(RUN_PRETRAIN, config, processes=processes, log_dir=tmp_path / f"log-{name}")
+        found = curve(output_dir)
+        assert [step for step, *_ in found] == [4, 5, 6, 7, 8]
+        for (_, loss, norm), (_, wanted_loss, wanted_norm) in zip(found, expected, strict=True):
+            assert loss == pytest.approx(wanted_loss, rel=1e-5)
+            assert norm == pytest.approx(wanted_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_the_run(
+    shared: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    output_dir = tmp_path / "out"
+    config = config_in(shared, output_dir, max_steps=100_000, save_steps=100_000)
+    with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log") as job:
+        deadline = time.monotonic() + 60
+        while not (output_dir / "train_log.jsonl").exists() or not curve(output_dir):
+            assert time.monotonic() < deadline, job.output()
+            assert job.process.poll() is None, job.output()
+            time.sleep(0.05)
+        os.kill(job.process.pid, number)
+        assert job.wait(30) == 128 + number
+    last = curve(output_dir)[-1][0]
+    assert (output_dir / f"checkpoint-{last}" / "trainer_state.json").is_file()
+
+
+def test_a_signal_to_one_rank_saves_one_checkpoint_of_all(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    config = config_in(
+        shared, output_dir, sharding="stage1", gradient_accumulation_steps=4, save_steps=100
+    )
+    with Job(FAULTY, 1, "signal", config, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait(60) != 0
+    assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-3"]
+    run_job(
+        RUN_PRETRAIN,
+        config_in(shared, tmp_path / "whole", sharding="stage1", gradient_accumulation_steps=4),
+        processes=2,
+        log_dir=tmp_path / "log2",
+    )
+    run_job(RUN_PRETRAIN, config, processes=2, log_dir=tmp_path / "log3")
+    assert curve(output_dir) == curve(tmp_path / "whole")
+
+
+def test_an_interrupted_save_is_not_taken_for_a_whole_one(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    run_job(RUN_PRETRAIN, config_in(shared, output_dir, max_steps=6), log_dir=tmp_path / "log")
+    # What a run leaves that is killed while it writes: everything but the last rename.
+    (output_dir / "checkpoint-6").rename(output_dir / "checkpoint-6.writing")
+    console = run_job(RUN_PRETRAIN, config_in(shared, output_dir), log_dir=tmp_path / "log2")
+    assert "resumes at step 3" in console
+    assert not (output_dir / "checkpoint-6.writing").exists(), "the remains were cleared away"
+    assert (output_dir / "checkpoint-6").is_dir()
+
+
+def test_only_the_newest_checkpoints_are_kept(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    config = config_in(shared, output_dir, save_steps=2, save_total_limit=2)
+    run_job(RUN_PRETRAIN, config, log_dir=tmp_path / "log")
+    names = sorted(path.name for path in output_dir.glob("checkpoint-*"))
+    assert names == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_overwrite_output_dir_starts_anew(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    run_job(RUN_PRETRAIN, config_in(shared, output_dir), log_dir=tmp_path / "log")
+    console = run_job(
+        RUN_PRETRAIN,
+        config_in(shared, output_dir, overwrite_output_dir=True),
+        log_dir=tmp_path / "log2",
+    )
+    assert "starts at step 0: overwrite_output_dir is set" in console
+
+
+def test_passed_over_steps_take_their_data_with_them(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    config = config_in(shared, output_dir, skip_data_intervals=[[3, 4]])
+    console = run_job(RUN_PRETRAIN, config, log_dir=tmp_path / "log")
+    assert "Step 3: its data is passed over" in console
+    assert [step for step, *_ in curve(output_dir)] == [1, 2, 5, 6, 7, 8]
+    assert logged(output_dir)[-1]["consumed_samples"] == 8 * 16
+
+
+def test_a_checkpoint_of_another_model_is_refused(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    run_job(RUN_PRETRAIN, config_in(shared, output_dir, max_steps=3), log_dir=tmp_path / "log")
+    other = write_model(tmp_path / "other", hidden_size=32)
+    config = config_in(shared, output_dir, model_name_or_path=str(other))
+    with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log2") as job:
+        assert job.wait() == 1
+        assert "another model" in job.output()
+        assert "Traceback" not in job.output()

@@ -1,0 +1,59 @@
+"""The learning rate's formula, at its corners and against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from llm_pretrain.config import TrainingArguments
+from llm_pretrain.training.schedule import learning_rate
+
+
+def arguments(**changes) -> TrainingArguments:
+    return TrainingArguments(
+        **{
+            "output_dir": "out",
+            "max_steps": 100,
+            "learning_rate": 1.0,
+            "min_learning_rate": 0.1,
+            "warmup_steps": 10,
+            **changes,
+        }
+    )
+
+
+def test_warm_up_rises_in_a_line_from_the_first_step() -> None:
+    rates = [learning_rate(step, arguments()) for step in range(1, 11)]
+    assert rates == pytest.approx([step / 10 for step in range(1, 11)])
+
+
+def test_a_fractional_warm_up_ratio() -> None:
+    changed = arguments(warmup_steps=0, warmup_ratio=0.025)
+    assert learning_rate(1, changed) == pytest.approx(1 / 2.5)
+    assert learning_rate(2, changed) == pytest.approx(2 / 2.5)
+    assert learning_rate(3, changed) == pytest.approx(0.1 + 0.9 * (1 - 0.5 / 97.5))
+
+
+def test_linear_decay() -> None:
+    assert learning_rate(55, arguments()) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate(100, arguments()) == pytest.approx(0.1)
+
+
+def test_cosine_decay() -> None:
+    changed = arguments(lr_scheduler_type="cosine")
+    assert learning_rate(40, changed) == pytest.approx(
+        0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 3))
+    )
+    assert learning_rate(100, changed) == pytest.approx(0.1)
+
+
+def test_the_floor_is_kept_after_decay_steps() -> None:
+    changed = arguments(decay_steps=50)
+    assert learning_rate(50, changed) == pytest.approx(0.1)
+    assert learning_rate(51, changed) == learning_rate(100, changed) == 0.1
+
+
+def test_without_warm_up_the_first_step_has_begun_to_decay() -> None:
+    changed = arguments(warmup_steps=0)
+    assert learning_rate(1, changed) == pytest.approx(0.1 + 0.9 * 0.99)

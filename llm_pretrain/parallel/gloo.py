@@ -123,7 +123,9 @@ class _Done:
         return None
 
 
-def _reduce_scatter(group, part, whole, operation=core.ReduceOp.SUM, sync_op=True):
+def _reduce_scatter(
+    group: Any, part: Any, whole: Any, operation: Any = core.ReduceOp.SUM, sync_op: bool = True
+) -> _Done:
     size = whole.shape[0] // group.size()
     for owner in range(group.size()):
         share = whole[owner * size : (owner + 1) * size].clone()
@@ -144,7 +146,7 @@ def wait_for_first_rank(timeout_seconds: float) -> None:
 def install(timeout_seconds: int) -> None:
     """Complete `paddle.distributed` over Gloo. Call once, before the first group is formed."""
     meetings = _Meetings(timeout_seconds)
-    process_group = core.ProcessGroupGloo
+    process_group: Any = core.ProcessGroupGloo
     process_group.create = staticmethod(meetings.group)
     process_group.reduce_scatter_tensor = _reduce_scatter
     process_group.send = lambda group, tensor, destination, sync_op=True: _send(

@@ -9,7 +9,7 @@ they are the same whatever the layout and whatever is fused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,7 +123,7 @@ def local_block(piece: Piece) -> tuple[slice, ...]:
     return piece.block(layout.tensor_rank, layout.degrees.tensor)
 
 
-def fill(model: nn.Layer, local_part) -> None:
+def fill(model: nn.Layer, local_part: Callable[[Piece], np.ndarray]) -> None:
     """Set every parameter from `local_part(piece)`, a float32 or equally typed array."""
     degree = topology.current().degrees.tensor
     for parameter, pieces in grouped_pieces(model):

@@ -8,13 +8,14 @@ before it and computes less twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 
 def _recomputed(function: Callable, layer: nn.Layer, use_reentrant: bool) -> Callable:
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         if not layer.training:
             return function(*arguments)
         return recompute(function, *arguments, use_reentrant=use_reentrant)

@@ -6,6 +6,8 @@ the local share of an axis over the group is written V/t.
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
@@ -26,11 +28,11 @@ class _CopyToGroup(PyLayer):
     """Identity forward; the gradient is summed over the group."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return collectives.all_reduce(gradient.clone(), topology.current().tensor_group)
 
 
@@ -38,11 +40,11 @@ class _SumOverGroup(PyLayer):
     """Sum over the group forward; the gradient passes through."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return collectives.all_reduce(x.clone(), topology.current().tensor_group)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
@@ -201,7 +203,7 @@ class _ParallelCrossEntropy(PyLayer):
     """loss = log(sum(exp(z))) - z[label], over logits that the group shares."""
 
     @staticmethod
-    def forward(ctx, logits, labels, ignore_index):
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         group = topology.current().tensor_group
         largest = collectives.all_reduce(logits.max(axis=-1, keepdim=True), group, "max")
         shifted = logits - largest
@@ -216,7 +218,7 @@ class _ParallelCrossEntropy(PyLayer):
         return (total.log() - target).squeeze(-1) * counts.astype("float32")
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         softmax, local, mine, counts = ctx.saved_tensor()
         share = softmax.shape[-1]
         one_hot = nn.functional.one_hot(local, share) * mine

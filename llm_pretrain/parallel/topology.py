@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import paddle
 import paddle.distributed as dist
@@ -119,7 +120,7 @@ def initialize(
     return _current
 
 
-def _tied_embedding_group(fleet_groups) -> Group:
+def _tied_embedding_group(fleet_groups: Any) -> Group:
     """First and last stage of this process's pipeline; None on the stages between."""
     mine = None
     for ranks in fleet_groups.topology().get_comm_list("pipe"):

@@ -176,14 +176,11 @@ class Trainer:
                 f"saved since the last checkpoint. To pass over this data, resume with "
                 f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
             ) from None
-        took = {
-            "loss": loss,
-            "seconds": time.perf_counter() - began,
-            "tokens": samples * self.run.data.max_seq_length,
-            "wait_seconds": sum(batch.wait_s for batch in batches),
-        }
-        total.add(**took)
-        interval.add(**took)
+        seconds = time.perf_counter() - began
+        tokens = samples * self.run.data.max_seq_length
+        wait = sum(batch.wait_s for batch in batches)
+        for sums in (total, interval):
+            sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
         return result
 
     def _step_seed(self) -> int:
@@ -284,7 +281,7 @@ class Trainer:
 
     def _is_due(self, strategy: str, every: int | None) -> bool:
         """Whether what happens by `strategy` happens after this step."""
-        step, last = self.progress.global_step, self.run.training.max_steps
-        if strategy == "no":
-            return False
-        return step == last if strategy == "epoch" else bool(every) and step % every == 0
+        step = self.progress.global_step
+        if strategy == "epoch":
+            return step == self.run.training.max_steps
+        return strategy == "steps" and bool(every) and step % (every or 1) == 0

@@ -32,6 +32,8 @@ from llm_pretrain.parallel.pieces import Piece, fill, local_block
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DEFAULT_SHARD_BYTES = 4 * 2**30
+# What PaddleNLP notes in its files; the shapes of square weights would not betray it.
+_PADDLE_FORMATS = ("np", "pd")
 
 
 class WrittenTensor(NamedTuple):
@@ -95,9 +97,17 @@ def _open(directory: Path) -> dict[str, SafetensorsReader]:
 
 def _open_file(path: Path) -> SafetensorsReader:
     try:
-        return SafetensorsReader(path)
+        reader = SafetensorsReader(path)
     except (OSError, UnreadableFileError) as error:
         raise ConfigError([f"{path}: can't be read: {error}."]) from None
+    if reader.metadata.get("format") in _PADDLE_FORMATS:
+        raise ConfigError(
+            [
+                f"{path}: was saved by PaddleNLP, which keeps linear weights as [in, out]. "
+                "Hugging Face's layout, [out, in], is needed."
+            ]
+        )
+    return reader
 
 
 def _no_weights(directory: Path) -> str:

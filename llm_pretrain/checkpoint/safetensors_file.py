@@ -60,7 +60,7 @@ class SafetensorsReader:
             if not 0 < length <= size - 8:
                 raise UnreadableFileError("its header is cut off, or it is no safetensors file")
             header = file.read(length)
-        self.entries = _parse_header(header, size - 8 - length)
+        self.entries, self.metadata = _parse_header(header, size - 8 - length)
         self._values = (
             np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
             if (size > 8 + length)
@@ -80,9 +80,10 @@ class SafetensorsReader:
         return to_float32(stored[block])
 
 
-def _parse_header(header: bytes, values_size: int) -> dict[str, Entry]:
+def _parse_header(header: bytes, values_size: int) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
         parsed = json.loads(header)
+        metadata = dict(parsed.get("__metadata__", {}))
         entries = {
             name: Entry(fields["dtype"], tuple(fields["shape"]), *fields["data_offsets"])
             for name, fields in parsed.items()
@@ -99,7 +100,7 @@ def _parse_header(header: bytes, values_size: int) -> dict[str, Entry]:
         dtype = _NUMPY_OF.get(entry.code)
         if dtype and entry.end - entry.begin != math.prod(entry.shape) * dtype.itemsize:
             raise UnreadableFileError(f"the size of {name} does not fit its shape")
-    return entries
+    return entries, metadata
 
 
 class SafetensorsWriter:

@@ -24,6 +24,7 @@ from llm_pretrain.checkpoint.hugging_face import (
 from llm_pretrain.config import ConfigError
 from llm_pretrain.models.decoder import Decoder, DecoderBlock
 from llm_pretrain.models.families import read_model_config
+from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.pieces import named_pieces
 from tests.models.small import small_config, small_model
 
@@ -147,6 +148,25 @@ def test_a_part_of_a_model_reads_its_own_tensors(tmp_path: Path) -> None:
         np.testing.assert_array_equal(parameter.numpy(), tensors[piece.name])
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_tensor_parallel_rank_reads_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, fused: bool
+) -> None:
+    model, directory = saved(tmp_path)
+    config = replace(model.config, fuse_attention_qkv=fused, fuse_attention_ffn=fused)
+    whole = dict(whole_tensors(model))
+    degrees = replace(topology.current().degrees, tensor=2)
+    layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+    monkeypatch.setattr(topology, "_current", layout)
+    part = Decoder(config)
+    load_weights(part, config, directory)
+    for parameter, piece in named_pieces(part):
+        held = parameter.numpy()[piece.region(2)]
+        np.testing.assert_array_equal(held, whole.pop(piece.name)[piece.block(rank, 2)])
+    assert not whole
+
+
 def test_stages_write_files_of_their_own(tmp_path: Path) -> None:
     model = small_model(1)
     tensors = list(whole_tensors(model))
@@ -219,6 +239,13 @@ def test_a_model_of_another_depth(tmp_path: Path) -> None:
     _, directory = saved(tmp_path)
     assert "missing: model.layers.2." in refused(directory, num_hidden_layers=3)
     assert "not the model's: model.layers.1." in refused(directory, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize("kind", ["np", "pd"])
+def test_weights_that_paddlenlp_saved(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path)[1] / "model.safetensors"
+    rewrite(path, lambda header: header.update(__metadata__={"format": kind}))
+    assert "was saved by PaddleNLP" in refused(tmp_path)
 
 
 def test_no_weights(tmp_path: Path) -> None:

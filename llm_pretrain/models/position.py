@@ -48,7 +48,8 @@ def rotary_frequencies(
     """
     scaling = rope.scaling
     theta = rope.theta
-    if isinstance(scaling, DynamicScaling):
+    # The only pair of a head of two turns by one radian, whatever the base.
+    if isinstance(scaling, DynamicScaling) and head_dim > 2:
         stretch = max(sequence_length / max_position_embeddings, 1.0)
         theta *= (scaling.factor * stretch - (scaling.factor - 1)) ** (head_dim / (head_dim - 2))
     plain = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)

@@ -116,6 +116,16 @@ def test_rotary_embedding_in_both_spellings(published: dict[str, Any], rope: Rop
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor: is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "0.5 is below 1"),
         ({"rope_scaling": 2.0}, "rope_scaling: 2.0 is not an object"),
+        ({"rope_theta": 1.0}, "rope_theta: 1.0 is not above 1"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_parameters.rope_theta: 0.0 is not above 1"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 0}},
+            "rope_scaling.beta_slow: 1.0 must lie between 0 and beta_fast",
+        ),
+        (
+            {"rope_scaling": {"type": "llama3", **LLAMA_3, "high_freq_factor": 1.0}},
+            "low_freq_factor: 1.0 must lie between 0 and high_freq_factor",
+        ),
         ({"hidden_size": "absent"}, "hidden_size: is missing"),
         ({"hidden_size": "32"}, "hidden_size: '32' is not a whole number"),
         ({"hidden_size": 34}, "34 is not a multiple of num_attention_heads (4)"),

@@ -50,6 +50,10 @@ def test_dynamic_is_plain_up_to_the_positions_of_the_model() -> None:
     assert longer[-1] == pytest.approx((10000 * 5 ** (8 / 6)) ** -0.75)
 
 
+def test_dynamic_with_heads_of_one_pair() -> None:
+    assert rotary_frequencies(Rope(10000.0, DynamicScaling(4.0)), 2, 32, 64)[0].tolist() == [1]
+
+
 def test_llama3_keeps_short_wavelengths_and_stretches_long_ones() -> None:
     scaled = frequencies(Rope(10000.0, Llama3Scaling(8.0, 1.0, 4.0, 256)))
     turns = 256 * PLAIN / (2 * math.pi)

@@ -29,7 +29,7 @@ _TYPE_OF = {
 
 def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
     """The rotary embedding that a config.json describes; problems go to `fields`."""
-    theta = fields.number("rope_theta", 10000.0)
+    theta = _theta(fields, 10000.0)
     # The older key wins where both stand, as it does for transformers.
     key = "rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters"
     values = fields.values.get(key)
@@ -40,7 +40,15 @@ def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
         return Rope(theta)
     inner = Fields(values, fields.source, inside=f"{key}.", problems=fields.problems)
     inner.require_supported("partial_rotary_factor", (1, None))
-    return Rope(inner.number("rope_theta", theta), _read_scaling(inner, max_position_embeddings))
+    return Rope(_theta(inner, theta), _read_scaling(inner, max_position_embeddings))
+
+
+def _theta(fields: Fields, default: float) -> float:
+    theta = fields.number("rope_theta", default)
+    if theta <= 1:
+        fields.problem("rope_theta", f"{theta} is not above 1")
+        return 10000.0
+    return theta
 
 
 def _read_scaling(fields: Fields, max_position_embeddings: int) -> RopeScaling | None:
@@ -67,12 +75,15 @@ def _read_scaling(fields: Fields, max_position_embeddings: int) -> RopeScaling |
         if not 0 < low < high:
             fields.problem("low_freq_factor", f"{low} must lie between 0 and high_freq_factor")
         return Llama3Scaling(factor, low, high, original)
+    beta_fast, beta_slow = fields.number("beta_fast", 32.0), fields.number("beta_slow", 1.0)
+    if not 0 < beta_slow <= beta_fast:
+        fields.problem("beta_slow", f"{beta_slow} must lie between 0 and beta_fast")
     return YarnScaling(
         factor,
         original,
         attention_factor=fields.optional_number("attention_factor"),
-        beta_fast=fields.number("beta_fast", 32.0),
-        beta_slow=fields.number("beta_slow", 1.0),
+        beta_fast=beta_fast,
+        beta_slow=beta_slow,
         mscale=fields.optional_number("mscale"),
         mscale_all_dim=fields.optional_number("mscale_all_dim"),
         truncate=fields.flag("truncate", True),

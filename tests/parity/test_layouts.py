@@ -17,7 +17,7 @@ from tests.launching import RUN_PRETRAIN, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 WORKER = Path(__file__).with_name("worker.py")
-MICRO_BATCHES = 8
+MICRO_BATCHES = 4
 TOLERANCE = 1e-5
 
 
@@ -66,7 +66,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_data(folder / "data")
     found = {}
     for name, (model_changes, _) in CASES.items():
-        model = write_model(folder / f"model-{name}", **model_changes)
+        model = write_model(folder / f"model-{name}", num_hidden_layers=2, **model_changes)
         config = small_config(
             model,
             folder / "data",
@@ -125,7 +125,8 @@ def test_equals_one_process(
     found = train_cases(seeds, chosen)
     for name in CASES:
         assert len(found[name]) == 22, name
-        assert control[name][19]["loss"] < 0.9 * control[name][0]["loss"], "nothing was learned"
+        first, last = control[name][0]["loss"], control[name][19]["loss"]
+        assert last < 0.95 * first, "nothing was learned"
         for expected, actual in zip(control[name], found[name], strict=True):
             for key in ("loss", "global_norm", "eval_loss"):
                 if key in expected:

@@ -41,6 +41,7 @@ def curve(output_dir: Path) -> list[tuple[int, float, float]]:
 PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16-O2": {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True},
+    "bf16-O2-without-master-gradients": {"bf16": True, "fp16_opt_level": "O2"},
     "bf16-O1": {"bf16": True, "fp16_opt_level": "O1"},
     "fp16-O2": {"fp16": True, "fp16_opt_level": "O2", "scale_loss": 2.0**30},
 }

@@ -1,0 +1,86 @@
+"""Which directories count as checkpoints, which is resumed, and which are removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.checkpoint.directory import (
+    STATE_FILE,
+    find_checkpoint,
+    keep_newest,
+    publish,
+    read_state,
+    whole_checkpoints,
+    writing_path,
+)
+from llm_pretrain.config import ConfigError
+
+
+def make(output_dir: Path, *steps: int) -> None:
+    for step in steps:
+        path = output_dir / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        (path / STATE_FILE).write_text("{}")
+
+
+def names(output_dir: Path) -> list[str]:
+    return [path.name for path in whole_checkpoints(output_dir)]
+
+
+def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path: Path) -> None:
+    make(tmp_path, 1000, 200, 30)
+    assert names(tmp_path) == ["checkpoint-30", "checkpoint-200", "checkpoint-1000"]
+
+
+def test_unfinished_removed_and_foreign_directories_do_not_count(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    for name in ("checkpoint-6.writing", "checkpoint-7.removing", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / STATE_FILE).write_text("{}")
+    (tmp_path / "checkpoint-8").mkdir()
+    assert names(tmp_path) == ["checkpoint-5"]
+
+
+def test_the_last_is_found_unless_another_is_named(tmp_path: Path) -> None:
+    make(tmp_path, 5, 10)
+    last, _ = find_checkpoint(tmp_path, None, overwrite=False)
+    assert last == tmp_path / "checkpoint-10"
+    named, _ = find_checkpoint(tmp_path, str(tmp_path / "checkpoint-5"), overwrite=True)
+    assert named == tmp_path / "checkpoint-5"
+    none, reason = find_checkpoint(tmp_path, None, overwrite=True)
+    assert none is None
+    assert "overwrite_output_dir" in reason
+
+
+def test_a_named_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="resume_from_checkpoint.*checkpoint-3"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-3"), overwrite=False)
+
+
+def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    (tmp_path / "checkpoint-5" / STATE_FILE).write_text("{")
+    with pytest.raises(ConfigError, match=STATE_FILE):
+        read_state(tmp_path / "checkpoint-5")
+
+
+def test_publishing_replaces_an_older_one_of_the_same_step(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    checkpoint = tmp_path / "checkpoint-5"
+    writing_path(checkpoint).mkdir()
+    (writing_path(checkpoint) / STATE_FILE).write_text('{"new": true}')
+    publish(checkpoint)
+    assert read_state(checkpoint) == {"new": True}
+    assert names(tmp_path) == ["checkpoint-5"]
+    publish(checkpoint)
+    assert read_state(checkpoint) == {"new": True}, "a second call has nothing to do"
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    make(tmp_path, 1, 2, 3, 4)
+    keep_newest(tmp_path, 2, best_step=1)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+    keep_newest(tmp_path, None)
+    assert len(names(tmp_path)) == 3

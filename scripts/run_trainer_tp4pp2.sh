@@ -18,7 +18,6 @@ unset CUDA_VISIBLE_DEVICES
 
 arguments=(
     --output_dir "output/$task_name"
-    --logging_dir "output/${task_name}_visualdl"
     --split 949,50,1
     --tensor_parallel_degree 4
     --pipeline_parallel_degree 2

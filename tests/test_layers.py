@@ -72,9 +72,7 @@ def test_imports_go_down(path: Path) -> None:
         return
     for imported in imported_members(path):
         allowed = (
-            imported == member
-            or level(imported) > level(member)
-            or (member, imported) in EXTRA
+            imported == member or level(imported) > level(member) or (member, imported) in EXTRA
         )
         assert allowed, f"{path}: {member} may not import {imported}"
 

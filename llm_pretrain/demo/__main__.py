@@ -25,13 +25,13 @@ def main(overrides: Sequence[str]) -> int:
     status = make_data() or run(
         ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes())],
         ["--log_level", "WARNING", "--log_dir", str(FOLDER / "log")],
-        ["run_pretrain.py", str(CONFIG), *overrides],
+        ["run_pretrain.py", str(CONFIG), "--overwrite_output_dir", *overrides],
     )
     if status:
         return status
     config = json.loads(CONFIG.read_text(encoding="utf-8"))
     show_results(Path(config["output_dir"]), vocab_size(config))
-    print(f"\nThe curves: visualdl --logdir {config['logging_dir']}")
+    print(f"\nThe curves: visualdl --logdir {config['output_dir']}/runs")
     return 0
 
 

@@ -27,8 +27,9 @@ peers: .venv-transformers/ready .venv-paddlenlp/ready
 	.venv-$*/bin/python $(INSTALL) --requirement $<
 	@touch $@
 
+# make demo ARGS="--max_steps 100" hands arguments to the training.
 demo: setup
-	$(BIN)/python -m llm_pretrain.demo
+	$(BIN)/python -m llm_pretrain.demo $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

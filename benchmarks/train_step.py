@@ -182,16 +182,16 @@ def main() -> None:
     settings = ", ".join(f"{choice.name}={choice.value}" for choice in machine.choices())
     print(f"{processor()}; {settings}", flush=True)
     steps = WARM_UP + arguments.steps
-    runs: dict[str, list[Measured]] = {label: [] for label in (OURS, *(p.label for p in peers))}
+    by_label = {peer.label: peer for peer in peers}
+    runs: dict[str, list[Measured]] = {label: [] for label in (OURS, *by_label)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for _ in range(arguments.rounds):
             for label, measured in runs.items():
-                peer = next((peer for peer in peers if peer.label == label), None)
                 measured.append(
-                    measure_peer(peer, shape, steps, folder)
-                    if peer
-                    else measure_ours(shape, steps, folder)
+                    measure_ours(shape, steps, folder)
+                    if label == OURS
+                    else measure_peer(by_label[label], shape, steps, folder)
                 )
                 print(f"{label}: {statistics.median(measured[-1].seconds):.3f} s", flush=True)
     medians = {

@@ -1,0 +1,161 @@
+"""The commands of the README and of the pages in docs/ are run, training for two steps only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.config import load_run_config
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+COMMANDS = ("make ", "python ", "llm-pretrain ", "scripts/", "visualdl ")
+SHORT = "--max_steps 2 --eval_steps 2 --eval_iters 1 --save_steps 2 --logging_steps 1"
+# What stands for a reader's own files.
+STAND_INS = {
+    "DIRECTORY_WITH_THE_TOKENIZER": "output/demo/tokenizer",
+    "text.jsonl": "output/demo/corpus.jsonl",
+    "run.json": "configs/llama/demo.json",
+    "CONFIG": "configs/llama/demo.json",
+}
+NOT_RUN = {
+    "pip install": "needs the network; test_extras_of_the_readme checks what it names",
+    "--nnodes": "needs two launchers at once; tests of two nodes are in tests/parity",
+    "make test": "is what runs this test",
+    "make bench": "takes minutes; test_the_benchmark_runs has a small one",
+    "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
+    "visualdl": "serves until it is stopped",
+}
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for language, block in found if language in languages]
+
+
+def commands(page: str) -> list[str]:
+    lines = "".join(blocks(page, "", "bash", "sh")).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.startswith(COMMANDS)]
+
+
+def runnable(page: str) -> list[str]:
+    return [line for line in commands(page) if not any(part in line for part in NOT_RUN)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parts of the repository that a user's commands name, after `make demo`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "scripts", "requirements"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Makefile", "pyproject.toml", "run_pretrain.py"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "bin").mkdir()
+    for name, words in (("python", ""), ("python3", ""), ("llm-pretrain", " -m llm_pretrain.cli")):
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+        script.chmod(0o755)
+    run(folder, "make demo")
+    return folder
+
+
+def run(folder: Path, command: str) -> str:
+    """Run a command as typed, but for a shorter training; returns what it printed."""
+    for name, stand_in in STAND_INS.items():
+        command = re.sub(rf"(?<![\w/.]){re.escape(name)}(?:\.json)?(?![\w.])", stand_in, command)
+    if command == "make demo":
+        # The set-up is this interpreter's, and make is told that it is done.
+        command = f'make demo BIN=bin --old-file .venv/ready ARGS="{SHORT}"'
+    elif "run_pretrain.py" in command or "run_trainer" in command or " train " in command:
+        command = f"{command} {SHORT}"
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")
+    }
+    environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def test_the_demo_ends_with_what_it_promises(folder: Path) -> None:
+    printed = run(folder, "make demo")
+    for promised in ("training loss", "evaluation loss", "checkpoint-2", "visualdl --logdir"):
+        assert promised in printed
+    assert list((folder / "output/demo/run/runs").rglob("vdlrecords*"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
+def test_the_commands_run(page: str, folder: Path) -> None:
+    for command in runnable(page):
+        if command != "make demo":
+            run(folder, command)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "json", "yaml")])
+def test_the_configurations_load(page: str, tmp_path: Path) -> None:
+    for language in ("json", "yaml"):
+        for block in blocks(page, language):
+            path = tmp_path / f"run.{language}"
+            path.write_text(block, encoding="utf-8")
+            load_run_config(path)
+
+
+def test_both_languages_have_the_same_commands() -> None:
+    assert len(commands("README.md")) > 5
+    assert commands("README_zh.md") == commands("README.md")
+
+
+def test_extras_of_the_readme() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    installs = [line for line in commands("README.md") if "pip install" in line]
+    for extra in re.findall(r"\.\[(\w+)\]", " ".join(installs)):
+        assert f"\n{extra} = [" in project
+    assert any('"paddlepaddle-gpu>=3.3,<3.4"' in line for line in installs)
+    assert 'gpu = ["paddlepaddle-gpu>=3.3,<3.4"]' in project
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_zh.md", *PAGES[1:]])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.sh")))
+def test_shellcheck(script: str) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    subprocess.run(["shellcheck", ROOT / "scripts" / script], check=True)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "train_step.py"
+    options = ["--rounds", "1", "--steps", "1", "--layers", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *options, "--json", tmp_path / "figures.json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "llm_pretrain float32" in done.stdout
+    assert (tmp_path / "figures.json").exists()

@@ -1,10 +1,11 @@
 """What Paddle's collectives over Gloo lack, supplied so that every layout runs on CPU processes.
 
-Four things (Paddle 3.3):
+Five things (Paddle 3.3):
 
 - All groups meet in one store, under keys that carry no group's name, so that with more than two
   processes they read one another's stale addresses. Here each group meets in a store of its own.
 - `reduce_scatter` is not implemented. Here each part is reduced to its owner.
+- float16 is reduced wrongly: 1 + 2 is inf. Here it is reduced in float32.
 - Gloo tells messages apart by counting a group's calls, which must therefore come in one order on
   all its ranks. In a pipeline they don't. Here each direction between two ranks has its own group.
 - Any operation gives up after 30 s. Here at least a barrier waits, so that ranks can meet again
@@ -18,12 +19,14 @@ import socket
 import time
 from typing import Any
 
+import paddle
 from paddle.base import core
 
 _PAIR_GROUP_IDS_FROM = 1 << 20
 _MAX_RANKS = 1 << 12
 
 _create_group = core.ProcessGroupGloo.create
+_all_reduce = core.ProcessGroupGloo.all_reduce
 _send = core.ProcessGroupGloo.send
 _recv = core.ProcessGroupGloo.recv
 
@@ -123,15 +126,27 @@ class _Done:
         return None
 
 
+def _all_reduce_of_any_dtype(
+    group: Any, tensor: Any, operation: Any = core.ReduceOp.SUM, sync_op: bool = True
+) -> Any:
+    if tensor.dtype != paddle.float16:
+        return _all_reduce(group, tensor, operation, sync_op)
+    wide = tensor.astype("float32")
+    _all_reduce(group, wide, operation, True).wait()
+    tensor.copy_(wide.astype("float16"), True)
+    return _Done()
+
+
 def _reduce_scatter(
     group: Any, part: Any, whole: Any, operation: Any = core.ReduceOp.SUM, sync_op: bool = True
 ) -> _Done:
     size = whole.shape[0] // group.size()
     for owner in range(group.size()):
-        share = whole[owner * size : (owner + 1) * size].clone()
+        share = whole[owner * size : (owner + 1) * size]
+        share = share.astype("float32") if whole.dtype == paddle.float16 else share.clone()
         group.reduce(share, owner, operation, True).wait()
         if owner == group.rank():
-            part.copy_(share.reshape(part.shape), True)
+            part.copy_(share.astype(part.dtype).reshape(part.shape), True)
     return _Done()
 
 
@@ -148,6 +163,7 @@ def install(timeout_seconds: int) -> None:
     meetings = _Meetings(timeout_seconds)
     process_group: Any = core.ProcessGroupGloo
     process_group.create = staticmethod(meetings.group)
+    process_group.all_reduce = _all_reduce_of_any_dtype
     process_group.reduce_scatter_tensor = _reduce_scatter
     process_group.send = lambda group, tensor, destination, sync_op=True: _send(
         meetings.pair(group, group.rank(), destination), tensor, 1, True

@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
+from llm_pretrain.ops.precision import in_float32_on_cpu
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.pieces import Normal, Piece
 
@@ -143,7 +144,7 @@ class RowParallelLinear(nn.Layer):
         if topology.current().degrees.tensor == 1:
             return ops.linear(x, self.weight, self.bias)
         y = sum_over_group(ops.linear(x, self.weight))
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else in_float32_on_cpu(paddle.add, y, self.bias)
 
 
 class VocabularyParallelEmbedding(nn.Layer):
@@ -164,7 +165,8 @@ class VocabularyParallelEmbedding(nn.Layer):
             return nn.functional.embedding(tokens_BS, self.weight)
         local_BS, mine_BS = _local_ids(tokens_BS, self.share)
         x_BSH = nn.functional.embedding(local_BS, self.weight)
-        return sum_over_group(x_BSH * mine_BS.astype(x_BSH.dtype).unsqueeze(-1))
+        mine_BS1 = mine_BS.astype(x_BSH.dtype).unsqueeze(-1)
+        return sum_over_group(in_float32_on_cpu(paddle.multiply, x_BSH, mine_BS1))
 
 
 class VocabularyParallelHead(nn.Layer):

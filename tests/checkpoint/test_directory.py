@@ -55,7 +55,7 @@ def test_the_last_is_found_unless_another_is_named(tmp_path: Path) -> None:
 
 
 def test_a_named_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="resume_from_checkpoint.*checkpoint-3"):
+    with pytest.raises(ConfigError, match=r"resume_from_checkpoint.*checkpoint-3"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-3"), overwrite=False)
 
 

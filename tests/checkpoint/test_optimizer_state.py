@@ -90,11 +90,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     write_two_by_two(tmp_path)
     data = tmp_path / FOLDER / "rank-00001.safetensors"
     data.write_bytes(data.read_bytes()[:-50])
-    with pytest.raises(ConfigError, match="rank-00001.safetensors can't be read"):
+    with pytest.raises(ConfigError, match=r"rank-00001\.safetensors can't be read"):
         SavedOptimizer(tmp_path).read("query", (4, 12), WHOLE, "master")
     index = tmp_path / FOLDER / "rank-00000.json"
     index.write_text(json.dumps({"powers": {}, "ranges": [{"key": 1}]}))
-    with pytest.raises(ConfigError, match="rank-00000.json can't be read"):
+    with pytest.raises(ConfigError, match=r"rank-00000\.json can't be read"):
         SavedOptimizer(tmp_path)
 
 

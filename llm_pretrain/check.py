@@ -33,7 +33,11 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
-from llm_pretrain.training.model_choice import model_config_of, tokenizer_directory
+from llm_pretrain.training.model_choice import (
+    missing_weights,
+    model_config_of,
+    tokenizer_directory,
+)
 
 USAGE = """\
 usage: llm-pretrain check [CONFIG] [--world_size N] [--key value …]
@@ -166,11 +170,7 @@ def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mod
         report.notices.append(
             f"no tokenizer in {tokenizer_directory(run)}: training works on token ids alone"
         )
-    if run.model.continue_training and not _has_weights(Path(name)):
-        report.problems.append(
-            f"continue_training: {name} is no directory with safetensors weights; download the "
-            "model and name its directory, or set continue_training to false"
-        )
+    report.problems += missing_weights(run)
     if degrees is not None:
         report.problems += check_layout(run, model, degrees)
         report.notices += layout_notices(run, model, degrees)
@@ -188,11 +188,6 @@ def _describe_model(name: str, model: ModelConfig, length: int) -> list[str]:
         shape,
         f"{model.flops_per_token(length):.4g} floating-point operations per token",
     ]
-
-
-def _has_weights(directory: Path) -> bool:
-    names = ("model.safetensors", "model.safetensors.index.json")
-    return any((directory / name).is_file() for name in names)
 
 
 def _check_data(

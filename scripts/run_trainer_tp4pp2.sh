@@ -55,9 +55,10 @@ if nvidia-smi --list-gpus >/dev/null 2>&1; then
         --save_steps 5000
         --logging_steps 10
         --eval_steps 1000
-        --continue_training 1
         --device gpu
     )
+    # Random weights unless the published ones have been downloaded there.
+    if [ -d facebook/llama-7b ]; then arguments+=(--continue_training 1); fi
 else
     "$PYTHON" -m llm_pretrain.demo.data
     processes=(--nproc_per_node 8)

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llm_pretrain.machine import environment_without_choices
+
 ROOT = Path(__file__).resolve().parent.parent
 RUN_PRETRAIN = ROOT / "run_pretrain.py"
 
@@ -41,7 +43,11 @@ class Job:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+                env={
+                    **environment_without_choices(),
+                    "PYTHONPATH": str(ROOT),
+                    **(environment or {}),
+                },
                 start_new_session=True,
             )
 

@@ -16,6 +16,8 @@ from typing import Any
 from llm_pretrain.config import ConfigError
 
 STATE_FILE = "trainer_state.json"
+PROGRAM = "llm_pretrain"
+"""What a state file says it is of, since PaddleNLP's have the same name."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -36,6 +38,29 @@ def whole_checkpoints(output_dir: str | Path) -> list[Path]:
         if match and (path / STATE_FILE).is_file():
             found.append((int(match[1]), path))
     return [path for _, path in sorted(found)]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that the name of a whole checkpoint says."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def set_aside_later(output_dir: str | Path, step: int) -> list[Path]:
+    """Rename checkpoints of later steps than a run starts from: they are of an abandoned run.
+
+    Returns:
+        Their new names, `checkpoint-<step>.abandoned`.
+    """
+    renamed = []
+    for path in whole_checkpoints(output_dir):
+        if step_of(path) > step:
+            aside = path.with_name(path.name + ".abandoned")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            renamed.append(aside)
+    return renamed
 
 
 def find_checkpoint(
@@ -65,23 +90,40 @@ def find_checkpoint(
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The contents of `trainer_state.json`."""
+    """The contents of `trainer_state.json`.
+
+    Raises:
+        ConfigError: it is damaged, or not this program's.
+    """
     path = checkpoint / STATE_FILE
     try:
-        return json.loads(path.read_text())
+        state = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError([f"{path} can't be read: {error}"]) from error
+    if not isinstance(state, dict) or state.get("program") != PROGRAM:
+        raise ConfigError(
+            [
+                f"{checkpoint} was written by another program (PaddleNLP?) and can't be resumed; "
+                "choose another output_dir, or set overwrite_output_dir"
+            ]
+        )
+    return state
 
 
-def publish(checkpoint: Path) -> None:
-    """Rename a checkpoint that is written whole to its name."""
-    writing = writing_path(checkpoint)
-    if not writing.exists():
-        return  # another process of this node has renamed it
+def publish(checkpoint: Path, rank: int) -> None:
+    """Rename a checkpoint that is written whole to its name.
+
+    Several ranks may call it for one disk: the first to claim it does the work.
+    """
+    claimed = checkpoint.with_name(f"{checkpoint.name}.publishing-{rank}")
+    try:
+        os.replace(writing_path(checkpoint), claimed)
+    except FileNotFoundError:
+        return
     if checkpoint.exists():
         remove(checkpoint)
-    os.replace(writing, checkpoint)
-    _flush_directory(checkpoint.parent)
+    os.replace(claimed, checkpoint)
+    flush_file(checkpoint.parent)
 
 
 def remove(checkpoint: Path) -> None:
@@ -112,7 +154,3 @@ def flush_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _flush_directory(path: Path) -> None:
-    flush_file(path)

@@ -9,16 +9,16 @@ no process holds more than its own part and one parameter of the writer's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.config import ConfigError
 
 FOLDER = "optimizer"
@@ -55,21 +55,22 @@ def write_shard(
     directory: Path,
     rank: int,
     ranges: list[SavedRange],
-    arrays: dict[str, np.ndarray],
+    arrays: Iterable[tuple[str, np.ndarray]],
     powers: dict[str, float],
 ) -> None:
     """Write one rank's ranges.
 
     Args:
         directory: the checkpoint's directory.
-        arrays: float32, under "<range's key>/<kind of value>".
+        arrays: float32, each with its name "<range's key>/<kind of value>"; taken one at a time.
         powers: AdamW's powers of beta.
     """
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:05d}.safetensors"
-    save_file(arrays, path)
-    flush_file(path)
+    with SafetensorsWriter(path, tensors=len(ranges) * len(VALUES)) as writer:
+        for name, values in arrays:
+            writer.add(name, values, "float32")
     index = {"powers": powers, "ranges": [asdict(entry) for entry in ranges]}
     path = path.with_suffix(".json")
     path.write_text(json.dumps(index))
@@ -199,5 +200,5 @@ def _relative(block: Block, to: Block) -> tuple[slice, ...]:
     )
 
 
-def slices_to_block(slices: Iterator[slice] | tuple[slice, ...]) -> Block:
+def slices_to_block(slices: tuple[slice, ...]) -> Block:
     return tuple((part.start, part.stop) for part in slices)

@@ -108,21 +108,25 @@ class SafetensorsWriter:
 
     Room for the header is kept at the beginning; spaces fill what is left of it, as the format
     allows.
+
+    Args:
+        tensors: how many will come at most; by default as many as fit a header of 64 KiB.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tensors: int | None = None) -> None:
         self.path = path
         self.size = 0
+        self._reserved = _RESERVED_HEADER if tensors is None else (tensors + 1) * _LARGEST_ENTRY
         self._entries: dict[str, dict[str, Any]] = {}
         self._unfinished = path.with_name(path.name + ".writing")
         self._file = self._unfinished.open("wb")
-        self._file.seek(8 + _RESERVED_HEADER)
+        self._file.seek(8 + self._reserved)
 
     def has_room(self, size: int, limit: int) -> bool:
         """Whether a tensor of `size` bytes fits: below `limit`, or the file is still empty."""
         if not self._entries:
             return True
-        fits_header = len(json.dumps(self._entries)) + _LARGEST_ENTRY < _RESERVED_HEADER
+        fits_header = len(json.dumps(self._entries)) + _LARGEST_ENTRY < self._reserved
         return fits_header and self.size + size <= limit
 
     def add(self, name: str, values: np.ndarray, dtype: str) -> None:
@@ -152,7 +156,7 @@ class SafetensorsWriter:
         # transformers refuses files that don't say which framework's layout they have.
         header = json.dumps({"__metadata__": {"format": "pt"}, **self._entries}).encode()
         self._file.seek(0)
-        self._file.write(struct.pack("<Q", _RESERVED_HEADER) + header.ljust(_RESERVED_HEADER))
+        self._file.write(struct.pack("<Q", self._reserved) + header.ljust(self._reserved))
         self._file.close()
         flush_file(self._unfinished)
         os.replace(self._unfinished, self.path)

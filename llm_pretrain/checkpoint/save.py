@@ -13,7 +13,7 @@ from typing import Any
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import hugging_face
-from llm_pretrain.checkpoint.directory import STATE_FILE, flush_file, publish, writing_path
+from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, flush_file, publish, writing_path
 from llm_pretrain.checkpoint.gather import whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
@@ -51,7 +51,8 @@ def save_checkpoint(
     if topology.rank == 0:
         mark.touch()
     collectives.barrier()
-    if topology.data_rank == 0 or not mark.exists():
+    is_rank_0s_disk = mark.exists()
+    if topology.data_rank == 0 or not is_rank_0s_disk:
         save_optimizer(writing, optimizer_states, topology)
     save_weights(writing, model, config, topology, extras=extras)
     if is_first_of_node():
@@ -59,10 +60,8 @@ def save_checkpoint(
     collectives.barrier()
     if topology.rank == 0:
         mark.unlink()
-        publish(checkpoint)
-    collectives.barrier()
-    if is_first_of_node():
-        publish(checkpoint)
+    if topology.rank == 0 or (is_first_of_node() and not is_rank_0s_disk):
+        publish(checkpoint, topology.rank)
     collectives.barrier()
 
 
@@ -81,12 +80,16 @@ def save_weights(
     """
     dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
     tensors = ((name, tensor.numpy()) for name, tensor in whole_tensors(model, topology))
-    if topology.batch_rank > 0 or topology.tensor_rank > 0:
-        if topology.batch_rank == 0:
-            deque(tensors, maxlen=0)  # takes its part in the gathering
-        return
-    label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
-    written = hugging_face.write_weight_files(tensors, config, directory, label=label, dtype=dtype)
+    written: dict[str, hugging_face.WrittenTensor] = {}
+    if topology.batch_rank == 0 and topology.tensor_rank == 0:
+        label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
+        written = hugging_face.write_weight_files(
+            tensors, config, directory, label=label, dtype=dtype
+        )
+    elif topology.batch_rank == 0:
+        deque(tensors, maxlen=0)  # takes its part in the gathering
+    # Some have written much and some nothing: they meet before they talk again.
+    collectives.barrier()
     stages = collectives.all_gather_text(json.dumps(written), topology.pipeline_group)
     if topology.rank == 0:
         everything = {
@@ -98,11 +101,12 @@ def save_weights(
         for path in extras:
             if path.resolve().parent != directory.resolve():
                 shutil.copy2(path, directory)
+    collectives.barrier()
 
 
 def _write_state(directory: Path, state: dict[str, Any], rank: int) -> None:
     # Nodes that share the disk write the same text here, each in one move.
     part = directory / f"{STATE_FILE}.{rank}"
-    part.write_text(json.dumps(state, indent=2))
+    part.write_text(json.dumps({"program": PROGRAM, **state}, indent=2))
     flush_file(part)
     os.replace(part, directory / STATE_FILE)

@@ -26,24 +26,26 @@ def save_optimizer(
 ) -> None:
     """Write this rank's shards."""
     ranges: list[SavedRange] = []
-    arrays: dict[str, np.ndarray] = {}
+    parts: list[tuple[dict[str, Tensor], int, int]] = []
     powers: dict[str, float] = {}
     for bucket, tensors in states:
         for placement, begin, end in bucket.shard_placements():
-            key = str(len(ranges))
             ranges.append(
                 SavedRange(
-                    key,
+                    str(len(ranges)),
                     tuple(placement.parameter.shape),
                     begin - placement.begin,
                     end - placement.begin,
                     tuple(_saved_pieces(placement, topology)),
                 )
             )
-            inside = slice(begin - bucket.shard_begin, end - bucket.shard_begin)
-            for value in VALUES:
-                arrays[f"{key}/{value}"] = tensors[value]._slice(inside.start, inside.stop).numpy()
+            parts.append((tensors, begin - bucket.shard_begin, end - bucket.shard_begin))
         powers = {name: float(tensor) for name, tensor in tensors.items() if name not in VALUES}
+    arrays = (
+        (f"{entry.key}/{value}", tensors[value]._slice(begin, end).numpy())
+        for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
+        for value in VALUES
+    )
     write_shard(directory, topology.rank, ranges, arrays, powers)
 
 

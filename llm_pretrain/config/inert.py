@@ -5,7 +5,7 @@ The reason completes the sentence "KEY has no effect here: …".
 
 from __future__ import annotations
 
-_CHOSEN_AT_START = "the fastest implementation that this machine has is chosen at start-up"
+_CHOSEN_AT_START = "plain Paddle operators serve for now; faster ones will be chosen at start-up"
 _ANY_LAYOUT = "checkpoints do not depend on the layout, so there is one kind, read at any layout"
 _NO_EXPERTS = "there are no mixture-of-experts models here"
 _ONE_ENGINE = "there is one engine, dynamic graphs over Fleet"

@@ -15,7 +15,7 @@ import paddle.distributed as dist
 Group = Any
 """paddle.distributed's group, or None for a process that is alone."""
 
-_OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
 
 def is_alone(group: Group) -> bool:
@@ -33,6 +33,17 @@ def broadcast(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor
     """Give every rank of the group the tensor of global rank `source`, in place."""
     if not is_alone(group):
         dist.broadcast(tensor, src=source, group=group)
+    return tensor
+
+
+def send(tensor: paddle.Tensor, destination: int, group: Group) -> None:
+    """Send to global rank `destination` of the group."""
+    dist.send(tensor, dst=destination, group=group)
+
+
+def receive(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
+    """Fill `tensor` with what global rank `source` of the group sends, and return it."""
+    dist.recv(tensor, src=source, group=group)
     return tensor
 
 

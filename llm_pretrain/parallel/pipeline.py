@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import paddle
-import paddle.distributed as dist
 from paddle import Tensor, nn
 
+from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.topology import Topology
 
 Step = Literal[
@@ -139,6 +139,7 @@ class Pipeline:
         self, schedule: list[Instruction], micro_batches: Sequence[MicroBatch], loss_factor: float
     ) -> Tensor:
         layout = self.topology
+        is_training = self.stage.training
         inputs: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         gradients: dict[int, Tensor] = {}
@@ -151,13 +152,17 @@ class Pipeline:
                 inputs[index].stop_gradient = False
             elif instruction.step == "forward":
                 output = self.stage(batch.tokens if layout.is_first_stage else inputs[index])
+                if not is_training:
+                    inputs.pop(index, None)
                 if layout.is_last_stage:
                     output = self.loss(output, batch.labels)
                     total += output.detach().astype("float32").reshape([1])
                     output = output * loss_factor
-                outputs[index] = output
+                if is_training or not layout.is_last_stage:
+                    outputs[index] = output
             elif instruction.step == "send_output":
-                self._send(outputs[index].detach(), +1)
+                output = outputs[index] if is_training else outputs.pop(index)
+                self._send(output.detach(), +1)
             elif instruction.step == "receive_gradient":
                 gradients[index] = self._receive(batch, +1)
             elif instruction.step == "backward":
@@ -166,16 +171,15 @@ class Pipeline:
                 self._send(inputs.pop(index).grad, -1)
         if layout.pipeline_group is not None:
             last = layout.pipeline_group.ranks[-1]
-            dist.broadcast(total, src=last, group=layout.pipeline_group)
+            collectives.broadcast(total, last, layout.pipeline_group)
         return total
 
     def _receive(self, batch: MicroBatch, direction: int) -> Tensor:
         tensor = paddle.empty([*batch.tokens.shape, self.hidden_size], self.activation_dtype)
-        dist.recv(tensor, src=self._neighbour(direction), group=self.topology.pipeline_group)
-        return tensor
+        return collectives.receive(tensor, self._neighbour(direction), self.topology.pipeline_group)
 
     def _send(self, tensor: Tensor, direction: int) -> None:
-        dist.send(tensor, dst=self._neighbour(direction), group=self.topology.pipeline_group)
+        collectives.send(tensor, self._neighbour(direction), self.topology.pipeline_group)
 
     def _neighbour(self, direction: int) -> int:
         """Global rank of the stage before (-1) or after (+1)."""

@@ -14,11 +14,11 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 
-def _recomputed(function: Callable, layer: nn.Layer, use_reentrant: bool) -> Callable:
+def _recomputed(function: Callable, layer: nn.Layer) -> Callable:
     def call(*arguments: Any) -> Any:
         if not layer.training:
             return function(*arguments)
-        return recompute(function, *arguments, use_reentrant=use_reentrant)
+        return recompute(function, *arguments, use_reentrant=False)
 
     return call
 
@@ -28,17 +28,16 @@ def apply_recompute(
     granularity: str,
     *,
     except_layers: Collection[int] = (),
-    use_reentrant: bool = False,
 ) -> None:
     """Make the decoder blocks (by layer number) recompute, but those of `except_layers`."""
     for number, block in blocks.items():
         if number in except_layers:
             continue
         if granularity == "full":
-            block.forward = _recomputed(block.forward, block, use_reentrant)
+            block.forward = _recomputed(block.forward, block)
         elif granularity == "full_attn":
-            block.attention.forward = _recomputed(block.attention.forward, block, use_reentrant)
+            block.attention.forward = _recomputed(block.attention.forward, block)
         elif granularity == "core_attn":
-            block.attention.core = _recomputed(block.attention.core, block, use_reentrant)
+            block.attention.core = _recomputed(block.attention.core, block)
         else:
             raise AssertionError(granularity)

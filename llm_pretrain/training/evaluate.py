@@ -22,8 +22,8 @@ def evaluate(
     batch_size: int,
     micro_batch_size: int,
     batches: int,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
+    should_stop: Callable[[], bool],
+) -> dict[str, float] | None:
     """Loss, perplexity and count of samples over the first `batches` batches of all ranks.
 
     Every call takes the same samples, so that evaluations compare.
@@ -31,8 +31,10 @@ def evaluate(
     Args:
         batch_size: samples per rank and batch.
         micro_batch_size: samples that pass the pipeline at a time.
-        should_stop: asked between batches, the same answer on every rank; what is done by then
-            counts.
+        should_stop: asked before each batch, the same answer on every rank.
+
+    Returns:
+        None where it should stop before the end.
     """
     total = paddle.zeros([1])
     micro_batches = done = 0
@@ -43,8 +45,10 @@ def evaluate(
         degree=topology.batch_degree,
     ) as loader:
         for batch in loader:
-            if done == batches or (done and should_stop()):
+            if done == batches:
                 break
+            if should_stop():
+                return None
             parts = split_batch(batch.tokens, batch.labels, micro_batch_size)
             total += pipeline.evaluate(parts)
             micro_batches += len(parts)

@@ -20,7 +20,11 @@ import paddle.distributed as dist
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
 from llm_pretrain.parallel import topology
+from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.training.optimizer import NonFiniteGradientError
 
+USER_ERRORS = (ConfigError, DataError, PreprocessError, NonFiniteGradientError)
+"""Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0
 _COUNT = "failure/count"
 
@@ -42,7 +46,7 @@ def reported_failures() -> Iterator[None]:
 
 def _report(error: Exception) -> None:
     rank = topology.current().rank
-    if isinstance(error, ConfigError | DataError):
+    if isinstance(error, USER_ERRORS):
         own = f"error: {error}"
     else:
         own = "".join(traceback.format_exception(error))

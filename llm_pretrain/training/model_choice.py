@@ -32,3 +32,15 @@ def model_config_of(run: RunConfig) -> ModelConfig:
         tokenizer_vocab_size=vocab_size,
         max_seq_length=run.data.max_seq_length,
     )
+
+
+def missing_weights(run: RunConfig) -> list[str]:
+    """The problem of a run that continues from weights that aren't there; [] if it has none."""
+    name = run.model.model_name_or_path
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if not run.model.continue_training or any((Path(name) / file).is_file() for file in names):
+        return []
+    return [
+        f"continue_training: {name} is no directory with safetensors weights; download the "
+        "model and name its directory, or set continue_training to false"
+    ]

@@ -82,7 +82,7 @@ class ShardedAdamW:
         shards = [bucket.reduce_gradients() for bucket in self.buckets]
         norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
         is_finite = math.isfinite(norm)
-        if not is_finite and not loss_scale.is_dynamic:
+        if not is_finite and not loss_scale.can_shrink:
             raise NonFiniteGradientError(f"The norm of the gradient is {norm}.")
         if is_finite:
             self._apply(shards, self._factor(norm) / loss_scale.value, learning_rate)

@@ -19,6 +19,11 @@ class LossScale:
         self.is_dynamic = is_dynamic
         self.steps_without_overflow = 0
 
+    @property
+    def can_shrink(self) -> bool:
+        """Whether an overflow may be the scale's fault."""
+        return self.is_dynamic and self.value > 1.0
+
     def update(self, *, overflowed: bool) -> None:
         if not self.is_dynamic:
             return

@@ -45,6 +45,11 @@ class Reports:
     def step(self, progress: Progress, interval: Interval, result: StepResult) -> None:
         if not self.reporter:
             return
+        if result.is_skipped:
+            self.message(
+                f"Step {progress.global_step}: a gradient overflowed; the weights stay as they "
+                "were and the loss scale is halved."
+            )
         speed = self._tokens_per_second_per_device(interval)
         self.reporter.step(
             {

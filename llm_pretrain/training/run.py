@@ -11,6 +11,7 @@ import paddle
 
 from llm_pretrain import machine
 from llm_pretrain.checkpoint import hugging_face
+from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import (
     ConfigError,
     Degrees,
@@ -27,7 +28,7 @@ from llm_pretrain.config import (
     split_command_line,
 )
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.data import DataError, Datasets, SampleCounts, build_datasets
+from llm_pretrain.data import Datasets, SampleCounts, build_datasets
 from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
@@ -35,12 +36,18 @@ from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.training.failure import reported_failures
-from llm_pretrain.training.model_choice import model_config_of, tokenizer_directory
-from llm_pretrain.training.optimizer import NonFiniteGradientError
+from llm_pretrain.preprocess.tokenizers import find_tokenizer
+from llm_pretrain.training.agreement import assert_same_run
+from llm_pretrain.training.failure import USER_ERRORS, reported_failures
+from llm_pretrain.training.model_choice import (
+    missing_weights,
+    model_config_of,
+    tokenizer_directory,
+)
 from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.resume import choose_checkpoint
 from llm_pretrain.training.stage import Stage, build_stage
+from llm_pretrain.training.stop import StopSignal
 from llm_pretrain.training.trainer import Trainer
 
 SIGNAL_STATUS = 128
@@ -53,22 +60,20 @@ def run(arguments: Sequence[str]) -> int:
         config = load_run_config(*split_command_line(arguments))
         degrees = resolve_degrees(config.training, topology.world_size())
         model_config = model_config_of(config)
-        problems = check_layout(config, model_config, degrees)
+        problems = check_layout(config, model_config, degrees) + missing_weights(config)
         if problems:
             raise ConfigError(problems)
         _select_device(config)
         layout = topology.initialize(degrees, order=config.training.hybrid_parallel_topo_order)
         with reported_failures():
             return train(config, model_config, layout)
-    except ConfigError as error:
-        return _refuse(error.problems)
-    except (DataError, PreprocessError, NonFiniteGradientError) as error:
-        return _refuse([str(error)])
+    except USER_ERRORS as error:
+        return _refuse(error.problems if isinstance(error, ConfigError) else [str(error)])
 
 
 def _refuse(problems: Sequence[str]) -> int:
-    """Say what is wrong, on the rank whose output the launcher shows."""
-    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+    """Say what is wrong, on the rank of each node whose output the launcher shows."""
+    if is_first_of_node():
         for problem in problems:
             print(f"error: {problem}", file=sys.stderr, flush=True)
     return 1
@@ -77,13 +82,17 @@ def _refuse(problems: Sequence[str]) -> int:
 def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
     """Train in a topology that is formed already; the exit status."""
     training = config.training
+    assert_same_run(config, model_config)
     reports = Reports(config, model_config, layout)
     try:
         _say_what_is_run(reports, config, model_config, layout.degrees)
         datasets = _datasets(config, model_config, layout)
         for notice in datasets.notices:
             reports.message(notice)
-        stage = _build_model(config, model_config, layout)
+        # The ranks meet after work that may take some of them much longer than others.
+        collectives.barrier()
+        checkpoint = choose_checkpoint(config, layout, reports)
+        stage = _build_model(config, model_config, layout, is_resumed=checkpoint is not None)
         pipeline = Pipeline(
             stage,
             language_model_loss,
@@ -91,37 +100,39 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
             hidden_size=model_config.hidden_size,
             activation_dtype=_weight_dtype(config),
         )
-        trainer = Trainer(
-            config,
-            model_config,
-            layout,
-            pipeline,
-            datasets,
-            reports,
-            checkpoint_extras=_tokenizer_files(config),
-        )
-        trainer.resume()
-        # The ranks meet here after work that may take some of them much longer than others.
-        collectives.barrier()
-        if training.do_train:
-            stopped_by = trainer.train()
-            if stopped_by:
-                return SIGNAL_STATUS + stopped_by
-            trainer.save_model()
-        elif training.do_eval:
-            trainer.evaluate_once()
-        if training.do_predict:
-            trainer.predict()
+        with StopSignal() as stop:
+            trainer = Trainer(
+                config,
+                model_config,
+                layout,
+                pipeline,
+                datasets,
+                reports,
+                checkpoint_extras=_tokenizer_files(config),
+                stop=stop,
+            )
+            if checkpoint is not None:
+                trainer.restore(checkpoint)
+            collectives.barrier()
+            if training.do_train and not trainer.train():
+                trainer.save_model()
+            elif training.do_eval and not training.do_train:
+                trainer.evaluate()
+            if training.do_predict and not stop.agreed():
+                trainer.predict()
+            stopped_by = stop.agreed()
     finally:
         reports.close()
-    return 0
+    return SIGNAL_STATUS + stopped_by if stopped_by else 0
 
 
 def _tokenizer_files(config: RunConfig) -> list[Path]:
     """What goes beside saved weights so that they can be used with their tokenizer."""
-    directory = tokenizer_directory(config)
-    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-    return [directory / name for name in names if (directory / name).is_file()]
+    tokenizer = find_tokenizer(tokenizer_directory(config))
+    if tokenizer is None:
+        return []
+    settings = tokenizer.with_name("tokenizer_config.json")
+    return [tokenizer, settings] if settings.is_file() else [tokenizer]
 
 
 def _select_device(config: RunConfig) -> None:
@@ -129,12 +140,16 @@ def _select_device(config: RunConfig) -> None:
     has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if not has_gpu or (wanted or "gpu").startswith("cpu"):
         paddle.device.set_device("cpu")
-    elif wanted and ":" in wanted:
+        return
+    if wanted and ":" in wanted and topology.world_size() == 1:
         paddle.device.set_device(wanted)
     else:
-        # The launcher names each process's GPU in this variable, in lower case.
-        index = os.environ.get("FLAGS_selected_gpus", "0")  # noqa: SIM112
-        paddle.device.set_device(f"gpu:{index}")
+        # The launcher names each process's GPU in this variable, in lower case; a lone process
+        # gets them all.
+        indices = os.environ.get("FLAGS_selected_gpus", "0")  # noqa: SIM112
+        paddle.device.set_device(f"gpu:{indices.split(',')[0]}")
+    # An embedding's gradient is added up in an order that changes from run to run otherwise.
+    paddle.set_flags({"FLAGS_embedding_deterministic": 1, "FLAGS_cudnn_deterministic": True})
 
 
 def _say_what_is_run(
@@ -150,7 +165,7 @@ def _say_what_is_run(
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
-    if not _tokenizer_files(config):
+    if find_tokenizer(tokenizer_directory(config)) is None:
         reports.message(
             f"No tokenizer in {tokenizer_directory(config)}: training works on token ids alone."
         )
@@ -160,11 +175,7 @@ def _say_what_is_run(
 
 def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Datasets:
     plan = plan_batches(config, layout.degrees)
-    is_builder = (
-        layout.rank == 0
-        if config.data.share_folder
-        else os.environ.get("PADDLE_RANK_IN_NODE", "0") == "0"
-    )
+    is_builder = layout.rank == 0 if config.data.share_folder else is_first_of_node()
     return build_datasets(
         config.data,
         SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
@@ -179,7 +190,10 @@ def _weight_dtype(config: RunConfig) -> str:
     return training.compute_dtype if training.fp16_opt_level == "O2" else "float32"
 
 
-def _build_model(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Stage:
+def _build_model(
+    config: RunConfig, model_config: ModelConfig, layout: Topology, *, is_resumed: bool
+) -> Stage:
+    """This rank's stage, with values unless a checkpoint will give them."""
     training = config.training
     set_compute_dtype(training.compute_dtype)
     paddle.set_default_dtype(_weight_dtype(config))
@@ -187,10 +201,8 @@ def _build_model(config: RunConfig, model_config: ModelConfig, layout: Topology)
         stage = build_stage(model_config, layout)
     finally:
         paddle.set_default_dtype("float32")
-    if config.model.continue_training:
-        hugging_face.load_weights(stage, model_config, Path(config.model.model_name_or_path))
-    else:
-        initialize(stage, training.seed)
+    if not is_resumed:
+        _give_values(stage, config, model_config)
     if training.recompute:
         apply_recompute(
             stage.blocks,
@@ -198,3 +210,10 @@ def _build_model(config: RunConfig, model_config: ModelConfig, layout: Topology)
             except_layers=training.no_recompute_layers or (),
         )
     return stage
+
+
+def _give_values(stage: Stage, config: RunConfig, model_config: ModelConfig) -> None:
+    if config.model.continue_training:
+        hugging_face.load_weights(stage, model_config, Path(config.model.model_name_or_path))
+    else:
+        initialize(stage, config.training.seed)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
 
 from llm_pretrain.checkpoint.directory import (
     checkpoint_path,
-    find_checkpoint,
     keep_newest,
     read_state,
 )
@@ -20,7 +20,6 @@ from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import BatchLoader, Dataset, Datasets
-from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.evaluate import evaluate, split_batch, sum_over_batch_ranks
@@ -37,6 +36,7 @@ class Trainer:
 
     Args:
         checkpoint_extras: files that belong beside the weights of every checkpoint (a tokenizer's).
+        stop: what a signal to any rank is noted in.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Trainer:
         reports: Reports,
         *,
         checkpoint_extras: list[Path],
+        stop: StopSignal,
     ) -> None:
         self.run = run
         self.config = config
@@ -57,6 +58,7 @@ class Trainer:
         self.datasets = datasets
         self.reports = reports
         self.checkpoint_extras = checkpoint_extras
+        self.stop = stop
         training = run.training
         self.loss_scale = LossScale(
             training.scale_loss if training.compute_dtype == "float16" else 1.0,
@@ -66,56 +68,69 @@ class Trainer:
             pipeline.stage, training, topology, tied_embedding=config.tie_word_embeddings
         )
         self.progress = Progress()
+        self.evaluated = (-1, math.inf)
+        """Step and loss of the last whole evaluation."""
 
-    def resume(self) -> None:
-        """Take up the last checkpoint, where there is one, and say which and why."""
-        training = self.run.training
-        checkpoint, reason = find_checkpoint(
-            training.output_dir,
-            training.resume_from_checkpoint,
-            overwrite=training.overwrite_output_dir,
-        )
-        self._assert_agreement(checkpoint)
-        if checkpoint is None:
-            self.reports.message(f"Training starts at step 0: {reason}.")
-            return
+    def restore(self, checkpoint: Path) -> None:
+        """Take up the state of a checkpoint.
+
+        Raises:
+            ConfigError: it is of another model, or the data does not reach to the end.
+        """
         state = read_state(checkpoint)
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
         self.optimizer.restore(load_optimizer(checkpoint, self.optimizer.buckets, self.topology))
-        if training.ignore_data_skip:
+        if self.run.training.ignore_data_skip:
             self.progress.consumed_samples = 0
-        self.reports.message(
-            f"Training resumes at step {self.progress.global_step} from {checkpoint}: {reason}."
-        )
+        if not self.run.training.do_train:
+            return
+        for key, value in self._sample_order().items():
+            if state["sample_order"].get(key) != value:
+                self.reports.message(
+                    f"{key} was {state['sample_order'].get(key)} before and is {value} now: the "
+                    "samples come in another order from here on."
+                )
+        self._assert_enough_data()
 
-    def _assert_agreement(self, checkpoint: Path | None) -> None:
-        """All ranks must have found the same checkpoint, also where nodes have disks of their own.
+    def _sample_order(self) -> dict[str, Any]:
+        """What the order of the samples depends on, besides the files."""
+        assert self.datasets.train is not None
+        return {
+            "seed": self.run.training.seed,
+            "split": self.run.data.split,
+            "max_seq_length": self.run.data.max_seq_length,
+            "number of samples": len(self.datasets.train),
+        }
 
-        Raises:
-            ConfigError: they have not.
-        """
-        step = -1 if checkpoint is None else read_state(checkpoint)["progress"]["global_step"]
-        bounds = paddle.to_tensor([step, -step], dtype="int64")
-        collectives.all_reduce_world(bounds, "max")
-        latest, earliest = int(bounds[0]), -int(bounds[1])
-        if latest != earliest:
-            found = f"{checkpoint}" if checkpoint else "no checkpoint"
+    def _assert_enough_data(self) -> None:
+        assert self.datasets.train is not None
+        left = len(self.datasets.train) - self.progress.consumed_samples
+        steps = self.run.training.max_steps - self.progress.global_step
+        if steps * self._samples_per_step() > left:
             raise ConfigError(
                 [
-                    f"rank {self.topology.rank} finds {found} in "
-                    f"{self.run.training.output_dir}, but others find step {latest} or "
-                    f"{earliest} (-1: none); copy the checkpoints to every node, or name one that "
-                    "all have in resume_from_checkpoint"
+                    f"the {steps} steps that are left need {steps * self._samples_per_step()} "
+                    f"samples, but max_steps × batch gives {len(self.datasets.train)}, of which "
+                    f"{self.progress.consumed_samples} are consumed: the run began with a larger "
+                    "batch; go on with that batch, lower max_steps, or set ignore_data_skip"
                 ]
             )
+
+    def _samples_per_step(self) -> int:
+        training = self.run.training
+        return (
+            training.gradient_accumulation_steps
+            * training.per_device_train_batch_size
+            * self.topology.batch_degree
+        )
 
     def train(self) -> int:
         """Train to `max_steps`; return the signal that ended it early, or 0."""
         training = self.run.training
         total, interval = Interval(), Interval()
-        with StopSignal() as stop, self._loader() as loader:
-            stopped_by = stop.agreed()
+        with self._loader() as loader:
+            stopped_by = self.stop.agreed()
             while self.progress.global_step < training.max_steps and not stopped_by:
                 self.progress.global_step += 1
                 result = self._step(loader, total, interval)
@@ -126,8 +141,8 @@ class Trainer:
                     self.reports.step(self.progress, interval, result)
                     interval = Interval()
                 if self._is_due(training.evaluation_strategy, training.eval_steps):
-                    self.evaluate(stop)
-                stopped_by = stop.agreed()
+                    self.evaluate()
+                stopped_by = self.stop.agreed()
                 if stopped_by or self._is_due(training.save_strategy, training.save_steps):
                     self.save()
         self.reports.summary(self.progress, total)
@@ -151,7 +166,7 @@ class Trainer:
         began = time.perf_counter()
         accumulation = training.gradient_accumulation_steps
         batches = [next(loader) for _ in range(accumulation)]
-        samples = accumulation * training.per_device_train_batch_size * self.topology.batch_degree
+        samples = self._samples_per_step()
         self.progress.consumed_samples += samples
         step = self.progress.global_step
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
@@ -194,33 +209,27 @@ class Trainer:
         ]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
 
-    def evaluate(self, stop: StopSignal) -> None:
-        """Evaluate on the validation split, the same samples each time, and note the best."""
+    def evaluate(self) -> None:
+        """Evaluate on the validation split, the same samples each time."""
         assert self.datasets.valid is not None
-        metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters, stop)
-        self.reports.evaluation(self.progress, metrics)
-        best = self.progress.best_metric
-        if best is None or metrics["eval_loss"] < best:
-            self.progress.best_metric = metrics["eval_loss"]
-            self.progress.best_step = self.progress.global_step
-
-    def evaluate_once(self) -> None:
-        """Evaluate without training."""
-        with StopSignal() as stop:
-            self.evaluate(stop)
+        metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
+        if metrics is not None:
+            self.reports.evaluation(self.progress, metrics)
+            self.evaluated = (self.progress.global_step, metrics["eval_loss"])
 
     def predict(self) -> None:
         """Evaluate on the test split."""
         assert self.datasets.test is not None
-        with StopSignal() as stop:
-            metrics = self._evaluate(self.datasets.test, self.run.training.test_iters, stop)
-        renamed = {name.replace("eval_", "test_"): value for name, value in metrics.items()}
-        self.reports.evaluation(self.progress, renamed)
+        metrics = self._evaluate(self.datasets.test, self.run.training.test_iters)
+        if metrics is not None:
+            renamed = {name.replace("eval_", "test_"): value for name, value in metrics.items()}
+            self.reports.evaluation(self.progress, renamed)
 
-    def _evaluate(self, dataset: Dataset, batches: int, stop: StopSignal) -> dict[str, float]:
+    def _evaluate(self, dataset: Dataset, batches: int) -> dict[str, float] | None:
+        """The metrics; None where a signal broke the evaluation off."""
         training = self.run.training
         in_pipeline = self.topology.degrees.pipeline > 1
-        return evaluate(
+        metrics = evaluate(
             self.pipeline,
             dataset,
             self.topology,
@@ -229,18 +238,28 @@ class Trainer:
             if in_pipeline
             else training.per_device_eval_batch_size,
             batches=batches,
-            should_stop=lambda: bool(stop.agreed()),
+            should_stop=lambda: bool(self.stop.agreed()),
         )
+        if metrics is None:
+            self.reports.message("The evaluation was broken off by a signal.")
+        return metrics
+
+    def _note_best(self) -> None:
+        """Remember the step that is being saved if no saved one was evaluated better."""
+        step, loss = self.evaluated
+        best = self.progress.best_metric
+        if step == self.progress.global_step and (best is None or loss < best):
+            self.progress.best_metric, self.progress.best_step = loss, step
 
     def save(self) -> None:
         """Write a checkpoint of this step, then remove those beyond `save_total_limit`."""
         training = self.run.training
+        self._note_best()
         path = checkpoint_path(training.output_dir, self.progress.global_step)
         state = {
             "progress": self.progress.state(),
             "loss_scale": self.loss_scale.state(),
-            "degrees": asdict(self.topology.degrees),
-            "seed": training.seed,
+            "sample_order": self._sample_order(),
         }
         save_checkpoint(
             path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from llm_pretrain.checkpoint.directory import (
     keep_newest,
     publish,
     read_state,
+    set_aside_later,
     whole_checkpoints,
     writing_path,
 )
@@ -22,7 +24,7 @@ def make(output_dir: Path, *steps: int) -> None:
     for step in steps:
         path = output_dir / f"checkpoint-{step}"
         path.mkdir(parents=True)
-        (path / STATE_FILE).write_text("{}")
+        (path / STATE_FILE).write_text('{"program": "llm_pretrain"}')
 
 
 def names(output_dir: Path) -> list[str]:
@@ -66,16 +68,35 @@ def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
         read_state(tmp_path / "checkpoint-5")
 
 
+def test_another_programs_checkpoint_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    (tmp_path / "checkpoint-5" / STATE_FILE).write_text('{"global_step": 5}')
+    with pytest.raises(ConfigError, match="another program"):
+        read_state(tmp_path / "checkpoint-5")
+
+
 def test_publishing_replaces_an_older_one_of_the_same_step(tmp_path: Path) -> None:
     make(tmp_path, 5)
     checkpoint = tmp_path / "checkpoint-5"
     writing_path(checkpoint).mkdir()
-    (writing_path(checkpoint) / STATE_FILE).write_text('{"new": true}')
-    publish(checkpoint)
-    assert read_state(checkpoint) == {"new": True}
+    state = {"program": "llm_pretrain", "new": True}
+    (writing_path(checkpoint) / STATE_FILE).write_text(json.dumps(state))
+    publish(checkpoint, rank=0)
+    assert read_state(checkpoint) == state
+    publish(checkpoint, rank=1)
+    assert read_state(checkpoint) == state, "a second rank has nothing to do"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_later_checkpoints_of_an_abandoned_run_are_set_aside(tmp_path: Path) -> None:
+    make(tmp_path, 5, 10, 20)
+    renamed = set_aside_later(tmp_path, 5)
+    assert [path.name for path in renamed] == [
+        "checkpoint-10.abandoned",
+        "checkpoint-20.abandoned",
+    ]
+    assert all(path.is_dir() for path in renamed)
     assert names(tmp_path) == ["checkpoint-5"]
-    publish(checkpoint)
-    assert read_state(checkpoint) == {"new": True}, "a second call has nothing to do"
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def write_two_by_two(checkpoint: Path) -> None:
         )
         flat = parameter.reshape(-1).astype(np.float32)
         for sharding_rank, (begin, end) in enumerate([(0, 17), (17, 48)]):
-            arrays = {
-                f"0/{value}": flat[begin:end] * factor for factor, value in enumerate(VALUES, 1)
-            }
+            arrays = [
+                (f"0/{value}", flat[begin:end] * factor) for factor, value in enumerate(VALUES, 1)
+            ]
             entry = SavedRange("0", (4, 12), begin, end, pieces)
             write_shard(
                 checkpoint, 2 * tensor_rank + sharding_rank, [entry], arrays, {"power": 0.5}

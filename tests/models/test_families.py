@@ -12,7 +12,7 @@ import pytest
 
 from llm_pretrain.config import ConfigError, ModelArguments
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import SEEDS, load_model_config
+from llm_pretrain.models.families import SEEDS, family_of, load_model_config
 
 # Published totals, in billions of parameters.
 PUBLISHED_SIZES = {
@@ -154,12 +154,14 @@ def test_changed_heads_that_do_not_fit(tmp_path: Path) -> None:
         load(directory_with(tmp_path), num_attention_heads=5)
 
 
-def test_dropout_reaches_only_models_whose_config_has_it(tmp_path: Path) -> None:
-    plain = load(directory_with(tmp_path), hidden_dropout_prob=0.3)
-    assert (plain.hidden_dropout, plain.attention_dropout) == (0, 0)
-    keys = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = load(directory_with(tmp_path, **keys), hidden_dropout_prob=0.3)
-    assert (config.hidden_dropout, config.attention_dropout) == (0.3, 0.1)
+def test_dropout_arguments_do_not_reach_llama(tmp_path: Path) -> None:
+    """LLaMA has no such dropout, in a config that this program has written neither."""
+    config = load(directory_with(tmp_path, attention_dropout=0.2), hidden_dropout_prob=0.3)
+    assert (config.hidden_dropout, config.attention_dropout) == (0, 0.2)
+    written = tmp_path / "written"
+    written.mkdir()
+    (written / "config.json").write_text(json.dumps(family_of(config).write_config(config)))
+    assert load(written, hidden_dropout_prob=0.3) == config
 
 
 def test_paddle_is_not_imported() -> None:

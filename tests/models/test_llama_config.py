@@ -54,7 +54,7 @@ def test_every_key_reaches_the_model() -> None:
     config = read(
         num_key_value_heads=2, head_dim=6, rms_norm_eps=1e-5, tie_word_embeddings=True,
         attention_bias=True, mlp_bias=True, initializer_range=0.01, attention_dropout=0.1,
-        hidden_dropout_prob=0.2, fuse_attention_qkv=True, fuse_attention_ffn=True,
+        fuse_attention_qkv=True, fuse_attention_ffn=True,
         bos_token_id=1, eos_token_id=[2, 3], pad_token_id=-1, max_position_embeddings=77,
     )  # fmt: skip
     assert (config.num_key_value_heads, config.head_dim) == (2, 6)
@@ -62,7 +62,7 @@ def test_every_key_reaches_the_model() -> None:
     assert config.tie_word_embeddings
     assert config.attention_bias
     assert config.mlp_bias
-    assert (config.attention_dropout, config.hidden_dropout) == (0.1, 0.2)
+    assert config.attention_dropout == 0.1
     assert config.fuse_attention_qkv
     assert config.fuse_attention_ffn
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, (2, 3), None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import paddle
 
+import llm_pretrain  # noqa: F401  its settings must precede `import paddle`
 from llm_pretrain.config import load_run_config, resolve_degrees
 from llm_pretrain.parallel import topology
 from llm_pretrain.training.failure import reported_failures

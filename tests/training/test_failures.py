@@ -57,3 +57,22 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path
         assert job.wait() == 1
     assert "skip_data_intervals" in job.output()
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_float16_that_overflows_for_ever_ends_in_an_error(tmp_path: Path) -> None:
+    contents = small_config(
+        write_model(tmp_path / "model"),
+        write_data(tmp_path / "data"),
+        tmp_path / "out",
+        max_steps=40,
+        gradient_accumulation_steps=1,
+        learning_rate=1e30,
+        max_grad_norm=0.0,
+        fp16=True,
+        scale_loss=4.0,
+    )
+    config = write_config(tmp_path / "config.json", contents)
+    with Job(Path("run_pretrain.py"), config, log_dir=tmp_path / "log") as job:
+        assert job.wait() == 1
+    assert "a gradient overflowed" in job.output()
+    assert "lower learning_rate" in job.output()

@@ -159,6 +159,13 @@ def test_overwrite_output_dir_starts_anew(shared: Path, tmp_path: Path) -> None:
         log_dir=tmp_path / "log2",
     )
     assert "starts at step 0: overwrite_output_dir is set" in console
+    names = sorted(path.name for path in output_dir.glob("checkpoint-*"))
+    assert names == [
+        "checkpoint-3",
+        "checkpoint-3.abandoned",
+        "checkpoint-6",
+        "checkpoint-6.abandoned",
+    ]
 
 
 def test_passed_over_steps_take_their_data_with_them(shared: Path, tmp_path: Path) -> None:
@@ -179,3 +186,76 @@ def test_a_checkpoint_of_another_model_is_refused(shared: Path, tmp_path: Path) 
         assert job.wait() == 1
         assert "another model" in job.output()
         assert "Traceback" not in job.output()
+
+
+def test_a_checkpoint_of_paddlenlp_is_refused(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    (output_dir / "checkpoint-100").mkdir(parents=True)
+    (output_dir / "checkpoint-100" / "trainer_state.json").write_text('{"global_step": 100}')
+    with Job(RUN_PRETRAIN, config_in(shared, output_dir), log_dir=tmp_path / "log") as job:
+        assert job.wait() == 1
+        assert "written by another program" in job.output()
+        assert "Traceback" not in job.output()
+
+
+def test_a_smaller_batch_than_before_is_refused_where_the_data_would_end(
+    shared: Path, tmp_path: Path
+) -> None:
+    output_dir = tmp_path / "out"
+    # 640 samples, more than the one epoch that 41 steps of 2 samples read.
+    first = config_in(shared, output_dir, max_steps=40, save_steps=40)
+    run_job(RUN_PRETRAIN, first, log_dir=tmp_path / "log")
+    config = config_in(shared, output_dir, max_steps=41, gradient_accumulation_steps=1)
+    with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log2") as job:
+        assert job.wait() == 1
+        assert "the run began with a larger batch" in job.output()
+
+
+def test_the_best_saved_step_becomes_the_final_model(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    config = config_in(
+        shared,
+        output_dir,
+        # Far too high a rate after the first steps: the loss falls, then rises.
+        learning_rate=10.0,
+        warmup_steps=40,
+        max_steps=8,
+        do_eval=True,
+        eval_steps=2,
+        eval_iters=2,
+        save_steps=2,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+    )
+    console = run_job(RUN_PRETRAIN, config, log_dir=tmp_path / "log")
+    losses = {line["global_step"]: line["eval_loss"] for line in logged(output_dir, "evaluation")}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 8, "the last step should not be the best here"
+    assert f"The final model is that of step {best}" in console
+    kept = {path.name for path in output_dir.glob("checkpoint-*")}
+    assert kept == {f"checkpoint-{best}", "checkpoint-8"}
+    final = (output_dir / "model.safetensors").read_bytes()
+    assert final == (output_dir / f"checkpoint-{best}" / "model.safetensors").read_bytes()
+
+
+def test_a_signal_during_an_evaluation_ends_the_run(shared: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    config = config_in(
+        shared,
+        output_dir,
+        do_eval=True,
+        eval_steps=2,
+        eval_iters=1_000_000,
+        dataloader_num_workers=1,
+    )
+    with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log") as job:
+        deadline = time.monotonic() + 60
+        while not (output_dir / "train_log.jsonl").exists() or len(curve(output_dir)) < 2:
+            assert time.monotonic() < deadline, job.output()
+            time.sleep(0.05)
+        time.sleep(1.0)
+        os.kill(job.process.pid, signal.SIGTERM)
+        assert job.wait(30) == 128 + signal.SIGTERM
+    assert "broken off by a signal" in job.console.read_text()
+    assert (output_dir / "checkpoint-2").is_dir()
+    assert not logged(output_dir, "evaluation"), "a part of an evaluation is not reported as one"

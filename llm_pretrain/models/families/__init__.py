@@ -35,7 +35,6 @@ _CHANGEABLE = (
     "fuse_attention_qkv",
     "fuse_attention_ffn",
 )
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 def family_of(config: ModelConfig) -> ModuleType:
@@ -133,9 +132,7 @@ def _changed(
     multi_head = published.get("num_key_value_heads") == published.get("num_attention_heads")
     if "num_attention_heads" in changes and multi_head:
         changes["num_key_value_heads"] = changes["num_attention_heads"]
-    # The dropouts have defaults of their own, which only reach models whose config knows the key.
-    dropouts = {key: getattr(arguments, key) for key in _DROPOUTS if key in published}
-    return published | changes | dropouts, source
+    return published | changes, source
 
 
 def _padded(vocab_size: int) -> int:

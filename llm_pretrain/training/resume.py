@@ -1,0 +1,54 @@
+"""Where a run begins: at a checkpoint, or at step 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_pretrain.checkpoint.directory import find_checkpoint, read_state, set_aside_later
+from llm_pretrain.checkpoint.save import is_first_of_node
+from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.training.agreement import bounds_over_ranks
+from llm_pretrain.training.reports import Reports
+
+
+def choose_checkpoint(run: RunConfig, topology: Topology, reports: Reports) -> Path | None:
+    """The checkpoint that all ranks resume from, or None; says which and why.
+
+    Checkpoints of later steps are set aside: the run will write those steps anew.
+
+    Raises:
+        ConfigError: what is found can't be resumed, or not on all nodes.
+    """
+    training = run.training
+    checkpoint, reason = find_checkpoint(
+        training.output_dir,
+        training.resume_from_checkpoint,
+        overwrite=training.overwrite_output_dir,
+    )
+    step = 0 if checkpoint is None else int(read_state(checkpoint)["progress"]["global_step"])
+    _assert_agreement(step, checkpoint, run, topology)
+    start = f"Training starts at step {step}"
+    if checkpoint is not None:
+        start = f"Training resumes at step {step} from {checkpoint}"
+    reports.message(f"{start}: {reason}.")
+    if training.do_train and is_first_of_node():
+        for path in set_aside_later(training.output_dir, step):
+            reports.message(f"A later checkpoint of an earlier run is set aside as {path}.")
+    return checkpoint
+
+
+def _assert_agreement(
+    step: int, checkpoint: Path | None, run: RunConfig, topology: Topology
+) -> None:
+    """All ranks must have found the same step, also where nodes have disks of their own."""
+    earliest, latest = bounds_over_ranks(step)
+    if latest != earliest:
+        found = checkpoint or "no checkpoint"
+        raise ConfigError(
+            [
+                f"rank {topology.rank} finds {found} in {run.training.output_dir}, but others "
+                f"would start at step {latest} or {earliest}; copy the checkpoints to every node, "
+                "or name one that all have in resume_from_checkpoint"
+            ]
+        )

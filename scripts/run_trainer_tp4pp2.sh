@@ -18,7 +18,7 @@ unset CUDA_VISIBLE_DEVICES
 
 arguments=(
     --output_dir "output/$task_name"
-    --split 949,50,1
+    --split "949,50,1"
     --tensor_parallel_degree 4
     --pipeline_parallel_degree 2
     --virtual_pp_degree 1
@@ -39,7 +39,7 @@ arguments=(
     --do_eval
 )
 if nvidia-smi --list-gpus >/dev/null 2>&1; then
-    processes=(--gpus 0,1,2,3,4,5,6,7)
+    processes=(--gpus "0,1,2,3,4,5,6,7")
     arguments+=(
         --model_name_or_path facebook/llama-7b
         --tokenizer_name_or_path facebook/llama-7b

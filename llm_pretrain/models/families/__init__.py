@@ -54,7 +54,7 @@ def load_model_config(
     Args:
         model_name_or_path: a directory that holds config.json, or a name of `SEEDS`.
         model_arguments: the changes of the run.
-        tokenizer_vocab_size: without added tokens; None when there is no tokenizer.
+        tokenizer_vocab_size: with added tokens; None when there is no tokenizer.
         max_seq_length: tokens of a sample.
 
     A model that starts from random weights gets room for the samples and for the tokenizer, whose

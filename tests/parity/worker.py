@@ -9,9 +9,6 @@ import json
 import sys
 from pathlib import Path
 
-import paddle
-
-import llm_pretrain  # noqa: F401  its settings must precede `import paddle`
 from llm_pretrain.config import load_run_config, resolve_degrees
 from llm_pretrain.parallel import topology
 from llm_pretrain.training.failure import reported_failures
@@ -19,6 +16,8 @@ from llm_pretrain.training.run import model_config_of, train
 
 
 def main(cases: list[str]) -> None:
+    import paddle  # after llm_pretrain, whose settings must come first
+
     paddle.device.set_device("cpu")
     layout = None
     for path in cases:

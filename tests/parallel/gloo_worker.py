@@ -1,0 +1,55 @@
+"""Collectives over Gloo on a 2 × 2 grid (pipeline × tensor); each rank writes what it got.
+
+Usage: gloo_worker.py DIRECTORY SECONDS, where rank 1 comes SECONDS late to a barrier.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from llm_pretrain.config import Degrees
+from llm_pretrain.parallel import collectives, topology
+
+
+def main(directory: Path, late: float) -> None:
+    import paddle  # after llm_pretrain, whose settings must come first
+
+    paddle.device.set_device("cpu")
+    layout = topology.initialize(
+        Degrees(data=1, sharding=1, tensor=2, pipeline=2, sep=1, context=1, virtual_pipeline=1)
+    )
+    group, rank = layout.tensor_group, layout.rank
+    found: dict[str, object] = {"place": [layout.pipeline_rank, layout.tensor_rank]}
+    for dtype in ("float32", "bfloat16", "float16"):
+        values = paddle.to_tensor([1.0, -2.0, 3.0, 0.5]) * (layout.tensor_rank + 1)
+        summed = collectives.all_reduce(values.clone().astype(dtype), group)
+        found[f"sum {dtype}"] = summed.astype("float32").tolist()
+        part = paddle.zeros([2], dtype)
+        collectives.reduce_scatter(part, values.astype(dtype), group)
+        found[f"reduce_scatter {dtype}"] = part.astype("float32").tolist()
+        gathered = collectives.all_gather(values.astype(dtype), group)
+        found[f"all_gather {dtype}"] = gathered.astype("float32").tolist()
+    # The two stages call in different orders: forward twice, then back, against the pairing.
+    pipeline = layout.pipeline_group
+    other = pipeline.ranks[1 - layout.pipeline_rank]
+    message = paddle.to_tensor([float(rank)])
+    if layout.is_first_stage:
+        collectives.send(message, other, pipeline)
+        collectives.send(message + 10, other, pipeline)
+        received = [collectives.receive(paddle.zeros([1]), other, pipeline)]
+    else:
+        received = [collectives.receive(paddle.zeros([1]), other, pipeline) for _ in range(2)]
+        collectives.send(message, other, pipeline)
+    found["received"] = [float(value) for value in received]
+    found["texts"] = collectives.all_gather_text("é" * (rank + 1), pipeline)
+    if rank == 1:
+        time.sleep(late)
+    collectives.barrier()
+    (directory / f"{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,37 @@
+"""The collectives that Paddle's Gloo lacks or gets wrong, on four processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launching import run_job
+
+WORKER = Path(__file__).with_name("gloo_worker.py")
+
+
+def results(directory: Path, late: float = 0.0) -> list[dict[str, Any]]:
+    run_job(WORKER, directory, late, processes=4, log_dir=directory / "log", timeout=120)
+    return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(4)]
+
+
+def test_collectives_of_every_dtype(tmp_path: Path) -> None:
+    for rank, found in enumerate(results(tmp_path)):
+        stage, share = divmod(rank, 2)
+        assert found["place"] == [stage, share]
+        for dtype in ("float32", "bfloat16", "float16"):
+            assert found[f"sum {dtype}"] == [3.0, -6.0, 9.0, 1.5]
+            assert found[f"reduce_scatter {dtype}"] == ([3.0, -6.0] if share == 0 else [9.0, 1.5])
+            gathered = [1.0, -2.0, 3.0, 0.5, 2.0, -4.0, 6.0, 1.0]
+            assert found[f"all_gather {dtype}"] == gathered
+        assert found["received"] == ([rank + 2.0] if stage == 0 else [rank - 2.0, rank + 8.0])
+        assert found["texts"] == ["é" * (share + 1), "é" * (share + 3)]
+
+
+@pytest.mark.slow
+def test_a_barrier_waits_longer_than_an_operation_may(tmp_path: Path) -> None:
+    """Any other operation over Gloo gives up after 30 s."""
+    assert len(results(tmp_path, late=40.0)) == 4

@@ -103,12 +103,16 @@ def describe_batches(run: RunConfig, degrees: Degrees) -> list[str]:
         f"{training.per_device_train_batch_size} per device × "
         f"{training.gradient_accumulation_steps} micro-steps × {degrees.dataset} data ranks"
     )
-    return [
+    lines = [
         f"{factors} = {plan.samples_per_step:,} samples = {plan.tokens_per_step:,} tokens per step",
         f"{training.max_steps:,} steps: {plan.train_samples:,} samples, "
         f"{plan.train_tokens:,} tokens in total",
-        f"evaluation: {plan.valid_samples:,} samples each; test: {plan.test_samples:,} samples",
     ]
+    if plan.valid_samples:
+        lines.append(f"evaluation: {plan.valid_samples:,} samples each time")
+    if plan.test_samples:
+        lines.append(f"test: {plan.test_samples:,} samples at the end")
+    return lines
 
 
 def describe_schedule(run: RunConfig) -> str:

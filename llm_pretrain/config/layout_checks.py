@@ -67,13 +67,12 @@ def _tensor(model: ModelConfig, degrees: Degrees) -> Iterator[str]:
 
 
 def _pipeline(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[str]:
-    pieces = degrees.pipeline * degrees.virtual_pipeline
-    if model.num_hidden_layers % pieces:
-        virtual = degrees.virtual_pipeline
+    virtual = degrees.virtual_pipeline
+    if degrees.pipeline * virtual > model.num_hidden_layers:
         times = f" × virtual_pp_degree {virtual}" if virtual > 1 else ""
         yield (
-            f"pipeline_parallel_degree {degrees.pipeline}{times} does not divide the model's "
-            f"layers, {model.num_hidden_layers}"
+            f"pipeline_parallel_degree {degrees.pipeline}{times} is more than the model's "
+            f"layers, {model.num_hidden_layers}: every stage needs one"
         )
     steps = run.training.gradient_accumulation_steps
     if degrees.virtual_pipeline > 1 and steps % degrees.pipeline:

@@ -63,9 +63,7 @@ class Console:
             )
             return
         share = step / self._max_steps if self._max_steps > 0 else 1.0
-        self.message(
-            f"step {step}/{self._max_steps} ({share:.1%})  {_shown(metrics)}  {left} left"
-        )
+        self.message(f"step {step}/{self._max_steps} ({share:.1%})  {_shown(metrics)}  {left} left")
 
     def evaluation(self, metrics: Metrics) -> None:
         step = metrics.get("global_step")
@@ -125,10 +123,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
         return ""
     count = min(width, len(values))
     edges = [index * len(values) // count for index in range(count + 1)]
-    means = [
-        sum(values[start:end]) / (end - start)
-        for start, end in itertools.pairwise(edges)
-    ]
+    means = [sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(edges)]
     low, high = min(means), max(means)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((mean - low) * scale)] for mean in means)

@@ -96,7 +96,7 @@ def initialize(
         "sep_degree": degrees.sep,
         "order": _ORDERS[order],
     }
-    fleet.init(is_collective=True, strategy=strategy)
+    fleet.init(is_collective=True, strategy=strategy, log_level="WARNING")
     fleet_groups = fleet.get_hybrid_communicate_group()
 
     def unless_alone(group: Group) -> Group:

@@ -40,11 +40,11 @@ def test_a_model_that_fits(load) -> None:
         ({"tensor": 4}, {"num_key_value_heads": 2}, "key–value heads, 2"),
         ({"tensor": 4}, {"vocab_size": 98}, "vocabulary, 98"),
         ({"tensor": 4}, {"intermediate_size": 98}, "feed-forward width, 98"),
-        ({"pipeline": 3}, {}, "pipeline_parallel_degree 3 does not divide the model's layers, 4"),
+        ({"pipeline": 5}, {}, "pipeline_parallel_degree 5 is more than the model's layers, 4"),
         (
             {"pipeline": 2, "virtual_pipeline": 3},
             {},
-            "pipeline_parallel_degree 2 × virtual_pp_degree 3 does not divide",
+            "pipeline_parallel_degree 2 × virtual_pp_degree 3 is more than the model's layers",
         ),
         ({"sep": 8}, {}, "sep_parallel_degree 8 does not divide the model's attention heads"),
         ({"context": 3}, {}, "max_seq_length 1024 cannot be cut into the 6 parts"),
@@ -55,6 +55,10 @@ def test_what_does_not_divide(
     load, degrees: dict[str, int], model: dict[str, Any], message: str
 ) -> None:
     assert any(message in problem for problem in problems(load(), degrees, **model))
+
+
+def test_stages_may_hold_unequal_numbers_of_layers(load) -> None:
+    assert problems(load(), {"pipeline": 3}) == []
 
 
 def test_a_sequence_that_sep_cannot_cut(load) -> None:
@@ -68,7 +72,7 @@ def test_layers_that_the_model_does_not_have(load) -> None:
 
 
 def test_all_problems_are_told_together(load) -> None:
-    found = problems(load(), {"tensor": 5, "pipeline": 3})
+    found = problems(load(), {"tensor": 5, "pipeline": 5})
     assert len(found) == 5
 
 

@@ -51,6 +51,7 @@ LAYOUTS = [
     layout("tp4pp2", tensor=4, pipeline=2),
 ]
 
+# Three layers: the stages of a pipeline are unequal.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grouped-query": ({}, {}),
     "tied": ({"tie_word_embeddings": True}, {"fuse_attention_qkv": True}),
@@ -66,7 +67,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_data(folder / "data")
     found = {}
     for name, (model_changes, _) in CASES.items():
-        model = write_model(folder / f"model-{name}", num_hidden_layers=2, **model_changes)
+        model = write_model(folder / f"model-{name}", num_hidden_layers=3, **model_changes)
         config = small_config(
             model,
             folder / "data",

@@ -7,24 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llm_pretrain.config.model_config import ModelConfig, Rope
+from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.parallel.pieces import Normal, Piece, initial_values, initialize, named_pieces
+from tests.models.small import small_config
 
-CONFIG = ModelConfig(
-    family="llama",
-    vocab_size=32,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-    max_position_embeddings=16,
-    norm_eps=1e-6,
-    rope=Rope(),
-    attention_bias=True,
-)
+CONFIG = small_config(attention_bias=True)
 
 
 def tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:

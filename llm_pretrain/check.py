@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from llm_pretrain import machine
 from llm_pretrain.config import (
@@ -33,6 +32,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
+from llm_pretrain.training.folders import describe_start, folder_problems
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
@@ -120,7 +120,7 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
         "MACHINE",
         [f"{name} = {value or '-'}  [{reason}]" for name, value, reason in machine.choices()],
     )
-    report.problems += _check_folders(run)
+    _check_folders(report, run)
     degrees = _check_layout(report, run, world_size)
     model = _check_model(report, run, degrees)
     if degrees is not None and run.training.max_steps > 0:
@@ -130,14 +130,11 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
             _check_data(report, run, degrees, model)
 
 
-def _check_folders(run: RunConfig) -> Iterator[str]:
-    output = Path(run.training.output_dir)
-    blocked = next((path for path in (output, *output.parents) if path.is_file()), None)
-    if blocked is not None:
-        yield f"output_dir: {output} cannot be made: {blocked} is a file"
-    checkpoint = run.training.resume_from_checkpoint
-    if checkpoint is not None and not Path(checkpoint).is_dir():
-        yield f"resume_from_checkpoint: there is no directory {checkpoint}"
+def _check_folders(report: Report, run: RunConfig) -> None:
+    problems = folder_problems(run)
+    report.problems += problems
+    if run.training.do_train and not problems:
+        report.section("START", [describe_start(run)])
 
 
 def _check_layout(report: Report, run: RunConfig, world_size: int | None) -> Degrees | None:

@@ -130,7 +130,7 @@ def test_check_lists_every_problem(config: Path, capsys: pytest.CaptureFixture[s
         (["--vocab_size", "32"], "vocab"),
         (["--output_dir", __file__], "is a file"),
         (["--output_dir", __file__ + "/run"], "is a file"),
-        (["--resume_from_checkpoint", "none"], "there is no directory none"),
+        (["--resume_from_checkpoint", "none"], "none is not a whole checkpoint"),
     ],
 )
 def test_check_fails_with_the_reason(

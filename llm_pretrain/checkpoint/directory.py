@@ -134,6 +134,13 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def remove_unfinished(output_dir: str | Path) -> None:
+    """Remove what runs that were killed have left of checkpoints."""
+    for kind in ("writing", "removing", "publishing-*"):
+        for path in Path(output_dir).glob(f"checkpoint-*.{kind}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def keep_newest(output_dir: str | Path, limit: int | None, *, best_step: int | None = None) -> None:
     """Remove the oldest checkpoints beyond `limit`, but not that of `best_step`.
 

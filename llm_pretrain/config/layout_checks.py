@@ -39,6 +39,16 @@ def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list
             f"gradient_accumulation_steps: {steps} micro-batches cannot keep {degrees.pipeline} "
             "pipeline stages busy; the more of them, the less each stage waits"
         )
+    wanted = run.model.vocab_size
+    if wanted is not None and wanted != model.vocab_size:
+        notices.append(
+            f"vocab_size: {wanted} is too small for the tokenizer; the model has {model.vocab_size}"
+        )
+    if run.training.warmup > run.training.max_steps > 0:
+        notices.append(
+            f"warmup_steps: {run.training.warmup:g} is more than max_steps, so learning_rate is "
+            "never reached"
+        )
     for key, value in (
         ("hidden_dropout_prob", model.hidden_dropout),
         ("attention_probs_dropout_prob", model.attention_dropout),

@@ -25,12 +25,22 @@ from llm_pretrain.preprocess.tokenizers import load_tokenizer
 _PROBLEMS_SHOWN = 10
 
 
+_WITHOUT_EFFECT = {
+    "data_format": "the ending of a file says its format",
+    "data_impl": "there is one format of output, .bin and .idx",
+}
+"""Arguments of create_pretraining_data.py, and why they change nothing here."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+    for name, reason in _WITHOUT_EFFECT.items():
+        if getattr(arguments, name) is not None:
+            print(f"--{name}: no effect: {reason}")
     try:
         _run(arguments, sys.stdout)
     except (ValueError, OSError) as error:
@@ -85,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         default="fail",
         help="at a record that can't be read (default: fail)",
     )
+    for name, reason in _WITHOUT_EFFECT.items():
+        add(f"--{name}", help=f"no effect: {reason}")
     return parser
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_pretrain.checkpoint.directory import find_checkpoint, read_state, set_aside_later
+from llm_pretrain.checkpoint.directory import (
+    find_checkpoint,
+    read_state,
+    remove_unfinished,
+    set_aside_later,
+)
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.agreement import bounds_over_ranks
+from llm_pretrain.training.folders import describe_start
 from llm_pretrain.training.reports import Reports
 
 
@@ -21,18 +27,16 @@ def choose_checkpoint(run: RunConfig, topology: Topology, reports: Reports) -> P
         ConfigError: what is found can't be resumed, or not on all nodes.
     """
     training = run.training
-    checkpoint, reason = find_checkpoint(
+    checkpoint, _ = find_checkpoint(
         training.output_dir,
         training.resume_from_checkpoint,
         overwrite=training.overwrite_output_dir,
     )
     step = 0 if checkpoint is None else int(read_state(checkpoint)["progress"]["global_step"])
     _assert_agreement(step, checkpoint, run, topology)
-    start = f"Training starts at step {step}"
-    if checkpoint is not None:
-        start = f"Training resumes at step {step} from {checkpoint}"
-    reports.message(f"{start}: {reason}.")
+    reports.message(describe_start(run))
     if training.do_train and is_first_of_node():
+        remove_unfinished(training.output_dir)
         for path in set_aside_later(training.output_dir, step):
             reports.message(f"A later checkpoint of an earlier run is set aside as {path}.")
     return checkpoint

@@ -39,6 +39,7 @@ from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
+from llm_pretrain.training.folders import folder_problems
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
@@ -60,7 +61,11 @@ def run(arguments: Sequence[str]) -> int:
         config = load_run_config(*split_command_line(arguments))
         degrees = resolve_degrees(config.training, topology.world_size())
         model_config = model_config_of(config)
-        problems = check_layout(config, model_config, degrees) + missing_weights(config)
+        problems = [
+            *check_layout(config, model_config, degrees),
+            *missing_weights(config),
+            *folder_problems(config),
+        ]
         if problems:
             raise ConfigError(problems)
         _select_device(config)

@@ -20,6 +20,9 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._receive)
+            # The launcher sends its signal several times; a system call that one of them breaks
+            # off, such as a barrier's receive, would be an error.
+            signal.siginterrupt(number, False)
         return self
 
     def __exit__(
@@ -28,6 +31,8 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self.received:
+            return  # one more signal must not end the process before it has told its status
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

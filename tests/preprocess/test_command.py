@@ -249,3 +249,13 @@ def test_writer_and_command_write_alike(tokenizer: Path, tmp_path: Path) -> None
     for ending in (".bin", ".idx"):
         x, y = (tmp_path / f"{name}{ending}" for name in ("x", "y"))
         assert x.read_bytes() == y.read_bytes()
+
+
+def test_arguments_that_change_nothing_are_told(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "texts.jsonl", random_texts(3))
+    assert run(tokenizer, source, tmp_path / "out", "--data_format", "JSON") == 0
+    out = capsys.readouterr().out
+    assert "--data_format: no effect" in out
+    assert "--data_impl" not in out

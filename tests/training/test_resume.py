@@ -113,6 +113,36 @@ def test_a_signal_saves_and_ends_the_run(
     assert (output_dir / f"checkpoint-{last}" / "trainer_state.json").is_file()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_saves_and_ends_the_job(
+    shared: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """It reaches every rank, several times over."""
+    output_dir = tmp_path / "out"
+    config = config_in(shared, output_dir, max_steps=100_000, save_steps=100_000)
+    with Job(RUN_PRETRAIN, config, processes=2, log_dir=tmp_path / "log") as job:
+        deadline = time.monotonic() + 60
+        while not (output_dir / "train_log.jsonl").exists() or not curve(output_dir):
+            assert time.monotonic() < deadline, job.output()
+            time.sleep(0.05)
+        os.kill(job.process.pid, number)
+        assert job.wait(60) != 0
+    last = curve(output_dir)[-1][0]
+    assert [path.name for path in output_dir.glob("checkpoint-*")] == [f"checkpoint-{last}"]
+
+
+def test_an_output_directory_that_cannot_be_made_is_refused_at_once(
+    shared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    contents = small_config(shared / "model", shared / "data", tmp_path / "file" / "out")
+    config = write_config(tmp_path / "config.json", contents)
+    with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log") as job:
+        assert job.wait() == 1
+        assert "output_dir" in job.output()
+        assert "Traceback" not in job.output()
+
+
 def test_a_signal_to_one_rank_saves_one_checkpoint_of_all(shared: Path, tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
     config = config_in(
@@ -135,10 +165,10 @@ def test_an_interrupted_save_is_not_taken_for_a_whole_one(shared: Path, tmp_path
     output_dir = tmp_path / "out"
     run_job(RUN_PRETRAIN, config_in(shared, output_dir, max_steps=6), log_dir=tmp_path / "log")
     # What a run leaves that is killed while it writes: everything but the last rename.
-    (output_dir / "checkpoint-6").rename(output_dir / "checkpoint-6.writing")
+    (output_dir / "checkpoint-6").rename(output_dir / "checkpoint-5.writing")
     console = run_job(RUN_PRETRAIN, config_in(shared, output_dir), log_dir=tmp_path / "log2")
     assert "resumes at step 3" in console
-    assert not (output_dir / "checkpoint-6.writing").exists(), "the remains were cleared away"
+    assert not (output_dir / "checkpoint-5.writing").exists(), "the remains were cleared away"
     assert (output_dir / "checkpoint-6").is_dir()
 
 

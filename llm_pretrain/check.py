@@ -32,7 +32,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
-from llm_pretrain.training.folders import describe_start, folder_problems
+from llm_pretrain.training.folders import examine_folders
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
@@ -131,10 +131,10 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
 
 
 def _check_folders(report: Report, run: RunConfig) -> None:
-    problems = folder_problems(run)
+    start, problems = examine_folders(run)
     report.problems += problems
-    if run.training.do_train and not problems:
-        report.section("START", [describe_start(run)])
+    if run.training.do_train and start is not None:
+        report.section("START", [str(start)])
 
 
 def _check_layout(report: Report, run: RunConfig, world_size: int | None) -> Degrees | None:

@@ -6,6 +6,7 @@ disk, so that whatever is named `checkpoint-<step>` is whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -32,12 +33,12 @@ def writing_path(checkpoint: Path) -> Path:
 
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:
     """The whole checkpoints of `output_dir`, oldest step first."""
-    found = []
-    for path in Path(output_dir).glob("checkpoint-*"):
-        match = _NAME.fullmatch(path.name)
-        if match and (path / STATE_FILE).is_file():
-            found.append((int(match[1]), path))
-    return [path for _, path in sorted(found)]
+    found = [
+        path
+        for path in Path(output_dir).glob("checkpoint-*")
+        if _NAME.fullmatch(path.name) and (path / STATE_FILE).is_file()
+    ]
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -58,8 +59,10 @@ def set_aside_later(output_dir: str | Path, step: int) -> list[Path]:
         if step_of(path) > step:
             aside = path.with_name(path.name + ".abandoned")
             shutil.rmtree(aside, ignore_errors=True)
-            os.replace(path, aside)
-            renamed.append(aside)
+            # Another node that shares the disk may be the first.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, aside)
+                renamed.append(aside)
     return renamed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from llm_pretrain.checkpoint.optimizer_state import (
     write_shard,
 )
 from llm_pretrain.parallel.buckets import Bucket, Placement
+from llm_pretrain.parallel.pieces import Piece, assemble, local_block
 from llm_pretrain.parallel.topology import Topology
 
 
@@ -49,9 +51,7 @@ def save_optimizer(
     write_shard(directory, topology.rank, ranges, arrays, powers)
 
 
-def load_optimizer(
-    checkpoint: Path, buckets: list[Bucket], topology: Topology
-) -> list[dict[str, Tensor]]:
+def load_optimizer(checkpoint: Path, buckets: list[Bucket]) -> list[dict[str, Tensor]]:
     """This rank's shards of a checkpoint of any layout, bucket by bucket."""
     saved = SavedOptimizer(checkpoint)
     states = []
@@ -60,7 +60,8 @@ def load_optimizer(
         for value in VALUES:
             shard = np.zeros(bucket.shard_size, dtype=np.float32)
             for placement, begin, end in bucket.shard_placements():
-                parameter = _read_parameter(saved, placement, topology, value).reshape(-1)
+                read = partial(_read_piece, saved, value)
+                parameter = assemble(placement.pieces, read).reshape(-1)
                 shard[begin - bucket.shard_begin : end - bucket.shard_begin] = parameter[
                     begin - placement.begin : end - placement.begin
                 ]
@@ -82,12 +83,5 @@ def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPie
         )
 
 
-def _read_parameter(
-    saved: SavedOptimizer, placement: Placement, topology: Topology, value: str
-) -> np.ndarray:
-    degree = topology.degrees.tensor
-    parameter = np.empty(placement.parameter.shape, dtype=np.float32)
-    for piece in placement.pieces:
-        block = piece.block(topology.tensor_rank, degree)
-        parameter[piece.region(degree)] = saved.read(piece.name, piece.shape, block, value)
-    return parameter
+def _read_piece(saved: SavedOptimizer, value: str, piece: Piece) -> np.ndarray:
+    return saved.read(piece.name, piece.shape, local_block(piece), value)

@@ -125,19 +125,22 @@ def local_block(piece: Piece) -> tuple[slice, ...]:
 
 def fill(model: nn.Layer, local_part: Callable[[Piece], np.ndarray]) -> None:
     """Set every parameter from `local_part(piece)`, a float32 or equally typed array."""
-    degree = topology.current().degrees.tensor
     for parameter, pieces in grouped_pieces(model):
-        if len(pieces) == 1:
-            values = np.ascontiguousarray(local_part(pieces[0]))
-        else:
-            first = local_part(pieces[0])
-            values = np.empty(parameter.shape, dtype=first.dtype)
-            values[pieces[0].region(degree)] = first
-            for piece in pieces[1:]:
-                values[piece.region(degree)] = local_part(piece)
+        values = assemble(pieces, local_part)
         assert list(values.shape) == list(parameter.shape), f"{pieces[0].name}: {values.shape}"
         with paddle.no_grad():
             parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
+
+
+def assemble(pieces: list[Piece], local_part: Callable[[Piece], np.ndarray]) -> np.ndarray:
+    """The values of the parameter that holds `pieces`, from this rank's part of each.
+
+    Pieces that share a parameter stand side by side, in order, along the axis that is split.
+    """
+    parts = [local_part(piece) for piece in pieces]
+    if len(parts) == 1:
+        return np.ascontiguousarray(parts[0])
+    return np.concatenate(parts, axis=pieces[0].axis)
 
 
 def grouped_pieces(model: nn.Layer) -> Iterator[tuple[paddle.Tensor, list[Piece]]]:

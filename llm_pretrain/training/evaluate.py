@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import paddle
@@ -44,9 +45,7 @@ def evaluate(
         rank=topology.batch_rank,
         degree=topology.batch_degree,
     ) as loader:
-        for batch in loader:
-            if done == batches:
-                break
+        for batch in islice(loader, batches):
             if should_stop():
                 return None
             parts = split_batch(batch.tokens, batch.labels, micro_batch_size)

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from llm_pretrain.checkpoint.directory import find_checkpoint, read_state
 from llm_pretrain.config import ConfigError, RunConfig
 
 
-def folder_problems(run: RunConfig) -> list[str]:
-    """Why `output_dir` can't be used, or what it holds can't be resumed; [] if all is well."""
-    output = Path(run.training.output_dir)
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        return [f"output_dir: {output} cannot be made: {existing} is a file"]
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return [f"output_dir: {output} cannot be written to: {existing} is read-only for this user"]
-    try:
-        describe_start(run)
-    except ConfigError as error:
-        return list(error.problems)
-    return []
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, and why there."""
+
+    checkpoint: Path | None
+    step: int
+    reason: str
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            return f"Training starts at step 0: {self.reason}."
+        return f"Training resumes at step {self.step} from {self.checkpoint}: {self.reason}."
 
 
-def describe_start(run: RunConfig) -> str:
-    """Where the run would begin, and why.
+def find_start(run: RunConfig) -> Start:
+    """The checkpoint to resume from, if there is one.
 
     Raises:
-        ConfigError: the checkpoint that it would resume from can't be.
+        ConfigError: it can't be resumed.
     """
     training = run.training
     checkpoint, reason = find_checkpoint(
@@ -36,7 +36,20 @@ def describe_start(run: RunConfig) -> str:
         training.resume_from_checkpoint,
         overwrite=training.overwrite_output_dir,
     )
-    if checkpoint is None:
-        return f"Training starts at step 0: {reason}."
-    step = read_state(checkpoint)["progress"]["global_step"]
-    return f"Training resumes at step {step} from {checkpoint}: {reason}."
+    step = 0 if checkpoint is None else int(read_state(checkpoint)["progress"]["global_step"])
+    return Start(checkpoint, step, reason)
+
+
+def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
+    """Where the run would begin, and why it can't: problems of `output_dir` and what it holds."""
+    output = Path(run.training.output_dir)
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        return None, [f"output_dir: {output} cannot be made: {existing} is a file"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{existing} is read-only for this user"
+        return None, [f"output_dir: {output} cannot be written to: {reason}"]
+    try:
+        return find_start(run), []
+    except ConfigError as error:
+        return None, list(error.problems)

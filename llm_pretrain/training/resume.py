@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_pretrain.checkpoint.directory import (
-    find_checkpoint,
-    read_state,
-    remove_unfinished,
-    set_aside_later,
-)
+from llm_pretrain.checkpoint.directory import remove_unfinished, set_aside_later
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.agreement import bounds_over_ranks
-from llm_pretrain.training.folders import describe_start
+from llm_pretrain.training.folders import Start, find_start
 from llm_pretrain.training.reports import Reports
 
 
@@ -26,29 +21,21 @@ def choose_checkpoint(run: RunConfig, topology: Topology, reports: Reports) -> P
     Raises:
         ConfigError: what is found can't be resumed, or not on all nodes.
     """
-    training = run.training
-    checkpoint, _ = find_checkpoint(
-        training.output_dir,
-        training.resume_from_checkpoint,
-        overwrite=training.overwrite_output_dir,
-    )
-    step = 0 if checkpoint is None else int(read_state(checkpoint)["progress"]["global_step"])
-    _assert_agreement(step, checkpoint, run, topology)
-    reports.message(describe_start(run))
-    if training.do_train and is_first_of_node():
-        remove_unfinished(training.output_dir)
-        for path in set_aside_later(training.output_dir, step):
+    start = find_start(run)
+    _assert_agreement(start, run, topology)
+    reports.message(str(start))
+    if run.training.do_train and is_first_of_node():
+        remove_unfinished(run.training.output_dir)
+        for path in set_aside_later(run.training.output_dir, start.step):
             reports.message(f"A later checkpoint of an earlier run is set aside as {path}.")
-    return checkpoint
+    return start.checkpoint
 
 
-def _assert_agreement(
-    step: int, checkpoint: Path | None, run: RunConfig, topology: Topology
-) -> None:
+def _assert_agreement(start: Start, run: RunConfig, topology: Topology) -> None:
     """All ranks must have found the same step, also where nodes have disks of their own."""
-    earliest, latest = bounds_over_ranks(step)
+    earliest, latest = bounds_over_ranks(start.step)
     if latest != earliest:
-        found = checkpoint or "no checkpoint"
+        found = start.checkpoint or "no checkpoint"
         raise ConfigError(
             [
                 f"rank {topology.rank} finds {found} in {run.training.output_dir}, but others "

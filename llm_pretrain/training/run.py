@@ -39,7 +39,7 @@ from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
-from llm_pretrain.training.folders import folder_problems
+from llm_pretrain.training.folders import examine_folders
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         problems = [
             *check_layout(config, model_config, degrees),
             *missing_weights(config),
-            *folder_problems(config),
+            *examine_folders(config)[1],
         ]
         if problems:
             raise ConfigError(problems)

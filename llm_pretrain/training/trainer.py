@@ -80,7 +80,7 @@ class Trainer:
         state = read_state(checkpoint)
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
-        self.optimizer.restore(load_optimizer(checkpoint, self.optimizer.buckets, self.topology))
+        self.optimizer.restore(load_optimizer(checkpoint, self.optimizer.buckets))
         if self.run.training.ignore_data_skip:
             self.progress.consumed_samples = 0
         if not self.run.training.do_train:
@@ -295,7 +295,7 @@ class Trainer:
         if not path.is_dir():
             self.reports.message(f"The best step, {step}, has no checkpoint; the last is kept.")
             return
-        self.optimizer.restore(load_optimizer(path, self.optimizer.buckets, self.topology))
+        self.optimizer.restore(load_optimizer(path, self.optimizer.buckets))
         self.reports.message(f"The final model is that of step {step}, the best evaluated.")
 
     def _is_due(self, strategy: str, every: int | None) -> bool:

@@ -32,7 +32,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
-from llm_pretrain.training.folders import examine_folders
+from llm_pretrain.training.folders import examine_folders, index_cache_problems
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
@@ -195,6 +195,7 @@ def _check_data(
     vocab_size = None if model is None else model.vocab_size
     try:
         lines = describe_data(run.data, counts=counts, vocab_size=vocab_size)
+        report.problems += index_cache_problems(run)
     except DataError as error:
         report.problems.append(str(error))
         return

@@ -140,6 +140,28 @@ def test_check_fails_with_the_reason(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("data", "set data_cache to a folder"), ("out", "output_dir")],
+)
+def test_check_notices_folders_that_can_not_be_written(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    message: str,
+) -> None:
+    """Asked of the system, since root may write where the mode says no."""
+    access = os.access
+    (config.parent / "out").mkdir()
+    blocked = config.parent / folder
+    monkeypatch.setattr(os, "access", lambda path, mode: path != blocked and access(path, mode))
+    assert main(["check", str(config), "--output_dir", str(config.parent / "out")]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "read-only" in error
+
+
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--schema"]) == 0
     assert "max_steps" in json.loads(capsys.readouterr().out)["properties"]

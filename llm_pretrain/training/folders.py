@@ -8,6 +8,8 @@ from pathlib import Path
 
 from llm_pretrain.checkpoint.directory import find_checkpoint, read_state
 from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.data.build import cache_folders
+from llm_pretrain.data.find_data import find_data
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,40 @@ def find_start(run: RunConfig) -> Start:
 def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
     """Where the run would begin, and why it can't: problems of `output_dir` and what it holds."""
     output = Path(run.training.output_dir)
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    existing = _nearest_existing(output)
     if not existing.is_dir():
         return None, [f"output_dir: {output} cannot be made: {existing} is a file"]
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not _is_writable(existing):
         reason = f"{existing} is read-only for this user"
         return None, [f"output_dir: {output} cannot be written to: {reason}"]
     try:
         return find_start(run), []
     except ConfigError as error:
         return None, list(error.problems)
+
+
+def index_cache_problems(run: RunConfig) -> list[str]:
+    """Folders that the index of the data would be written to and can't be.
+
+    One that exists already may hold what this run needs, so it is let pass.
+
+    Raises:
+        DataError: there is no such data.
+    """
+    prefixes = find_data(run.data.input_dir).prefixes
+    folders = sorted({cache_folders(run.data, prefix)[-1] for prefix in prefixes})
+    return [
+        f"the index of the data can't be written to {folder}, which is read-only for this user; "
+        "set data_cache to a folder that can be written to"
+        for folder in folders
+        if not folder.exists() and not _is_writable(_nearest_existing(folder))
+    ]
+
+
+def _nearest_existing(path: Path) -> Path:
+    """`path` or the nearest of its parents that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)

@@ -32,9 +32,14 @@ class Degrees:
         return self.data * self.sharding
 
     @property
+    def sequence(self) -> int:
+        """Number of ranks that hold parts of the same sequences."""
+        return self.sep * self.context
+
+    @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self.data * self.sharding * self.tensor * self.pipeline * self.sep * self.context
+        return self.data * self.sharding * self.tensor * self.pipeline * self.sequence
 
 
 def smallest_world_size(training: TrainingArguments) -> int:

@@ -24,7 +24,7 @@ def rank_groups(degrees: Degrees, order: str) -> dict[str, list[list[int]]]:
         "data": degrees.data,
         "pipeline": degrees.pipeline,
         "sharding": degrees.sharding,
-        "sep": degrees.sep * degrees.context,
+        "sep": degrees.sequence,
         "tensor": degrees.tensor,
     }
     axes = ORDERS[order]

@@ -23,6 +23,8 @@ class Batch:
     """Shape [batch size, sequence length]."""
     labels: NDArray[np.int64]
     """Same shape: the next token of each, or IGNORED_LABEL where the loss mask says so."""
+    first_sample: int
+    """Number of the first sample in the run; the others follow it."""
     wait_s: float
     """Seconds that the consumer waited for this batch."""
 
@@ -57,7 +59,7 @@ class BatchLoader:
         self._rank = rank
         self._degree = degree
         self._next = consumed_samples
-        self._ahead: deque[Future[tuple[NDArray[np.int64], NDArray[np.int64]]]] = deque()
+        self._ahead: deque[Future[tuple[int, NDArray[np.int64], NDArray[np.int64]]]] = deque()
         self._pool = ThreadPoolExecutor(workers, "data") if workers else None
         self._depth = 2 * workers
         self._closed = False
@@ -84,7 +86,7 @@ class BatchLoader:
             first = self._take()
             if first is None:
                 raise StopIteration
-            tokens, labels = self._read(first)
+            first, tokens, labels = self._read(first)
         else:
             while len(self._ahead) < self._depth:
                 first = self._take()
@@ -93,9 +95,9 @@ class BatchLoader:
                 self._ahead.append(self._pool.submit(self._read, first))
             if not self._ahead:
                 raise StopIteration
-            tokens, labels = self._ahead[0].result()
+            first, tokens, labels = self._ahead[0].result()
             self._ahead.popleft()
-        return Batch(tokens, labels, time.perf_counter() - begin)
+        return Batch(tokens, labels, first, time.perf_counter() - begin)
 
     def close(self) -> None:
         """Stop reading ahead; returns when no thread is at work. Then there are no more batches."""
@@ -127,7 +129,7 @@ class BatchLoader:
         self._next += self._global_batch
         return first
 
-    def _read(self, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _read(self, first: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
         begin = first + self._rank * self._batch_size
         samples = [self._dataset[number] for number in range(begin, begin + self._batch_size)]
         whole = np.stack([sample.tokens for sample in samples])
@@ -135,4 +137,4 @@ class BatchLoader:
         for row, sample in enumerate(samples):
             if sample.mask is not None:
                 labels[row, sample.mask[1:] == 0] = IGNORED_LABEL
-        return np.ascontiguousarray(whole[:, :-1]), labels
+        return begin, np.ascontiguousarray(whole[:, :-1]), labels

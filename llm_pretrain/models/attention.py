@@ -10,46 +10,58 @@ from paddle import Tensor, nn
 from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.position import rotary_tables
+from llm_pretrain.parallel.attention import attention
+from llm_pretrain.parallel.heads import local_heads
+from llm_pretrain.parallel.micro_batch import Sequences
 from llm_pretrain.parallel.tensor import ColumnParallelLinear, RowParallelLinear
 
 
 class Attention(nn.Layer):
     """Causal self-attention; groups of query heads share keys and values (arXiv:2305.13245)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__()
         self.config = config
-        query = config.num_attention_heads * config.head_dim
-        key_value = config.num_key_value_heads * config.head_dim
-        std = config.initializer_range
+        self.name = name
+        self.heads = heads = local_heads(config.num_attention_heads, config.num_key_value_heads)
+        size = config.head_dim
+        query, key_value = (
+            count * size for count in (config.num_attention_heads, config.num_key_value_heads)
+        )
+        columns = (heads.first_key * size, (heads.first_key + heads.keys) * size)
         self.query_key_value = ColumnParallelLinear(
             config.hidden_size,
             {"query": query, "key": key_value, "value": key_value},
             bias=config.attention_bias,
             fused=config.fuse_attention_qkv,
-            std=std,
+            whole=None if heads.keys_are_split else {"key": columns, "value": columns},
+            std=config.initializer_range,
         )
         self.output = RowParallelLinear(
-            query, config.hidden_size, "output", bias=config.attention_bias, std=std
+            query,
+            config.hidden_size,
+            "output",
+            bias=config.attention_bias,
+            std=config.initializer_range,
         )
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        B, S, _ = x_BSH.shape
+    def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
         q_BSND, k_BSKD, v_BSKD = (
-            y.reshape([B, S, -1, self.config.head_dim]) for y in self.query_key_value(x_BSH)
+            y.reshape([*y.shape[:2], -1, self.config.head_dim]) for y in self.query_key_value(x_BSH)
         )
-        cos_SD, sin_SD = rotary_tables(self.config, S)
+        cos_SD, sin_SD = rotary_tables(self.config, sequences)
         q_BSND, k_BSKD = ops.rotary(q_BSND, k_BSKD, cos_SD, sin_SD)
-        y_BSND = self.core(q_BSND, k_BSKD, v_BSKD)
-        return self.output(y_BSND.reshape([B, S, -1]))
+        y_BSND = self.core(q_BSND, k_BSKD, v_BSKD, sequences)
+        return self.output(y_BSND.reshape([*y_BSND.shape[:2], -1]))
 
-    def core(self, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor) -> Tensor:
+    def core(self, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, sequences: Sequences) -> Tensor:
         """softmax(Q Kᵀ) V: what "core_attn" recomputes in the backward pass."""
-        return ops.attention(
+        return attention(
             q_BSND,
             k_BSKD,
             v_BSKD,
-            causal=True,
-            dropout=self.config.attention_dropout,
-            training=self.training,
+            sequences,
+            self.heads,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            place=self.name,
         )

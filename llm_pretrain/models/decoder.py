@@ -14,6 +14,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.feed_forward import FeedForward
 from llm_pretrain.models.norm import RMSNorm
+from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
 from llm_pretrain.parallel.tensor import VocabularyParallelEmbedding, VocabularyParallelHead
 
 
@@ -27,10 +28,14 @@ class TokenEmbedding(nn.Layer):
         self.table = VocabularyParallelEmbedding(
             config.vocab_size, config.hidden_size, std=config.initializer_range
         )
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = config.hidden_dropout
 
-    def forward(self, tokens_BS: Tensor) -> Tensor:
-        return self.dropout(self.table(tokens_BS))
+    def forward(self, tokens_BS: Tensor, sequences: Sequences) -> Tensor:
+        x_BSH = self.table(tokens_BS)
+        if self.dropout and self.training:
+            rows_BS = sequences.random_rows("embedding", sequences.hidden_positions)
+            x_BSH = ops.dropout(x_BSH, self.dropout, rows_BS)
+        return x_BSH
 
 
 class DecoderBlock(nn.Layer):
@@ -40,16 +45,22 @@ class DecoderBlock(nn.Layer):
         super().__init__()
         self.prefix = f"layers.{index}."
         self.attention_norm = RMSNorm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, f"{self.prefix}attention")
         self.feed_forward_norm = RMSNorm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = config.hidden_dropout
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        branch_BSH = self.attention(self.attention_norm(x_BSH))
-        x_BSH = ops.dropout_add(branch_BSH, x_BSH, self.dropout, training=self.training)
+    def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
+        branch_BSH = self.attention(self.attention_norm(x_BSH), sequences)
+        x_BSH = self._add(branch_BSH, x_BSH, sequences, "attention_dropout")
         branch_BSH = self.feed_forward(self.feed_forward_norm(x_BSH))
-        return ops.dropout_add(branch_BSH, x_BSH, self.dropout, training=self.training)
+        return self._add(branch_BSH, x_BSH, sequences, "feed_forward_dropout")
+
+    def _add(self, branch_BSH: Tensor, x_BSH: Tensor, sequences: Sequences, place: str) -> Tensor:
+        rows_BS = None
+        if self.dropout and self.training:
+            rows_BS = sequences.random_rows(self.prefix + place, sequences.hidden_positions)
+        return ops.dropout_add(branch_BSH, x_BSH, self.dropout, rows_BS)
 
 
 class LanguageModelHead(nn.Layer):
@@ -79,7 +90,7 @@ class LanguageModelHead(nn.Layer):
             tied_weight=self.table.weight if config.tie_word_embeddings else None,
         )
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
+    def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
         return self.projection(self.norm(x_BSH))
 
 
@@ -100,18 +111,19 @@ class Decoder(nn.Layer):
             ]
         )
 
-    def forward(self, tokens_BS: Tensor) -> Tensor:
+    def forward(self, tokens_BS: Tensor, sequences: Sequences | None = None) -> Tensor:
         """Token ids [B, S] to logits [B, S, V]; each position sees itself and those before it."""
-        x = tokens_BS
+        x, sequences = tokens_BS, sequences or whole_sequences(*tokens_BS.shape)
         for piece in self.pieces:
-            x = piece(x)
+            x = piece(x, sequences)
         return x
 
 
 def decoder_pieces(config: ModelConfig) -> list[tuple[type[nn.Layer], dict[str, Any]]]:
     """The layers of a decoder in order, each with the arguments that build it.
 
-    One tensor passes from each to the next, so that a model may be cut between any two.
+    One tensor passes from each to the next, so that a model may be cut between any two. Each is
+    given the `Sequences` beside it.
     """
     blocks = [
         (DecoderBlock, {"config": config, "index": index})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import paddle
 from paddle import Tensor
 
 from llm_pretrain.parallel.tensor import vocabulary_parallel_cross_entropy
@@ -10,11 +9,11 @@ from llm_pretrain.parallel.tensor import vocabulary_parallel_cross_entropy
 IGNORED_LABEL = -100
 
 
-def language_model_loss(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
-    """Mean cross entropy over the labels that are not `IGNORED_LABEL`, a float32 scalar.
+def language_model_loss(logits_BSV: Tensor, labels_BS: Tensor, label_count: int) -> Tensor:
+    """Cross entropy summed over the labels that are not `IGNORED_LABEL`, over `label_count`.
 
-    Where every label is ignored it is 0, with gradients of 0.
+    A float32 scalar. `label_count` is that of the whole samples, of which this rank may hold a
+    part. Where every label is ignored the loss is 0, with gradients of 0.
     """
     losses_BS = vocabulary_parallel_cross_entropy(logits_BSV, labels_BS, IGNORED_LABEL)
-    count = (labels_BS != IGNORED_LABEL).astype("float32").sum()
-    return losses_BS.sum() / paddle.clip(count, min=1.0)
+    return losses_BS.sum() / label_count

@@ -17,21 +17,26 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
+from llm_pretrain.parallel.micro_batch import Chunks, Sequences
 
 
-def rotary_tables(config: ModelConfig, sequence_length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [S, D] each, of positions 0 … S-1."""
-    return _tables(config.rope, config.head_dim, config.max_position_embeddings, sequence_length)
+def rotary_tables(config: ModelConfig, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [S, D] each, of the positions that attention holds here."""
+    return _tables(
+        config.rope,
+        config.head_dim,
+        config.max_position_embeddings,
+        sequences.length,
+        sequences.chunks,
+    )
 
 
 @lru_cache(maxsize=16)
 def _tables(
-    rope: Rope, head_dim: int, max_position_embeddings: int, sequence_length: int
+    rope: Rope, head_dim: int, max_position_embeddings: int, length: int, chunks: Chunks
 ) -> tuple[Tensor, Tensor]:
-    frequencies, amplitude = rotary_frequencies(
-        rope, head_dim, max_position_embeddings, sequence_length
-    )
-    positions = np.arange(sequence_length, dtype=np.float32)
+    frequencies, amplitude = rotary_frequencies(rope, head_dim, max_position_embeddings, length)
+    positions = np.concatenate([np.arange(*chunk, dtype=np.float32) for chunk in chunks])
     angles = np.outer(positions, frequencies.astype(np.float32))
     angles = np.concatenate([angles, angles], axis=-1)
     cos, sin = np.cos(angles) * np.float32(amplitude), np.sin(angles) * np.float32(amplitude)

@@ -7,6 +7,7 @@ heads of a group, R positions of a block, T the positions that a block sees.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -14,6 +15,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from llm_pretrain.ops.dropout_add import dropout as random_dropout
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -28,7 +30,7 @@ def attention(
     *,
     causal: bool = True,
     dropout: float = 0.0,
-    training: bool = True,
+    rows_BNS: Tensor | None = None,
 ) -> Tensor:
     """softmax(Q Kᵀ / sqrt(D)) V, with the softmax in float32.
 
@@ -36,14 +38,22 @@ def attention(
         q_BSND: queries [B, S, N, D].
         k_BSKD, v_BSKD: keys and values [B, S, K, D]; each serves N / K consecutive query heads.
         causal: a position sees itself and what stands before it.
-        dropout: of the probabilities, while training.
+        dropout: of the probabilities.
+        rows_BNS: int64 [B, N, S], from `random_bits.rows_of_heads`; with the numbers of the keys
+            they choose what dropout leaves out. Needed where there is dropout.
 
     Returns:
         [B, S, N, D] in the compute dtype.
     """
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    dropout = dropout if training else 0.0
-    return in_float32_on_cpu(lambda q, k, v: _Attention.apply(q, k, v, causal, dropout), q, k, v)
+    return in_float32_on_cpu(
+        lambda q, k, v: _Attention.apply(q, k, v, causal, dropout, rows_BNS), q, k, v
+    )
+
+
+def take_heads(x_BSKD: Tensor, heads: Sequence[int]) -> Tensor:
+    """The heads of those numbers, [B, S, len(heads), D]."""
+    return paddle.index_select(x_BSKD, paddle.to_tensor(heads, dtype="int64"), axis=2)
 
 
 class _Attention(PyLayer):
@@ -56,7 +66,13 @@ class _Attention(PyLayer):
 
     @staticmethod
     def forward(
-        ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, causal: bool, dropout: float
+        ctx: Any,
+        q_BSND: Tensor,
+        k_BSKD: Tensor,
+        v_BSKD: Tensor,
+        causal: bool,
+        dropout: float,
+        rows_BNS: Tensor | None,
     ) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
         sizes = _block_sizes(q_BSND.shape[1], causal)
@@ -70,7 +86,11 @@ class _Attention(PyLayer):
             if causal:
                 scores = scores.reshape([*q.shape[:4], -1]).add_(_causal_mask(q.shape[3], scores))
             probabilities.append(F.softmax_(_rows(scores), axis=-1))
-            kept.append(F.dropout(probabilities[-1], dropout) if dropout else probabilities[-1])
+            kept.append(probabilities[-1])
+            if dropout:
+                assert rows_BNS is not None
+                rows = _rows_of_block(rows_BNS, groups, sum(sizes[:i]), sizes[i])
+                kept[-1] = random_dropout(kept[-1], dropout, rows)
             output = paddle.matmul(kept[-1].astype(q.dtype), _up_to(values, i))
             outputs.append(output.reshape(q.shape))
         ctx.save_for_backward(*queries, *keys, *values, *outputs, *probabilities, *kept)
@@ -115,6 +135,12 @@ def _causal_mask(rows: int, scores: Tensor) -> Tensor:
     """What hides the future from the last `rows` positions of the keys: 0 or -inf, [R, T]."""
     length = scores.shape[-1]
     return paddle.triu(paddle.full([rows, length], -math.inf, dtype="float32"), length - rows + 1)
+
+
+def _rows_of_block(rows_BNS: Tensor, groups: int, begin: int, size: int) -> Tensor:
+    """Of a block of positions, [B, K, G·R]."""
+    B, N, _ = rows_BNS.shape
+    return rows_BNS[:, :, begin : begin + size].reshape([B, N // groups, groups * size])
 
 
 def _rows(x_BKGRX: Tensor) -> Tensor:

@@ -1,21 +1,37 @@
-"""The end of a residual branch."""
+"""Dropout, and the end of a residual branch."""
 
 from __future__ import annotations
 
+import numpy as np
 from paddle import Tensor
-from paddle.nn import functional as F
+
+from llm_pretrain.ops.random_bits import keep
 
 
-def dropout_add(branch: Tensor, x: Tensor, dropout: float, *, training: bool) -> Tensor:
-    """x + dropout(branch), added in float32.
+def dropout(x: Tensor, probability: float, rows: Tensor) -> Tensor:
+    """Leave out values with `probability` and divide the others by 1 - probability, in float32.
 
     Args:
-        branch, x: one shape.
-        dropout: the probability with which a value is left out while training; the others are
-            divided by 1 - dropout.
+        x: [..., H].
+        rows: int64 [...], from `random_bits.rows`; they choose what is left out.
 
     Returns:
         The shape and dtype of `x`.
     """
-    kept = F.dropout(branch, dropout, training=training) if dropout else branch
-    return (x.astype("float32") + kept.astype("float32")).astype(x.dtype)
+    kept = keep(rows, np.arange(x.shape[-1]), probability).astype("float32")
+    return (x.astype("float32") * kept.scale_(1 / (1 - probability))).astype(x.dtype)
+
+
+def dropout_add(branch: Tensor, x: Tensor, probability: float, rows: Tensor | None) -> Tensor:
+    """x + dropout(branch), added in float32.
+
+    Args:
+        branch, x: one shape [..., H].
+        rows: int64 [...]; None leaves nothing out.
+
+    Returns:
+        The shape and dtype of `x`.
+    """
+    if rows is not None:
+        branch = dropout(branch, probability, rows)
+    return (x.astype("float32") + branch.astype("float32")).astype(x.dtype)

@@ -1,12 +1,13 @@
 """The collectives that the program uses, each in one place.
 
-A group of one process (or None) communicates nothing. All calls are blocking in the order of the
-calling stream, over NCCL and over Gloo alike.
+A group of one process (or None) communicates nothing. Calls are blocking in the order of the
+calling stream, over NCCL and over Gloo alike. An asynchronous one goes on beside the computation;
+its tensors may not be touched before it was waited for.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
@@ -14,6 +15,19 @@ import paddle.distributed as dist
 
 Group = Any
 """paddle.distributed's group, or None for a process that is alone."""
+
+
+class Task(Protocol):
+    """An operation that was started."""
+
+    def wait(self) -> Any:
+        """Return when it is done (on a GPU: let the calling stream wait for it)."""
+
+
+class _Done:
+    def wait(self) -> None:
+        return None
+
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
@@ -29,6 +43,13 @@ def all_reduce(tensor: paddle.Tensor, group: Group, operation: str = "sum") -> p
     return tensor
 
 
+def start_all_reduce(tensor: paddle.Tensor, group: Group) -> Task:
+    """Begin to sum `tensor` over the group, in place."""
+    if is_alone(group):
+        return _Done()
+    return dist.stream.all_reduce(tensor, group=group, sync_op=False)
+
+
 def broadcast(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
     """Give every rank of the group the tensor of global rank `source`, in place."""
     if not is_alone(group):
@@ -36,9 +57,9 @@ def broadcast(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor
     return tensor
 
 
-def send(tensor: paddle.Tensor, destination: int, group: Group) -> None:
-    """Send to global rank `destination` of the group."""
-    dist.send(tensor, dst=destination, group=group)
+def start_send(tensor: paddle.Tensor, destination: int, group: Group) -> Task:
+    """Begin to send to global rank `destination` of the group; `tensor` must live until then."""
+    return dist.stream.send(tensor, dst=destination, group=group, sync_op=False)
 
 
 def receive(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
@@ -56,19 +77,34 @@ def all_gather(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
     return gathered
 
 
-def all_gather_into(whole: paddle.Tensor, part: paddle.Tensor, group: Group) -> None:
+def all_gather_into(
+    whole: paddle.Tensor, part: paddle.Tensor, group: Group, *, asynchronous: bool = False
+) -> Task:
     """Fill `whole` [degree * n] with the ranks' parts [n]; `part` may lie inside `whole`."""
-    if not is_alone(group):
-        dist.stream.all_gather(whole, part, group=group, sync_op=True)
+    if is_alone(group):
+        return _Done()
+    return dist.stream.all_gather(whole, part, group=group, sync_op=not asynchronous)
 
 
-def reduce_scatter(part: paddle.Tensor, whole: paddle.Tensor, group: Group) -> None:
+def reduce_scatter(
+    part: paddle.Tensor, whole: paddle.Tensor, group: Group, *, asynchronous: bool = False
+) -> Task:
     """Sum `whole` [degree * n] over the ranks and leave this rank's `part` [n] of it.
 
     `part` may lie inside `whole`; the rest of `whole` is undefined afterwards.
     """
-    if not is_alone(group):
-        dist.stream.reduce_scatter(part, whole, group=group, sync_op=True)
+    if is_alone(group):
+        return _Done()
+    return dist.stream.reduce_scatter(part, whole, group=group, sync_op=not asynchronous)
+
+
+def all_to_all(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
+    """Row i of `tensor` [degree, ...] goes to rank i; the result's row i came from rank i."""
+    if is_alone(group):
+        return tensor
+    received = paddle.empty_like(tensor)
+    dist.stream.alltoall_single(received, tensor, group=group, sync_op=True)
+    return received
 
 
 def barrier() -> None:

@@ -50,7 +50,11 @@ class Piece:
     shape: tuple[int, ...]
     """Shape of the whole tensor; weights of linear layers are [in, out]."""
     axis: int | None
-    """The axis that the tensor-parallel group splits; None: every rank holds the whole."""
+    """The axis that the tensor-parallel group splits; None: every rank holds the whole.
+
+    Shares are equal but for the last ranks', which may be smaller or empty; there the parameter
+    ends in padding.
+    """
     offset: int = 0
     """Where this rank's part begins in the parameter, along `axis`."""
     initializer: Normal | Constant = Constant(0.0)
@@ -61,16 +65,21 @@ class Piece:
         if self.axis is None:
             return whole
         size = self.shape[self.axis]
-        assert size % degree == 0, f"{self.name}: {size} is not divisible by {degree}"
-        share = size // degree
-        split = slice(rank * share, (rank + 1) * share)
+        share = self.share(degree)
+        split = slice(min(rank * share, size), min((rank + 1) * share, size))
         return (*whole[: self.axis], split, *whole[self.axis + 1 :])
 
-    def region(self, degree: int) -> tuple[slice, ...]:
+    def share(self, degree: int) -> int:
+        """What a parameter holds of the axis that is split, padding included."""
+        assert self.axis is not None
+        return -(-self.shape[self.axis] // degree)
+
+    def region(self, rank: int, degree: int) -> tuple[slice, ...]:
         """Where the part stands in the parameter that holds it."""
         region = [slice(0, size) for size in self.shape]
         if self.axis is not None:
-            region[self.axis] = slice(self.offset, self.offset + self.shape[self.axis] // degree)
+            part = self.block(rank, degree)[self.axis]
+            region[self.axis] = slice(self.offset, self.offset + part.stop - part.start)
         return tuple(region)
 
 
@@ -123,24 +132,34 @@ def local_block(piece: Piece) -> tuple[slice, ...]:
     return piece.block(layout.tensor_rank, layout.degrees.tensor)
 
 
+def local_region(piece: Piece) -> tuple[slice, ...]:
+    """Where that part stands in the parameter."""
+    layout = topology.current()
+    return piece.region(layout.tensor_rank, layout.degrees.tensor)
+
+
 def fill(model: nn.Layer, local_part: Callable[[Piece], np.ndarray]) -> None:
     """Set every parameter from `local_part(piece)`, a float32 or equally typed array."""
     for parameter, pieces in grouped_pieces(model):
-        values = assemble(pieces, local_part)
-        assert list(values.shape) == list(parameter.shape), f"{pieces[0].name}: {values.shape}"
+        values = assemble(pieces, tuple(parameter.shape), local_part)
         with paddle.no_grad():
             parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
 
 
-def assemble(pieces: list[Piece], local_part: Callable[[Piece], np.ndarray]) -> np.ndarray:
-    """The values of the parameter that holds `pieces`, from this rank's part of each.
+def assemble(
+    pieces: list[Piece], shape: tuple[int, ...], local_part: Callable[[Piece], np.ndarray]
+) -> np.ndarray:
+    """The values of the parameter of `shape` that holds `pieces`, from this rank's part of each.
 
-    Pieces that share a parameter stand side by side, in order, along the axis that is split.
+    Padding is zero.
     """
     parts = [local_part(piece) for piece in pieces]
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0].shape == shape:
         return np.ascontiguousarray(parts[0])
-    return np.concatenate(parts, axis=pieces[0].axis)
+    values = np.zeros(shape, dtype=parts[0].dtype)
+    for piece, part in zip(pieces, parts, strict=True):
+        values[local_region(piece)] = part
+    return values
 
 
 def grouped_pieces(model: nn.Layer) -> Iterator[tuple[paddle.Tensor, list[Piece]]]:

@@ -17,6 +17,7 @@ import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.parallel import collectives
+from llm_pretrain.parallel.micro_batch import MicroBatch
 from llm_pretrain.parallel.topology import Topology
 
 Step = Literal[
@@ -80,28 +81,20 @@ def evaluation_schedule(stage: int, stages: int, micro_batches: int) -> list[Ins
     return schedule
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """Token ids and labels, both int64 [B, S]."""
-
-    tokens: Tensor
-    labels: Tensor
-
-
 class Pipeline:
     """Runs this rank's stage of a model.
 
     Args:
         stage: tokens [B, S] to hidden states on the first stage, hidden states to logits on the
             last; hidden states [B, S, H] between.
-        loss: logits and labels to the mean loss of a micro-batch.
+        loss: logits, labels and their count to the loss of a micro-batch.
         hidden_size, activation_dtype: of the hidden states that pass between stages.
     """
 
     def __init__(
         self,
         stage: nn.Layer,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Tensor, Tensor, int], Tensor],
         topology: Topology,
         *,
         hidden_size: int,
@@ -151,11 +144,12 @@ class Pipeline:
                 inputs[index] = self._receive(batch, -1)
                 inputs[index].stop_gradient = False
             elif instruction.step == "forward":
-                output = self.stage(batch.tokens if layout.is_first_stage else inputs[index])
+                x = batch.tokens if layout.is_first_stage else inputs[index]
+                output = self.stage(x, batch.sequences)
                 if not is_training:
                     inputs.pop(index, None)
                 if layout.is_last_stage:
-                    output = self.loss(output, batch.labels)
+                    output = self.loss(output, batch.labels, batch.label_count)
                     total += output.detach().astype("float32").reshape([1])
                     output = output * loss_factor
                 if is_training or not layout.is_last_stage:
@@ -175,11 +169,19 @@ class Pipeline:
         return total
 
     def _receive(self, batch: MicroBatch, direction: int) -> Tensor:
-        tensor = paddle.empty([*batch.tokens.shape, self.hidden_size], self.activation_dtype)
+        shape = [
+            len(batch.sequences.sample_ids),
+            len(batch.sequences.hidden_positions),
+            self.hidden_size,
+        ]
+        tensor = paddle.empty(shape, self.activation_dtype)
         return collectives.receive(tensor, self._neighbour(direction), self.topology.pipeline_group)
 
     def _send(self, tensor: Tensor, direction: int) -> None:
-        collectives.send(tensor, self._neighbour(direction), self.topology.pipeline_group)
+        task = collectives.start_send(
+            tensor, self._neighbour(direction), self.topology.pipeline_group
+        )
+        task.wait()
 
     def _neighbour(self, direction: int) -> int:
         """Global rank of the stage before (-1) or after (+1)."""

@@ -1,11 +1,16 @@
 """Layers whose weights the tensor-parallel group shares (Shoeybi et al., arXiv:1909.08053).
 
 At degree 1 they are plain layers. Legend of shapes: B batch, S sequence, H hidden, V vocabulary;
-the local share of an axis over the group is written V/t.
+the local share of an axis over the group is written V/t. With sequence parallelism hidden states
+outside these layers have S/t positions.
+
+A vocabulary that the degree does not divide is padded: the last ranks' shares end in rows of zeros
+whose logits are minus infinity, so that they change neither loss nor gradients.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import paddle
@@ -14,47 +19,13 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
 from llm_pretrain.ops.precision import in_float32_on_cpu
-from llm_pretrain.parallel import collectives, topology
+from llm_pretrain.parallel import collectives, tensor_region, topology
 from llm_pretrain.parallel.pieces import Normal, Piece
 
 
 def tensor_parallel_share(size: int) -> int:
-    """This rank's share of an axis of `size`."""
-    degree = topology.current().degrees.tensor
-    assert size % degree == 0, f"{size} is not divisible by the tensor parallel degree {degree}"
-    return size // degree
-
-
-class _CopyToGroup(PyLayer):
-    """Identity forward; the gradient is summed over the group."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return collectives.all_reduce(gradient.clone(), topology.current().tensor_group)
-
-
-class _SumOverGroup(PyLayer):
-    """Sum over the group forward; the gradient passes through."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return collectives.all_reduce(x.clone(), topology.current().tensor_group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-def copy_to_group(x: Tensor) -> Tensor:
-    return _CopyToGroup.apply(x) if topology.current().degrees.tensor > 1 else x
-
-
-def sum_over_group(x: Tensor) -> Tensor:
-    return _SumOverGroup.apply(x) if topology.current().degrees.tensor > 1 else x
+    """This rank's share of an axis of `size`, padding included."""
+    return -(-size // topology.current().degrees.tensor)
 
 
 def _parameter(layer: nn.Layer, shape: list[int], pieces: list[Piece]) -> Tensor:
@@ -69,7 +40,9 @@ class ColumnParallelLinear(nn.Layer):
     Args:
         in_features: size of the input's last axis, whole on every rank.
         outputs: name and whole size of each output; each name begins its tensors' names.
-        fused: one weight (and one product) for all outputs instead of one each.
+        fused: one weight (and one product) for the outputs instead of one each.
+        whole: outputs whose weights every rank holds whole, with the columns [begin, end) that
+            this rank computes. They are not fused with others.
         std: standard deviation of the initial weights.
     """
 
@@ -80,39 +53,59 @@ class ColumnParallelLinear(nn.Layer):
         *,
         bias: bool = False,
         fused: bool = False,
+        whole: dict[str, tuple[int, int]] | None = None,
         std: float,
     ) -> None:
         super().__init__()
-        names = list(outputs)
-        self.groups = [names] if fused else [[name] for name in names]
+        self.whole = whole or {}
+        split = [name for name in outputs if name not in self.whole]
+        self.groups = [split] if fused else [[name] for name in split]
+        self.groups += [[name] for name in self.whole]
+        self.order = [[name for group in self.groups for name in group].index(n) for n in outputs]
         self.shares = {name: tensor_parallel_share(size) for name, size in outputs.items()}
         self.weights: list[Tensor] = []
         self.biases: list[Tensor | None] = []
         for group in self.groups:
-            width = sum(self.shares[name] for name in group)
-            weight_pieces, bias_pieces, offset = [], [], 0
+            is_whole = group[0] in self.whole
+            weight_pieces, bias_pieces, width = [], [], 0
             for name in group:
+                size = outputs[name]
                 weight_pieces.append(
-                    Piece(f"{name}.weight", (in_features, outputs[name]), 1, offset, Normal(std))
+                    Piece(
+                        f"{name}.weight",
+                        (in_features, size),
+                        None if is_whole else 1,
+                        width,
+                        Normal(std),
+                    )
                 )
-                bias_pieces.append(Piece(f"{name}.bias", (outputs[name],), 0, offset))
-                offset += self.shares[name]
+                bias_pieces.append(Piece(f"{name}.bias", (size,), None if is_whole else 0, width))
+                width += size if is_whole else self.shares[name]
             label = "_".join(group)
             self.weights.append(_parameter(self, [in_features, width], weight_pieces))
             self.add_parameter(f"{label}_weight", self.weights[-1])
             self.biases.append(_parameter(self, [width], bias_pieces) if bias else None)
             if bias:
                 self.add_parameter(f"{label}_bias", self.biases[-1])
+            for parameter in (self.weights[-1], self.biases[-1]):
+                if parameter is not None:
+                    parameter.is_partial = is_whole
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """x [..., in] -> one tensor [..., size / t] per output, in order."""
-        x = copy_to_group(x)
+        x = tensor_region.enter(x)
         results: list[Tensor] = []
         for group, weight, bias in zip(self.groups, self.weights, self.biases, strict=True):
+            if group[0] in self.whole:
+                begin, end = self.whole[group[0]]
+                results.append(
+                    ops.linear(x, weight[:, begin:end], None if bias is None else bias[begin:end])
+                )
+                continue
             y = ops.linear(x, weight, bias)
             shares = [self.shares[name] for name in group]
             results += [y] if len(group) == 1 else paddle.split(y, shares, axis=-1)
-        return results
+        return [results[index] for index in self.order]
 
 
 class RowParallelLinear(nn.Layer):
@@ -143,7 +136,7 @@ class RowParallelLinear(nn.Layer):
         """x [..., in / t] -> [..., out]."""
         if topology.current().degrees.tensor == 1:
             return ops.linear(x, self.weight, self.bias)
-        y = sum_over_group(ops.linear(x, self.weight))
+        y = tensor_region.leave(ops.linear(x, self.weight))
         return y if self.bias is None else in_float32_on_cpu(paddle.add, y, self.bias)
 
 
@@ -160,13 +153,13 @@ class VocabularyParallelEmbedding(nn.Layer):
         )
 
     def forward(self, tokens_BS: Tensor) -> Tensor:
-        """Token ids [B, S] -> [B, S, H]."""
+        """Token ids [B, S] -> [B, S, H], of this rank's positions."""
         if topology.current().degrees.tensor == 1:
             return nn.functional.embedding(tokens_BS, self.weight)
         local_BS, mine_BS = _local_ids(tokens_BS, self.share)
         x_BSH = nn.functional.embedding(local_BS, self.weight)
         mine_BS1 = mine_BS.astype(x_BSH.dtype).unsqueeze(-1)
-        return sum_over_group(in_float32_on_cpu(paddle.multiply, x_BSH, mine_BS1))
+        return tensor_region.leave(in_float32_on_cpu(paddle.multiply, x_BSH, mine_BS1))
 
 
 class VocabularyParallelHead(nn.Layer):
@@ -181,17 +174,25 @@ class VocabularyParallelHead(nn.Layer):
     ) -> None:
         super().__init__()
         self.tied = tied_weight is not None
+        share = tensor_parallel_share(vocab_size)
+        present = vocab_size - topology.current().tensor_rank * share
+        self.padding = None
+        if present < share:
+            hidden = [0.0] * max(present, 0) + [-math.inf] * (share - max(present, 0))
+            self.padding = paddle.to_tensor(hidden, dtype="float32")
         if tied_weight is not None:
             self.weight = tied_weight
         else:
-            share = tensor_parallel_share(vocab_size)
             piece = Piece("head.weight", (hidden_size, vocab_size), 1, 0, Normal(std))
             self.weight = _parameter(self, [hidden_size, share], [piece])
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         """[B, S, H] -> logits [B, S, V/t]."""
         weight = self.weight.T if self.tied else self.weight
-        return ops.linear(copy_to_group(x_BSH), weight)
+        logits_BSV = ops.linear(tensor_region.enter(x_BSH), weight)
+        if self.padding is None:
+            return logits_BSV
+        return (logits_BSV.astype("float32") + self.padding).astype(logits_BSV.dtype)
 
 
 def _local_ids(tokens: Tensor, share: int) -> tuple[Tensor, Tensor]:
@@ -213,10 +214,12 @@ class _ParallelCrossEntropy(PyLayer):
         total = collectives.all_reduce(exponentials.sum(axis=-1, keepdim=True), group)
         counts = labels != ignore_index
         local, mine = _local_ids(labels, logits.shape[-1])
-        mine = (mine & counts).astype("float32").unsqueeze(-1)
-        target = paddle.take_along_axis(shifted, local.unsqueeze(-1), axis=-1) * mine
+        mine = (mine & counts).unsqueeze(-1)
+        target = paddle.take_along_axis(shifted, local.unsqueeze(-1), axis=-1)
+        # Not a product: the logit of padding is minus infinity.
+        target = paddle.where(mine, target, paddle.zeros_like(target))
         collectives.all_reduce(target, group)
-        ctx.save_for_backward(exponentials / total, local, mine, counts)
+        ctx.save_for_backward(exponentials / total, local, mine.astype("float32"), counts)
         return (total.log() - target).squeeze(-1) * counts.astype("float32")
 
     @staticmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import paddle
@@ -29,12 +30,19 @@ class Topology:
     sharding_rank: int = 0
     pipeline_rank: int = 0
     tensor_rank: int = 0
+    sequence_rank: int = 0
     data_group: Group = None
     sharding_group: Group = None
     pipeline_group: Group = None
     tensor_group: Group = None
+    sequence_group: Group = None
+    """Ranks that hold parts of the same sequences: the sep or the context axis."""
+    replica_group: Group = None
+    """Ranks that hold the same shard of the same weights: data parallel times sequence."""
     tied_embedding_group: Group = None
     """The first and the last stage of this process's pipeline."""
+    sequence_parallel: bool = False
+    """Whether the tensor-parallel group splits sequences between its linear layers."""
 
     @property
     def batch_degree(self) -> int:
@@ -44,6 +52,11 @@ class Topology:
     @property
     def batch_rank(self) -> int:
         return self.data_rank * self.degrees.sharding + self.sharding_rank
+
+    @property
+    def replica_rank(self) -> int:
+        """This process's number among those that hold the same shard of the same weights."""
+        return self.data_rank * self.degrees.sequence + self.sequence_rank
 
     @property
     def is_first_stage(self) -> bool:
@@ -81,10 +94,10 @@ def initialize(
         _current = Topology(degrees)
         return _current
     if paddle.device.get_device().startswith("cpu"):
-        from llm_pretrain.parallel import gloo
+        from llm_pretrain.parallel import gloo, gloo_groups
 
         gloo.install(timeout_seconds)
-        gloo.wait_for_first_rank(timeout_seconds)
+        gloo_groups.wait_for_first_rank(timeout_seconds)
     from paddle.distributed import fleet
 
     strategy = fleet.DistributedStrategy()
@@ -93,7 +106,7 @@ def initialize(
         "mp_degree": degrees.tensor,
         "pp_degree": degrees.pipeline,
         "sharding_degree": degrees.sharding,
-        "sep_degree": degrees.sep,
+        "sep_degree": degrees.sequence,
         "order": _ORDERS[order],
     }
     fleet.init(is_collective=True, strategy=strategy, log_level="WARNING")
@@ -102,7 +115,10 @@ def initialize(
     def unless_alone(group: Group) -> Group:
         return group if group.nranks > 1 else None
 
-    pipeline_group = unless_alone(fleet_groups.get_pipe_parallel_group())
+    data_group = unless_alone(fleet_groups.get_data_parallel_group())
+    sequence_group = None
+    if degrees.sequence > 1:
+        sequence_group = fleet_groups.get_sep_parallel_group()
     _current = Topology(
         degrees,
         rank=dist.get_rank(),
@@ -111,21 +127,44 @@ def initialize(
         sharding_rank=fleet_groups.get_sharding_parallel_rank(),
         pipeline_rank=fleet_groups.get_stage_id(),
         tensor_rank=fleet_groups.get_model_parallel_rank(),
-        data_group=unless_alone(fleet_groups.get_data_parallel_group()),
+        sequence_rank=sequence_group.rank if sequence_group is not None else 0,
+        data_group=data_group,
         sharding_group=unless_alone(fleet_groups.get_sharding_parallel_group()),
-        pipeline_group=pipeline_group,
+        pipeline_group=unless_alone(fleet_groups.get_pipe_parallel_group()),
         tensor_group=unless_alone(fleet_groups.get_model_parallel_group()),
-        tied_embedding_group=_tied_embedding_group(fleet_groups),
+        sequence_group=sequence_group,
+        replica_group=_replica_group(fleet_groups.topology(), data_group, sequence_group),
+        tied_embedding_group=_group_with_this_rank(
+            [ranks[0], ranks[-1]]
+            for ranks in fleet_groups.topology().get_comm_list("pipe")
+            if len(ranks) > 1
+        ),
     )
     return _current
 
 
-def _tied_embedding_group(fleet_groups: Any) -> Group:
-    """First and last stage of this process's pipeline; None on the stages between."""
+def use(*, sequence_parallel: bool) -> Topology:
+    """Choose what may differ between models that train in the same groups, one after another."""
+    global _current
+    _current = replace(_current, sequence_parallel=sequence_parallel)
+    return _current
+
+
+def _replica_group(places: Any, data_group: Group, sequence_group: Group) -> Group:
+    if data_group is None or sequence_group is None:
+        return data_group or sequence_group
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for rank in range(dist.get_world_size()):
+        place = places.get_coord(rank)
+        groups.setdefault((place.pipe, place.sharding, place.model), []).append(rank)
+    return _group_with_this_rank(groups.values())
+
+
+def _group_with_this_rank(groups: Iterable[list[int]]) -> Group:
+    """Form every group, as all processes must, and return the one that this process is in."""
     mine = None
-    for ranks in fleet_groups.topology().get_comm_list("pipe"):
-        if len(ranks) > 1:
-            group = dist.new_group([ranks[0], ranks[-1]])
-            if dist.get_rank() in (ranks[0], ranks[-1]):
-                mine = group
+    for ranks in groups:
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            mine = group
     return mine

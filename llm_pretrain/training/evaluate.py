@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from itertools import islice
 
-import numpy as np
 import paddle
 
 from llm_pretrain.data import BatchLoader, Dataset
+from llm_pretrain.models.loss import IGNORED_LABEL
 from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.pipeline import MicroBatch, Pipeline
+from llm_pretrain.parallel.micro_batch import split_batch
+from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
 
 
@@ -48,7 +49,9 @@ def evaluate(
         for batch in islice(loader, batches):
             if should_stop():
                 return None
-            parts = split_batch(batch.tokens, batch.labels, micro_batch_size)
+            parts = split_batch(
+                batch.tokens, batch.labels, micro_batch_size, ignored_label=IGNORED_LABEL
+            )
             total += pipeline.evaluate(parts)
             micro_batches += len(parts)
             done += 1
@@ -61,18 +64,7 @@ def evaluate(
     }
 
 
-def split_batch(tokens: np.ndarray, labels: np.ndarray, size: int) -> list[MicroBatch]:
-    """Cut a batch [B, S] into micro-batches of at most `size` samples."""
-    return [
-        MicroBatch(
-            paddle.to_tensor(tokens[begin : begin + size]),
-            paddle.to_tensor(labels[begin : begin + size]),
-        )
-        for begin in range(0, len(tokens), size)
-    ]
-
-
 def sum_over_batch_ranks(total: paddle.Tensor, topology: Topology) -> paddle.Tensor:
-    """Sum, in place, over the ranks that read different samples."""
-    collectives.all_reduce(total, topology.data_group)
+    """Sum, in place, over the ranks that read different samples or parts of samples."""
+    collectives.all_reduce(total, topology.replica_group)
     return collectives.all_reduce(total, topology.sharding_group)

@@ -6,6 +6,7 @@ from paddle import Tensor, nn
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import decoder_pieces
+from llm_pretrain.parallel.micro_batch import Sequences
 from llm_pretrain.parallel.topology import Topology
 
 
@@ -22,9 +23,9 @@ class Stage(nn.Layer):
         self.pieces = nn.LayerList(pieces)
         self.blocks = blocks
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
         for piece in self.pieces:
-            x = piece(x)
+            x = piece(x, sequences)
         return x
 
 

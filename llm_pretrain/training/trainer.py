@@ -7,9 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import paddle
-
 from llm_pretrain.checkpoint.directory import (
     checkpoint_path,
     keep_newest,
@@ -20,9 +17,11 @@ from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import BatchLoader, Dataset, Datasets
+from llm_pretrain.models.loss import IGNORED_LABEL
+from llm_pretrain.parallel.micro_batch import split_batch
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.training.evaluate import evaluate, split_batch, sum_over_batch_ranks
+from llm_pretrain.training.evaluate import evaluate, sum_over_batch_ranks
 from llm_pretrain.training.optimizer import NonFiniteGradientError, ShardedAdamW, StepResult
 from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.progress import Interval, Progress
@@ -176,11 +175,16 @@ class Trainer:
             part
             for batch in batches
             for part in split_batch(
-                batch.tokens, batch.labels, training.per_device_train_batch_size
+                batch.tokens,
+                batch.labels,
+                training.per_device_train_batch_size,
+                ignored_label=IGNORED_LABEL,
+                first_sample=batch.first_sample,
+                seed=training.seed,
             )
         ]
-        paddle.seed(self._step_seed())
         parts = accumulation * self.topology.batch_degree
+        self.optimizer.begin_step(len(micro_batches))
         loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
         loss = float(sum_over_batch_ranks(loss_sum, self.topology)) / parts
         try:
@@ -197,17 +201,6 @@ class Trainer:
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
         return result
-
-    def _step_seed(self) -> int:
-        """Seed of this step's dropout: the same after a resume, another on ranks of other data."""
-        layout = self.topology
-        entropy = [
-            self.run.training.seed,
-            self.progress.global_step,
-            layout.batch_rank,
-            layout.pipeline_rank,
-        ]
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
 
     def evaluate(self) -> None:
         """Evaluate on the validation split, the same samples each time."""
@@ -267,6 +260,7 @@ class Trainer:
             self.config,
             self.optimizer.state(),
             self.topology,
+            self.optimizer.buckets,
             state=state,
             extras=self.checkpoint_extras,
         )
@@ -285,6 +279,7 @@ class Trainer:
             self.pipeline.stage,
             self.config,
             self.topology,
+            self.optimizer.buckets,
             extras=self.checkpoint_extras,
         )
 

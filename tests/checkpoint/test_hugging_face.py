@@ -31,7 +31,7 @@ from tests.models.small import small_config, small_model
 
 def whole_tensors(model: Decoder) -> Iterator[tuple[str, np.ndarray]]:
     for parameter, piece in named_pieces(model):
-        yield piece.name, parameter.numpy()[piece.region(1)]
+        yield piece.name, parameter.numpy()[piece.region(0, 1)]
 
 
 def saved(tmp_path: Path, seed: int = 1, **options: Any) -> tuple[Decoder, Path]:
@@ -162,7 +162,7 @@ def test_a_tensor_parallel_rank_reads_its_part(
     part = Decoder(config)
     load_weights(part, config, directory)
     for parameter, piece in named_pieces(part):
-        held = parameter.numpy()[piece.region(2)]
+        held = parameter.numpy()[piece.region(rank, 2)]
         np.testing.assert_array_equal(held, whole.pop(piece.name)[piece.block(rank, 2)])
     assert not whole
 

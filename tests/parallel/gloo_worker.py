@@ -32,17 +32,30 @@ def main(directory: Path, late: float) -> None:
         found[f"reduce_scatter {dtype}"] = part.astype("float32").tolist()
         gathered = collectives.all_gather(values.astype(dtype), group)
         found[f"all_gather {dtype}"] = gathered.astype("float32").tolist()
+    exchanged = collectives.all_to_all(paddle.to_tensor([[rank, 10], [rank, 20]]), group)
+    found["all_to_all"] = exchanged.tolist()
+    # Two that are begun in one order on both ranks, and awaited in another.
+    later, whole = paddle.to_tensor([1.0, 2.0]), paddle.zeros([4])
+    tasks = [
+        collectives.start_all_reduce(later, group),
+        collectives.all_gather_into(whole, paddle.full([2], rank), group, asynchronous=True),
+    ]
+    collectives.all_reduce(paddle.ones([1]), group)
+    for task in reversed(tasks):
+        task.wait()
+    found["asynchronous"] = [later.tolist(), whole.tolist()]
     # The two stages call in different orders: forward twice, then back, against the pairing.
     pipeline = layout.pipeline_group
     other = pipeline.ranks[1 - layout.pipeline_rank]
     message = paddle.to_tensor([float(rank)])
     if layout.is_first_stage:
-        collectives.send(message, other, pipeline)
-        collectives.send(message + 10, other, pipeline)
+        tasks = [collectives.start_send(m, other, pipeline) for m in (message, message + 10)]
         received = [collectives.receive(paddle.zeros([1]), other, pipeline)]
     else:
         received = [collectives.receive(paddle.zeros([1]), other, pipeline) for _ in range(2)]
-        collectives.send(message, other, pipeline)
+        tasks = [collectives.start_send(message, other, pipeline)]
+    for task in tasks:
+        task.wait()
     found["received"] = [float(value) for value in received]
     found["texts"] = collectives.all_gather_text("é" * (rank + 1), pipeline)
     if rank == 1:

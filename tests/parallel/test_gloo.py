@@ -27,6 +27,11 @@ def test_collectives_of_every_dtype(tmp_path: Path) -> None:
             assert found[f"reduce_scatter {dtype}"] == ([3.0, -6.0] if share == 0 else [9.0, 1.5])
             gathered = [1.0, -2.0, 3.0, 0.5, 2.0, -4.0, 6.0, 1.0]
             assert found[f"all_gather {dtype}"] == gathered
+        first = 2 * stage
+        column = [10, 20][share]
+        assert found["all_to_all"] == [[first, column], [first + 1, column]]
+        gathered = [first, first, first + 1, first + 1]
+        assert found["asynchronous"] == [[2.0, 4.0], gathered]
         assert found["received"] == ([rank + 2.0] if stage == 0 else [rank - 2.0, rank + 8.0])
         assert found["texts"] == ["é" * (share + 1), "é" * (share + 3)]
 

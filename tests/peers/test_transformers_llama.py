@@ -105,7 +105,7 @@ def build(name: str, seed: int) -> tuple[dict[str, Any], Decoder, np.ndarray]:
 
 def whole_tensors(model: Decoder) -> Iterator[tuple[str, np.ndarray]]:
     for parameter, piece in named_pieces(model):
-        yield piece.name, parameter.numpy()[piece.region(1)]
+        yield piece.name, parameter.numpy()[piece.region(0, 1)]
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -127,7 +127,7 @@ def test_logits_loss_and_every_gradient(name: str, cases: Path) -> None:
     compared = set()
     for parameter, piece in named_pieces(model):
         published, transposed = llama.hugging_face_name(piece.name)
-        gradient = parameter.grad.numpy()[piece.region(1)]
+        gradient = parameter.grad.numpy()[piece.region(0, 1)]
         error = relative_error(
             gradient.T if transposed else gradient, theirs[f"gradient/{published}"]
         )

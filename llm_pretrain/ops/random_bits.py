@@ -1,0 +1,65 @@
+"""Random numbers that are a function of where they are used, and of nothing else.
+
+A number belongs to a seed, a place in the model, a sample, a position and a column. Whatever rank
+computes that element, at whatever time and in whatever order, draws the same number, so that
+dropout is the same in every layout and needs no state to be recomputed or resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeVar
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+
+_BITS = (1 << 32) - 1
+# The mixing function "lowbias32" of Chris Wellons' hash prospector. The second factor is taken
+# modulo 2^32 as a negative number, so that no product leaves the range of int64.
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)
+
+Integers = TypeVar("Integers", NDArray[np.int64], Tensor)
+
+
+def _mixed(x: Integers) -> Integers:
+    """A permutation of the integers below 2^32 of which every bit depends on every other."""
+    x = x ^ (x >> 16)
+    x = (x * _FIRST) & _BITS
+    x = x ^ (x >> 15)
+    x = (x * _SECOND) & _BITS
+    return x ^ (x >> 16)
+
+
+def rows(
+    seed: int, place: str, samples: NDArray[np.int64], positions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """One number per sample and position, int64 [B, S], for `keep`.
+
+    Args:
+        place: name of the layer that draws.
+        samples: [B] numbers of the samples in the run.
+        positions: [S] positions in a sample.
+    """
+    digest = hashlib.sha256(f"{seed}/{place}".encode()).digest()
+    first, second = np.frombuffer(digest[:8], dtype="<u4").astype(np.int64)
+    by_sample = _mixed(first ^ (samples & _BITS)) ^ _mixed(second ^ (samples >> 32))
+    return _mixed(by_sample[:, None] ^ _mixed(second ^ positions)[None, :])
+
+
+def rows_of_heads(rows_BS: Tensor, heads: NDArray[np.int64]) -> Tensor:
+    """One number per sample, head and position, [B, N, S]."""
+    salt_N = paddle.to_tensor(_mixed(heads ^ 0x5BD1E995))
+    return _mixed(rows_BS.unsqueeze(1) ^ salt_N.reshape([1, -1, 1]))
+
+
+def keep(rows: Tensor, columns: NDArray[np.int64], dropout: float) -> Tensor:
+    """Which of the elements [..., n] dropout leaves, bool: each with probability 1 - dropout.
+
+    Args:
+        rows: int64 [...], from `rows`.
+        columns: [n] numbers of the columns: features, or positions of keys.
+    """
+    salt = paddle.to_tensor(_mixed(columns ^ 0x27D4EB2F))
+    return _mixed(rows.unsqueeze(-1) ^ salt) >= int(dropout * (1 << 32))

@@ -1,0 +1,148 @@
+"""How the processes of a Gloo group find each other, each group in a store of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from paddle.base import core
+
+_PAIR_GROUP_IDS_FROM = 1 << 20
+_MAX_RANKS = 1 << 12
+
+_create_group = core.ProcessGroupGloo.create
+
+
+Address = tuple[str, int]
+
+
+@dataclass
+class _Pair:
+    """One direction between two ranks of a group."""
+
+    common: Any
+    key: str
+    group_id: int
+    address: Address | None = None
+    group: Any = None
+
+
+class Groups:
+    """The stores and two-member groups of this process."""
+
+    def __init__(self, timeout_seconds: int) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.stores: list[Any] = []
+        self.common: dict[int, tuple[Any, int]] = {}
+        self.pairs: dict[str, _Pair] = {}
+        self.barriers: dict[int, int] = {}
+
+    def create(self, common: Any, rank: int, world_size: int, group_id: int = 0) -> Any:
+        """A group in a store of its own; `common` is where all processes meet."""
+        store = common
+        if world_size > 1:
+            key = f"gloo/{group_id}"
+            if rank == 0:
+                store = self._opened(self._published(common, key), world_size, is_host=True)
+            else:
+                store = self._opened(self._looked_up(common, key), world_size, is_host=False)
+        group = _create_group(store, rank, world_size, group_id)
+        self.common[id(group)] = (common, group_id)
+        return group
+
+    def sender(self, group: Any, destination: int) -> Callable[[], Any]:
+        """What forms, or finds, the two-member group for messages to `destination` of `group`.
+
+        Only the thread that owns the common store may call this; what is returned may be called in
+        another, and waits for the receiver.
+        """
+        pair = self._pair(group, group.rank(), destination)
+        if pair.group is None and pair.address is None:
+            pair.address = self._published(pair.common, pair.key)
+        return lambda: self._formed(pair, 0)
+
+    def receiver(self, group: Any, source: int) -> Any:
+        """The two-member group for messages from `source` of `group`."""
+        pair = self._pair(group, source, group.rank())
+        if pair.group is None:
+            pair.address = self._looked_up(pair.common, pair.key)
+        return self._formed(pair, 1)
+
+    def _pair(self, group: Any, source: int, destination: int) -> _Pair:
+        common, group_id = self.common[id(group)]
+        number = (group_id * _MAX_RANKS + source) * _MAX_RANKS + destination
+        key = f"gloo/{group_id}/{source}/{destination}"
+        return self.pairs.setdefault(
+            key, _Pair(common, key, _PAIR_GROUP_IDS_FROM + number % (1 << 30))
+        )
+
+    def _formed(self, pair: _Pair, rank: int) -> Any:
+        if pair.group is None:
+            assert pair.address is not None
+            store = self._opened(pair.address, 2, is_host=rank == 0)
+            pair.group = _create_group(store, rank, 2, pair.group_id)
+        return pair.group
+
+    def _published(self, common: Any, key: str) -> Address:
+        """An address for a store that this process will host, known to all under `key`."""
+        host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
+        port = _free_port()
+        common.set(key, f"{host}:{port}")
+        return host, port
+
+    def _looked_up(self, common: Any, key: str) -> Address:
+        host, _, port = common.get(key).decode().rpartition(":")
+        wait_until_listening(host, int(port), self.timeout_seconds)
+        return host, int(port)
+
+    def _opened(self, address: Address, world_size: int, *, is_host: bool) -> Any:
+        store = core.TCPStore(*address, is_host, world_size, self.timeout_seconds)
+        self.stores.append(store)
+        return store
+
+    def barrier(self, group: Any) -> None:
+        """Wait through the store for as long as it takes; Gloo's own operations give up at 30 s."""
+        common, group_id = self.common[id(group)]
+        self.barriers[group_id] = number = self.barriers.get(group_id, 0) + 1
+        key = f"gloo/barrier/{group_id}/{number}"
+        if common.add(key, 1) == group.size():
+            common.set(f"{key}/open", b"1")
+        common.get(f"{key}/open")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_listening(host: str, port: int, timeout_seconds: float) -> None:
+    """Return once a connection is accepted; Paddle's own client would sleep for 3 s in between.
+
+    Raises:
+        TimeoutError: nobody listened within `timeout_seconds`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"No answer from {host}:{port} within {timeout_seconds:.0f} s: {error}. "
+                    "Is the process of rank 0 running, and is that port open between the nodes?"
+                ) from error
+            time.sleep(0.02)
+
+
+def wait_for_first_rank(timeout_seconds: float) -> None:
+    """Return once rank 0 of the job listens."""
+    if os.environ["PADDLE_TRAINER_ID"] != "0":
+        first = os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")[0]
+        host, _, port = (os.environ.get("PADDLE_MASTER") or first).rpartition(":")
+        wait_until_listening(host, int(port), timeout_seconds)

@@ -1,0 +1,113 @@
+"""The samples that pass the model together, and which part of them this rank holds.
+
+Shapes: B batch, S the positions that this rank's attention holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+
+from llm_pretrain.ops import random_bits
+from llm_pretrain.parallel import topology
+
+Chunks = tuple[tuple[int, int], ...]
+"""Ranges [begin, end) of positions in a sample, in order."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the layers know of a micro-batch besides its hidden states.
+
+    Between linear layers, sequence parallelism leaves this rank a part of S: the hidden positions.
+    """
+
+    length: int
+    """Tokens of a whole sample."""
+    sample_ids: tuple[int, ...]
+    """Number of each sample in the run."""
+    chunks: Chunks
+    """Which positions of the samples attention holds here."""
+    seed: int = 0
+    """Of dropout."""
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Positions [S] of what attention holds."""
+        return np.concatenate([np.arange(begin, end) for begin, end in self.chunks])
+
+    @property
+    def hidden_positions(self) -> NDArray[np.int64]:
+        """Positions of the hidden states between linear layers."""
+        layout = topology.current()
+        if not layout.sequence_parallel:
+            return self.positions
+        return np.split(self.positions, layout.degrees.tensor)[layout.tensor_rank]
+
+    def random_rows(self, place: str, positions: NDArray[np.int64]) -> Tensor:
+        """Int64 [B, len(positions)], for `ops.dropout`: what is random there, in every layout."""
+        return paddle.to_tensor(
+            random_bits.rows(self.seed, place, np.array(self.sample_ids), positions)
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Token ids and labels, both int64 [B, S], of this rank's part of the samples."""
+
+    tokens: Tensor
+    labels: Tensor
+    label_count: int
+    """Labels of the whole samples that count in the loss, at least 1."""
+    sequences: Sequences
+
+
+def whole_sequences(batch_size: int, length: int) -> Sequences:
+    """Sequences of which this rank holds everything."""
+    return Sequences(length, tuple(range(batch_size)), ((0, length),))
+
+
+def local_chunks(length: int) -> Chunks:
+    """The part of a sample of `length` that this rank of the sequence group holds.
+
+    Ring attention gives each rank one piece from the front and one from the back, so that the
+    causal mask leaves all of them equally much to do; the exchange of heads needs one piece.
+    """
+    layout = topology.current()
+    rank, degrees = layout.sequence_rank, layout.degrees
+    pieces = [rank, 2 * degrees.context - 1 - rank] if degrees.context > 1 else [rank]
+    size = length // (degrees.sequence * len(pieces))
+    return tuple((piece * size, (piece + 1) * size) for piece in pieces)
+
+
+def split_batch(
+    tokens: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    size: int,
+    *,
+    ignored_label: int,
+    first_sample: int = 0,
+    seed: int = 0,
+) -> list[MicroBatch]:
+    """Cut a batch [B, length] into micro-batches of at most `size` samples."""
+    length = tokens.shape[1]
+    chunks = local_chunks(length)
+    positions = np.concatenate([np.arange(begin, end) for begin, end in chunks])
+    micro_batches = []
+    for begin in range(0, len(tokens), size):
+        end = min(begin + size, len(tokens))
+        ids = tuple(range(first_sample + begin, first_sample + end))
+        whole = labels[begin:end]
+        micro_batches.append(
+            MicroBatch(
+                paddle.to_tensor(tokens[begin:end, positions]),
+                paddle.to_tensor(whole[:, positions]),
+                max(int((whole != ignored_label).sum()), 1),
+                Sequences(length, ids, chunks, seed),
+            )
+        )
+    return micro_batches

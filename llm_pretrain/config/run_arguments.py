@@ -25,6 +25,12 @@ class RunArguments(Arguments):
         None,
         description="gpu or cpu; null takes a GPU where there is one, else the CPU.",
     )
+    distributed_timeout: Integer = Field(
+        300,
+        ge=10,
+        description="Seconds within which the job ends when one of its processes or machines gives "
+        "no more sign of life.",
+    )
     seed: Integer = Field(
         42, ge=0, lt=2**32, description="Seed of the initial weights, the data order and dropout."
     )

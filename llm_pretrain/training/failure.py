@@ -20,6 +20,7 @@ import paddle.distributed as dist
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
 from llm_pretrain.parallel import topology
+from llm_pretrain.parallel.lost_peer import missing_peers
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.training.optimizer import NonFiniteGradientError
 
@@ -53,7 +54,7 @@ def _report(error: Exception) -> None:
     try:
         text = _first_failure(own, rank, waits=_is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
-        text = f"Rank {rank} failed:\n{own}"
+        text = f"Rank {rank} failed:\n{own}{_missing()}"
     print(text, file=sys.stderr, flush=True)
 
 
@@ -62,12 +63,19 @@ def _first_failure(own: str, rank: int, *, waits: bool) -> str:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while waits and store.add(_COUNT, 0) == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
+    if waits:
+        own += _missing()
     number = store.add(_COUNT, 1)
     if number > 1 and waits:
         return store.get("failure/first").decode()
     if number == 1:
         store.set("failure/first", f"Rank {rank} failed first:\n{own}".encode())
     return f"Rank {rank} failed:\n{own}"
+
+
+def _missing() -> str:
+    missing = missing_peers()
+    return f"error: not heard from {missing}\n" if missing else ""
 
 
 def _is_about_communication(error: Exception) -> bool:

@@ -32,6 +32,7 @@ from llm_pretrain.data import Datasets, SampleCounts, build_datasets
 from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
+from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.recompute import apply_recompute
@@ -70,7 +71,8 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(problems)
         _select_device(config)
         layout = topology.initialize(degrees, order=config.training.hybrid_parallel_topo_order)
-        with reported_failures():
+        timeout = config.training.distributed_timeout
+        with reported_failures(), watched_peers(layout.rank, layout.world_size, timeout):
             return train(config, model_config, layout)
     except USER_ERRORS as error:
         return _refuse(error.problems if isinstance(error, ConfigError) else [str(error)])

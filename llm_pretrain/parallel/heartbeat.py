@@ -1,0 +1,286 @@
+"""The watch over the other ranks of a job: a small program that runs beside every rank.
+
+Rank 0's listens, and every other rank's keeps one connection to it; both say a word on it every few
+seconds. A rank that has been silent for nearly that long is lost, and so is one whose
+connection closed without a word of parting; its neighbours would wait for it for ever, or fail with
+errors that don't name it. Each watch then says which rank is lost and kills its own.
+
+It is a program and not a thread because a rank that waits for a lost peer may be held in C++ code
+with Python's lock. It needs the standard library alone, so that it starts at once. The rank speaks
+with it over its standard input, and its end is the end of the watch.
+
+Nothing that comes from the network is more than a line of text; a connection that does not begin
+with the job's token is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+LOST_AFTER = 0.8
+"""Of the time-out, so that the job has ended when it is over."""
+LONGEST_BEAT_SECONDS = 5.0
+MISSING_AFTER_BEATS = 3
+GRACE_SECONDS = 5.0
+"""A rank that fails has this long to be seen failing, by its launcher and its neighbours."""
+_LONGEST_LINE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a rank tells its watch at the start."""
+
+    rank: int
+    hosts: list[str]
+    """By rank."""
+    timeout_seconds: float
+    token: str
+    """A secret of the job, without spaces."""
+    port: int = 0
+    """Where rank 0's watch listens, on its host."""
+
+
+class Channel:
+    """Lines of text over a connection, none of which is ever waited for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self._rest = b""
+
+    def receive(self) -> list[str]:
+        """The lines that have come.
+
+        Raises:
+            OSError: the other side is gone, or is none of ours.
+        """
+        data = self.connection.recv(4096)
+        if not data:
+            raise ConnectionResetError("closed by the other side")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            raise ConnectionAbortedError("a line without end")
+        return [line.decode(errors="replace") for line in lines]
+
+    def send(self, line: str) -> None:
+        """Say a line; what a full or broken connection loses shows as silence over there."""
+        with contextlib.suppress(OSError):
+            self.connection.send(f"{line}\n".encode())
+
+
+@dataclass
+class Peer:
+    """Another rank as it is seen from here."""
+
+    rank: int
+    host: str
+    heard: float = field(default_factory=time.monotonic)
+    closed: float | None = None
+    channel: Channel | None = None
+
+    def describe(self, now: float) -> str:
+        if self.closed is not None:
+            state = f"whose connection closed {now - self.closed:.0f} s ago"
+        else:
+            state = f"silent for {now - self.heard:.0f} s"
+        return f"rank {self.rank} on {self.host}, {state}"
+
+
+class Watch:
+    """One rank's view of the ranks that it hears: all of them from rank 0, rank 0 from the rest."""
+
+    def __init__(self, settings: Settings, rank_process: int) -> None:
+        self.settings = settings
+        self.rank_process = rank_process
+        self.beat_seconds = min(settings.timeout_seconds / 10, LONGEST_BEAT_SECONDS)
+        ranks = range(1, len(settings.hosts)) if settings.rank == 0 else [0]
+        self.peers = {rank: Peer(rank, settings.hosts[rank]) for rank in ranks}
+        self.heard_of_missing = ""
+        self.selector = selectors.DefaultSelector()
+        self._on_input(sys.stdin.buffer.fileno(), self._hear_rank)
+
+    def _on_input(self, source: int | socket.socket, action: Callable[[], None]) -> None:
+        self.selector.register(source, selectors.EVENT_READ, action)
+
+    def listen(self) -> int:
+        """Accept connections, at the returned port."""
+        listener = socket.create_server((self.settings.hosts[0], 0), backlog=1024)
+        listener.setblocking(False)
+        self._on_input(listener, lambda: self._accept(listener))
+        port: int = listener.getsockname()[1]
+        return port
+
+    def connect(self) -> None:
+        """Join rank 0's watch; where it can't be reached, rank 0 falls silent."""
+        first = self.peers[0]
+        with contextlib.suppress(OSError):
+            connection = socket.create_connection(
+                (first.host, self.settings.port), timeout=self.settings.timeout_seconds / 2
+            )
+            first.channel = Channel(connection)
+            first.channel.send(f"{self.settings.token} {self.settings.rank}")
+            self._on_input(connection, lambda: self._hear_peer(first))
+
+    def run(self) -> NoReturn:
+        """Watch until the rank ends, or has to be ended."""
+        next_beat = 0.0
+        while True:
+            wait = max(0.0, next_beat - time.monotonic())
+            for key, _ in self.selector.select(wait):
+                key.data()
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + self.beat_seconds
+                self._beat()
+
+    def missing(self) -> str:
+        """The ranks that may be lost, in words; "" where all is well."""
+        now = time.monotonic()
+        limit = MISSING_AFTER_BEATS * self.beat_seconds
+        missing = [
+            peer.describe(now)
+            for peer in self.peers.values()
+            if peer.closed is not None or now - peer.heard > limit
+        ]
+        return "; ".join(missing) or self.heard_of_missing
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        limit = LOST_AFTER * self.settings.timeout_seconds
+        for peer in self.peers.values():
+            if peer.closed is None:
+                is_lost = now - peer.heard > limit
+            else:
+                is_lost = now - peer.closed > GRACE_SECONDS
+            if is_lost:
+                self._end_rank(self.missing())
+        self._say(f"missing {self.missing()}" if self.settings.rank == 0 else "here")
+
+    def _say(self, line: str) -> None:
+        for peer in self.peers.values():
+            if peer.channel is not None:
+                peer.channel.send(line)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            channel = Channel(listener.accept()[0])
+            self._on_input(channel.connection, lambda: self._hear_stranger(channel))
+
+    def _hear_stranger(self, channel: Channel) -> None:
+        """Who has connected? Whoever doesn't say so in the first line is dropped."""
+        self.selector.unregister(channel.connection)
+        try:
+            token, _, rank = channel.receive()[0].partition(" ")
+            peer = self.peers[int(rank)]
+        except (OSError, LookupError, ValueError):
+            channel.connection.close()
+            return
+        is_ours = hmac.compare_digest(token.encode(), self.settings.token.encode())
+        if not is_ours or peer.channel is not None:
+            channel.connection.close()
+            return
+        peer.channel = channel
+        peer.heard = time.monotonic()
+        self._on_input(channel.connection, lambda: self._hear_peer(peer))
+
+    def _hear_peer(self, peer: Peer) -> None:
+        assert peer.channel is not None
+        try:
+            lines = peer.channel.receive()
+        except OSError:
+            self._part_from(peer)
+            peer.closed = time.monotonic()
+            return
+        peer.heard = time.monotonic()
+        for line in lines:
+            word, _, text = line.partition(" ")
+            if word == "missing":
+                self.heard_of_missing = text
+            elif word == "lost":
+                self._end_rank(text)
+            elif word == "done":
+                self._part_from(peer)
+                del self.peers[peer.rank]
+                return
+
+    def _part_from(self, peer: Peer) -> None:
+        assert peer.channel is not None
+        self.selector.unregister(peer.channel.connection)
+        peer.channel.connection.close()
+        peer.channel = None
+
+    def _hear_rank(self) -> None:
+        """Answer this watch's own rank."""
+        words = os.read(0, 4096).decode().split()
+        if not words:
+            sys.exit(1)  # the rank has ended without a word, and so do our connections
+        for word in words:
+            if word == "missing?":
+                print(self.missing(), flush=True)
+            elif word == "done":
+                self._leave()
+
+    def _leave(self) -> NoReturn:
+        """Part from the peers, and see them take note of it."""
+        self.selector.unregister(0)
+        self._say("done")
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(peer.channel for peer in self.peers.values()) and time.monotonic() < deadline:
+            for key, _ in self.selector.select(deadline - time.monotonic()):
+                key.data()
+        sys.exit(0)
+
+    def _end_rank(self, lost: str) -> NoReturn:
+        if self.settings.rank == 0:
+            self._say(f"lost {lost}")
+        own = self.settings.hosts[self.settings.rank]
+        print(
+            f"error: lost {lost} (seen from rank {self.settings.rank} on {own}; "
+            f"distributed_timeout is {self.settings.timeout_seconds:g} s). Is the link sound, and "
+            "that machine up? If so, that machine's console says why its rank ended.",
+            file=sys.stderr,
+            flush=True,
+        )
+        if os.getppid() == self.rank_process:
+            os.kill(self.rank_process, signal.SIGKILL)
+        sys.exit(1)
+
+
+def main() -> NoReturn:
+    """Read the settings as a line of JSON, answer with the port, and watch."""
+    rank_process = os.getppid()
+    # The launcher's signals go to the whole process group; the watch ends with its rank.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    settings = Settings(**json.loads(_first_line()))
+    watch = Watch(settings, rank_process)
+    if settings.rank == 0:
+        print(watch.listen(), flush=True)
+    else:
+        watch.connect()
+    watch.run()
+
+
+def _first_line() -> bytes:
+    """A line of standard input and not a byte more: what follows is awaited by the selector."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            sys.exit(1)
+        line += byte
+    return line
+
+
+if __name__ == "__main__":
+    main()

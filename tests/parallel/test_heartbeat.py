@@ -1,0 +1,141 @@
+"""The watch over the ranks: it names the one that is lost, and nothing else ends a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+WATCHED_RANK = Path(__file__).with_name("watched_rank.py")
+HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+TIMEOUT_SECONDS = 2.0
+JOINING_SECONDS = 1.0
+KILLED = -signal.SIGKILL
+
+
+class Rank:
+    """A running stand-in for a rank."""
+
+    def __init__(self, rank: int, port: int = 0) -> None:
+        settings = {
+            "rank": rank,
+            "hosts": HOSTS,
+            "timeout_seconds": TIMEOUT_SECONDS,
+            "token": "secret",
+            "port": port,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", str(WATCHED_RANK), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.watch_process = int(self.read())
+        self.port = int(self.read()) if rank == 0 else port
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def missing(self) -> str:
+        self.say("missing?")
+        return self.read()
+
+    def end(self) -> tuple[int, str]:
+        """Status and errors, once it has ended."""
+        assert self.process.stderr is not None
+        return self.process.wait(15), self.process.stderr.read()
+
+
+@contextmanager
+def job() -> Iterator[list[Rank]]:
+    with ExitStack() as stack:
+        ranks = [Rank(0)]
+        ranks += [Rank(rank, ranks[0].port) for rank in (1, 2)]
+        for rank in ranks:
+            stack.callback(rank.process.communicate)
+            stack.callback(rank.process.kill)
+        time.sleep(JOINING_SECONDS)
+        yield ranks
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["first leaves first", "last"])
+def test_ranks_that_leave_are_not_lost(order: tuple[int, ...]) -> None:
+    with job() as ranks:
+        time.sleep(TIMEOUT_SECONDS)
+        for number in order:
+            ranks[number].say("done")
+            assert ranks[number].process.wait(15) == 0
+            time.sleep(TIMEOUT_SECONDS / 4)
+        assert [rank.end() for rank in ranks] == [(0, "")] * 3
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_rank_that_is_killed_ends_the_others(lost: int) -> None:
+    with job() as ranks:
+        ranks[lost].process.kill()
+        for number, rank in enumerate(ranks):
+            if number != lost:
+                status, errors = rank.end()
+                assert status == KILLED
+                assert f"lost rank {lost} on {HOSTS[lost]}, whose connection closed" in errors
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_silent_rank_ends_the_others_within_the_time_out(lost: int) -> None:
+    with job() as ranks:
+        began = time.monotonic()
+        os.kill(ranks[lost].watch_process, signal.SIGSTOP)
+        try:
+            for number, rank in enumerate(ranks):
+                if number != lost:
+                    status, errors = rank.end()
+                    assert status == KILLED
+                    assert f"lost rank {lost} on {HOSTS[lost]}, silent for" in errors
+            assert time.monotonic() - began < TIMEOUT_SECONDS
+        finally:
+            os.kill(ranks[lost].watch_process, signal.SIGKILL)
+
+
+def test_every_rank_can_ask_who_is_missing() -> None:
+    with job() as ranks:
+        assert [rank.missing() for rank in ranks] == ["", "", ""]
+        ranks[2].process.kill()
+        time.sleep(TIMEOUT_SECONDS / 2)
+        for rank in ranks[:2]:
+            assert rank.missing().startswith(f"rank 2 on {HOSTS[2]}, whose connection closed")
+
+
+def test_strangers_are_dropped() -> None:
+    lines = [
+        b"",
+        b"\xff\x00\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"wrong 1\n",
+        b"secret 9\n",
+        b"secret 1\n",
+    ]
+    with job() as ranks:
+        for line in lines:
+            with socket.create_connection((HOSTS[0], ranks[0].port), timeout=5) as stranger:
+                stranger.sendall(line)
+                stranger.shutdown(socket.SHUT_WR)
+                assert stranger.recv(10) == b"", line
+        for rank in ranks:
+            rank.say("done")
+        assert [rank.end() for rank in ranks] == [(0, "")] * 3

@@ -25,10 +25,12 @@ Integers = TypeVar("Integers", NDArray[np.int64], Tensor)
 
 def _mixed(x: Integers) -> Integers:
     """A permutation of the integers below 2^32 of which every bit depends on every other."""
+    # Paddle's & takes tensors alone.
+    bits = paddle.to_tensor(_BITS) if isinstance(x, Tensor) else np.int64(_BITS)
     x = x ^ (x >> 16)
-    x = (x * _FIRST) & _BITS
+    x = (x * _FIRST) & bits
     x = x ^ (x >> 15)
-    x = (x * _SECOND) & _BITS
+    x = (x * _SECOND) & bits
     return x ^ (x >> 16)
 
 

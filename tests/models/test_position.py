@@ -15,6 +15,7 @@ from llm_pretrain.config.model_config import (
     YarnScaling,
 )
 from llm_pretrain.models.position import rotary_frequencies, rotary_tables
+from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
 from tests.models.small import small_config
 
 
@@ -30,11 +31,18 @@ def test_plain() -> None:
 
 
 def test_tables() -> None:
-    cos, sin = (table.numpy() for table in rotary_tables(small_config(), 5))
+    cos, sin = (table.numpy() for table in rotary_tables(small_config(), whole_sequences(2, 5)))
     assert cos.shape == sin.shape == (5, 4)
     angles = np.outer(np.arange(5), [1, 0.01, 1, 0.01])[:, [0, 1, 2, 3]]
     np.testing.assert_allclose(cos, np.cos(angles), atol=1e-6)
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
+
+
+def test_tables_of_a_part_of_the_positions() -> None:
+    whole = rotary_tables(small_config(), whole_sequences(1, 8))
+    part = rotary_tables(small_config(), Sequences(8, (0,), ((2, 4), (6, 8))))
+    for expected, found in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy()[[2, 3, 6, 7]])
 
 
 def test_linear() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.buckets import Bucket
+from llm_pretrain.parallel.gathering import gathered_pieces
 from llm_pretrain.parallel.topology import Topology
 
 
@@ -33,6 +34,7 @@ def save_checkpoint(
     config: ModelConfig,
     optimizer_states: Iterable[tuple[Bucket, dict[str, Tensor]]],
     topology: Topology,
+    buckets: Sequence[Bucket],
     *,
     state: dict[str, Any],
     extras: list[Path],
@@ -52,9 +54,9 @@ def save_checkpoint(
         mark.touch()
     collectives.barrier()
     is_rank_0s_disk = mark.exists()
-    if topology.data_rank == 0 or not is_rank_0s_disk:
+    if _is_first_replica(topology) or not is_rank_0s_disk:
         save_optimizer(writing, optimizer_states, topology)
-    save_weights(writing, model, config, topology, extras=extras)
+    save_weights(writing, model, config, topology, buckets, extras=extras)
     if is_first_of_node():
         _write_state(writing, state, topology.rank)
     collectives.barrier()
@@ -70,23 +72,26 @@ def save_weights(
     model: nn.Layer,
     config: ModelConfig,
     topology: Topology,
+    buckets: Sequence[Bucket],
     *,
     extras: list[Path],
 ) -> None:
     """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it.
 
     Args:
+        buckets: what the model's parameters are in.
         extras: files to put beside them, such as a tokenizer's.
     """
     dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
-    tensors = ((name, tensor.numpy()) for name, tensor in whole_tensors(model, topology))
+    tensors = whole_tensors(gathered_pieces(model, buckets), topology)
     written: dict[str, hugging_face.WrittenTensor] = {}
-    if topology.batch_rank == 0 and topology.tensor_rank == 0:
+    if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
         label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
+        arrays = ((name, tensor.numpy()) for name, tensor in tensors)
         written = hugging_face.write_weight_files(
-            tensors, config, directory, label=label, dtype=dtype
+            arrays, config, directory, label=label, dtype=dtype
         )
-    elif topology.batch_rank == 0:
+    elif _is_first_replica(topology):
         deque(tensors, maxlen=0)  # takes its part in the gathering
     # Some have written much and some nothing: they meet before they talk again.
     collectives.barrier()
@@ -102,6 +107,11 @@ def save_weights(
             if path.resolve().parent != directory.resolve():
                 shutil.copy2(path, directory)
     collectives.barrier()
+
+
+def _is_first_replica(topology: Topology) -> bool:
+    """Whether this rank is the first of those that hold the same shard of the same weights."""
+    return topology.data_rank == 0 and topology.sequence_rank == 0
 
 
 def _write_state(directory: Path, state: dict[str, Any], rank: int) -> None:

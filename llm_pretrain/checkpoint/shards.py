@@ -18,7 +18,8 @@ from llm_pretrain.checkpoint.optimizer_state import (
     slices_to_block,
     write_shard,
 )
-from llm_pretrain.parallel.buckets import Bucket, Placement
+from llm_pretrain.parallel.buckets import Bucket
+from llm_pretrain.parallel.flat_layout import Placement
 from llm_pretrain.parallel.pieces import Piece, assemble, local_block
 from llm_pretrain.parallel.topology import Topology
 
@@ -31,7 +32,8 @@ def save_optimizer(
     parts: list[tuple[dict[str, Tensor], int, int]] = []
     powers: dict[str, float] = {}
     for bucket, tensors in states:
-        for placement, begin, end in bucket.shard_placements():
+        layout = bucket.layout
+        for placement, begin, end in layout.shard_placements():
             ranges.append(
                 SavedRange(
                     str(len(ranges)),
@@ -41,7 +43,7 @@ def save_optimizer(
                     tuple(_saved_pieces(placement, topology)),
                 )
             )
-            parts.append((tensors, begin - bucket.shard_begin, end - bucket.shard_begin))
+            parts.append((tensors, begin - layout.shard_begin, end - layout.shard_begin))
         powers = {name: float(tensor) for name, tensor in tensors.items() if name not in VALUES}
     arrays = (
         (f"{entry.key}/{value}", tensors[value]._slice(begin, end).numpy())
@@ -55,14 +57,15 @@ def load_optimizer(checkpoint: Path, buckets: list[Bucket]) -> list[dict[str, Te
     """This rank's shards of a checkpoint of any layout, bucket by bucket."""
     saved = SavedOptimizer(checkpoint)
     states = []
-    for bucket in buckets:
+    for layout in (bucket.layout for bucket in buckets):
         tensors = {}
         for value in VALUES:
-            shard = np.zeros(bucket.shard_size, dtype=np.float32)
-            for placement, begin, end in bucket.shard_placements():
+            shard = np.zeros(layout.shard_size, dtype=np.float32)
+            for placement, begin, end in layout.shard_placements():
                 read = partial(_read_piece, saved, value)
-                parameter = assemble(placement.pieces, read).reshape(-1)
-                shard[begin - bucket.shard_begin : end - bucket.shard_begin] = parameter[
+                shape = tuple(placement.parameter.shape)
+                parameter = assemble(placement.pieces, shape, read).reshape(-1)
+                shard[begin - layout.shard_begin : end - layout.shard_begin] = parameter[
                     begin - placement.begin : end - placement.begin
                 ]
             tensors[value] = paddle.to_tensor(shard)
@@ -79,7 +82,7 @@ def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPie
             piece.name,
             piece.shape,
             slices_to_block(piece.block(topology.tensor_rank, degree)),
-            slices_to_block(piece.region(degree)),
+            slices_to_block(piece.region(topology.tensor_rank, degree)),
         )
 
 

@@ -10,7 +10,6 @@ _ANY_LAYOUT = "checkpoints do not depend on the layout, so there is one kind, re
 _NO_EXPERTS = "there are no mixture-of-experts models here"
 _ONE_ENGINE = "there is one engine, dynamic graphs over Fleet"
 _LENGTH = "the length of pretraining is max_steps"
-_FLEET_BUFFER = "the sizes of communication buffers are chosen by the program"
 _COLLATED = "samples are cut from the token stream, so there are no columns or labels to name"
 _SCHEDULES = "the schedules are linear and cosine, with min_learning_rate as the floor"
 _PROFILING = "step times and memory are always in train_log.jsonl"
@@ -77,7 +76,6 @@ INERT: dict[str, str] = {
     "bf16_full_eval": "evaluation has the precision of training",
     # Parallelism
     "fuse_sequence_parallel_allreduce": "how gradients are grouped is chosen by the program",
-    "sharding_comm_buffer_size_MB": _FLEET_BUFFER,
     "ddp_find_unused_parameters": "every parameter is used in every step",
     "use_expert_parallel": _NO_EXPERTS,
     "expert_parallel_degree": _NO_EXPERTS,

@@ -83,6 +83,10 @@ class ParallelArguments(Arguments):
         (), description="Options of sharding, by name, between spaces."
     )
 
+    sharding_comm_buffer_size_MB: Integer = Field(  # noqa: N815
+        -1, description="Size of what is reduced or gathered at once; -1 is 256."
+    )
+
     _degrees = field_validator(
         "tensor_parallel_degree",
         "pipeline_parallel_degree",

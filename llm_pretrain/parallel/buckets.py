@@ -1,25 +1,51 @@
-"""Parameters and gradients in flat buffers, of which each sharding rank updates its shard.
+"""The model's parameters in buckets: flat buffers that are reduced, updated and gathered as one.
 
-A bucket lays parameters of one kind side by side in one tensor; the parameters become views of it.
-Gradients are added to a second flat tensor as the backward pass produces them. One reduce-scatter
-then leaves each sharding rank the sum of its shard, and one all-gather spreads the updated weights
-(Rajbhandari et al., arXiv:1910.02054, stage 1). With one sharding rank the shard is the whole.
+Each sharding rank updates its shard of every bucket. What else it holds depends on the stage
+(Rajbhandari et al., arXiv:1910.02054): 1, all weights and gradients; 2, all weights and its shard
+of the gradients; 3, its shard of both. With one sharding rank the shard is the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.parallel import collectives
+from llm_pretrain.parallel.flat_gradients import (
+    ShardedGradients,
+    TransfersInFlight,
+    WholeGradients,
+)
+from llm_pretrain.parallel.flat_layout import FlatLayout, Placement
+from llm_pretrain.parallel.flat_weights import ShardedWeights, WholeWeights
 from llm_pretrain.parallel.pieces import Piece, grouped_pieces
 from llm_pretrain.parallel.topology import Topology
 
-_CHUNK = 1 << 22
-"""Elements summed at a time for a norm, which bounds the memory of their squares."""
+_MOST_IN_FLIGHT = 2
+_WHOLE_MODEL = -1
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How buckets are formed and kept.
+
+    Attributes:
+        stage: 1, 2 or 3.
+        gradient_dtype: in which gradients are added up and reduced.
+        overlaps_reduction: a bucket's reduction begins in the backward pass that completes it.
+        overlaps_gathering: updated weights are gathered while the next step begins.
+        releases_gradients: gradients take no memory between steps.
+    """
+
+    stage: int
+    bucket_bytes: int
+    gradient_dtype: str = "float32"
+    overlaps_reduction: bool = False
+    overlaps_gathering: bool = False
+    releases_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,94 +58,86 @@ class Kind:
     """Whether each tensor-parallel rank holds different values."""
     is_tied: bool
     """Whether the first and the last pipeline stage hold the same values."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A parameter and its range [begin, end) in the bucket."""
-
-    parameter: Tensor
-    pieces: list[Piece]
-    begin: int
-    end: int
+    is_partial: bool
+    """Whether each tensor-parallel rank computes a part of the gradient of the same values."""
 
 
 class Bucket:
-    """One flat tensor of weights, one of gradients, and this rank's shard of both.
-
-    Attributes:
-        weights: [padded] in the parameters' dtype; the parameters are views of it.
-        gradients: [padded] in the dtype of accumulation.
-        master: the shard's weights in float32 [padded / sharding degree]; a view of `weights`
-            where they are float32 themselves.
-    """
+    """Parameters of one kind, laid out flat, with their gradients and float32 masters."""
 
     def __init__(
         self,
         kind: Kind,
         parameters: list[tuple[Tensor, list[Piece]]],
         topology: Topology,
-        gradient_dtype: str,
+        sharding: Sharding,
+        transfers: TransfersInFlight,
     ) -> None:
         self.kind = kind
         self.topology = topology
-        self.placements: list[Placement] = []
-        end = 0
-        for parameter, pieces in parameters:
-            begin, end = end, end + parameter.size
-            self.placements.append(Placement(parameter, pieces, begin, end))
-        degree = topology.degrees.sharding
-        self.size = end
-        self.shard_size = -(-end // degree)
-        self.shard_begin = topology.sharding_rank * self.shard_size
-        padded = self.shard_size * degree
-        self.weights = paddle.zeros([padded], parameters[0][0].dtype)
-        self.gradients = paddle.zeros([padded], gradient_dtype)
-        for placement in self.placements:
-            self._bind(placement)
-        shard = self._shard_of(self.weights)
-        self.master = paddle.create_parameter(
-            [self.shard_size], "float32", default_initializer=nn.initializer.Constant(0.0)
+        self.sharding = sharding
+        self.layout = FlatLayout(
+            parameters, shards=topology.degrees.sharding, rank=topology.sharding_rank
         )
-        if self.weights.dtype == paddle.float32:
-            shard._share_buffer_to(self.master)
-        else:
-            self.copy_weights_to_master()
+        group = topology.sharding_group
+        # Vectors are less than 0.5 % of a model: they stay whole whatever the stage, in few
+        # buckets, so that no unit waits for messages that are too short to be worth sending.
+        stage = sharding.stage if kind.decays else 1
+        self.weights = (
+            ShardedWeights(self.layout, group)
+            if stage == 3
+            else WholeWeights(self.layout, group, overlaps=sharding.overlaps_gathering)
+        )
+        sums = (sharding.gradient_dtype, group, self._shard_groups())
+        self.gradients = (
+            WholeGradients(self.layout, *sums, are_released=sharding.releases_gradients)
+            if stage == 1
+            else ShardedGradients(
+                self.layout, *sums, transfers, are_released=sharding.releases_gradients
+            )
+        )
+        self.arrivals = self.last_arrival = 0
+        for placement in self.layout.placements:
+            placement.parameter._register_grad_hook(partial(self._accumulate, placement))
 
-    def _bind(self, placement: Placement) -> None:
-        """Make the parameter a view of the flat weights and send its gradients to the flat ones."""
-        parameter, shape = placement.parameter, list(placement.parameter.shape)
-        view = self.weights._slice(placement.begin, placement.end)
-        view.copy_(parameter.flatten(), True)
-        view.get_tensor()._set_dims(shape)
-        view._share_buffer_to(parameter)
-        target = self.gradients._slice(placement.begin, placement.end).view(shape)
+    @property
+    def master(self) -> Tensor:
+        """This rank's shard of the weights, float32 [shard]."""
+        return self.weights.master
 
-        @paddle.no_grad()
-        def accumulate(gradient: Tensor) -> None:
-            if gradient is not None and gradient._is_initialized():
-                _add(target, gradient)
-                gradient._clear_data()
+    def _shard_groups(self) -> list[object]:
+        """The groups of ranks that hold the same shard and have other gradients for it."""
+        layout = self.topology
+        return [
+            layout.replica_group,
+            layout.tensor_group if self.kind.is_partial else None,
+            layout.tied_embedding_group if self.kind.is_tied else None,
+        ]
 
-        parameter._register_grad_hook(accumulate)
-
-    def _shard_of(self, flat: Tensor) -> Tensor:
-        return flat._slice(self.shard_begin, self.shard_begin + self.shard_size)
+    def begin_step(self, micro_batches: int) -> None:
+        """Expect the gradients of `micro_batches` backward passes."""
+        if self.sharding.overlaps_reduction:
+            self.last_arrival = micro_batches * len(self.layout.placements)
 
     @paddle.no_grad()
-    def copy_weights_to_master(self) -> None:
-        """Take the parameters' present values as the master weights."""
-        if self.weights.dtype != paddle.float32:
-            self.master.copy_(self._shard_of(self.weights).astype("float32"), True)
+    def _accumulate(self, placement: Placement, gradient: Tensor | None) -> None:
+        if gradient is not None and gradient._is_initialized():
+            self.gradients.add(placement, gradient)
+            gradient._clear_data()
+        self.arrivals += 1
+        if self.arrivals % len(self.layout.placements) == 0:
+            self.weights.release()
+            self.gradients.end_pass(is_last=self.arrivals == self.last_arrival)
 
     @paddle.no_grad()
     def reduce_gradients(self) -> Tensor:
         """Sum the gradients over all ranks that hold these weights; return this rank's shard."""
-        if self.kind.is_tied:
-            collectives.all_reduce(self.gradients, self.topology.tied_embedding_group)
-        shard = self._shard_of(self.gradients)
-        collectives.reduce_scatter(shard, self.gradients, self.topology.sharding_group)
-        return collectives.all_reduce(shard, self.topology.data_group)
+        self.weights.release()
+        return self.gradients.reduce()
+
+    def clear_gradients(self) -> None:
+        self.gradients.clear()
+        self.arrivals = self.last_arrival = 0
 
     def counts_in_norm(self) -> bool:
         """Whether this rank is the one of those with equal values that counts them."""
@@ -128,81 +146,62 @@ class Bucket:
             return False
         return self.kind.is_split or layout.tensor_rank == 0
 
-    @paddle.no_grad()
-    def spread_weights(self) -> None:
-        """Give every sharding rank the updated weights."""
-        shard = self._shard_of(self.weights)
-        if self.weights.dtype != paddle.float32:
-            shard.copy_(self.master.astype(self.weights.dtype), True)
-        collectives.all_gather_into(self.weights, shard, self.topology.sharding_group)
 
-    def shard_placements(self) -> Iterator[tuple[Placement, int, int]]:
-        """Each parameter in this rank's shard, with its range [begin, end) of the bucket there."""
-        for placement in self.placements:
-            begin = max(placement.begin, self.shard_begin)
-            end = min(placement.end, self.shard_begin + self.shard_size)
-            if begin < end:
-                yield placement, begin, end
-
-
-def _add(target: Tensor, gradient: Tensor) -> None:
-    """Add in place, in float32 and then rounded where `target` has fewer bits."""
-    if target.dtype == paddle.float32:
-        target.add_(gradient.astype("float32"))
-    else:
-        total = target.astype("float32") + gradient.astype("float32")
-        paddle.assign(total.astype(target.dtype), target)
+def units_of(model: nn.Layer) -> list[nn.Layer]:
+    """The layers, in order, whose weights are gathered together."""
+    return list(getattr(model, "pieces", [model]))
 
 
 def build_buckets(
-    model: nn.Layer,
-    topology: Topology,
-    *,
-    gradient_dtype: str,
-    tied_embedding: bool,
-    bucket_bytes: int,
+    model: nn.Layer, topology: Topology, sharding: Sharding, *, tied_embedding: bool
 ) -> list[Bucket]:
-    """Lay all parameters of this rank's part of the model out in buckets of about `bucket_bytes`.
+    """Lay all parameters of this rank's part of the model out in buckets.
+
+    A bucket is of one kind and at most `bucket_bytes` long, unless one parameter is longer. At
+    stages 2 and 3 matrices of different units have different buckets, too.
 
     Args:
-        gradient_dtype: dtype in which gradients are accumulated and reduced.
         tied_embedding: the model's head uses the embedding's table.
     """
-    kinds: dict[Kind, list[tuple[Tensor, list[Piece]]]] = {}
+    unit_of: dict[int, int] = {}
+    for number, unit in enumerate(units_of(model)):
+        for parameter in unit.parameters():
+            unit_of.setdefault(id(parameter), number)
+    groups: dict[tuple[int, Kind], list[tuple[Tensor, list[Piece]]]] = {}
     for parameter, pieces in grouped_pieces(model):
+        is_split = pieces[0].axis is not None
         kind = Kind(
             decays=len(parameter.shape) > 1,
-            is_split=pieces[0].axis is not None,
+            is_split=is_split,
             is_tied=tied_embedding
             and topology.degrees.pipeline > 1
             and pieces[0].name == "embedding.weight",
+            is_partial=getattr(parameter, "is_partial", False)
+            or (topology.sequence_parallel and not is_split),
         )
-        kinds.setdefault(kind, []).append((parameter, pieces))
-    buckets: list[Bucket] = []
-    for kind, parameters in sorted(kinds.items(), key=lambda item: str(item[0])):
-        batch: list[tuple[Tensor, list[Piece]]] = []
-        filled = 0
-        for entry in parameters:
-            size = entry[0].size * entry[0].element_size()
-            if batch and filled + size > bucket_bytes:
-                buckets.append(Bucket(kind, batch, topology, gradient_dtype))
-                batch, filled = [], 0
-            batch.append(entry)
-            filled += size
-        buckets.append(Bucket(kind, batch, topology, gradient_dtype))
-    return buckets
+        by_unit = sharding.stage > 1 and kind.decays
+        unit_number = unit_of[id(parameter)] if by_unit else _WHOLE_MODEL
+        groups.setdefault((unit_number, kind), []).append((parameter, pieces))
+    transfers = TransfersInFlight(_MOST_IN_FLIGHT if sharding.overlaps_reduction else 0)
+    return [
+        Bucket(kind, parameters, topology, sharding, transfers)
+        for (_, kind), members in sorted(
+            groups.items(), key=lambda item: (item[0][0], str(item[0][1]))
+        )
+        for parameters in _batches(members, sharding.bucket_bytes)
+    ]
 
 
-@paddle.no_grad()
-def global_norm(buckets: list[Bucket], shards: list[Tensor], topology: Topology) -> Tensor:
-    """Euclidean norm, float32 [1], of all gradients of the model, each counted once."""
-    total = paddle.zeros([1], "float32")
-    for bucket, shard in zip(buckets, shards, strict=True):
-        if bucket.counts_in_norm():
-            for begin in range(0, shard.size, _CHUNK):
-                chunk = shard._slice(begin, min(begin + _CHUNK, shard.size)).astype("float32")
-                # paddle.dot adds up in one run on CPU: 0.4 % off at this length.
-                total += chunk.square().sum()
-    for group in (topology.sharding_group, topology.tensor_group, topology.pipeline_group):
-        collectives.all_reduce(total, group)
-    return total.sqrt()
+def _batches(
+    members: list[tuple[Tensor, list[Piece]]], most_bytes: int
+) -> Iterator[list[tuple[Tensor, list[Piece]]]]:
+    batch: list[tuple[Tensor, list[Piece]]] = []
+    filled = 0
+    for member in members:
+        size = member[0].size * member[0].element_size()
+        if batch and filled + size > most_bytes:
+            yield batch
+            batch, filled = [], 0
+        batch.append(member)
+        filled += size
+    yield batch

@@ -10,14 +10,16 @@ import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.config import TrainingArguments
-from llm_pretrain.parallel.buckets import Bucket, build_buckets, global_norm
+from llm_pretrain.parallel.buckets import Bucket, Sharding, build_buckets
+from llm_pretrain.parallel.gathering import gather_around_units
+from llm_pretrain.parallel.gradient_norm import global_norm
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.precision import LossScale
 
 MOMENTS = ("moment1", "moment2")
 POWERS = ("beta1_pow_acc", "beta2_pow_acc")
 """Names of AdamW's state in Paddle: moments per value, powers of beta per tensor."""
-_BUCKET_BYTES = 256 << 20
+_BUCKET_MB = 256
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class NonFiniteGradientError(FloatingPointError):
 class ShardedAdamW:
     """Decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), float32 master weights.
 
-    Each sharding rank holds moments and masters of its shard of every bucket alone.
+    Each sharding rank holds moments and masters of its shard of every bucket alone. Build it when
+    the model has its values, and recompute is applied: at stage 3 it takes the weights away.
     """
 
     def __init__(
@@ -48,15 +51,12 @@ class ShardedAdamW:
     ) -> None:
         self.topology = topology
         self.max_norm = training.max_grad_norm
-        master_gradients = training.amp_master_grad or training.fp16_opt_level != "O2"
-        weight_dtype = model.parameters()[0].dtype
+        sharding = _sharding(training, topology, model.parameters()[0].dtype)
         self.buckets: list[Bucket] = build_buckets(
-            model,
-            topology,
-            gradient_dtype="float32" if master_gradients else weight_dtype,
-            tied_embedding=tied_embedding,
-            bucket_bytes=_BUCKET_BYTES,
+            model, topology, sharding, tied_embedding=tied_embedding
         )
+        if sharding.stage == 3 or sharding.overlaps_gathering:
+            gather_around_units(model, self.buckets)
         decays = [bucket.master for bucket in self.buckets if bucket.kind.decays]
         rest = [bucket.master for bucket in self.buckets if not bucket.kind.decays]
         groups = [
@@ -71,6 +71,11 @@ class ShardedAdamW:
             epsilon=training.adam_epsilon,
             parameters=groups,
         )
+
+    def begin_step(self, micro_batches: int) -> None:
+        """Say how many backward passes the step has, so that reductions can begin in the last."""
+        for bucket in self.buckets:
+            bucket.begin_step(micro_batches)
 
     @paddle.no_grad()
     def step(self, learning_rate: float, loss_scale: LossScale) -> StepResult:
@@ -87,7 +92,7 @@ class ShardedAdamW:
         if is_finite:
             self._apply(shards, self._factor(norm) / loss_scale.value, learning_rate)
         for bucket in self.buckets:
-            bucket.gradients.zero_()
+            bucket.clear_gradients()
         loss_scale.update(overflowed=not is_finite)
         return StepResult(norm, is_skipped=not is_finite)
 
@@ -97,16 +102,16 @@ class ShardedAdamW:
         return self.max_norm / norm
 
     def _apply(self, shards: list[Tensor], factor: float, learning_rate: float) -> None:
+        self.adamw.set_lr(learning_rate)
         for bucket, shard in zip(self.buckets, shards, strict=True):
             gradient = shard.astype("float32")
             if factor != 1.0:
                 gradient.scale_(factor)
+            # A copy, so one bucket at a time.
             bucket.master.grad = gradient
-        self.adamw.set_lr(learning_rate)
-        self.adamw.step()
-        for bucket in self.buckets:
-            bucket.master.clear_gradient(set_to_zero=False)
-            bucket.spread_weights()
+            self.adamw.step()
+            bucket.master.grad = None
+            bucket.weights.spread()
 
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:
         """Each bucket with its shard's "master", moments and powers; zeros before any step."""
@@ -120,7 +125,7 @@ class ShardedAdamW:
 
     def _initial(self, bucket: Bucket, name: str) -> Tensor:
         if name in MOMENTS:
-            return paddle.zeros([bucket.shard_size], "float32")
+            return paddle.zeros([bucket.layout.shard_size], "float32")
         return paddle.ones([1], "float32")
 
     @paddle.no_grad()
@@ -128,8 +133,34 @@ class ShardedAdamW:
         """Take up the state of `state()`, bucket by bucket."""
         restored = {}
         for bucket, tensors in zip(self.buckets, states, strict=True):
+            bucket.weights.release()
             bucket.master.copy_(tensors["master"], True)
-            bucket.spread_weights()
+            bucket.weights.spread()
             for name in (*MOMENTS, *POWERS):
                 restored[f"{bucket.master.name}_{name}_0"] = tensors[name]
         self.adamw.set_state_dict(restored)
+
+
+def _sharding(
+    training: TrainingArguments, topology: Topology, weight_dtype: paddle.dtype
+) -> Sharding:
+    is_sharded = topology.degrees.sharding > 1
+    stage = max(training.sharding_stage, 1) if is_sharded else 1
+    options = {*training.sharding_parallel_config, *training.pipeline_parallel_config}
+    overlapping = {
+        "enable_dp_comm_overlap": not is_sharded,
+        "enable_sharding_comm_overlap": is_sharded,
+        "enable_stage1_overlap": is_sharded and stage == 1,
+        "enable_stage2_overlap": stage > 1,
+    }
+    gathering = {"enable_stage1_allgather_overlap", "enable_stage1_broadcast_overlap"}
+    has_float32_gradients = training.amp_master_grad or training.fp16_opt_level != "O2"
+    megabytes = training.sharding_comm_buffer_size_MB
+    return Sharding(
+        stage,
+        bucket_bytes=(megabytes if megabytes > 0 else _BUCKET_MB) << 20,
+        gradient_dtype="float32" if has_float32_gradients else weight_dtype,
+        overlaps_reduction=any(overlapping.get(option, False) for option in options),
+        overlaps_gathering=not gathering.isdisjoint(options),
+        releases_gradients="enable_release_grads" in options,
+    )

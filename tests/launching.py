@@ -28,8 +28,9 @@ class Job:
         log_dir: Path,
         launcher_arguments: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
-        command = [sys.executable]
+        command = [*prefix, sys.executable]
         if processes > 1 or launcher_arguments:
             command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
             command += ["--log_dir", str(log_dir), *launcher_arguments]

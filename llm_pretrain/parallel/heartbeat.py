@@ -164,6 +164,9 @@ class Watch:
                 is_lost = now - peer.closed > GRACE_SECONDS
             if is_lost:
                 self._end_rank(self.missing())
+        self._say_state()
+
+    def _say_state(self) -> None:
         self._say(f"missing {self.missing()}" if self.settings.rank == 0 else "here")
 
     def _say(self, line: str) -> None:
@@ -200,6 +203,7 @@ class Watch:
         except OSError:
             self._part_from(peer)
             peer.closed = time.monotonic()
+            self._say_state()
             return
         peer.heard = time.monotonic()
         for line in lines:

@@ -17,8 +17,8 @@ import pytest
 
 WATCHED_RANK = Path(__file__).with_name("watched_rank.py")
 HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-TIMEOUT_SECONDS = 2.0
-JOINING_SECONDS = 1.0
+TIMEOUT_SECONDS = 4.0
+ESTABLISHED = "01"
 KILLED = -signal.SIGKILL
 
 
@@ -70,8 +70,14 @@ def job() -> Iterator[list[Rank]]:
         for rank in ranks:
             stack.callback(rank.process.communicate)
             stack.callback(rank.process.kill)
-        time.sleep(JOINING_SECONDS)
+        while connections_to(ranks[0].port) < 2:
+            time.sleep(0.05)
         yield ranks
+
+
+def connections_to(port: int) -> int:
+    fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(line[2].endswith(f":{port:04X}") and line[3] == ESTABLISHED for line in fields)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["first leaves first", "last"])
@@ -116,7 +122,7 @@ def test_every_rank_can_ask_who_is_missing() -> None:
     with job() as ranks:
         assert [rank.missing() for rank in ranks] == ["", "", ""]
         ranks[2].process.kill()
-        time.sleep(TIMEOUT_SECONDS / 2)
+        time.sleep(TIMEOUT_SECONDS / 4)
         for rank in ranks[:2]:
             assert rank.missing().startswith(f"rank 2 on {HOSTS[2]}, whose connection closed")
 

@@ -27,6 +27,7 @@ STAND_INS = {
 NOT_RUN = {
     "pip install": "needs the network; test_extras_of_the_readme checks what it names",
     "--nnodes": "needs two launchers at once; tests/training/test_nodes.py has them",
+    "launch_node.py": "needs two machines; tests/test_scripts.py runs it with a stand-in launcher",
     "make test": "is what runs this test",
     "make bench": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",

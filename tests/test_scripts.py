@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,30 @@ def test_slurm_starts_one_launcher_per_node(environment: dict[str, str], tmp_pat
         program = call["arguments"].index("run_pretrain.py")
         assert call["arguments"][program + 1 :] == ["run.json", "--input_dir", "a b"]
     assert len({options(call)["--log_dir"] for call in found}) == 3
+
+
+def test_the_pages_commands_run(environment: dict[str, str], tmp_path: Path) -> None:
+    install(tmp_path / "bin", "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    install(tmp_path / "bin", "srun", SRUN)
+    install(tmp_path / "bin", "scontrol", SCONTROL)
+    install(tmp_path / "bin", "sbatch", '#!/bin/sh\n[ "$1" = --nodes ] && shift 2 && exec "$@"\n')
+    install(
+        tmp_path / "bin", "kubectl", '#!/bin/sh\n[ "$1 $2" = "create --filename" ] && cat "$3"\n'
+    )
+    environment |= {
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_NODELIST": "node[7-9]",
+        "SLURM_NNODES": "3",
+        "SLURM_JOB_ID": "77",
+    }
+    page = (ROOT / "docs" / "multi_node.md").read_text(encoding="utf-8")
+    commands = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    script = commands.replace(" node0 ", " localhost ")
+    result = run("bash", "-euc", script, environment=environment)
+    assert result.returncode == 0, result.stderr
+    ranks = [options(call)["--rank"] for call in calls(result.stdout)]
+    assert ranks == ["0", "1", *("0", "1", "2")]
+    assert result.stdout.endswith(MANIFEST.read_text())
 
 
 def test_shell_scripts_are_sound() -> None:

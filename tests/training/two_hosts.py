@@ -8,12 +8,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from tests.launching import ROOT, Job
 
+# Of the network that is set aside for documentation.
+FIRST_ADDRESS = IPv4Address("192.0.2.1")
 LAUNCH_NODE = ROOT / "scripts" / "launch_node.py"
 
 
@@ -24,11 +27,11 @@ class Host:
         self.number = number
         self.name = f"host{number}-{os.getpid()}"
         self.cable = f"cable{number}"
-        self.address = f"10.213.97.{number + 1}"
+        self.address = str(FIRST_ADDRESS + number)
 
     def start(self, *arguments: object, log_dir: Path) -> Job:
         """A job's node on this host; the first host is the master."""
-        node = (2, self.number, "10.213.97.1", "--log_dir", log_dir)
+        node = (2, self.number, FIRST_ADDRESS, "--log_dir", log_dir)
         return Job(
             LAUNCH_NODE,
             *node,

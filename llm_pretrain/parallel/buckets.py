@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import paddle
 from paddle import Tensor, nn
 
+from llm_pretrain.parallel.collectives import Group
 from llm_pretrain.parallel.flat_gradients import (
     ShardedGradients,
+    Summation,
     TransfersInFlight,
     WholeGradients,
 )
@@ -88,13 +91,13 @@ class Bucket:
             if stage == 3
             else WholeWeights(self.layout, group, overlaps=sharding.overlaps_gathering)
         )
-        sums = (sharding.gradient_dtype, group, self._shard_groups())
+        summation = Summation(
+            sharding.gradient_dtype, group, self._shard_groups(), sharding.releases_gradients
+        )
         self.gradients = (
-            WholeGradients(self.layout, *sums, are_released=sharding.releases_gradients)
+            WholeGradients(self.layout, summation)
             if stage == 1
-            else ShardedGradients(
-                self.layout, *sums, transfers, are_released=sharding.releases_gradients
-            )
+            else ShardedGradients(self.layout, summation, transfers)
         )
         self.arrivals = self.last_arrival = 0
         for placement in self.layout.placements:
@@ -105,14 +108,14 @@ class Bucket:
         """This rank's shard of the weights, float32 [shard]."""
         return self.weights.master
 
-    def _shard_groups(self) -> list[object]:
+    def _shard_groups(self) -> tuple[Group, ...]:
         """The groups of ranks that hold the same shard and have other gradients for it."""
         layout = self.topology
-        return [
+        return (
             layout.replica_group,
             layout.tensor_group if self.kind.is_partial else None,
             layout.tied_embedding_group if self.kind.is_tied else None,
-        ]
+        )
 
     def begin_step(self, micro_batches: int) -> None:
         """Expect the gradients of `micro_batches` backward passes."""
@@ -147,9 +150,13 @@ class Bucket:
         return self.kind.is_split or layout.tensor_rank == 0
 
 
-def units_of(model: nn.Layer) -> list[nn.Layer]:
-    """The layers, in order, whose weights are gathered together."""
-    return list(getattr(model, "pieces", [model]))
+def runs_of_units(model: nn.Layer) -> list[list[nn.Layer]]:
+    """The units (layers whose weights are gathered together), in runs computed one after another.
+
+    A run is what a layer lists as its `pieces`; a model that lists none is one unit.
+    """
+    layers = model.sublayers(include_self=True)
+    return [list(layer.pieces) for layer in layers if hasattr(layer, "pieces")] or [[model]]
 
 
 def build_buckets(
@@ -164,7 +171,7 @@ def build_buckets(
         tied_embedding: the model's head uses the embedding's table.
     """
     unit_of: dict[int, int] = {}
-    for number, unit in enumerate(units_of(model)):
+    for number, unit in enumerate(chain.from_iterable(runs_of_units(model))):
         for parameter in unit.parameters():
             unit_of.setdefault(id(parameter), number)
     groups: dict[tuple[int, Kind], list[tuple[Tensor, list[Piece]]]] = {}

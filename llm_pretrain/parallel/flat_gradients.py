@@ -9,7 +9,8 @@ stages 1 and 2).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import paddle
 from paddle import Tensor
@@ -19,30 +20,25 @@ from llm_pretrain.parallel.collectives import Group, Task
 from llm_pretrain.parallel.flat_layout import FlatLayout, Placement
 
 
+@dataclass(frozen=True)
+class Summation:
+    """How the gradients of a bucket are summed."""
+
+    dtype: str
+    sharding_group: Group
+    """The ranks that share the flat tensor."""
+    shard_groups: tuple[Group, ...]
+    """Over which each shard is summed further, one after another."""
+    is_released: bool
+    """Whether no memory is kept from one step to the next."""
+
+
 class WholeGradients:
-    """Whole on every rank until the step.
+    """Whole on every rank until the step."""
 
-    Args:
-        dtype: in which gradients are added up and summed.
-        sharding_group: the ranks that share the flat tensor.
-        shard_groups: over which each shard is summed further, one after another.
-        are_released: no memory is kept from one step to the next.
-    """
-
-    def __init__(
-        self,
-        layout: FlatLayout,
-        dtype: str,
-        sharding_group: Group,
-        shard_groups: Sequence[Group],
-        *,
-        are_released: bool,
-    ) -> None:
+    def __init__(self, layout: FlatLayout, summation: Summation) -> None:
         self.layout = layout
-        self.dtype = dtype
-        self.sharding_group = sharding_group
-        self.shard_groups = shard_groups
-        self.are_released = are_released
+        self.summation = summation
         self.flat: Tensor | None = None
         self.sums: Iterator[Task] | None = None
         self.started: Task | None = None
@@ -69,14 +65,14 @@ class WholeGradients:
     def clear(self) -> None:
         """Begin the next step."""
         self.sums = self.started = None
-        if self.are_released:
+        if self.summation.is_released:
             self.flat = None
         elif self.flat is not None:
             self.flat.zero_()
 
     def _flat(self) -> Tensor:
         if self.flat is None:
-            self.flat = paddle.zeros([self.layout.padded], self.dtype)
+            self.flat = paddle.zeros([self.layout.padded], self.summation.dtype)
         return self.flat
 
     def _start(self) -> None:
@@ -87,9 +83,10 @@ class WholeGradients:
     def _sums(self, flat: Tensor) -> Iterator[Task]:
         """Each sum, to be waited for before the next is asked for."""
         shard = self.layout.shard_of(flat)
-        if not collectives.is_alone(self.sharding_group):
-            yield collectives.reduce_scatter(shard, flat, self.sharding_group, asynchronous=True)
-        for group in self.shard_groups:
+        sharding_group = self.summation.sharding_group
+        if not collectives.is_alone(sharding_group):
+            yield collectives.reduce_scatter(shard, flat, sharding_group, asynchronous=True)
+        for group in self.summation.shard_groups:
             if not collectives.is_alone(group):
                 yield collectives.start_all_reduce(shard, group)
 
@@ -122,31 +119,20 @@ class ShardedGradients:
 
     Args:
         transfers: shared by all buckets of the model.
-        (the others): as in `WholeGradients`.
     """
 
     def __init__(
-        self,
-        layout: FlatLayout,
-        dtype: str,
-        sharding_group: Group,
-        shard_groups: Sequence[Group],
-        transfers: TransfersInFlight,
-        *,
-        are_released: bool,
+        self, layout: FlatLayout, summation: Summation, transfers: TransfersInFlight
     ) -> None:
         self.layout = layout
-        self.dtype = dtype
-        self.sharding_group = sharding_group
-        self.shard_groups = shard_groups
+        self.summation = summation
         self.transfers = transfers
-        self.are_released = are_released
         self.flat: Tensor | None = None
         self.shard: Tensor | None = None
 
     def add(self, placement: Placement, gradient: Tensor) -> None:
         if self.flat is None:
-            self.flat = paddle.zeros([self.layout.padded], self.dtype)
+            self.flat = paddle.zeros([self.layout.padded], self.summation.dtype)
         _add(self.layout.view(self.flat, placement), gradient)
 
     def end_pass(self, *, is_last: bool) -> None:
@@ -154,7 +140,9 @@ class ShardedGradients:
         if self.flat is not None:
             whole, self.flat = self.flat, None
             part = self.layout.shard_of(whole)
-            task = collectives.reduce_scatter(part, whole, self.sharding_group, asynchronous=True)
+            task = collectives.reduce_scatter(
+                part, whole, self.summation.sharding_group, asynchronous=True
+            )
             self.transfers.add(task, self, part)
 
     def keep(self, part: Tensor) -> None:
@@ -166,20 +154,20 @@ class ShardedGradients:
         self.end_pass(is_last=True)  # a parameter without gradient leaves its bucket waiting
         self.transfers.finish()
         shard = self._shard()
-        for group in self.shard_groups:
+        for group in self.summation.shard_groups:
             collectives.all_reduce(shard, group)
         return shard
 
     def clear(self) -> None:
         """Begin the next step."""
-        if self.are_released:
+        if self.summation.is_released:
             self.shard = None
         elif self.shard is not None:
             self.shard.zero_()
 
     def _shard(self) -> Tensor:
         if self.shard is None:
-            self.shard = paddle.zeros([self.layout.shard_size], self.dtype)
+            self.shard = paddle.zeros([self.layout.shard_size], self.summation.dtype)
         return self.shard
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from paddle import Tensor, nn
 
-from llm_pretrain.parallel.buckets import Bucket, units_of
+from llm_pretrain.parallel.buckets import Bucket, runs_of_units
 from llm_pretrain.parallel.flat_weights import ShardedWeights, WholeWeights
 from llm_pretrain.parallel.pieces import Piece, named_pieces
 
@@ -23,15 +23,16 @@ Weights = WholeWeights | ShardedWeights
 def gather_around_units(model: nn.Layer, buckets: Sequence[Bucket]) -> None:
     """Make each unit of `model` hold the weights that it uses."""
     of_parameter = _weights_by_parameter(buckets)
-    units = units_of(model)
-    used = [
-        list({id(w): w for w in (of_parameter[id(p)] for p in unit.parameters())}.values())
-        for unit in units
-    ]
-    for number, unit in enumerate(units):
-        before = used[number - 1] if number else []
-        after = used[number + 1] if number + 1 < len(units) else []
-        _gather_around(unit, before, used[number], after)
+    for units in runs_of_units(model):
+        # A dict keeps the order, which must be that of all ranks.
+        used = [
+            list(dict.fromkeys(of_parameter[id(value)] for value in unit.parameters()))
+            for unit in units
+        ]
+        for unit, before, own, after in zip(
+            units, [[], *used[:-1]], used, [*used[1:], []], strict=True
+        ):
+            _gather_around(unit, before, own, after)
 
 
 def _gather_around(

@@ -51,7 +51,7 @@ class ShardedAdamW:
     ) -> None:
         self.topology = topology
         self.max_norm = training.max_grad_norm
-        sharding = _sharding(training, topology, model.parameters()[0].dtype)
+        sharding = _sharding(training, topology, str(model.parameters()[0].dtype))
         self.buckets: list[Bucket] = build_buckets(
             model, topology, sharding, tied_embedding=tied_embedding
         )
@@ -141,9 +141,7 @@ class ShardedAdamW:
         self.adamw.set_state_dict(restored)
 
 
-def _sharding(
-    training: TrainingArguments, topology: Topology, weight_dtype: paddle.dtype
-) -> Sharding:
+def _sharding(training: TrainingArguments, topology: Topology, weight_dtype: str) -> Sharding:
     is_sharded = topology.degrees.sharding > 1
     stage = max(training.sharding_stage, 1) if is_sharded else 1
     options = {*training.sharding_parallel_config, *training.pipeline_parallel_config}
@@ -159,7 +157,7 @@ def _sharding(
     return Sharding(
         stage,
         bucket_bytes=(megabytes if megabytes > 0 else _BUCKET_MB) << 20,
-        gradient_dtype="float32" if has_float32_gradients else weight_dtype,
+        gradient_dtype="float32" if has_float32_gradients else weight_dtype.removeprefix("paddle."),
         overlaps_reduction=any(overlapping.get(option, False) for option in options),
         overlaps_gathering=not gathering.isdisjoint(options),
         releases_gradients="enable_release_grads" in options,

@@ -2,7 +2,8 @@
 
 Usage: sharding_worker.py DIRECTORY SHARDING_DEGREE CASES.json; every rank writes what it found of
 each case to DIRECTORY/RANK.json. A case names a "stage" and may name "options" (of
-sharding_parallel_config), "pipeline_options", "recompute", "tied" and "dtype".
+sharding_parallel_config), "pipeline_options", "recompute", "tied", "dtype", and the collective to
+"observe".
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ ONE_PROCESS = topology.Topology(
     Degrees(data=1, sharding=1, tensor=1, pipeline=1, sep=1, context=1, virtual_pipeline=1)
 )
 events: list[str] = []
-"""What happened in a step: a backward pass begins, a sum starts or is awaited, the step begins."""
+"""What happened in a step: a unit is computed, a backward pass or the optimizer's step begins, a
+collective starts or is waited for."""
 
 
 class Run:
@@ -67,6 +69,9 @@ class Run:
         self.optimizer = ShardedAdamW(
             self.model, training, layout, tied_embedding=self.config.tie_word_embeddings
         )
+        if case.get("observe") == "all_gather_into":
+            for unit in self.model.pieces:
+                unit.register_forward_pre_hook(lambda *_: events.append("unit"))
 
     def step(self, tokens: np.ndarray) -> float:
         """One step over `tokens` [micro-batches, SAMPLES, length], two micro-batches in flight."""
@@ -145,9 +150,9 @@ def examine(case: dict, layout: topology.Topology, directory: Path) -> dict[str,
         shape = [MICRO_BATCHES * layout.batch_degree, SAMPLES, LENGTH]
         tokens = generator.integers(0, ours.config.vocab_size, shape)
         events.clear()
-        with observed("reduce_scatter" if layout.sharding_group else "start_all_reduce"):
+        with observed(case.get("observe", "reduce_scatter")):
             norms.append([ours.step(tokens)])
-        seen = list(events)
+            seen = list(events)
         norms[-1].append(alone.step(tokens))
     found: dict[str, object] = {"case": case, "norms": norms, "events": seen}
     found["present"] = [ours.present()]

@@ -17,6 +17,7 @@ OVERLAP = {1: "enable_stage1_overlap", 2: "enable_stage2_overlap", 3: "enable_st
 PLAIN = [{"stage": stage} for stage in OVERLAP]
 OVERLAPPING = [{"stage": stage, "options": option} for stage, option in OVERLAP.items()]
 ALLGATHER = "enable_stage1_allgather_overlap"
+GATHERS = [(1, ""), (1, ALLGATHER), (3, "")]
 TOPOLOGIES: dict[str, tuple[int, int, list[dict[str, Any]]]] = {
     "sd2": (
         2,
@@ -26,7 +27,10 @@ TOPOLOGIES: dict[str, tuple[int, int, list[dict[str, Any]]]] = {
             *OVERLAPPING,
             *({"stage": 3, "recompute": what} for what in ("full", "full_attn", "core_attn")),
             {"stage": 2, "recompute": "full", "options": "enable_release_grads"},
-            {"stage": 1, "options": ALLGATHER},
+            *(
+                {"stage": stage, "options": option, "observe": "all_gather_into"}
+                for stage, option in GATHERS
+            ),
             {"stage": 1, "options": f"{ALLGATHER} {OVERLAP[1]}", "tied": True},
             *({"stage": stage, "tied": True} for stage in (2, 3)),
             *({"stage": stage, "dtype": "bfloat16"} for stage in (1, 2, 3)),
@@ -34,7 +38,14 @@ TOPOLOGIES: dict[str, tuple[int, int, list[dict[str, Any]]]] = {
         ],
     ),
     "dp2sd2": (4, 2, [*PLAIN, *OVERLAPPING]),
-    "dp2": (2, 1, [{"stage": 1, "pipeline_options": o} for o in ("", "enable_dp_comm_overlap")]),
+    "dp2": (
+        2,
+        1,
+        [
+            {"stage": 1, "pipeline_options": option, "observe": "start_all_reduce"}
+            for option in ("", "enable_dp_comm_overlap")
+        ],
+    ),
 }
 CASES = [
     pytest.param(name, number, id=f"{name}-{case}")
@@ -138,3 +149,26 @@ def test_sums_of_sharded_gradients_go_on_beside_the_backward_pass(
     ]
     assert max(running) == 4, "no more than two, the one that is added, and the vectors'"
     assert overlapping.index("step") > len(overlapping) - 1 - overlapping[::-1].index("start")
+
+
+def gathers_of(found, stage: int, option: str) -> list[str]:
+    return events_of(
+        found, "sd2", {"stage": stage, "options": option, "observe": "all_gather_into"}
+    )
+
+
+def test_updated_weights_are_awaited_in_the_next_step_if_that_overlaps(found) -> None:
+    plain, overlapping = (gathers_of(found, 1, option) for option in ("", ALLGATHER))
+    assert plain[0] == "unit"
+    assert plain[-4:] == ["start", "wait"] * 2
+    assert overlapping[:4] == ["wait", "unit", "wait", "unit"], "matrices, norms: at first use"
+    assert overlapping[-3:] == ["step", "start", "start"]
+
+
+def test_weights_of_the_next_unit_are_on_their_way_while_one_is_computed(found) -> None:
+    events = gathers_of(found, 3, "")
+    units = BUCKETS_OF_MATRICES
+    forward = ["start", *["wait", "start", "unit"] * (units - 1), "wait", "unit"]
+    assert events[: len(forward)] == forward
+    assert events.index("step") == len(events) - 3, "the step gathers vectors only"
+    assert events.count("start") - 1 == 2 * units * PASSES, "each once forward, once backward"

@@ -153,10 +153,10 @@ class Bucket:
 def runs_of_units(model: nn.Layer) -> list[list[nn.Layer]]:
     """The units (layers whose weights are gathered together), in runs computed one after another.
 
-    A run is what a layer lists as its `pieces`; a model that lists none is one unit.
+    The runs are the `chunks` of a pipeline's stage, or the `pieces` of a decoder. Any other model
+    is one unit.
     """
-    layers = model.sublayers(include_self=True)
-    return [list(layer.pieces) for layer in layers if hasattr(layer, "pieces")] or [[model]]
+    return getattr(model, "chunks", [list(getattr(model, "pieces", [model]))])
 
 
 def build_buckets(

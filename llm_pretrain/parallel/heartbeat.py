@@ -19,6 +19,7 @@ import contextlib
 import hmac
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -115,6 +116,9 @@ class Watch:
 
     def listen(self) -> int:
         """Accept connections, at the returned port."""
+        # One per rank: the usual 1024 are too few for a large job.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         listener = socket.create_server((self.settings.hosts[0], 0), backlog=1024)
         listener.setblocking(False)
         self._on_input(listener, lambda: self._accept(listener))

@@ -23,10 +23,16 @@ class Task(Protocol):
     def wait(self) -> Any:
         """Return when it is done (on a GPU: let the calling stream wait for it)."""
 
+    def is_completed(self) -> bool:
+        """Whether it is done."""
+
 
 class _Done:
     def wait(self) -> None:
         return None
+
+    def is_completed(self) -> bool:
+        return True
 
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}

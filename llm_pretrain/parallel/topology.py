@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import paddle
 import paddle.distributed as dist
@@ -17,6 +17,11 @@ _ORDERS = {
     "pp_first": ["dp", "pp", "sharding", "sep", "mp"],
     "sharding_first": ["dp", "sharding", "pp", "sep", "mp"],
 }
+
+MessageKind = Literal["input", "gradient"]
+"""What ranks of a pipeline send each other."""
+MessageGroups = Mapping[tuple[MessageKind, bool], Group]
+"""By kind, and whether the message passes between the last rank and the first."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Topology:
     """Ranks that hold the same shard of the same weights: data parallel times sequence."""
     tied_embedding_group: Group = None
     """The first and the last stage of this process's pipeline."""
+    message_groups: MessageGroups = field(default_factory=dict)
+    """The ranks of this process's pipeline, for each kind of message."""
     sequence_parallel: bool = False
     """Whether the tensor-parallel group splits sequences between its linear layers."""
 
@@ -119,6 +126,8 @@ def initialize(
     sequence_group = None
     if degrees.sequence > 1:
         sequence_group = fleet_groups.get_sep_parallel_group()
+    pipelines = fleet_groups.topology().get_comm_list("pipe")
+    pipeline_group = unless_alone(fleet_groups.get_pipe_parallel_group())
     _current = Topology(
         degrees,
         rank=dist.get_rank(),
@@ -130,15 +139,14 @@ def initialize(
         sequence_rank=sequence_group.rank if sequence_group is not None else 0,
         data_group=data_group,
         sharding_group=unless_alone(fleet_groups.get_sharding_parallel_group()),
-        pipeline_group=unless_alone(fleet_groups.get_pipe_parallel_group()),
+        pipeline_group=pipeline_group,
         tensor_group=unless_alone(fleet_groups.get_model_parallel_group()),
         sequence_group=sequence_group,
         replica_group=_replica_group(fleet_groups.topology(), data_group, sequence_group),
         tied_embedding_group=_group_with_this_rank(
-            [ranks[0], ranks[-1]]
-            for ranks in fleet_groups.topology().get_comm_list("pipe")
-            if len(ranks) > 1
+            [ranks[0], ranks[-1]] for ranks in pipelines if len(ranks) > 1
         ),
+        message_groups=_message_groups(pipelines, pipeline_group, degrees),
     )
     return _current
 
@@ -158,6 +166,30 @@ def _replica_group(places: Any, data_group: Group, sequence_group: Group) -> Gro
         place = places.get_coord(rank)
         groups.setdefault((place.pipe, place.sharding, place.model), []).append(rank)
     return _group_with_this_rank(groups.values())
+
+
+def _message_groups(
+    pipelines: list[list[int]], pipeline_group: Group, degrees: Degrees
+) -> MessageGroups:
+    """Groups in which messages between two ranks go in one direction only.
+
+    Over NCCL two ranks of a group have one queue for both directions, where a message whose time
+    has not come would hold up those that go the other way.
+    """
+    if degrees.pipeline == 1:
+        return {}
+    inputs, gradients = pipeline_group, _group_with_this_rank(pipelines)
+    wrapped_inputs, wrapped_gradients = inputs, gradients
+    # Of two ranks each is before and after the other.
+    if degrees.pipeline == 2 and degrees.virtual_pipeline > 1:
+        wrapped_inputs = _group_with_this_rank(pipelines)
+        wrapped_gradients = _group_with_this_rank(pipelines)
+    return {
+        ("input", False): inputs,
+        ("input", True): wrapped_inputs,
+        ("gradient", False): gradients,
+        ("gradient", True): wrapped_gradients,
+    }
 
 
 def _group_with_this_rank(groups: Iterable[list[int]]) -> Group:

@@ -1,56 +1,111 @@
-"""This rank's part of a model: all of it, or one stage of a pipeline."""
+"""This rank's part of a model: all of it, or some chunks of its layers."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import chain
 
 from paddle import Tensor, nn
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import decoder_pieces
 from llm_pretrain.parallel.micro_batch import Sequences
+from llm_pretrain.parallel.schedules import Place
 from llm_pretrain.parallel.topology import Topology
 
 
 class Stage(nn.Layer):
-    """Consecutive pieces of a decoder.
+    """Chunks of a decoder, each of consecutive pieces.
 
     Args:
-        pieces: in order, the blocks among them.
+        chunks: their pieces in order, the blocks among them.
         blocks: the decoder blocks here, by layer number.
+
+    Attributes:
+        pieces: those of all chunks.
     """
 
-    def __init__(self, pieces: list[nn.Layer], blocks: dict[int, nn.Layer]) -> None:
+    def __init__(self, chunks: list[list[nn.Layer]], blocks: dict[int, nn.Layer]) -> None:
         super().__init__()
-        self.pieces = nn.LayerList(pieces)
+        self.chunks = chunks
         self.blocks = blocks
+        self.pieces = nn.LayerList(chain(*chunks))
 
-    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
-        for piece in self.pieces:
+    def forward(self, x: Tensor, sequences: Sequences, chunk: int = 0) -> Tensor:
+        for piece in self.chunks[chunk]:
             x = piece(x, sequences)
         return x
 
+    def join_blocks(self, length: int, *, apart: Collection[int] = ()) -> dict[int, nn.Layer]:
+        """Make runs of `length` blocks, or of those left in a chunk, one piece each.
 
-def layers_of_stage(layers: int, stage: int, stages: int) -> range:
-    """Which of `layers` blocks `stage` holds: as even as can be, later stages the larger."""
-    return range(stage * layers // stages, (stage + 1) * layers // stages)
+        Args:
+            apart: numbers of the layers that stay pieces of their own.
+
+        Returns:
+            The new pieces, by the number of their first layer.
+        """
+        numbers = {id(block): number for number, block in self.blocks.items()}
+        runs: dict[int, nn.Layer] = {}
+        chunks: list[list[nn.Layer]] = []
+        for pieces in self.chunks:
+            joined: list[nn.Layer] = []
+            run: BlockRun | None = None
+            for piece in pieces:
+                number = numbers.get(id(piece))
+                if number is None or number in apart:
+                    run = None
+                    joined.append(piece)
+                elif run is not None and len(run.blocks) < length:
+                    run.blocks.append(piece)
+                else:
+                    runs[number] = run = BlockRun([piece])
+                    joined.append(run)
+            chunks.append(joined)
+        self.chunks = chunks
+        self.pieces = nn.LayerList(chain(*chunks))
+        return runs
+
+
+class BlockRun(nn.Layer):
+    """Consecutive blocks as one piece."""
+
+    def __init__(self, blocks: list[nn.Layer]) -> None:
+        super().__init__()
+        self.blocks = nn.LayerList(blocks)
+
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
+        for block in self.blocks:
+            x = block(x, sequences)
+        return x
+
+
+def layers_of_part(layers: int, part: int, parts: int) -> range:
+    """Which of `layers` blocks `part` holds: as even as can be, later parts the larger."""
+    return range(part * layers // parts, (part + 1) * layers // parts)
 
 
 def build_stage(config: ModelConfig, topology: Topology) -> Stage:
     """This rank's pieces, with no values yet."""
     (first, *descriptions, last) = decoder_pieces(config)
-    pieces: list[nn.Layer] = []
+    ranks, count = topology.degrees.pipeline, topology.degrees.virtual_pipeline
+    place = Place(topology.pipeline_rank, ranks, count)
+    chunks: list[list[nn.Layer]] = []
     blocks: dict[int, nn.Layer] = {}
     tied = {}
-    if topology.is_first_stage:
-        embedding = first[0](**first[1])
-        pieces.append(embedding)
-        if topology.is_last_stage and config.tie_word_embeddings:
-            tied = {"table": embedding.table}
-    for number in layers_of_stage(
-        config.num_hidden_layers, topology.pipeline_rank, topology.degrees.pipeline
-    ):
-        kind, arguments = descriptions[number]
-        blocks[number] = kind(**arguments)
-        pieces.append(blocks[number])
-    if topology.is_last_stage:
-        pieces.append(last[0](**last[1], **tied))
-    return Stage(pieces, blocks)
+    for chunk in range(count):
+        pieces: list[nn.Layer] = []
+        if place.is_first(chunk):
+            embedding = first[0](**first[1])
+            pieces.append(embedding)
+            if ranks == 1 and config.tie_word_embeddings:
+                tied = {"table": embedding.table}
+        part = chunk * ranks + place.rank
+        for number in layers_of_part(config.num_hidden_layers, part, ranks * count):
+            kind, arguments = descriptions[number]
+            blocks[number] = kind(**arguments)
+            pieces.append(blocks[number])
+        if place.is_last(chunk):
+            pieces.append(last[0](**last[1], **tied))
+        chunks.append(pieces)
+    return Stage(chunks, blocks)

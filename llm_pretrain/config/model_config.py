@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,29 @@ class YarnScaling:
 RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling
 
 
+Norm = Literal["rms_norm", "layer_norm"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (Su et al., arXiv:2104.09864), first half rotated with second."""
+    """Rotary position embedding (Su et al., arXiv:2104.09864)."""
 
     theta: float = 10000.0
     scaling: RopeScaling | None = None
+    pairs: Literal["halves", "neighbours"] = "halves"
+    """What turns together: dimensions i and i + D/2, or 2i and 2i + 1."""
+    rotary_dim: int | None = None
+    """The leading dimensions of a head that turn; None is all."""
+    is_two_dimensional: bool = False
+    """Half of the dimensions turn with the position, half with that within the block (GLM)."""
+
+
+@dataclass(frozen=True)
+class LearnedPositions:
+    """A table of learned vectors, of which position 0 is row `offset`."""
+
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,11 +93,32 @@ class ModelConfig:
     head_dim: int
     max_position_embeddings: int
     norm_eps: float
-    rope: Rope
+    rope: Rope | None = None
+    learned_positions: LearnedPositions | None = None
+    alibi: bool = False
+    """Attention with linear biases (arXiv:2108.12409)."""
+    norm: Norm = "rms_norm"
+    activation: Activation = "silu"
+    is_gated: bool = True
+    """Whether the activation of one projection multiplies a second one."""
     tie_word_embeddings: bool = False
     attention_bias: bool = False
-    """Biases on query, key, value and output projections."""
+    """Biases on query, key and value projections."""
+    attention_output_bias: bool = False
     mlp_bias: bool = False
+    query_key_norm: bool = False
+    """Norms of each query and key head, before rotation (Qwen3)."""
+    embedding_norm: bool = False
+    """A norm right after the embedding (BLOOM)."""
+    norm_head: bool = False
+    """Rows of the head's table are scaled to length one (Baichuan 2)."""
+    residual_from_norm: bool = False
+    """A branch is added to its normalised input times `residual_scale` (as GLM has DeepNorm)."""
+    residual_scale: float = 1.0
+    embedding_gradient_share: float = 1.0
+    """The part of its gradient that the embedding learns from (GLM-130B: 0.1)."""
+    bidirectional_prefix: bool = False
+    """A sample has a context that sees all of itself, and a part that is predicted."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
     hidden_dropout: float = 0.0
@@ -98,32 +137,47 @@ class ModelConfig:
         Weights of linear layers are [in, out]; a tied head has no tensor of its own.
         """
         hidden = self.hidden_size
-        query = self.num_attention_heads * self.head_dim
-        key_value = self.num_key_value_heads * self.head_dim
-        attention = {
-            "attention.query": (hidden, query),
-            "attention.key": (hidden, key_value),
-            "attention.value": (hidden, key_value),
-            "attention.output": (query, hidden),
-        }
-        feed_forward = {
-            "feed_forward.gate": (hidden, self.intermediate_size),
-            "feed_forward.up": (hidden, self.intermediate_size),
-            "feed_forward.down": (self.intermediate_size, hidden),
-        }
         shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, hidden)}
+        if self.learned_positions is not None:
+            rows = self.max_position_embeddings + self.learned_positions.offset
+            shapes["positions.weight"] = (rows, hidden)
+        if self.embedding_norm:
+            shapes |= self._norm_shapes("embedding_norm", hidden)
         for index in range(self.num_hidden_layers):
-            prefix = f"layers.{index}."
-            for linears, bias in ((attention, self.attention_bias), (feed_forward, self.mlp_bias)):
-                for name, shape in linears.items():
-                    shapes[f"{prefix}{name}.weight"] = shape
-                    if bias:
-                        shapes[f"{prefix}{name}.bias"] = shape[1:]
-            shapes[f"{prefix}attention_norm.weight"] = (hidden,)
-            shapes[f"{prefix}feed_forward_norm.weight"] = (hidden,)
-        shapes["norm.weight"] = (hidden,)
+            for name, shape in self._block_shapes().items():
+                shapes[f"layers.{index}.{name}"] = shape
+        shapes |= self._norm_shapes("norm", hidden)
         if not self.tie_word_embeddings:
             shapes["head.weight"] = (hidden, self.vocab_size)
+        return shapes
+
+    def _norm_shapes(self, name: str, size: int) -> dict[str, tuple[int, ...]]:
+        kinds = ("weight", "bias") if self.norm == "layer_norm" else ("weight",)
+        return {f"{name}.{kind}": (size,) for kind in kinds}
+
+    def _block_shapes(self) -> dict[str, tuple[int, ...]]:
+        hidden, intermediate = self.hidden_size, self.intermediate_size
+        query = self.num_attention_heads * self.head_dim
+        key_value = self.num_key_value_heads * self.head_dim
+        linears = {
+            "attention.query": (hidden, query, self.attention_bias),
+            "attention.key": (hidden, key_value, self.attention_bias),
+            "attention.value": (hidden, key_value, self.attention_bias),
+            "attention.output": (query, hidden, self.attention_output_bias),
+            "feed_forward.up": (hidden, intermediate, self.mlp_bias),
+            "feed_forward.down": (intermediate, hidden, self.mlp_bias),
+        }
+        if self.is_gated:
+            linears["feed_forward.gate"] = (hidden, intermediate, self.mlp_bias)
+        shapes = self._norm_shapes("attention_norm", hidden)
+        shapes |= self._norm_shapes("feed_forward_norm", hidden)
+        if self.query_key_norm:
+            for name in ("query_norm", "key_norm"):
+                shapes |= self._norm_shapes(f"attention.{name}", self.head_dim)
+        for name, (inputs, outputs, has_bias) in linears.items():
+            shapes[f"{name}.weight"] = (inputs, outputs)
+            if has_bias:
+                shapes[f"{name}.bias"] = (outputs,)
         return shapes
 
     def parameter_count(self) -> int:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
-from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.position import rotary_tables
+from llm_pretrain.models.norm import norm
+from llm_pretrain.models.position import rotate
 from llm_pretrain.parallel.attention import attention
 from llm_pretrain.parallel.heads import local_heads
 from llm_pretrain.parallel.micro_batch import Sequences
@@ -41,16 +41,24 @@ class Attention(nn.Layer):
             query,
             config.hidden_size,
             "output",
-            bias=config.attention_bias,
+            bias=config.attention_output_bias,
             std=config.initializer_range,
         )
+        self.query_norm, self.key_norm = None, None
+        if config.query_key_norm:
+            self.query_norm, self.key_norm = norm(config, size), norm(config, size)
+            for parameter in (*self.query_norm.parameters(), *self.key_norm.parameters()):
+                # Each tensor-parallel rank normalises its own heads.
+                parameter.is_partial = True
 
     def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
         q_BSND, k_BSKD, v_BSKD = (
             y.reshape([*y.shape[:2], -1, self.config.head_dim]) for y in self.query_key_value(x_BSH)
         )
-        cos_SD, sin_SD = rotary_tables(self.config, sequences)
-        q_BSND, k_BSKD = ops.rotary(q_BSND, k_BSKD, cos_SD, sin_SD)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BSND, k_BSKD = self.query_norm(q_BSND), self.key_norm(k_BSKD)
+        if self.config.rope is not None:
+            q_BSND, k_BSKD = rotate(self.config, sequences, q_BSND, k_BSKD)
         y_BSND = self.core(q_BSND, k_BSKD, v_BSKD, sequences)
         return self.output(y_BSND.reshape([*y_BSND.shape[:2], -1]))
 

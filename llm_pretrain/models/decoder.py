@@ -13,7 +13,8 @@ from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.feed_forward import FeedForward
-from llm_pretrain.models.norm import RMSNorm
+from llm_pretrain.models.norm import norm
+from llm_pretrain.models.position import PositionEmbedding
 from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
 from llm_pretrain.parallel.tensor import VocabularyParallelEmbedding, VocabularyParallelHead
 
@@ -28,10 +29,19 @@ class TokenEmbedding(nn.Layer):
         self.table = VocabularyParallelEmbedding(
             config.vocab_size, config.hidden_size, std=config.initializer_range
         )
+        self.positions = PositionEmbedding(config) if config.learned_positions else None
+        self.embedding_norm = norm(config) if config.embedding_norm else None
+        self.gradient_share = config.embedding_gradient_share
         self.dropout = config.hidden_dropout
 
     def forward(self, tokens_BS: Tensor, sequences: Sequences) -> Tensor:
         x_BSH = self.table(tokens_BS)
+        if self.gradient_share != 1.0:
+            x_BSH = self.gradient_share * x_BSH + (1 - self.gradient_share) * x_BSH.detach()
+        if self.positions is not None:
+            x_BSH = x_BSH + self.positions(sequences)
+        if self.embedding_norm is not None:
+            x_BSH = self.embedding_norm(x_BSH)
         if self.dropout and self.training:
             rows_BS = sequences.random_rows("embedding", sequences.hidden_positions)
             x_BSH = ops.dropout(x_BSH, self.dropout, rows_BS)
@@ -39,27 +49,38 @@ class TokenEmbedding(nn.Layer):
 
 
 class DecoderBlock(nn.Layer):
-    """x + Attention(Norm(x)), then x + FeedForward(Norm(x))."""
+    """x + Attention(Norm(x)), then x + FeedForward(Norm(x)).
+
+    With `residual_from_norm`, n = Norm(x) takes the place of x: s n + Attention(n) for a scale s.
+    """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.prefix = f"layers.{index}."
-        self.attention_norm = RMSNorm(config)
+        self.attention_norm = norm(config)
         self.attention = Attention(config, f"{self.prefix}attention")
-        self.feed_forward_norm = RMSNorm(config)
+        self.feed_forward_norm = norm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = config.hidden_dropout
+        self.residual_from_norm = config.residual_from_norm
+        self.residual_scale = config.residual_scale
 
     def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
-        branch_BSH = self.attention(self.attention_norm(x_BSH), sequences)
-        x_BSH = self._add(branch_BSH, x_BSH, sequences, "attention_dropout")
-        branch_BSH = self.feed_forward(self.feed_forward_norm(x_BSH))
-        return self._add(branch_BSH, x_BSH, sequences, "feed_forward_dropout")
+        n_BSH = self.attention_norm(x_BSH)
+        branch_BSH = self.attention(n_BSH, sequences)
+        x_BSH = self._add(branch_BSH, x_BSH, n_BSH, sequences, "attention_dropout")
+        n_BSH = self.feed_forward_norm(x_BSH)
+        branch_BSH = self.feed_forward(n_BSH)
+        return self._add(branch_BSH, x_BSH, n_BSH, sequences, "feed_forward_dropout")
 
-    def _add(self, branch_BSH: Tensor, x_BSH: Tensor, sequences: Sequences, place: str) -> Tensor:
+    def _add(
+        self, branch_BSH: Tensor, x_BSH: Tensor, n_BSH: Tensor, sequences: Sequences, place: str
+    ) -> Tensor:
         rows_BS = None
         if self.dropout and self.training:
             rows_BS = sequences.random_rows(self.prefix + place, sequences.hidden_positions)
+        if self.residual_from_norm:
+            x_BSH = n_BSH.scale(self.residual_scale)
         return ops.dropout_add(branch_BSH, x_BSH, self.dropout, rows_BS)
 
 
@@ -78,7 +99,7 @@ class LanguageModelHead(nn.Layer):
     ) -> None:
         super().__init__()
         std = config.initializer_range
-        self.norm = RMSNorm(config)
+        self.norm = norm(config)
         if config.tie_word_embeddings:
             self.table = table or VocabularyParallelEmbedding(
                 config.vocab_size, config.hidden_size, std=std
@@ -88,6 +109,7 @@ class LanguageModelHead(nn.Layer):
             config.vocab_size,
             std=std,
             tied_weight=self.table.weight if config.tie_word_embeddings else None,
+            normalised=config.norm_head,
         )
 
     def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:

@@ -13,22 +13,26 @@ from llm_pretrain.parallel.tensor import ColumnParallelLinear, RowParallelLinear
 
 
 class FeedForward(nn.Layer):
-    """Down(silu(Gate(x)) · Up(x)) (arXiv:2002.05202)."""
+    """Down(activation(Gate(x)) · Up(x)) (arXiv:2002.05202), or Down(activation(Up(x)))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        std = config.initializer_range
+        self.activation = config.activation
+        names = ("gate", "up") if config.is_gated else ("up",)
         self.gate_up = ColumnParallelLinear(
             config.hidden_size,
-            {"gate": config.intermediate_size, "up": config.intermediate_size},
+            dict.fromkeys(names, config.intermediate_size),
             bias=config.mlp_bias,
             fused=config.fuse_attention_ffn,
-            std=std,
+            std=config.initializer_range,
         )
         self.down = RowParallelLinear(
-            config.intermediate_size, config.hidden_size, "down", bias=config.mlp_bias, std=std
+            config.intermediate_size,
+            config.hidden_size,
+            "down",
+            bias=config.mlp_bias,
+            std=config.initializer_range,
         )
 
     def forward(self, x_BSH: Tensor) -> Tensor:
-        gate_BSI, up_BSI = self.gate_up(x_BSH)
-        return self.down(ops.swiglu(gate_BSI, up_BSI))
+        return self.down(ops.activation(self.activation, *self.gate_up(x_BSH)))

@@ -1,4 +1,7 @@
-"""The angles of rotary position embedding, plain and scaled."""
+"""Where a token stands: learned vectors, and the angles of rotary embedding, plain and scaled.
+
+Shapes: B batch, S sequence, H hidden, N query heads, K key heads, D head size.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from numpy.typing import NDArray
+from paddle import Tensor, nn
 
+from llm_pretrain import ops
 from llm_pretrain.config.model_config import (
     DynamicScaling,
     LinearScaling,
@@ -18,17 +23,70 @@ from llm_pretrain.config.model_config import (
     YarnScaling,
 )
 from llm_pretrain.parallel.micro_batch import Chunks, Sequences
+from llm_pretrain.parallel.pieces import Normal
 
 
-def rotary_tables(config: ModelConfig, sequences: Sequences) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [S, D] each, of the positions that attention holds here."""
-    return _tables(
-        config.rope,
-        config.head_dim,
-        config.max_position_embeddings,
-        sequences.length,
-        sequences.chunks,
-    )
+class PositionEmbedding(nn.Layer):
+    """A learned vector for every position (arXiv:1706.03762, section 3.5)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.learned_positions is not None
+        self.offset = config.learned_positions.offset
+        self.weight = self.create_parameter(
+            [config.max_position_embeddings + self.offset, config.hidden_size],
+            default_initializer=nn.initializer.Constant(0.0),
+        )
+        self.weight.initializer = Normal(config.initializer_range)
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        """The vectors of this rank's hidden positions, [S, H] or [B, S, H]."""
+        if sequences.position_ids is None:
+            ids = paddle.to_tensor(sequences.hidden_positions)
+        else:
+            ids = paddle.to_tensor(sequences.position_ids[:, sequences.hidden_positions])
+        return nn.functional.embedding(ids + self.offset, self.weight)
+
+
+def rotate(
+    config: ModelConfig, sequences: Sequences, q_BSND: Tensor, k_BSKD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys turned by their positions, as the model's `rope` has it."""
+    rope = config.rope
+    assert rope is not None
+    if rope.is_two_dimensional:
+        cos, sin = (
+            paddle.concat(tables, axis=-1)
+            for tables in zip(
+                rotary_tables(config, sequences, sequences.position_ids),
+                rotary_tables(config, sequences, sequences.block_position_ids),
+                strict=True,
+            )
+        )
+    else:
+        cos, sin = rotary_tables(config, sequences, sequences.position_ids)
+    spans = cos.shape[-1] // 2 if rope.pairs == "neighbours" else 1 + rope.is_two_dimensional
+    return ops.rotary(q_BSND, k_BSKD, cos, sin, spans=spans)
+
+
+def rotary_tables(
+    config: ModelConfig, sequences: Sequences, position_ids: NDArray[np.int64] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [S, D] each, of the positions that attention holds here.
+
+    With `position_ids` [B, length] of whole samples, [B, S, D]. D is what turns of a head; with
+    two dimensions, half of it.
+    """
+    rope = config.rope
+    assert rope is not None
+    size = (rope.rotary_dim or config.head_dim) // (1 + rope.is_two_dimensional)
+    chunks = sequences.chunks if position_ids is None else ((0, sequences.length),)
+    tables = _tables(rope, size, config.max_position_embeddings, sequences.length, chunks)
+    if position_ids is None:
+        return tables
+    ids_BS = paddle.to_tensor(position_ids[:, sequences.positions])
+    cos, sin = (nn.functional.embedding(ids_BS, table) for table in tables)
+    return cos, sin
 
 
 @lru_cache(maxsize=16)
@@ -38,7 +96,10 @@ def _tables(
     frequencies, amplitude = rotary_frequencies(rope, head_dim, max_position_embeddings, length)
     positions = np.concatenate([np.arange(*chunk, dtype=np.float32) for chunk in chunks])
     angles = np.outer(positions, frequencies.astype(np.float32))
-    angles = np.concatenate([angles, angles], axis=-1)
+    if rope.pairs == "neighbours":
+        angles = np.repeat(angles, 2, axis=-1)
+    else:
+        angles = np.concatenate([angles, angles], axis=-1)
     cos, sin = np.cos(angles) * np.float32(amplitude), np.sin(angles) * np.float32(amplitude)
     return paddle.to_tensor(cos), paddle.to_tensor(sin)
 

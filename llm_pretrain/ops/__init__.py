@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from llm_pretrain.ops.activation import activation
 from llm_pretrain.ops.attention import attention, take_heads
 from llm_pretrain.ops.cross_entropy import cross_entropy
 from llm_pretrain.ops.dropout_add import dropout, dropout_add
 from llm_pretrain.ops.linear import linear
-from llm_pretrain.ops.norm import rms_norm
+from llm_pretrain.ops.norm import layer_norm, normalise_columns, rms_norm
 from llm_pretrain.ops.rotary import rotary
-from llm_pretrain.ops.swiglu import swiglu
 
 __all__ = [
+    "activation",
     "attention",
     "cross_entropy",
     "dropout",
     "dropout_add",
+    "layer_norm",
     "linear",
+    "normalise_columns",
     "rms_norm",
     "rotary",
-    "swiglu",
     "take_heads",
 ]

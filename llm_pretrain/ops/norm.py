@@ -1,4 +1,4 @@
-"""Root mean square normalisation (Zhang and Sennrich, arXiv:1910.07467)."""
+"""Root mean square (Zhang and Sennrich, arXiv:1910.07467) and layer norm (arXiv:1607.06450)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
+from paddle.nn import functional as F
 
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -45,3 +46,27 @@ class _RMSNorm(PyLayer):
         normalised.multiply_((dx * normalised).mean(-1, keepdim=True))
         dx.subtract_(normalised).multiply_(inverse_rms)
         return for_trained(ctx, dx.astype(x.dtype), dweight.astype(weight.dtype))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """(x - mean(x)) / sqrt(var(x) + epsilon) · weight + bias over the last axis, in float32.
+
+    Args:
+        x: [..., H].
+        weight, bias: [H].
+
+    Returns:
+        [..., H] in the dtype of `x`.
+    """
+    operands = (operand.astype("float32") for operand in (x, weight, bias))
+    x32, weight32, bias32 = operands
+    y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)
+    return y.astype(x.dtype)
+
+
+def normalise_columns(weight: Tensor) -> Tensor:
+    """Divide every column of `weight` [H, V] by its Euclidean norm, in float32 (but by 1e-7 at
+    least, as Baichuan 2 has it), and return it in its dtype."""
+    weight32 = weight.astype("float32")
+    lengths = weight32.square().sum(0, keepdim=True).sqrt()
+    return (weight32 / lengths.clip(min=1e-7)).astype(weight.dtype)

@@ -9,45 +9,55 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 
-def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def rotary(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, spans: int = 1
+) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys by their positions, in float32.
 
-    A head's first half is paired with its second: (a, b) becomes
-    (a cos - b sin, b cos + a sin).
+    The leading R dimensions of a head are cut into equal spans, and a span's first half is paired
+    with its second: (a, b) becomes (a cos - b sin, b cos + a sin). With R/2 spans neighbours are
+    paired. What is left of a head stays.
 
     Args:
         q: [B, S, N, D].
         k: [B, S, K, D].
-        cos, sin: float32 [S, D], both halves alike.
+        cos, sin: float32 [S, R] or [B, S, R], both halves of a span alike.
+        spans: how many.
 
     Returns:
         Tensors like `q` and `k`.
     """
-    half = cos.shape[-1] // 2
-    signed_sin = paddle.concat([-sin[:, :half], sin[:, half:]], axis=-1)
-    return _Rotate.apply(q, cos, signed_sin), _Rotate.apply(k, cos, signed_sin)
+    R = cos.shape[-1]
+    sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2).tile([spans])
+    signed_sin = sin * sign
+    return _Rotate.apply(q, cos, signed_sin, spans), _Rotate.apply(k, cos, signed_sin, spans)
 
 
 class _Rotate(PyLayer):
     """The gradient is rotated by the opposite angle."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, signed_sin: Tensor, spans: int) -> Tensor:
         ctx.save_for_backward(cos, signed_sin)
-        return _rotate(x, cos, signed_sin)
+        ctx.spans = spans
+        return _rotate(x, cos, signed_sin, spans)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         cos, signed_sin = ctx.saved_tensor()
-        return _rotate(dy, cos, -signed_sin)
+        return _rotate(dy, cos, -signed_sin, ctx.spans)
 
 
-def _rotate(x_BSND: Tensor, cos_SD: Tensor, signed_sin_SD: Tensor) -> Tensor:
+def _rotate(x_BSND: Tensor, cos: Tensor, signed_sin: Tensor, spans: int) -> Tensor:
     B, S, N, D = x_BSND.shape
+    R = cos.shape[-1]
+    if R < D:
+        turned, rest = paddle.split(x_BSND, [R, D - R], axis=-1)
+        return paddle.concat([_rotate(turned, cos, signed_sin, spans), rest], axis=-1)
     x32 = x_BSND.astype("float32")
-    swapped = paddle.roll(x32, D // 2, axis=-1)
+    swapped = paddle.roll(x32.reshape([B, S, N * spans, D // spans]), D // spans // 2, axis=-1)
     # Tables as wide as all heads: broadcasting in the middle of a shape is slow on CPU.
-    cos, sin = (paddle.tile(table, [1, N]) for table in (cos_SD, signed_sin_SD))
+    cos, sin = (paddle.tile(table, [1] * (table.ndim - 1) + [N]) for table in (cos, signed_sin))
     rotated = x32.reshape([B, S, N * D]) * cos
     rotated.add_(swapped.reshape([B, S, N * D]).multiply_(sin))
     return rotated.astype(x_BSND.dtype).reshape(x_BSND.shape)

@@ -34,6 +34,10 @@ class Sequences:
     """Which positions of the samples attention holds here."""
     seed: int = 0
     """Of dropout."""
+    position_ids: NDArray[np.int64] | None = None
+    """[B, length]: what the model takes for a token's position; None is where it stands."""
+    block_position_ids: NDArray[np.int64] | None = None
+    """[B, length]: positions within the part that is predicted (GLM)."""
 
     @property
     def positions(self) -> NDArray[np.int64]:

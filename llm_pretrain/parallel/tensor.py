@@ -167,13 +167,21 @@ class VocabularyParallelHead(nn.Layer):
 
     Args:
         tied_weight: the embedding's table [V/t, H] to use; None: a weight [H, V/t] of its own.
+        normalised: the weights of every token are divided by their Euclidean norm.
     """
 
     def __init__(
-        self, hidden_size: int, vocab_size: int, *, std: float, tied_weight: Tensor | None = None
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        *,
+        std: float,
+        tied_weight: Tensor | None = None,
+        normalised: bool = False,
     ) -> None:
         super().__init__()
         self.tied = tied_weight is not None
+        self.normalised = normalised
         share = tensor_parallel_share(vocab_size)
         present = vocab_size - topology.current().tensor_rank * share
         self.padding = None
@@ -189,6 +197,8 @@ class VocabularyParallelHead(nn.Layer):
     def forward(self, x_BSH: Tensor) -> Tensor:
         """[B, S, H] -> logits [B, S, V/t]."""
         weight = self.weight.T if self.tied else self.weight
+        if self.normalised:
+            weight = ops.normalise_columns(weight)
         logits_BSV = ops.linear(tensor_region.enter(x_BSH), weight)
         if self.padding is None:
             return logits_BSV

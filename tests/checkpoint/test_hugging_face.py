@@ -71,7 +71,9 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         pytest.param({}, id="plain"),
         pytest.param({"fuse_attention_qkv": True, "fuse_attention_ffn": True}, id="fused"),
         pytest.param({"tie_word_embeddings": True}, id="tied"),
-        pytest.param({"attention_bias": True, "mlp_bias": True}, id="biases"),
+        pytest.param(
+            {"attention_bias": True, "attention_output_bias": True, "mlp_bias": True}, id="biases"
+        ),
     ],
 )
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 3000])

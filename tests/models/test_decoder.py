@@ -21,7 +21,7 @@ from tests.models.small import small_config, small_model
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "tied": {"tie_word_embeddings": True},
-    "biases": {"attention_bias": True, "mlp_bias": True},
+    "biases": {"attention_bias": True, "attention_output_bias": True, "mlp_bias": True},
     "fused": {"fuse_attention_qkv": True, "fuse_attention_ffn": True},
     "head-dim": {"head_dim": 6, "num_key_value_heads": 1},
 }

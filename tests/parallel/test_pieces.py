@@ -12,7 +12,7 @@ from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.parallel.pieces import Normal, Piece, initial_values, initialize, named_pieces
 from tests.models.small import small_config
 
-CONFIG = small_config(attention_bias=True)
+CONFIG = small_config(attention_bias=True, attention_output_bias=True)
 
 
 def tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:

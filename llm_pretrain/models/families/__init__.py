@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, ModuleType] = {llama.MODEL_TYPE: llama}
 SEEDS: dict[str, dict[str, Any]] = dict(llama_seeds.SEEDS)
+CAPABILITIES: dict[str, str] = dict(llama_seeds.CAPABILITIES)
+"""Models of the capability table, each with the seed of its architecture that the tests run."""
 
 _VOCABULARY_MULTIPLE = 128
 _CHANGEABLE = (

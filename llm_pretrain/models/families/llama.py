@@ -67,6 +67,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         rope=read_rope(fields, max_position_embeddings),
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=fields.flag("attention_bias", False),
+        attention_output_bias=fields.flag("attention_bias", False),
         mlp_bias=fields.flag("mlp_bias", False),
         initializer_range=fields.number("initializer_range", 0.02),
         attention_dropout=fields.probability("attention_dropout"),
@@ -87,6 +88,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     versions of other programs read the same model.
     """
     eos = config.eos_token_id
+    assert config.rope is not None
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": MODEL_TYPE,

@@ -98,3 +98,16 @@ for _size, _shape in (("8B", _8B), ("70B", _70B), ("405B", _405B)):
     for _name in (f"meta-llama/Meta-Llama-3.1-{_size}", f"meta-llama/Llama-3.1-{_size}"):
         SEEDS[_name] = _shape | _llama_3_1(8.0)
         SEEDS[f"{_name}-Instruct"] = _shape | _llama_3_1(8.0) | _CHAT_ENDS
+
+# The architectures at a size at which any layout can be tried on a laptop. Five layers make unequal
+# stages; two key heads and the odd vocabulary are not divided by a tensor-parallel degree of four.
+_TINY = {"vocab_size": 130, "max_position_embeddings": 64, "rms_norm_eps": 1e-6}
+SEEDS |= {
+    "tiny/llama": _sizes(64, 128, 5, 8, 8, **_TINY, initializer_range=0.05),
+    "tiny/llama2-70b": _sizes(
+        64, 128, 5, 8, 2, **_TINY, initializer_range=0.05, attention_dropout=0.1
+    ),
+}
+
+CAPABILITIES = {"LLaMA-65B": "tiny/llama", "LLaMA2-70B": "tiny/llama2-70b"}
+"""Models of the capability table, each with the seed of its architecture that the tests run."""

@@ -1,0 +1,142 @@
+"""What is run in which layout: the cells of docs/capabilities.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MICRO_BATCHES = 4
+"""Of two samples each, per step, over all ranks together."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Degrees of parallelism; the name says them, as in dp2sd2tp2."""
+
+    name: str
+    data: int = 1
+    sharding: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    sep: int = 1
+    context: int = 1
+    virtual: int = 1
+
+    @property
+    def batch_ranks(self) -> int:
+        return self.data * self.sharding
+
+    @property
+    def processes(self) -> int:
+        return self.batch_ranks * self.tensor * self.pipeline * self.sep * self.context
+
+    @property
+    def options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "tensor_parallel_degree": self.tensor,
+            "pipeline_parallel_degree": self.pipeline,
+            "virtual_pp_degree": self.virtual,
+            "sep_parallel_degree": self.sep,
+            "context_parallel_degree": self.context,
+            "gradient_accumulation_steps": MICRO_BATCHES // self.batch_ranks,
+            "per_device_eval_batch_size": 2 * MICRO_BATCHES // self.batch_ranks,
+        }
+        if self.sharding > 1:
+            options["sharding_parallel_degree"] = self.sharding
+        return options
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A column of the table, run in one layout with these options."""
+
+    column: str
+    layout: Layout
+    options: dict[str, Any] = field(default_factory=dict)
+    is_quick: bool = False
+    """Whether `make test` runs it; `make test-all` runs all."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it computes in float32."""
+        return not self.options.get("bf16", False)
+
+
+def stage(number: int, **options: Any) -> dict[str, Any]:
+    return {"sharding": f"stage{number}", **options}
+
+
+DP2 = Layout("dp2", data=2)
+SD2 = Layout("sd2", sharding=2)
+DP2SD2 = Layout("dp2sd2", data=2, sharding=2)
+TP2 = Layout("tp2", tensor=2)
+TP4 = Layout("tp4", tensor=4)
+PP2 = Layout("pp2", pipeline=2)
+PP2VP2 = Layout("pp2vp2", pipeline=2, virtual=2)
+PP4 = Layout("pp4", pipeline=4)
+SEP2 = Layout("sep2", sep=2)
+CP2 = Layout("cp2", context=2)
+TP2SEP2 = Layout("tp2sep2", tensor=2, sep=2)
+TP2CP2 = Layout("tp2cp2", tensor=2, context=2)
+TP2PP2 = Layout("tp2pp2", tensor=2, pipeline=2)
+PP2SD2 = Layout("pp2sd2", pipeline=2, sharding=2)
+SD2TP2PP2 = Layout("sd2tp2pp2", sharding=2, tensor=2, pipeline=2)
+SD2PP2VP2 = Layout("sd2pp2vp2", sharding=2, pipeline=2, virtual=2)
+
+TABLE = (
+    Cell("DP", DP2, is_quick=True),
+    Cell("TP", TP2, is_quick=True),
+    Cell("PP", PP2, is_quick=True),
+    Cell("sequence parallel", TP2, {"sequence_parallel": True}, is_quick=True),
+    Cell("flash attention", DP2, {"use_flash_attention": True}, is_quick=True),
+    Cell("selective recompute", DP2, {"recompute": True, "recompute_granularity": "core_attn"}),
+    Cell("selective recompute", DP2, {"recompute": True, "recompute_granularity": "full_attn"}),
+    Cell("stage1 + recompute", SD2, stage(1, recompute=True)),
+    Cell("stage1 + DP", DP2SD2, stage(1)),
+    Cell("stage2 + recompute", SD2, stage(2, recompute=True)),
+    Cell("stage2 + DP", DP2SD2, stage(2)),
+    Cell("stage3 + recompute", SD2, stage(3, recompute=True), is_quick=True),
+    Cell("stage3 + DP", DP2SD2, stage(3)),
+)
+"""The columns that users choose by."""
+
+BF16 = {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True}
+
+BEYOND = (
+    Cell("interleaved PP", PP2VP2, is_quick=True),
+    Cell("sep", SEP2, is_quick=True),
+    Cell("context", CP2, is_quick=True),
+    Cell("TP beyond key heads and vocabulary", TP4, {"sequence_parallel": True}),
+    Cell("PP of unequal stages", PP4),
+    Cell("sep + TP", TP2SEP2, {"sequence_parallel": True}),
+    Cell("context + TP", TP2CP2, {"sequence_parallel": True}),
+    Cell("TP + PP", TP2PP2, {"sequence_parallel": True, "recompute": True}),
+    Cell("stage1 + TP + PP", SD2TP2PP2, stage(1)),
+    Cell("stage2 + TP + PP", SD2TP2PP2, stage(2)),
+    Cell("stage3 + TP + PP", SD2TP2PP2, stage(3, recompute=True, sequence_parallel=True)),
+    Cell("stage3 + interleaved PP", SD2PP2VP2, stage(3)),
+    Cell(
+        "overlapped communication",
+        PP2SD2,
+        stage(
+            2,
+            sharding_parallel_config="enable_stage2_overlap enable_stage1_allgather_overlap",
+            pipeline_parallel_config="enable_sharding_comm_overlap enable_release_grads",
+        ),
+    ),
+    Cell("bf16 O2", TP2, {**BF16, "sequence_parallel": True}),
+    Cell("bf16 O2", PP2SD2, {**BF16, **stage(2)}),
+    Cell("bf16 O2", SD2, {**BF16, **stage(3)}),
+    Cell("bf16 O2", CP2, BF16),
+)
+"""Combinations beyond the table."""
+
+CELLS = TABLE + BEYOND
+
+
+def launches(cells: tuple[Cell, ...]) -> dict[str, list[Cell]]:
+    """The cells of each layout, which run in one launch."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.layout.name, []).append(cell)
+    return found

@@ -1,0 +1,41 @@
+"""Which cells were run and passed, and at which commit: what docs/capabilities.md is made of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable
+
+from tests.launching import ROOT
+from tests.parity.grid import Cell
+
+FOLDER = ROOT / "output" / "parity"
+
+
+def commit() -> str:
+    """The commit of the working tree, with a + where the package differs from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "llm_pretrain", "tests/parity")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+
+
+def record(name: str, passed: Iterable[tuple[str, Cell]]) -> None:
+    """Note the models and cells of one launch that passed."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    cells = [[model, cell.column, cell.layout.name, cell.options] for model, cell in passed]
+    (FOLDER / f"{name}.json").write_text(json.dumps({"commit": commit(), "passed": cells}))
+
+
+def passed_at(wanted_commit: str) -> list[tuple[str, str, str, dict]]:
+    """(model, column, layout, options) of every cell that passed at that commit."""
+    found = []
+    for path in sorted(FOLDER.glob("*.json")):
+        result = json.loads(path.read_text())
+        if result["commit"] == wanted_commit:
+            found += [tuple(cell) for cell in result["passed"]]
+    return found

@@ -12,6 +12,11 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
     if not training.recompute:
         yield "recompute_granularity", "recompute is false"
         yield "no_recompute_layers", "recompute is false"
+        yield "pp_recompute_interval", "recompute is false"
+    elif training.recompute_granularity != "full":
+        yield "pp_recompute_interval", "it is for recompute_granularity 'full'"
+    elif training.pipeline_parallel_degree <= 1:
+        yield "pp_recompute_interval", "pipeline_parallel_degree is 1"
     if not (training.fp16 or training.bf16):
         yield "fp16_opt_level", "neither fp16 nor bf16 is true"
     if not training.fp16:

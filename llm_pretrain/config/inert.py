@@ -83,7 +83,6 @@ INERT: dict[str, str] = {
     "expert_max_capacity": _NO_EXPERTS,
     "expert_min_capacity": _NO_EXPERTS,
     # Recompute
-    "pp_recompute_interval": "no_recompute_layers says which layers are left out",
     "recompute_use_reentrant": "recompute gives the same gradients either way",
     "refined_recompute": "recompute_granularity and no_recompute_layers say what is computed again",
     "offload_recompute_inputs": "inputs of recomputed blocks stay on the device",

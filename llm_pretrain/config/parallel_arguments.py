@@ -118,6 +118,13 @@ class RecomputeArguments(Arguments):
         None, description="Numbers of the layers, from 0, that are left out."
     )
 
+    pp_recompute_interval: Integer = Field(
+        1,
+        ge=0,
+        description="In a pipeline, how many whole blocks in a row are computed again as one, from "
+        "the input of the first; 0 turns recompute off.",
+    )
+
     @field_validator("no_recompute_layers")
     @classmethod
     def _sorted(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -35,7 +35,6 @@ from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
-from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.preprocess.tokenizers import find_tokenizer
 from llm_pretrain.training.agreement import assert_same_run
@@ -48,7 +47,7 @@ from llm_pretrain.training.model_choice import (
 )
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import choose_checkpoint
-from llm_pretrain.training.stage import Stage, build_stage
+from llm_pretrain.training.stage import Stage, build_stage, recompute_activations
 from llm_pretrain.training.stop import StopSignal
 from llm_pretrain.training.trainer import Trainer
 
@@ -211,11 +210,7 @@ def _build_model(
     if not is_resumed:
         _give_values(stage, config, model_config)
     if training.recompute:
-        apply_recompute(
-            stage.blocks,
-            training.recompute_granularity,
-            except_layers=training.no_recompute_layers or (),
-        )
+        recompute_activations(stage, training, layout)
     return stage
 
 

@@ -7,9 +7,11 @@ from itertools import chain
 
 from paddle import Tensor, nn
 
+from llm_pretrain.config import TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import decoder_pieces
 from llm_pretrain.parallel.micro_batch import Sequences
+from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.parallel.schedules import Place
 from llm_pretrain.parallel.topology import Topology
 
@@ -109,3 +111,15 @@ def build_stage(config: ModelConfig, topology: Topology) -> Stage:
             pieces.append(last[0](**last[1], **tied))
         chunks.append(pieces)
     return Stage(chunks, blocks)
+
+
+def recompute_activations(stage: Stage, training: TrainingArguments, topology: Topology) -> None:
+    """Make the blocks of `stage` recompute as the arguments say."""
+    left_out = training.no_recompute_layers or ()
+    in_a_row = 1
+    if topology.degrees.pipeline > 1 and training.recompute_granularity == "full":
+        in_a_row = training.pp_recompute_interval
+    if in_a_row == 0:
+        return
+    blocks = stage.blocks if in_a_row == 1 else stage.join_blocks(in_a_row, apart=left_out)
+    apply_recompute(blocks, training.recompute_granularity, except_layers=left_out)

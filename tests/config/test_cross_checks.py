@@ -73,6 +73,12 @@ def test_what_is_not_available_yet_says_so(
         ({"warmup_steps": 101}, "the warm-up of 101 steps is longer than the run of 100"),
         ({"recompute_granularity": "full"}, "recompute_granularity: no effect: recompute is false"),
         ({"no_recompute_layers": [0]}, "no_recompute_layers: no effect: recompute is false"),
+        ({"pp_recompute_interval": 2}, "pp_recompute_interval: no effect: recompute is false"),
+        ({"pp_recompute_interval": 2, "recompute": 1}, "effect: pipeline_parallel_degree is 1"),
+        (
+            {"pp_recompute_interval": 2, "recompute": 1, "recompute_granularity": "core_attn"},
+            "pp_recompute_interval: no effect: it is for recompute_granularity 'full'",
+        ),
         ({"fp16_opt_level": "O2"}, "fp16_opt_level: no effect: neither"),
         ({"scale_loss": 8}, "scale_loss: no effect: fp16 is false"),
         ({"warmup_steps": 1, "warmup_ratio": 0.1}, "warmup_ratio: no effect: warmup_steps"),

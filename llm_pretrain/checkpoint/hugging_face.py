@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,12 +58,15 @@ def load_weights(model: nn.Layer, config: ModelConfig, directory: str | Path) ->
     family = family_of(config)
 
     def local_part(piece: Piece) -> np.ndarray:
-        published, transposed = family.hugging_face_name(piece.name)
-        block = local_block(piece)
+        source = family.source(piece.name, config)
+        block: tuple[slice | np.ndarray, ...] = local_block(piece)
+        if source.outputs is not None:
+            last = local_block(piece)[-1]
+            block = (*block[:-1], source.outputs.indices(last.start, last.stop))
         try:
-            if transposed:
-                return readers[published].read(published, block[::-1]).T
-            return readers[published].read(published, block)
+            if source.is_transposed:
+                return readers[source.name].read(source.name, block[::-1]).T
+            return readers[source.name].read(source.name, block)
         except UnreadableFileError as error:
             raise ConfigError([f"{directory}: {error}."]) from None
 
@@ -127,8 +130,8 @@ def _check(readers: Mapping[str, SafetensorsReader], config: ModelConfig, direct
     family = family_of(config)
     expected: dict[str, tuple[int, ...]] = {}
     for canonical, shape in config.tensor_shapes().items():
-        published, transposed = family.hugging_face_name(canonical)
-        expected[published] = shape[::-1] if transposed else shape
+        source = family.source(canonical, config)
+        expected[source.name] = source.shape(shape)
     missing = [name for name in expected if name not in readers]
     extra = [
         name for name in readers if name not in expected and not family.is_redundant(name, config)
@@ -149,7 +152,7 @@ def _check(readers: Mapping[str, SafetensorsReader], config: ModelConfig, direct
     ]
     if not parts:
         return
-    table, _ = family.hugging_face_name("embedding.weight")
+    table = family.source("embedding.weight", config).name
     rows = readers[table].entries[table].shape[0] if table in readers else config.vocab_size
     if rows != config.vocab_size:
         parts.append(f"the table has {rows} rows where vocab_size is {config.vocab_size}")
@@ -197,24 +200,45 @@ def write_weight_files(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    family = family_of(config)
     written: dict[str, WrittenTensor] = {}
-    remaining = iter(tensors)
+    remaining = as_published(tensors, config)
     pending = next(remaining, None)
     while pending is not None:
         count = len({tensor.file for tensor in written.values()})
-        name = "-".join(filter(None, ("model", label, f"{count + 1:05d}"))) + ".safetensors"
-        with SafetensorsWriter(directory / name) as writer:
+        file = "-".join(filter(None, ("model", label, f"{count + 1:05d}"))) + ".safetensors"
+        with SafetensorsWriter(directory / file) as writer:
             while pending is not None:
-                canonical, values = pending
+                name, values = pending
                 size = math.prod(values.shape) * itemsize(dtype)
                 if not writer.has_room(size, max_shard_bytes):
                     break
-                published, transposed = family.hugging_face_name(canonical)
-                writer.add(published, to_dtype(values.T if transposed else values, dtype), dtype)
-                written[published] = WrittenTensor(name, size)
+                writer.add(name, to_dtype(values, dtype), dtype)
+                written[name] = WrittenTensor(file, size)
                 pending = next(remaining, None)
     return written
+
+
+def as_published(
+    tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfig
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Tensors under their published names; those that are packed in one come when it is full."""
+    family = family_of(config)
+    packed: dict[str, tuple[np.ndarray, int]] = {}
+    for canonical, values in tensors:
+        source = family.source(canonical, config)
+        if source.outputs is None:
+            yield source.name, values.T if source.is_transposed else values
+            continue
+        whole, missing = packed.pop(source.name, (None, source.outputs.total))
+        if whole is None:
+            whole = np.empty((*values.shape[:-1], source.outputs.total), dtype=values.dtype)
+        whole[..., source.outputs.indices(0, values.shape[-1])] = values
+        missing -= values.shape[-1]
+        if missing:
+            packed[source.name] = whole, missing
+        else:
+            yield source.name, whole.T if source.is_transposed else whole
+    assert not packed, f"parts are missing of {', '.join(packed)}"
 
 
 def finish_weights(

@@ -67,7 +67,7 @@ class SafetensorsReader:
             else np.empty(0, dtype=np.uint8)
         )
 
-    def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+    def read(self, name: str, block: tuple[slice | np.ndarray, ...]) -> np.ndarray:
         """A part of a tensor as float32, which holds every value of the types read."""
         entry = self.entries[name]
         if entry.code not in _NUMPY_OF:

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.checkpoint.hugging_face import load_weights, write_weights
+from llm_pretrain.checkpoint.hugging_face import as_published, load_weights, write_weights
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import llama, read_model_config
@@ -124,13 +124,13 @@ def test_logits_loss_and_every_gradient(name: str, cases: Path) -> None:
 
     assert relative_error(logits.numpy(), theirs["logits"]) < TOLERANCE
     assert relative_error(loss.numpy(), theirs["loss"]) < TOLERANCE
+    gradients = (
+        (piece.name, parameter.grad.numpy()[piece.region(0, 1)])
+        for parameter, piece in named_pieces(model)
+    )
     compared = set()
-    for parameter, piece in named_pieces(model):
-        published, transposed = llama.hugging_face_name(piece.name)
-        gradient = parameter.grad.numpy()[piece.region(0, 1)]
-        error = relative_error(
-            gradient.T if transposed else gradient, theirs[f"gradient/{published}"]
-        )
+    for published, gradient in as_published(gradients, model.config):
+        error = relative_error(gradient, theirs[f"gradient/{published}"])
         assert error < TOLERANCE, published
         compared.add(f"gradient/{published}")
     assert compared == {key for key in theirs.files if key.startswith("gradient/")}

@@ -1,7 +1,7 @@
 """The families of models that can be trained, and which config a run trains.
 
 A family is a module that maps a published config.json to a `ModelConfig` and back
-(`read_config`, `write_config`) and names the published weights (`hugging_face_name`,
+(`read_config`, `write_config`) and says where the published weights stand (`source`,
 `is_redundant`). Nothing here needs a deep-learning framework or a network.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families.fields import Fields
+from llm_pretrain.models.families.published import Source
 from llm_pretrain.models.families.rope import read_rope, write_rope
 
 MODEL_TYPE = "llama"
@@ -117,9 +118,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 _OUTSIDE_LAYERS = {
-    "embedding.weight": ("model.embed_tokens.weight", False),
-    "norm.weight": ("model.norm.weight", False),
-    "head.weight": ("lm_head.weight", True),
+    "embedding.weight": Source("model.embed_tokens.weight"),
+    "norm.weight": Source("model.norm.weight"),
+    "head.weight": Source("lm_head.weight", is_transposed=True),
 }
 _LINEAR = {
     "attention.query": "self_attn.q_proj",
@@ -133,18 +134,15 @@ _LINEAR = {
 _NORM = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
 
 
-def hugging_face_name(canonical: str) -> tuple[str, bool]:
-    """The published name of a tensor, and whether it is published transposed.
-
-    Hugging Face keeps weights of linear layers as [out, in], this program as [in, out].
-    """
+def source(canonical: str, config: ModelConfig) -> Source:
+    """Where a tensor stands in Hugging Face's files."""
     if canonical in _OUTSIDE_LAYERS:
         return _OUTSIDE_LAYERS[canonical]
     _, index, rest = canonical.split(".", 2)
     layer, _, kind = rest.rpartition(".")
     if layer in _NORM:
-        return f"model.layers.{index}.{_NORM[layer]}.{kind}", False
-    return f"model.layers.{index}.{_LINEAR[layer]}.{kind}", kind == "weight"
+        return Source(f"model.layers.{index}.{_NORM[layer]}.{kind}")
+    return Source(f"model.layers.{index}.{_LINEAR[layer]}.{kind}", is_transposed=kind == "weight")
 
 
 def is_redundant(published: str, config: ModelConfig) -> bool:

@@ -22,9 +22,19 @@ from llm_pretrain.models.families import llama, llama_seeds
 if TYPE_CHECKING:
     from llm_pretrain.config import ModelArguments
 
-FAMILIES: dict[str, ModuleType] = {llama.MODEL_TYPE: llama}
-SEEDS: dict[str, dict[str, Any]] = dict(llama_seeds.SEEDS)
-CAPABILITIES: dict[str, str] = dict(llama_seeds.CAPABILITIES)
+# A family is named here and nowhere else: its module, and the one with its published configs.
+_MODULES: tuple[tuple[ModuleType, ModuleType], ...] = ((llama, llama_seeds),)
+
+FAMILIES: dict[str, ModuleType] = {
+    model_type: family for family, _ in _MODULES for model_type in family.MODEL_TYPES
+}
+"""By `model_type` of a published config.json."""
+SEEDS: dict[str, dict[str, Any]] = {
+    name: published for _, seeds in _MODULES for name, published in seeds.SEEDS.items()
+}
+CAPABILITIES: dict[str, str] = {
+    model: seed for _, seeds in _MODULES for model, seed in seeds.CAPABILITIES.items()
+}
 """Models of the capability table, each with the seed of its architecture that the tests run."""
 
 _VOCABULARY_MULTIPLE = 128

@@ -13,7 +13,7 @@ from llm_pretrain.models.families.fields import Fields
 from llm_pretrain.models.families.published import Source
 from llm_pretrain.models.families.rope import read_rope, write_rope
 
-MODEL_TYPE = "llama"
+MODEL_TYPES = ("llama",)
 
 # Settings that would change the arithmetic, with the values that this decoder computes.
 _SUPPORTED = {
@@ -55,7 +55,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         fields.problem("head_dim", f"{head_dim} is odd; rotary embedding needs pairs")
     max_position_embeddings = fields.positive_integer("max_position_embeddings", 2048)
     config = ModelConfig(
-        family=MODEL_TYPE,
+        family="llama",
         vocab_size=fields.positive_integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=fields.positive_integer("intermediate_size"),
@@ -92,7 +92,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     assert config.rope is not None
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": MODEL_TYPE,
+        "model_type": "llama",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

@@ -88,6 +88,7 @@ def _refuse(problems: Sequence[str]) -> int:
 def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
     """Train in a topology that is formed already; the exit status."""
     training = config.training
+    layout = topology.use(sequence_parallel=training.sequence_parallel)
     assert_same_run(config, model_config)
     reports = Reports(config, model_config, layout)
     try:

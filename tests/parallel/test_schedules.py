@@ -49,21 +49,16 @@ class Run:
 
     def to_the_end(self) -> Fraction:
         """When the last rank has ended."""
-        done = [0] * self.ranks
-        while left := [rank for rank in range(self.ranks) if done[rank] < self.length(rank)]:
+        left = [deque(schedule) for schedule in self.schedules]
+        while any(left):
             moved = False
-            for rank in left:
-                while done[rank] < self.length(rank) and self.execute(
-                    rank, self.schedules[rank][done[rank]]
-                ):
-                    done[rank] += 1
+            for rank, instructions in enumerate(left):
+                while instructions and self.execute(rank, instructions[0]):
+                    instructions.popleft()
                     moved = True
-            assert moved, f"deadlock: {[(r, self.schedules[r][done[r]]) for r in left]}"
+            assert moved, f"deadlock: {[instructions[0] for instructions in left if instructions]}"
         assert not any(self.channels.values()), "a message that nobody receives"
         return max(self.clocks)
-
-    def length(self, rank: int) -> int:
-        return len(self.schedules[rank])
 
     def execute(self, rank: int, instruction: Instruction) -> bool:
         """False where the message is not there yet."""

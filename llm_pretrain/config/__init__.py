@@ -11,7 +11,8 @@ from llm_pretrain.config.describe import (
     describe_schedule,
 )
 from llm_pretrain.config.errors import ConfigError
-from llm_pretrain.config.layout_checks import check_layout, layout_notices
+from llm_pretrain.config.layout_checks import check_layout
+from llm_pretrain.config.layout_notices import layout_notices
 from llm_pretrain.config.loading import (
     examine,
     load_command_line,

@@ -112,21 +112,17 @@ def _parallelism(training: TrainingArguments) -> Iterator[Conflict]:
     if training.sequence_parallel and training.tensor_parallel_degree <= 1:
         yield Conflict(
             ("sequence_parallel", "tensor_parallel_degree"),
-            "sequence parallelism works within a tensor-parallel group: it needs "
-            "tensor_parallel_degree > 1",
+            "sequence parallelism works within a tensor-parallel group; set "
+            "tensor_parallel_degree to 2 or more, or sequence_parallel to false",
         )
     if training.sep_parallel_degree > 1 and training.context_parallel_degree > 1:
         yield Conflict(
             ("sep_parallel_degree", "context_parallel_degree"),
-            "both split the sequence; use one of them",
+            "both split the sequence; set one of them to 1",
         )
     if training.virtual_pp_degree > 1 and training.pipeline_parallel_degree <= 1:
         yield Conflict(
             ("virtual_pp_degree", "pipeline_parallel_degree"),
-            "virtual stages divide pipeline stages: they need pipeline_parallel_degree > 1",
-        )
-    if training.pipeline_parallel_degree > 1 and training.sharding_stage > 1:
-        yield Conflict(
-            ("sharding", "pipeline_parallel_degree"),
-            f"pipeline parallelism goes with sharding stage1 only, not {training.sharding}",
+            "virtual stages divide pipeline stages; set pipeline_parallel_degree to 2 or more, "
+            "or virtual_pp_degree to 1",
         )

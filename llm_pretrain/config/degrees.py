@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.possible import divisors, either, nearest, nearest_multiples
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 MOST_PROCESSES = 1 << 20
@@ -75,14 +76,7 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
     named = _named(training)
     taken = math.prod(named.values())
     if world_size % taken:
-        product = " × ".join(f"{key} {value}" for key, value in named.items() if value > 1)
-        raise ConfigError(
-            [
-                f"{product}: needs {taken} processes or a multiple of it, but the world size is "
-                f"{world_size}; start {taken} processes (python -m paddle.distributed.launch "
-                f"--nproc_per_node {taken} …) or lower a degree"
-            ]
-        )
+        raise ConfigError([_misfit(named, taken, world_size)])
     left = world_size // taken
     sharding = named.get("sharding_parallel_degree", 1)
     if training.sharding and training.sharding_parallel_degree == -1:
@@ -95,4 +89,29 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
         sep=named["sep_parallel_degree"],
         context=named["context_parallel_degree"],
         virtual_pipeline=training.virtual_pp_degree,
+    )
+
+
+def _misfit(named: dict[str, int], taken: int, world_size: int) -> str:
+    """What is wrong with degrees that take `taken` processes or a multiple, and what would fit."""
+    product = " × ".join(f"{key} {degree}" for key, degree in named.items() if degree > 1)
+    changes = [
+        f"{key} to {either(nearest(degree, divisors(world_size * degree // taken)))}"
+        for key, degree in named.items()
+        if degree > 1 and world_size % (taken // degree) == 0
+    ]
+    change = (
+        f"set {', or '.join(changes)}"
+        if changes
+        else f"choose degrees whose product is {either(nearest(taken, divisors(world_size)))}"
+    )
+    launch = (
+        f" (python -m paddle.distributed.launch --nproc_per_node {taken} …)"
+        if world_size == 1
+        else ""
+    )
+    return (
+        f"{product} needs {taken} processes or a multiple of it, but the world size is "
+        f"{world_size}; start {either(nearest_multiples(world_size, taken))} processes{launch}, "
+        f"or {change}"
     )

@@ -75,6 +75,8 @@ def describe_layout(run: RunConfig, degrees: Degrees) -> list[str]:
         )
     )
     lines = [f"{product} = {degrees.world_size} processes"]
+    if degrees.virtual_pipeline > 1:
+        lines.append(f"virtual stages: {degrees.virtual_pipeline} on each rank of a pipeline")
     groups = rank_groups(degrees, order)
     if groups:
         lines.append(f"order of ranks, outermost first: {', '.join(ORDERS[order])}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llm_pretrain.config.degrees import Degrees
+from llm_pretrain.config.possible import divisors, either, nearest_multiples
 from llm_pretrain.config.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -13,100 +15,108 @@ if TYPE_CHECKING:
 
 
 def check_layout(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[str]:
-    """Every reason why this model cannot be trained with these degrees; [] if it can."""
+    """Every reason why this model cannot be trained with these degrees; [] if it can.
+
+    Each says what would be possible instead.
+    """
     return [
+        *_model(run, model),
         *_tensor(model, degrees),
+        *_sep(model, degrees),
         *_pipeline(run, model, degrees),
-        *_sequence(run, model, degrees),
+        *_sequence(run, degrees),
         *_recompute(run, model),
     ]
 
 
-def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[str]:
-    """What is in order but may surprise."""
-    notices = []
-    length = run.data.max_seq_length
-    if length > model.max_position_embeddings:
-        notices.append(
-            f"max_seq_length: {length} is longer than the {model.max_position_embeddings} "
-            "positions that the model was made for"
+def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
+    heads, key_heads = model.num_attention_heads, model.num_key_value_heads
+    if heads % key_heads:
+        yield (
+            f"num_attention_heads {heads} is no multiple of the model's {key_heads} key–value "
+            f"heads; the nearest are {either(nearest_multiples(heads, key_heads))}"
         )
-    if run.training.sharding and degrees.sharding == 1:
-        notices.append(f"sharding: {run.training.sharding} over one process changes nothing")
-    steps = run.training.gradient_accumulation_steps
-    if steps < degrees.pipeline:
-        notices.append(
-            f"gradient_accumulation_steps: {steps} micro-batches cannot keep {degrees.pipeline} "
-            "pipeline stages busy; the more of them, the less each stage waits"
+    length, positions = run.data.max_seq_length, model.max_position_embeddings
+    if model.learned_positions is not None and length > positions:
+        yield (
+            f"max_seq_length {length} is more than the {positions} positions that the model's "
+            f"weights have a vector for; it can be at most {positions}"
         )
-    wanted = run.model.vocab_size
-    if wanted is not None and wanted != model.vocab_size:
-        notices.append(
-            f"vocab_size: {wanted} is too small for the tokenizer; the model has {model.vocab_size}"
-        )
-    if run.training.warmup > run.training.max_steps > 0:
-        notices.append(
-            f"warmup_steps: {run.training.warmup:g} is more than max_steps, so learning_rate is "
-            "never reached"
-        )
-    for key, value in (
-        ("hidden_dropout_prob", model.hidden_dropout),
-        ("attention_probs_dropout_prob", model.attention_dropout),
-    ):
-        if run.sources[key] != "default" and getattr(run.model, key) != value:
-            notices.append(f"{key}: no effect: the model's config has no such dropout")
-    return notices
-
-
-def _indivisible(key: str, degree: int, what: str, size: int) -> Iterator[str]:
-    if size % degree:
-        yield f"{key} {degree} does not divide the model's {what}, {size}"
 
 
 def _tensor(model: ModelConfig, degrees: Degrees) -> Iterator[str]:
-    key = "tensor_parallel_degree"
-    yield from _indivisible(key, degrees.tensor, "attention heads", model.num_attention_heads)
-    yield from _indivisible(key, degrees.tensor, "key–value heads", model.num_key_value_heads)
-    yield from _indivisible(key, degrees.tensor, "feed-forward width", model.intermediate_size)
-    yield from _indivisible(key, degrees.tensor, "vocabulary", model.vocab_size)
-    if model.num_attention_heads % model.num_key_value_heads:
+    heads, width = model.num_attention_heads, model.intermediate_size
+    parts = [f"{heads} attention heads"] if heads % degrees.tensor else []
+    if width % degrees.tensor:
+        parts.append(f"feed-forward width of {width}")
+    if parts:
         yield (
-            f"num_attention_heads {model.num_attention_heads} is no multiple of the model's "
-            f"key–value heads, {model.num_key_value_heads}"
+            f"tensor_parallel_degree {degrees.tensor} does not divide the model's "
+            f"{' and '.join(parts)}; it can be {either(divisors(math.gcd(heads, width)))}"
+        )
+
+
+def _sep(model: ModelConfig, degrees: Degrees) -> Iterator[str]:
+    heads = model.num_attention_heads
+    if heads % degrees.tensor:
+        return
+    local = heads // degrees.tensor
+    if local % degrees.sep:
+        share = f", {local} on each tensor-parallel rank" if degrees.tensor > 1 else ""
+        yield (
+            f"sep_parallel_degree {degrees.sep} does not divide the model's {heads} attention "
+            f"heads{share}; it can be {either(divisors(local))}, and context_parallel_degree "
+            "needs no heads"
         )
 
 
 def _pipeline(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[str]:
-    virtual = degrees.virtual_pipeline
-    if degrees.pipeline * virtual > model.num_hidden_layers:
+    stages, virtual, layers = degrees.pipeline, degrees.virtual_pipeline, model.num_hidden_layers
+    if stages * virtual > layers:
         times = f" × virtual_pp_degree {virtual}" if virtual > 1 else ""
         yield (
-            f"pipeline_parallel_degree {degrees.pipeline}{times} is more than the model's "
-            f"layers, {model.num_hidden_layers}: every stage needs one"
+            f"pipeline_parallel_degree {stages}{times} needs {stages * virtual} layers, but the "
+            f"model has {layers}; possible is {_smaller_pipelines(stages, virtual, layers)}"
         )
     steps = run.training.gradient_accumulation_steps
-    if degrees.virtual_pipeline > 1 and steps % degrees.pipeline:
+    if virtual > 1 and steps % stages:
         yield (
             f"gradient_accumulation_steps {steps} is no multiple of pipeline_parallel_degree "
-            f"{degrees.pipeline}, which virtual stages need"
+            f"{stages}, which virtual_pp_degree {virtual} needs; the nearest are "
+            f"{either(nearest_multiples(steps, stages))}"
         )
 
 
-def _sequence(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[str]:
-    length = run.data.max_seq_length
-    if degrees.sep > 1:
-        yield from _indivisible(
-            "sep_parallel_degree", degrees.sep, "attention heads", model.num_attention_heads
-        )
-    splits = {
-        "sep_parallel_degree": degrees.sep,
-        # Ring attention balances causal work by giving each process two pieces of the sequence.
-        "context_parallel_degree": 2 * degrees.context if degrees.context > 1 else 1,
-        "tensor_parallel_degree": degrees.tensor if run.training.sequence_parallel else 1,
+def _smaller_pipelines(stages: int, virtual: int, layers: int) -> str:
+    if virtual == 1:
+        return f"a degree of at most {layers}"
+    ways = {
+        (stages, layers // stages): stages <= layers,
+        (layers // virtual, virtual): layers // virtual > 1,
     }
-    for key, parts in splits.items():
-        if length % parts:
-            yield f"max_seq_length {length} cannot be cut into the {parts} parts of {key}"
+    fitting = [way for way, fits in ways.items() if fits] or [(layers, 1)]
+    return " or ".join(f"{degree} × {virtual_degree}" for degree, virtual_degree in fitting)
+
+
+def _sequence(run: RunConfig, degrees: Degrees) -> Iterator[str]:
+    length = run.data.max_seq_length
+    split = {
+        "sep_parallel_degree": degrees.sep,
+        "context_parallel_degree": degrees.context,
+        "sequence_parallel over tensor_parallel_degree": (
+            degrees.tensor if run.training.sequence_parallel else 1
+        ),
+    }
+    ranks = math.prod(split.values())
+    # Ring attention balances causal work by giving each rank two pieces of the sequence.
+    pieces = 2 * degrees.context if degrees.context > 1 else 1
+    parts = math.lcm(ranks, pieces)
+    if length % parts:
+        reasons = " × ".join(f"{key} {degree}" for key, degree in split.items() if degree > 1)
+        yield (
+            f"max_seq_length {length} cannot be cut into the {parts} equal parts of {reasons}; "
+            f"the nearest lengths are {either(nearest_multiples(length, parts))}"
+        )
 
 
 def _recompute(run: RunConfig, model: ModelConfig) -> Iterator[str]:

@@ -13,7 +13,6 @@ from pydantic_core import ErrorDetails
 
 from llm_pretrain.config import keys
 from llm_pretrain.config.arguments import Arguments, shown
-from llm_pretrain.config.availability import missing_features, substitutes
 from llm_pretrain.config.command_line import read_command_line, typed_value
 from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.cross_checks import cross_checks
@@ -22,7 +21,7 @@ from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.idle import idle_values
 from llm_pretrain.config.inert import INERT
 from llm_pretrain.config.model_arguments import ModelArguments
-from llm_pretrain.config.parallel_options import OPTIONS
+from llm_pretrain.config.parallel_options import INERT_OPTIONS
 from llm_pretrain.config.run_config import RunConfig
 from llm_pretrain.config.spellings import SPELLINGS
 from llm_pretrain.config.training_arguments import TrainingArguments
@@ -95,7 +94,7 @@ def examine(
     if not found.readable:
         return None, found.problems
     model, data, training = _validate(found)
-    for conflict in (*cross_checks(model, data, training), *missing_features(training)):
+    for conflict in cross_checks(model, data, training):
         if not found.wrong.intersection(conflict.keys):
             found.problems.append(_place(found, conflict.keys) + conflict.sentence)
     if found.wrong:
@@ -233,9 +232,10 @@ def _inert_notices(found: _Collection) -> Iterator[str]:
 
 
 def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[str]:
-    for key, options in OPTIONS.items():
+    for key, options in INERT_OPTIONS.items():
         for name in getattr(training, key):
-            yield f"{key} {name}: no effect here: {options[name]}"
+            if name in options:
+                yield f"{key} {name}: no effect here: {options[name]}"
     if not training.sharding and training.sharding_parallel_degree > 1:
         yield (
             f"sharding_parallel_degree: {training.sharding_parallel_degree} without a sharding "
@@ -252,7 +252,13 @@ def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[
     for key, reason in training.derived.items():
         if key in found.given and key != "eval_steps":
             yield f"{key}: {getattr(training, key)} in place of the given value, from {reason}"
-    yield from substitutes(training)
+    if "offload" in training.sharding:
+        yield "sharding: offload is not available yet; the optimizer's state stays on the device"
+    others = [name for name in training.report_to if name not in ("visualdl", "all", "none")]
+    if others:
+        yield (
+            f"report_to: {', '.join(others)} not available yet; train_log.jsonl is always written"
+        )
 
 
 def _sources(found: _Collection, training: TrainingArguments) -> MappingProxyType[str, str]:

@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from llm_pretrain.config.arguments import Arguments, Flag, Integer, shown
-from llm_pretrain.config.parallel_options import PipelineOptions, ShardingOptions, TensorOptions
+from llm_pretrain.config.parallel_options import (
+    PipelineOptions,
+    ShardingOptions,
+    TensorOptions,
+    described,
+)
 
 SHARDING = ("", "stage1", "stage2", "stage3", "stage1 offload", "stage2 offload", "stage3 offload")
 
@@ -73,19 +78,29 @@ class ParallelArguments(Arguments):
     )
     tensor_parallel_config: TensorOptions = Field(
         (),
-        description="Options of tensor parallelism, by name, between spaces.",
+        description="Options of tensor parallelism, by name, between spaces. "
+        + described("tensor_parallel_config"),
     )
     pipeline_parallel_config: PipelineOptions = Field(
         (),
-        description="Options of pipeline parallelism, by name, between spaces.",
+        description="Options of pipeline and data parallelism, by name, between spaces. "
+        + described("pipeline_parallel_config"),
     )
     sharding_parallel_config: ShardingOptions = Field(
-        (), description="Options of sharding, by name, between spaces."
+        (),
+        description="Options of sharding, by name, between spaces. "
+        + described("sharding_parallel_config"),
     )
-
     sharding_comm_buffer_size_MB: Integer = Field(  # noqa: N815
         -1, description="Size of what is reduced or gathered at once; -1 is 256."
     )
+
+    @field_validator("sharding_comm_buffer_size_MB")
+    @classmethod
+    def _buffer_size(cls, megabytes: int) -> int:
+        if megabytes == 0 or megabytes < -1:
+            raise ValueError(f"{megabytes} is not a size: a whole number from 1, or -1 for 256")
+        return megabytes
 
     _degrees = field_validator(
         "tensor_parallel_degree",

@@ -1,7 +1,7 @@
 """The option strings tensor_, pipeline_ and sharding_parallel_config: names between spaces.
 
-Every name that PaddleNLP knows is accepted. None has an effect in this version: they choose between
-ways of communicating that give the same losses.
+Every name that PaddleNLP knows is accepted. Some have an effect; each of the others has a reason
+why not. None changes the losses.
 """
 
 from __future__ import annotations
@@ -13,12 +13,33 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from llm_pretrain.config.arguments import shown
 
+_REDUCE_EARLY = "a bucket of gradients is reduced while the backward pass goes on"
+_GATHER_LATE = "updated weights are gathered while the next step begins"
+_RELEASE = "gradients take no memory between steps"
+
 OPTIONS: dict[str, dict[str, str]] = {
+    "tensor_parallel_config": {},
+    "pipeline_parallel_config": {
+        "enable_dp_comm_overlap": f"without sharding, {_REDUCE_EARLY}",
+        "enable_sharding_comm_overlap": f"with sharding, {_REDUCE_EARLY}",
+        "enable_release_grads": _RELEASE,
+    },
+    "sharding_parallel_config": {
+        "enable_stage1_overlap": f"with stage1, {_REDUCE_EARLY}",
+        "enable_stage2_overlap": f"with stage2 and stage3, {_REDUCE_EARLY}",
+        "enable_stage1_allgather_overlap": f"with stage1 and stage2, {_GATHER_LATE}",
+        "enable_stage1_broadcast_overlap": "the same as enable_stage1_allgather_overlap",
+        "enable_release_grads": _RELEASE,
+    },
+}
+"""Options with an effect, by key, and what each does. They need no pipeline."""
+
+INERT_OPTIONS: dict[str, dict[str, str]] = {
     "tensor_parallel_config": {
         "enable_mp_async_allreduce": "the all-reduce of input gradients is not overlapped",
         "enable_mp_skip_c_identity": "it only speeds up enable_mp_async_allreduce",
         "enable_mp_fused_linear_param_grad_add": "it only speeds up enable_mp_async_allreduce",
-        "enable_sp_async_reduce_scatter": "it belongs to sequence parallelism",
+        "enable_sp_async_reduce_scatter": "sequence parallelism's reduce-scatter is not overlapped",
         "enable_delay_scale_loss": "the loss is divided before it is accumulated",
         "sync_param": "whole tensors are equal on all tensor-parallel ranks by construction",
         "sync_grad": "whole tensors' gradients are equal on all tensor-parallel ranks",
@@ -28,35 +49,29 @@ OPTIONS: dict[str, dict[str, str]] = {
         "disable_p2p_cache_shape": "all micro-batches of a run have one shape",
         "disable_partial_send_recv": "activations are always sent whole",
         "enable_delay_scale_loss": "the loss is divided before it is accumulated",
-        "enable_dp_comm_overlap": "gradients are reduced after the last micro-batch",
-        "enable_sharding_comm_overlap": "gradients are reduced after the last micro-batch",
-        "enable_release_grads": "gradients are freed by the optimizer step",
-        "enable_overlap_p2p_comm": "sends between stages are not overlapped",
+        "enable_overlap_p2p_comm": "always on: sends do not hold a stage up",
         "enable_clear_every_step_cache": "no cache is kept between steps",
         "disable_batch_p2p_comm": "how stages exchange tensors follows the backend",
         "enable_timer": "there are no stage timers",
-        "best_unbalanced_scheduler": "virtual stages are not available yet",
-        "use_dualpipev": "the schedule is one forward, one backward",
+        "best_unbalanced_scheduler": "always on: virtual stages may hold unequal numbers of layers",
+        "use_dualpipev": "the schedule is one forward, one backward, or that interleaved",
         "enable_split_backward": "it belongs to the static engine",
         "enable_send_recv_overlap": "it belongs to the static engine",
     },
     "sharding_parallel_config": {
-        "enable_stage1_tensor_fusion": "how gradients are grouped is chosen by the program",
-        "enable_stage1_overlap": "gradients are reduced after the last micro-batch",
-        "enable_stage2_overlap": "gradients are reduced after the last micro-batch",
-        "split_param": "parameters are not split within the sharding group",
+        "enable_stage1_tensor_fusion": "always on: gradients and weights are reduced and gathered "
+        "in flat buffers of sharding_comm_buffer_size_MB",
+        "split_param": "always on: each rank of a sharding group updates an equal part of a buffer",
         "disable_stage1_reduce_avg": "losses are divided, then gradients are summed",
-        "enable_stage1_broadcast_overlap": "weights are gathered before the next step",
-        "enable_stage1_allgather_overlap": "weights are gathered before the next step",
-        "enable_release_grads": "gradients are freed by the optimizer step",
         "enable_stage1_tensor_fusion_blanced_save_load": "checkpoints do not depend on the layout",
-        "enable_fuse_optimizer_states": "optimizer states are kept per parameter",
+        "enable_fuse_optimizer_states": "always on: an optimizer state is one tensor per buffer",
     },
 }
+"""Options without effect, by key, and why: each completes "KEY NAME: no effect here: …"."""
 
 
 def _reader(key: str) -> Any:
-    known = OPTIONS[key]
+    known = [*OPTIONS[key], *INERT_OPTIONS[key]]
 
     def read(value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -71,6 +86,12 @@ def _reader(key: str) -> Any:
         return tuple(value)
 
     return read
+
+
+def described(key: str) -> str:
+    """The options of `key` that have an effect, for its help text."""
+    effects = "; ".join(f"{name} ({effect})" for name, effect in OPTIONS[key].items())
+    return f"With an effect: {effects}." if effects else "None has an effect here."
 
 
 _SCHEMA = WithJsonSchema({"type": "string"})

@@ -128,6 +128,22 @@ def rotary_frequencies(
     return plain, 1.0
 
 
+def alibi_slopes(heads: int) -> NDArray[np.float32]:
+    """What each head takes off a score per token of distance, float32 [heads].
+
+    Press et al., arXiv:2108.12409, section 3: 2^(-8i/n) for i = 1 … n of n heads. Where n is no
+    power of two, those of the power below it, then every second one of the power above it, as in
+    the authors' program.
+    """
+
+    def series(count: int) -> NDArray[np.float64]:
+        return 2.0 ** (-8.0 * np.arange(1, count + 1) / count)
+
+    whole = 1 << (heads.bit_length() - 1)
+    slopes = np.concatenate([series(whole), series(2 * whole)[0::2]])
+    return slopes[:heads].astype(np.float32)
+
+
 def _llama3(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
     turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
     share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)

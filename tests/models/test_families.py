@@ -69,7 +69,7 @@ def test_built_in_sizes_are_the_published_ones(name: str, billions: float) -> No
 @pytest.mark.parametrize("name", SEEDS)
 def test_every_built_in_config_is_whole(name: str) -> None:
     config = load(name)
-    assert config.family == "llama"
+    assert config.family == SEEDS[name]["model_type"]
     assert config.num_attention_heads % config.num_key_value_heads == 0
 
 

@@ -14,7 +14,8 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
-from llm_pretrain.models.families import SEEDS, llama
+from llm_pretrain.models.families import llama
+from llm_pretrain.models.families.llama_seeds import SEEDS
 
 OLD = {
     "model_type": "llama",
@@ -108,7 +109,7 @@ def test_rotary_embedding_in_both_spellings(published: dict[str, Any], rope: Rop
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu': this program computes 'silu'"),
-        ({"alibi": True}, "alibi: True"),
+        ({"alibi": "yes"}, "alibi: 'yes' is neither true nor false"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_scaling.rope_type"),
@@ -166,3 +167,10 @@ def test_written_scalings_are_read_as_the_same_model() -> None:
     ):
         config = read(rope_scaling=scaling, eos_token_id=[1, 2], mlp_bias=True)
         assert llama.read_config(llama.write_config(config), "again") == config
+
+
+def test_linear_biases_take_the_place_of_rotary_embedding() -> None:
+    config = read(alibi=True, head_dim=7)
+    assert config.alibi
+    assert config.rope is None
+    assert llama.read_config(llama.write_config(config), "again") == config

@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import llama, llama_seeds
+from llm_pretrain.models.families import (
+    baichuan,
+    baichuan_seeds,
+    bloom,
+    bloom_seeds,
+    llama,
+    llama_seeds,
+)
 
 if TYPE_CHECKING:
     from llm_pretrain.config import ModelArguments
 
 # A family is named here and nowhere else: its module, and the one with its published configs.
-_MODULES: tuple[tuple[ModuleType, ModuleType], ...] = ((llama, llama_seeds),)
+_MODULES: tuple[tuple[ModuleType, ModuleType], ...] = (
+    (llama, llama_seeds),
+    (baichuan, baichuan_seeds),
+    (bloom, bloom_seeds),
+)
 
 FAMILIES: dict[str, ModuleType] = {
     model_type: family for family, _ in _MODULES for model_type in family.MODEL_TYPES
@@ -44,6 +55,8 @@ _CHANGEABLE = (
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
     "fuse_attention_qkv",
     "fuse_attention_ffn",
 )

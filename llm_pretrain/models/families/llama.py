@@ -18,7 +18,6 @@ MODEL_TYPES = ("llama",)
 # Settings that would change the arithmetic, with the values that this decoder computes.
 _SUPPORTED = {
     "hidden_act": ("silu", "swish"),
-    "alibi": (False, None),
     "use_long_sequence_strategies": (False, None),
     "rope_scaling_type": (None,),
     "quantization_config": (None,),
@@ -51,7 +50,8 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
             "num_key_value_heads", f"{key_value_heads} does not divide {heads} attention heads"
         )
     head_dim = fields.positive_integer("head_dim", max(hidden_size // heads, 1))
-    if head_dim % 2:
+    has_alibi = fields.flag("alibi", False)
+    if head_dim % 2 and not has_alibi:
         fields.problem("head_dim", f"{head_dim} is odd; rotary embedding needs pairs")
     max_position_embeddings = fields.positive_integer("max_position_embeddings", 2048)
     config = ModelConfig(
@@ -65,7 +65,8 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         head_dim=head_dim,
         max_position_embeddings=max_position_embeddings,
         norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope=read_rope(fields, max_position_embeddings),
+        rope=None if has_alibi else read_rope(fields, max_position_embeddings),
+        alibi=has_alibi,
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=fields.flag("attention_bias", False),
         attention_output_bias=fields.flag("attention_bias", False),
@@ -86,10 +87,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that describes `config`; read back, it is `config` again.
 
     Rotary embedding is written in the older and the present spelling, so that old and new
-    versions of other programs read the same model.
+    versions of other programs read the same model. "alibi" is PaddleNLP's.
     """
     eos = config.eos_token_id
-    assert config.rope is not None
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -103,7 +103,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.norm_eps,
-        **write_rope(config.rope),
+        **({"alibi": True} if config.rope is None else write_rope(config.rope)),
         "tie_word_embeddings": config.tie_word_embeddings,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,

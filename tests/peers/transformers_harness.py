@@ -1,6 +1,6 @@
-"""Runs in the environment of transformers: its LLaMA from weights that this program saved.
+"""Runs in the environment of transformers: its models from weights that this program saved.
 
-Usage: transformers_llama.py DIRECTORY
+Usage: transformers_harness.py DIRECTORY
 
 Every folder of DIRECTORY is a case: `published.json` (a config), `saved/` (weights and config.json
 of this program) and `tokens.npy` [B, S]. Written to it: `results.npz` (logits and loss of the
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
 def run_case(case: Path) -> None:
     published = json.loads((case / "published.json").read_text())
     tokens = torch.from_numpy(np.load(case / "tokens.npy"))
-    model = load(case / "saved", config=LlamaConfig(**published))
+    model = load(case / "saved", config=AutoConfig.for_model(**published))
     output = model(input_ids=tokens, labels=tokens)
     output.loss.backward()
     results = {
@@ -36,8 +36,8 @@ def run_case(case: Path) -> None:
     np.savez(case / "results.npz", **results)
 
 
-def load(directory: Path, **settings: object) -> LlamaForCausalLM:
-    model, information = LlamaForCausalLM.from_pretrained(
+def load(directory: Path, **settings: object) -> PreTrainedModel:
+    model, information = AutoModelForCausalLM.from_pretrained(
         directory,
         attn_implementation="eager",
         dtype=torch.float32,

@@ -8,7 +8,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup peers lint demo test test-all bench lock
+.PHONY: setup peers lint demo test test-all capabilities bench lock
 
 setup: .venv/ready
 peers: .venv-transformers/ready .venv-paddlenlp/ready
@@ -41,6 +41,13 @@ test: lint peers
 
 test-all: lint peers
 	$(PYTEST)
+	$(BIN)/python -m tests.parity.capabilities
+
+# Runs the whole grid of layouts and writes docs/capabilities.md from what passed.
+capabilities: setup
+	rm -rf output/parity
+	$(BIN)/python -m pytest tests/parity/test_layouts.py
+	$(BIN)/python -m tests.parity.capabilities
 
 bench: setup peers
 	$(BIN)/python benchmarks/train_step.py

@@ -34,7 +34,7 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
     if heads % key_heads:
         yield (
             f"num_attention_heads {heads} is no multiple of the model's {key_heads} key–value "
-            f"heads; the nearest are {either(nearest_multiples(heads, key_heads))}"
+            f"heads; possible near it: {either(nearest_multiples(heads, key_heads))}"
         )
     length, positions = run.data.max_seq_length, model.max_position_embeddings
     if model.learned_positions is not None and length > positions:
@@ -82,7 +82,7 @@ def _pipeline(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[
     if virtual > 1 and steps % stages:
         yield (
             f"gradient_accumulation_steps {steps} is no multiple of pipeline_parallel_degree "
-            f"{stages}, which virtual_pp_degree {virtual} needs; the nearest are "
+            f"{stages}, which virtual_pp_degree {virtual} needs; possible near it: "
             f"{either(nearest_multiples(steps, stages))}"
         )
 
@@ -115,7 +115,7 @@ def _sequence(run: RunConfig, degrees: Degrees) -> Iterator[str]:
         reasons = " × ".join(f"{key} {degree}" for key, degree in split.items() if degree > 1)
         yield (
             f"max_seq_length {length} cannot be cut into the {parts} equal parts of {reasons}; "
-            f"the nearest lengths are {either(nearest_multiples(length, parts))}"
+            f"possible near it: {either(nearest_multiples(length, parts))}"
         )
 
 

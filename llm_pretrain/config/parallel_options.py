@@ -80,12 +80,18 @@ def _reader(key: str) -> Any:
             raise ValueError(f"{shown(value)} is not a list of option names between spaces")
         for name in value:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise ValueError(f"unknown option {name!r}; {hint}")
+                raise ValueError(f"unknown option {name!r}; {_hint(name, known)}")
         return tuple(value)
 
     return read
+
+
+def _hint(name: str, known: list[str]) -> str:
+    for key, options in OPTIONS.items():
+        if name in options or name in INERT_OPTIONS[key]:
+            return f"it belongs in {key}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
 def described(key: str) -> str:

@@ -27,10 +27,6 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"load_best_model_at_end": 1, "do_eval": 1, "eval_steps": 30, "save_steps": 40},
         "save_steps 40 is no multiple of eval_steps 30",
     ),
-    (
-        {"sharding": "stage2", "pipeline_parallel_degree": 2},
-        "pipeline parallelism goes with sharding stage1 only, not stage2",
-    ),
 ]
 
 
@@ -39,32 +35,6 @@ def test_a_conflict_has_its_own_message(problems, values: dict[str, Any], messag
     (problem,) = problems(**values)
     assert message in problem
     assert any(f"{key}: " in problem for key in values)
-
-
-@pytest.mark.parametrize(
-    ("values", "messages"),
-    [
-        (
-            {"sequence_parallel": 1},
-            ["it needs tensor_parallel_degree > 1", "sequence parallelism is not available yet"],
-        ),
-        (
-            {"sep_parallel_degree": 2, "context_parallel_degree": 2},
-            ["both split the sequence", "sep_parallel_degree: 2 is not", "context_parallel_degree"],
-        ),
-        (
-            {"virtual_pp_degree": 2},
-            ["they need pipeline_parallel_degree > 1", "2 is not available"],
-        ),
-    ],
-)
-def test_what_is_not_available_yet_says_so(
-    problems, values: dict[str, Any], messages: list[str]
-) -> None:
-    found = problems(**values)
-    assert len(found) == len(messages)
-    for message in messages:
-        assert any(message in problem for problem in found)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +58,6 @@ def test_what_is_not_available_yet_says_so(
         ({"eval_steps": 2}, "eval_steps: no effect: evaluation_strategy is 'no'"),
         ({"save_strategy": "no", "save_steps": 2}, "save_steps: no effect: save_strategy is 'no'"),
         ({"logging_strategy": "epoch", "logging_steps": 2}, "logging_steps: no effect"),
-        ({"sharding": "stage2"}, "stage2 is served by stage1's arithmetic"),
-        ({"sharding": "stage3"}, "stage3 is served by stage1's arithmetic"),
         ({"sharding": "stage1 offload"}, "offload is not available yet"),
         ({"report_to": "wandb"}, "wandb not available yet"),
         ({"sharding_parallel_degree": 2}, "is plain data parallelism"),

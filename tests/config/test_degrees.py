@@ -48,17 +48,17 @@ def test_degrees(values: dict[str, Any], world_size: int, expected: dict[str, in
 @pytest.mark.parametrize(
     ("values", "world_size", "message"),
     [
-        ({"tensor_parallel_degree": 2}, 1, "tensor_parallel_degree 2: needs 2 processes"),
+        ({"tensor_parallel_degree": 2}, 1, "tensor_parallel_degree 2 needs 2 processes"),
         ({"tensor_parallel_degree": 2}, 3, "the world size is 3"),
         (
             {"tensor_parallel_degree": 4, "pipeline_parallel_degree": 2},
             4,
-            "tensor_parallel_degree 4 × pipeline_parallel_degree 2: needs 8 processes",
+            "tensor_parallel_degree 4 × pipeline_parallel_degree 2 needs 8 processes",
         ),
         (
             {"sharding": "stage1", "sharding_parallel_degree": 3},
             4,
-            "sharding_parallel_degree 3: needs 3 processes",
+            "sharding_parallel_degree 3 needs 3 processes",
         ),
         ({}, 0, "1 to 1048576 processes"),
     ],

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.config import json_schema, keys
+from llm_pretrain.config import describe_keys, json_schema, keys
 from llm_pretrain.config.inert import INERT
-from llm_pretrain.config.parallel_options import OPTIONS
+from llm_pretrain.config.parallel_options import INERT_OPTIONS, OPTIONS
 from llm_pretrain.config.spellings import SPELLINGS
 
 PUBLISHED = (Path(__file__).parent / "published_keys.txt").read_text(encoding="utf-8").split()
@@ -36,11 +36,23 @@ def test_a_key_without_effect_is_accepted_with_one_line_that_says_why(load, key:
 
 
 @pytest.mark.parametrize("key", OPTIONS)
-def test_every_option_of_the_option_strings_is_accepted_with_a_line(load, key: str) -> None:
-    run = load(**{key: " ".join(OPTIONS[key])})
-    assert getattr(run.training, key) == tuple(OPTIONS[key])
-    for name in OPTIONS[key]:
-        assert any(line.startswith(f"{key} {name}: no effect") for line in run.notices)
+def test_options_without_effect_are_told_with_the_reason_and_no_others(load, key: str) -> None:
+    inert = INERT_OPTIONS[key]
+    names = [*OPTIONS[key], *inert]
+    assert len(set(names)) == len(names)
+    run = load(**{key: " ".join(names)})
+    assert getattr(run.training, key) == tuple(names)
+    told = [line for line in run.notices if line.startswith(key)]
+    assert told == [f"{key} {name}: no effect here: {why}" for name, why in inert.items()]
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_help_and_schema_name_the_options_with_an_effect(key: str) -> None:
+    help_text = " ".join(" ".join(describe_keys()).split())
+    for text in (help_text, json_schema()["properties"][key]["description"]):
+        for name, effect in OPTIONS[key].items():
+            assert f"{name} ({effect})" in text
+        assert not [name for name in INERT_OPTIONS[key] if name in text]
 
 
 @pytest.mark.parametrize(("spelling", "key"), SPELLINGS.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.config import ConfigError, check_layout, load_run_config, resolve_degrees
+from llm_pretrain.config import check_layout, load_run_config, resolve_degrees
 from llm_pretrain.models.families import load_model_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,13 +39,7 @@ def test_every_config_of_the_repository_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", OTHERS, ids=name)
 def test_published_files_of_other_families_load(path: Path) -> None:
-    if path.name == "pretrain-llama_13b-pp4tp2sd2_stage1.json":
-        with pytest.raises(ConfigError) as error:
-            load_run_config(path)
-        (problem,) = error.value.problems
-        assert "sequence parallelism is not available yet" in problem
-    else:
-        load_run_config(path)
+    load_run_config(path)
 
 
 @pytest.mark.parametrize("path", LLAMA, ids=name)

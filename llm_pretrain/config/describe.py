@@ -10,6 +10,7 @@ from typing import Any
 from llm_pretrain.config import keys
 from llm_pretrain.config.batch_plan import plan_batches
 from llm_pretrain.config.degrees import Degrees
+from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.rank_groups import ORDERS, rank_groups
 from llm_pretrain.config.run_config import RunConfig
 
@@ -24,7 +25,7 @@ def describe_config(run: RunConfig) -> list[str]:
         for part in (run.model, run.data, run.training)
         for key, value in part.model_dump().items()
     }
-    texts = {key: _text(value) for key, value in values.items()}
+    texts = {key: _text(key, value) for key, value in values.items()}
     key_width = max(map(len, texts))
     lines = []
     for title, members in keys.groups():
@@ -37,9 +38,11 @@ def describe_config(run: RunConfig) -> list[str]:
     return lines
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if key in OPTIONS:
+        value = " ".join(value)
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -50,7 +53,7 @@ def describe_keys() -> list[str]:
         lines += ["", title]
         for key in members:
             field = keys.field(key)
-            default = "required" if field.is_required() else _text(field.default)
+            default = "required" if field.is_required() else _text(key, field.default)
             lines.append(f"  --{key} ({default})")
             lines.append(
                 textwrap.fill(
@@ -78,9 +81,12 @@ def describe_layout(run: RunConfig, degrees: Degrees) -> list[str]:
     if degrees.virtual_pipeline > 1:
         lines.append(f"virtual stages: {degrees.virtual_pipeline} on each rank of a pipeline")
     groups = rank_groups(degrees, order)
+    titles = {axis: axis for axis in ORDERS[order]}
+    if degrees.context > 1:
+        titles["sep"] = "context"
     if groups:
-        lines.append(f"order of ranks, outermost first: {', '.join(ORDERS[order])}")
-    lines += [f"{axis} groups: {_ranks(members)}" for axis, members in groups.items()]
+        lines.append(f"order of ranks, outermost first: {', '.join(titles.values())}")
+    lines += [f"{titles[axis]} groups: {_ranks(members)}" for axis, members in groups.items()]
     return lines
 
 

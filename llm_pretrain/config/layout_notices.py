@@ -40,7 +40,7 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
         ("hidden_dropout_prob", model.hidden_dropout),
         ("attention_probs_dropout_prob", model.attention_dropout),
     ):
-        if run.sources[key] != "default" and getattr(run.model, key) != value:
+        if run.sources[key] != "default" and getattr(run.model, key) not in (value, None):
             yield f"{key}: no effect: the model's config has no such dropout"
 
 
@@ -76,11 +76,17 @@ def _idle_options(training: TrainingArguments, degrees: Degrees) -> Iterator[str
             "data parallelism without sharding",
             stage == 0 and degrees.data * degrees.sequence > 1,
         ),
-        "enable_sharding_comm_overlap": ("sharding", stage > 0),
-        "enable_stage1_overlap": ("stage1", stage == 1),
-        "enable_stage2_overlap": ("stage2 and stage3", stage > 1),
-        "enable_stage1_allgather_overlap": ("stage1 and stage2", stage in (1, 2)),
-        "enable_stage1_broadcast_overlap": ("stage1 and stage2", stage in (1, 2)),
+        "enable_sharding_comm_overlap": ("sharding over several ranks", stage > 0),
+        "enable_stage1_overlap": ("stage1 over several ranks", stage == 1),
+        "enable_stage2_overlap": ("stage2 and stage3 over several ranks", stage > 1),
+        "enable_stage1_allgather_overlap": (
+            "stage1 and stage2 over several ranks",
+            stage in (1, 2),
+        ),
+        "enable_stage1_broadcast_overlap": (
+            "stage1 and stage2 over several ranks",
+            stage in (1, 2),
+        ),
     }
     for key in OPTIONS:
         for name in getattr(training, key):

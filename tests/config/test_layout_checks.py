@@ -112,21 +112,21 @@ SHARDED, REPLICATED, CONTEXT, ALONE = {"sharding": 2}, {"data": 2}, {"context": 
         (
             PIPELINE,
             "enable_sharding_comm_overlap",
-            "sharding",
+            "sharding over several ranks",
             [("stage1", SHARDED), ("stage3", SHARDED)],
             [("", REPLICATED), ("stage1", REPLICATED)],
         ),
         (
             SHARDING,
             "enable_stage1_overlap",
-            "stage1",
+            "stage1 over several ranks",
             [("stage1", SHARDED)],
             [("stage2", SHARDED), ("stage1", REPLICATED)],
         ),
         (
             SHARDING,
             "enable_stage2_overlap",
-            "stage2 and stage3",
+            "stage2 and stage3 over several ranks",
             [("stage2", SHARDED), ("stage3", SHARDED)],
             [("stage1", SHARDED), ("stage2", REPLICATED)],
         ),
@@ -134,7 +134,7 @@ SHARDED, REPLICATED, CONTEXT, ALONE = {"sharding": 2}, {"data": 2}, {"context": 
             (
                 SHARDING,
                 f"enable_stage1_{gather}_overlap",
-                "stage1 and stage2",
+                "stage1 and stage2 over several ranks",
                 [("stage1", SHARDED), ("stage2", SHARDED)],
                 [("stage3", SHARDED), ("", REPLICATED)],
             )

@@ -106,7 +106,7 @@ def test_check_lists_every_problem(config: Path, capsys: pytest.CaptureFixture[s
     for expected in (
         "fp16: both are true",
         "tensor_parallel_degree 16 does not divide the model's 8 attention heads",
-        "is no directory with safetensors weights",
+        "is no directory with weights",
         "there are no such files",
         "4 problem(s) found",
     ):

@@ -3,17 +3,15 @@
 The format: the header's length as a little-endian 64-bit number, the header as JSON (names to
 "dtype", "shape" and "data_offsets"), then the values. The safetensors library reads no parts of
 bfloat16 tensors into NumPy, and writes only what is in memory whole.
-
-bfloat16 has no NumPy type; its bits stand in uint16 arrays, as Paddle's `numpy()` gives them.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,86 +19,65 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, StoredTensor, UnreadableFileError
 
-_NUMPY_OF: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-}
+_DTYPE_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U16": "bfloat16"}
+"""Names of `NUMPY_TYPES` by the format's. PaddleNLP writes bfloat16's bits as 16-bit integers."""
 _CODE_OF = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _RESERVED_HEADER = 64 * 1024
 _LARGEST_ENTRY = 512
 
 
-class UnreadableFileError(ValueError):
-    """A file that is not what its name says; the message says why, without the file's name."""
+class SafetensorsFile(NamedTuple):
+    """The tensors of a file by name, memory-mapped, and what the file says of itself."""
+
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
 
 
-class Entry(NamedTuple):
-    """A tensor of a file."""
-
-    code: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-class SafetensorsReader:
-    """The tensors of one file, memory-mapped.
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """The contents of a file.
 
     Raises:
         UnreadableFileError: not a whole safetensors file.
     """
-
-    def __init__(self, path: Path) -> None:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 0 < length <= size - 8:
-                raise UnreadableFileError("its header is cut off, or it is no safetensors file")
-            header = file.read(length)
-        self.entries, self.metadata = _parse_header(header, size - 8 - length)
-        self._values = (
-            np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
-            if (size > 8 + length)
-            else np.empty(0, dtype=np.uint8)
-        )
-
-    def read(self, name: str, block: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """A part of a tensor as float32, which holds every value of the types read."""
-        entry = self.entries[name]
-        if entry.code not in _NUMPY_OF:
-            raise UnreadableFileError(
-                f"{name} has the type {entry.code}; F32, F16 and BF16 are read"
-            )
-        stored: np.ndarray = np.ndarray(
-            entry.shape, _NUMPY_OF[entry.code], buffer=self._values, offset=entry.begin
-        )
-        return to_float32(stored[block])
-
-
-def _parse_header(header: bytes, values_size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= size - 8:
+            raise UnreadableFileError("its header is cut off, or it is no safetensors file")
+        header = file.read(length)
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
         parsed = json.loads(header)
-        metadata = dict(parsed.get("__metadata__", {}))
-        entries = {
-            name: Entry(fields["dtype"], tuple(fields["shape"]), *fields["data_offsets"])
-            for name, fields in parsed.items()
-            if name != "__metadata__"
+        metadata = dict(parsed.pop("__metadata__", {}))
+        fields = {
+            name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            for name, entry in parsed.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UnreadableFileError("its header can't be understood") from None
-    for name, entry in entries.items():
-        numbers = (*entry.shape, entry.begin, entry.end)
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise UnreadableFileError(f"the header's entry for {name} can't be understood")
-        if entry.end > values_size:
-            raise UnreadableFileError(f"it ends before the values of {name}")
-        dtype = _NUMPY_OF.get(entry.code)
-        if dtype and entry.end - entry.begin != math.prod(entry.shape) * dtype.itemsize:
-            raise UnreadableFileError(f"the size of {name} does not fit its shape")
-    return entries, metadata
+    values = content[8 + length :]
+    return SafetensorsFile(
+        {name: _stored(name, values, *entry) for name, entry in fields.items()}, metadata
+    )
+
+
+def _stored(name: str, values: memoryview, code: Any, shape: Any, *offsets: Any) -> StoredTensor:
+    numbers = (*shape, *offsets)
+    if len(offsets) != 2 or any(type(number) is not int or number < 0 for number in numbers):
+        raise UnreadableFileError(f"the header's entry for {name} can't be understood")
+    begin, end = offsets
+    if end > len(values):
+        raise UnreadableFileError(f"it ends before the values of {name}")
+    dtype = _DTYPE_OF.get(code)
+    if dtype is None:
+        return StoredTensor(code, shape, lambda: np.frombuffer(values[begin:end], np.uint8))
+    if end - begin != math.prod(shape) * NUMPY_TYPES[dtype].itemsize:
+        raise UnreadableFileError(f"the size of {name} does not fit its shape")
+    array: np.ndarray = np.ndarray(shape, NUMPY_TYPES[dtype], buffer=values, offset=begin)
+    return StoredTensor(dtype, shape, lambda: array)
 
 
 class SafetensorsWriter:
@@ -111,10 +88,13 @@ class SafetensorsWriter:
 
     Args:
         tensors: how many will come at most; by default as many as fit a header of 64 KiB.
+        framework: whose layout it has, as the file says of itself. Some programs refuse files
+            that don't say so.
     """
 
-    def __init__(self, path: Path, tensors: int | None = None) -> None:
+    def __init__(self, path: Path, tensors: int | None = None, framework: str = "pt") -> None:
         self.path = path
+        self.framework = framework
         self.size = 0
         self._reserved = _RESERVED_HEADER if tensors is None else (tensors + 1) * _LARGEST_ENTRY
         self._entries: dict[str, dict[str, Any]] = {}
@@ -153,42 +133,10 @@ class SafetensorsWriter:
             self._file.close()
             self._unfinished.unlink(missing_ok=True)
             return
-        # transformers refuses files that don't say which framework's layout they have.
-        header = json.dumps({"__metadata__": {"format": "pt"}, **self._entries}).encode()
+        metadata = {"format": self.framework}
+        header = json.dumps({"__metadata__": metadata, **self._entries}).encode()
         self._file.seek(0)
         self._file.write(struct.pack("<Q", self._reserved) + header.ljust(self._reserved))
         self._file.close()
         flush_file(self._unfinished)
         os.replace(self._unfinished, self.path)
-
-
-def to_float32(values: np.ndarray) -> np.ndarray:
-    """float32, float16, or bfloat16's bits in uint16, as float32."""
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return np.asarray(values, dtype=np.float32)
-
-
-def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values of any of the three types in `dtype`, rounded to the nearest, halves to even."""
-    if dtype == "bfloat16":
-        return values if values.dtype == np.uint16 else _bfloat16_bits(to_float32(values))
-    return to_float32(values).astype(_NUMPY_OF[_CODE_OF[dtype]], copy=False)
-
-
-def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16
-    # Rounding up would carry a NaN's bits into infinity or zero.
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of one value."""
-    return _NUMPY_OF[_CODE_OF[dtype]].itemsize
-
-
-def names_of(entries: Sequence[str], limit: int = 8) -> str:
-    """A list for an error message, cut where it would get long."""
-    shown = ", ".join(entries[:limit])
-    return shown if len(entries) <= limit else f"{shown} and {len(entries) - limit} more"

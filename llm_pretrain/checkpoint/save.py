@@ -12,7 +12,7 @@ from typing import Any
 
 from paddle import Tensor, nn
 
-from llm_pretrain.checkpoint import hugging_face
+from llm_pretrain.checkpoint import write_weights
 from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, flush_file, publish, writing_path
 from llm_pretrain.checkpoint.gather import whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
@@ -84,11 +84,11 @@ def save_weights(
     """
     dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
     tensors = whole_tensors(gathered_pieces(model, buckets), topology)
-    written: dict[str, hugging_face.WrittenTensor] = {}
+    written: dict[str, write_weights.WrittenTensor] = {}
     if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
         label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
         arrays = ((name, tensor.numpy()) for name, tensor in tensors)
-        written = hugging_face.write_weight_files(
+        written = write_weights.write_weight_files(
             arrays, config, directory, label=label, dtype=dtype
         )
     elif _is_first_replica(topology):
@@ -98,11 +98,11 @@ def save_weights(
     stages = collectives.all_gather_text(json.dumps(written), topology.pipeline_group)
     if topology.rank == 0:
         everything = {
-            name: hugging_face.WrittenTensor(*entry)
+            name: write_weights.WrittenTensor(*entry)
             for stage in stages
             for name, entry in json.loads(stage).items()
         }
-        hugging_face.finish_weights(everything, config, directory, dtype=dtype)
+        write_weights.finish_weights(everything, config, directory, dtype=dtype)
         for path in extras:
             if path.resolve().parent != directory.resolve():
                 shutil.copy2(path, directory)

@@ -9,7 +9,7 @@ def continue_text(directory: Path, prompt: str, count: int) -> str:
     """`prompt` and up to `count` tokens after it, by the model and the tokenizer in `directory`."""
     from tokenizers import Tokenizer
 
-    from llm_pretrain.checkpoint.hugging_face import load_weights
+    from llm_pretrain.checkpoint.load import load_weights
     from llm_pretrain.models.decoder import Decoder
     from llm_pretrain.models.families import read_model_config
     from llm_pretrain.models.generate import generate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llm_pretrain.checkpoint.weight_files import has_weights
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import load_model_config
@@ -37,10 +38,9 @@ def model_config_of(run: RunConfig) -> ModelConfig:
 def missing_weights(run: RunConfig) -> list[str]:
     """The problem of a run that continues from weights that aren't there; [] if it has none."""
     name = run.model.model_name_or_path
-    names = ("model.safetensors", "model.safetensors.index.json")
-    if not run.model.continue_training or any((Path(name) / file).is_file() for file in names):
+    if not run.model.continue_training or has_weights(Path(name)):
         return []
     return [
-        f"continue_training: {name} is no directory with safetensors weights; download the "
+        f"continue_training: {name} is no directory with weights; download the "
         "model and name its directory, or set continue_training to false"
     ]

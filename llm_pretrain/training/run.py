@@ -10,7 +10,7 @@ from pathlib import Path
 import paddle
 
 from llm_pretrain import machine
-from llm_pretrain.checkpoint import hugging_face
+from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import (
     ConfigError,
@@ -217,6 +217,6 @@ def _build_model(
 
 def _give_values(stage: Stage, config: RunConfig, model_config: ModelConfig) -> None:
     if config.model.continue_training:
-        hugging_face.load_weights(stage, model_config, Path(config.model.model_name_or_path))
+        load_weights(stage, model_config, Path(config.model.model_name_or_path))
     else:
         initialize(stage, config.training.seed)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import paddle
 
-from llm_pretrain.checkpoint.hugging_face import as_published, load_weights, write_weights
+from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import FAMILIES, read_model_config

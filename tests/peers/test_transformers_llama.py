@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_pretrain.checkpoint.hugging_face import load_weights
+from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.models.decoder import Decoder
 from tests.peers.comparison import Case, assert_like_transformers, built, run_transformers
 

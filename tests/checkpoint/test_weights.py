@@ -14,10 +14,10 @@ import paddle
 import pytest
 from safetensors import safe_open
 
-from llm_pretrain.checkpoint import hugging_face
-from llm_pretrain.checkpoint.hugging_face import (
+from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.safetensors_file import read_safetensors
+from llm_pretrain.checkpoint.write_weights import (
     finish_weights,
-    load_weights,
     write_weight_files,
     write_weights,
 )
@@ -123,8 +123,8 @@ def test_rounding_to_bfloat16_is_that_of_paddle(tmp_path: Path) -> None:
     values = np.array([1.00390625, 1.01171875, -3.3e38, np.inf, np.nan, 1e-40, 0.0], np.float32)
     config = small_config(vocab_size=7, hidden_size=1)
     write_weight_files([("embedding.weight", values[:, None])], config, tmp_path, dtype="bfloat16")
-    reader = hugging_face.SafetensorsReader(tmp_path / "model-00001.safetensors")
-    read = reader.read("model.embed_tokens.weight", (slice(None), slice(0, 1)))[:, 0]
+    tensors = read_safetensors(tmp_path / "model-00001.safetensors").tensors
+    read = tensors["model.embed_tokens.weight"].read((slice(None), slice(0, 1)))[:, 0]
     expected = paddle.to_tensor(values).astype("bfloat16").astype("float32").numpy()
     np.testing.assert_array_equal(read, expected)
 
@@ -243,17 +243,10 @@ def test_a_model_of_another_depth(tmp_path: Path) -> None:
     assert "not the model's: model.layers.1." in refused(directory, num_hidden_layers=1)
 
 
-@pytest.mark.parametrize("kind", ["np", "pd"])
-def test_weights_that_paddlenlp_saved(tmp_path: Path, kind: str) -> None:
-    path = saved(tmp_path)[1] / "model.safetensors"
-    rewrite(path, lambda header: header.update(__metadata__={"format": kind}))
-    assert "was saved by PaddleNLP" in refused(tmp_path)
-
-
 def test_no_weights(tmp_path: Path) -> None:
-    assert "neither model.safetensors nor" in refused(tmp_path)
-    (tmp_path / "pytorch_model.bin").touch()
-    assert "pytorch_model.bin would have to be converted" in refused(tmp_path)
+    assert "holds none of model.safetensors, pytorch_model.bin" in refused(tmp_path)
+    (tmp_path / "consolidated.00.pth").touch()
+    assert "only consolidated.00.pth" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(

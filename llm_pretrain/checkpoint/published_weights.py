@@ -1,0 +1,162 @@
+"""The weights of a whole model, whatever files they are in, read by parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
+from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
+from llm_pretrain.checkpoint.weight_files import names_of, open_weights
+from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import family_of
+
+
+class PublishedWeights:
+    """Every tensor of a model, under its canonical name and [in, out] for linear layers.
+
+    Raises:
+        ConfigError: no weights in `directory`, unreadable ones, or all tensors that are missing,
+            are not the model's, or have another shape.
+    """
+
+    def __init__(self, directory: Path, config: ModelConfig) -> None:
+        self.directory = directory
+        self.config = config
+        self.layout, shards = open_weights(directory)
+        self._shapes = config.tensor_shapes()
+        # What each tensor-parallel rank of the program that wrote them held.
+        part = _part_of(config, len(shards))
+        part = min(
+            (
+                replace(part, fuse_attention_qkv=fused_qkv, fuse_attention_ffn=fused_ffn)
+                for fused_qkv in (False, True)
+                for fused_ffn in (False, True)
+            ),
+            key=lambda form: len(_missing(shards[0], self.layout, form)),
+        )
+        self._part_shapes = part.tensor_shapes()
+        self._sources = self.layout.sources(part)
+        self._shards = [self._with_prefix(shard) for shard in shards]
+        self._check()
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds every value: that of the tensors, or float32 if they have several."""
+        names = {source.name for source in self._sources.values()}
+        dtypes = {shard[name].dtype for shard in self._shards for name in names}
+        return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+    def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        """A part of the tensor with the canonical name `name`, as float32."""
+        whole, part = self._shapes[name], self._part_shapes[name]
+        axis = next((axis for axis, size in enumerate(part) if size != whole[axis]), None)
+        if axis is None:
+            return self._read_part(self._shards[0], name, block)
+        values = []
+        for number, shard in enumerate(self._shards):
+            first = number * part[axis]
+            begin, end = (
+                min(max(place - first, 0), part[axis])
+                for place in (block[axis].start, block[axis].stop)
+            )
+            inner = (*block[:axis], slice(begin, end), *block[axis + 1 :])
+            values.append(self._read_part(shard, name, inner))
+        return np.concatenate(values, axis)
+
+    def whole_tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every tensor with its canonical name, one at a time."""
+        for name, shape in self._shapes.items():
+            yield name, self.read(name, tuple(slice(0, size) for size in shape))
+
+    def _read_part(
+        self, shard: dict[str, StoredTensor], name: str, block: tuple[slice, ...]
+    ) -> np.ndarray:
+        source = self._sources[name]
+        stored: tuple[slice | np.ndarray, ...] = block
+        if source.outputs is not None:
+            stored = (*block[:-1], source.outputs.indices(block[-1].start, block[-1].stop))
+        try:
+            if source.is_transposed:
+                return shard[source.name].read(stored[::-1]).T
+            return shard[source.name].read(stored)
+        except UnreadableFileError as error:
+            raise ConfigError([f"{self.directory}: {source.name} {error}."]) from None
+
+    def _with_prefix(self, shard: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+        """The names of a model with a head, where a model without one was published."""
+        expected = {source.name for source in self._sources.values()}
+        prefix, _, table = self._sources["embedding.weight"].name.partition(".")
+        if table not in shard:
+            return shard
+        return {
+            name if name in expected else f"{prefix}.{name}": tensor
+            for name, tensor in shard.items()
+        }
+
+    def _check(self) -> None:
+        """Compare what is there with the whole model, on every rank alike."""
+        family = family_of(self.config)
+        expected = {
+            self._sources[name].name: self._sources[name].shape(shape)
+            for name, shape in self._part_shapes.items()
+        }
+        missing, extra, misshapen = [], [], []
+        for number, shard in enumerate(self._shards):
+            where = f" (tensor-parallel rank {number})" if len(self._shards) > 1 else ""
+            missing += [name + where for name in expected if name not in shard]
+            extra += [
+                name + where
+                for name in shard
+                if name not in expected and not family.is_redundant(name, self.config)
+            ]
+            misshapen += [
+                f"{name}{where} is {list(shard[name].shape)} and should be {list(shape)}"
+                for name, shape in expected.items()
+                if name in shard and shard[name].shape != shape
+            ]
+        parts = [
+            f"{label}: {names_of(names)}"
+            for label, names in (
+                ("missing", missing),
+                ("not the model's", extra),
+                ("of another shape", misshapen),
+            )
+            if names
+        ]
+        if not parts:
+            return
+        table = self._shards[0].get(self._sources["embedding.weight"].name)
+        rows = table.shape[0] if table is not None else self.config.vocab_size
+        if len(self._shards) == 1 and rows != self.config.vocab_size:
+            parts.append(f"the table has {rows} rows where vocab_size is {self.config.vocab_size}")
+        program = "" if self.layout is HUGGING_FACE else f" of {self.layout.program}"
+        raise ConfigError(
+            [f"{self.directory}: the weights{program} don't fit the model. {'; '.join(parts)}."]
+        )
+
+
+def _part_of(config: ModelConfig, degree: int) -> ModelConfig:
+    """The model of the sizes that PaddleNLP gives each of `degree` tensor-parallel ranks.
+
+    What does not divide is whole on every rank.
+    """
+
+    def share(size: int) -> int:
+        return size if size % degree else size // degree
+
+    return replace(
+        config,
+        vocab_size=share(config.vocab_size),
+        intermediate_size=share(config.intermediate_size),
+        num_attention_heads=share(config.num_attention_heads),
+        num_key_value_heads=share(config.num_key_value_heads),
+    )
+
+
+def _missing(shard: dict[str, StoredTensor], layout: Layout, config: ModelConfig) -> list[str]:
+    return [source.name for source in layout.sources(config).values() if source.name not in shard]

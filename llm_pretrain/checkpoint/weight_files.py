@@ -1,0 +1,149 @@
+"""Finding the weights in a directory: which files, of which program, and what is in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
+from llm_pretrain.checkpoint.paddle_file import read_paddle_file
+from llm_pretrain.checkpoint.safetensors_file import read_safetensors
+from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
+from llm_pretrain.checkpoint.torch_file import read_torch_file
+from llm_pretrain.config.errors import ConfigError
+
+# Each a whole model, or the parts of one under an index of the same name; the first is taken.
+# PaddleNLP keeps masters in float32, and on demand nothing else.
+FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model_state.pdparams",
+    "master_weights.safetensors",
+)
+_PART = re.compile(r"(?:model_state|model)\.(?:tp(\d+))?_?(?:pp(\d+))?\.(?:pdparams|safetensors)")
+# What older PaddleNLP programs note in their files, too.
+_PADDLE_FRAMEWORKS = ("np", "pd")
+
+
+class WeightFiles(NamedTuple):
+    """The tensors that the files of a directory hold."""
+
+    layout: Layout
+    shards: list[dict[str, StoredTensor]]
+    """By name, for each of the tensor-parallel ranks that wrote files of their own; else one."""
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether `directory` holds files that look like a model's weights."""
+    names = [name for file in FILES for name in (file, f"{file}.index.json")]
+    return any((directory / name).is_file() for name in names) or bool(_parts(directory))
+
+
+def open_weights(directory: Path) -> WeightFiles:
+    """What is there; values are not read yet.
+
+    Raises:
+        ConfigError: no weights, or files that are damaged or absent.
+    """
+    for name in FILES:
+        if (directory / name).is_file():
+            layout, tensors = _open_file(directory / name)
+            return WeightFiles(layout, [tensors])
+        if (directory / f"{name}.index.json").is_file():
+            layout, tensors = _open_index(directory / f"{name}.index.json")
+            return WeightFiles(layout, [tensors])
+    if parts := _parts(directory):
+        return _open_parts(directory, parts)
+    raise ConfigError([_no_weights(directory)])
+
+
+def _open_file(path: Path) -> tuple[Layout, dict[str, StoredTensor]]:
+    try:
+        if path.suffix == ".safetensors":
+            tensors, metadata = read_safetensors(path)
+            is_paddles = metadata.get("format") in _PADDLE_FRAMEWORKS
+            return PADDLENLP if is_paddles else HUGGING_FACE, tensors
+        if path.suffix == ".pdparams":
+            return PADDLENLP, read_paddle_file(path)
+        return HUGGING_FACE, read_torch_file(path)
+    except (OSError, UnreadableFileError) as error:
+        raise ConfigError([f"{path}: can't be read: {error}."]) from None
+
+
+def _open_index(index: Path) -> tuple[Layout, dict[str, StoredTensor]]:
+    directory = index.parent
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError([f"{index}: can't be read as an index of weights: {error}."]) from None
+    if any(not isinstance(file, str) or Path(file).name != file for file in files):
+        raise ConfigError([f"{index}: weight_map must name files of the same directory."])
+    absent = [file for file in files if not (directory / file).is_file()]
+    if absent:
+        raise ConfigError([f"{index}: names files that are not there: {names_of(absent)}."])
+    opened = {file: _open_file(directory / file) for file in files}
+    lacking = [name for name, file in weight_map.items() if name not in opened[file][1]]
+    if lacking:
+        raise ConfigError([f"{index}: these are not in the files it says: {names_of(lacking)}."])
+    layouts = {layout.program: layout for layout, _ in opened.values()}
+    if len(layouts) != 1:
+        programs = " and of ".join(layouts) or "no program"
+        raise ConfigError([f"{index}: its files are of {programs}."])
+    tensors = {name: opened[file][1][name] for name, file in weight_map.items()}
+    return layouts.popitem()[1], tensors
+
+
+def _parts(directory: Path) -> dict[Path, Sequence[str | None]]:
+    """Files of single ranks, each with its tensor- and pipeline-parallel rank."""
+    return {
+        path: found.groups()
+        for path in directory.glob("model*")
+        if (found := _PART.fullmatch(path.name))
+    }
+
+
+def _open_parts(directory: Path, ranks: Mapping[Path, Sequence[str | None]]) -> WeightFiles:
+    """Files of each tensor- and pipeline-parallel rank, such as model_state.tp00_pp01.pdparams."""
+    stages: dict[int, dict[int, Path]] = {}
+    for path, (tensor, pipeline) in ranks.items():
+        stages.setdefault(int(tensor or 0), {})[int(pipeline or 0)] = path
+    degrees = len(stages), max(len(paths) for paths in stages.values())
+    for rank in range(degrees[0]):
+        if sorted(stages.get(rank, ())) != list(range(degrees[1])):
+            raise ConfigError(
+                [
+                    f"{directory}: of the files of a run with tensor_parallel_degree "
+                    f"{degrees[0]} and pipeline_parallel_degree {degrees[1]} some are missing: "
+                    f"{names_of(sorted(path.name for path in ranks))} are there."
+                ]
+            )
+    shards = []
+    for _, paths in sorted(stages.items()):
+        shard: dict[str, StoredTensor] = {}
+        for _, path in sorted(paths.items()):
+            layout, tensors = _open_file(path)
+            shard |= tensors
+        shards.append(shard)
+    return WeightFiles(layout, shards)
+
+
+def _no_weights(directory: Path) -> str:
+    message = f"{directory}: holds none of {', '.join(FILES)}, nor an index of one"
+    others = sorted(
+        path.name
+        for pattern in ("*.bin", "*.pt", "*.pth", "*.pdparams", "*.safetensors", "*.h5")
+        for path in directory.glob(pattern)
+    )
+    if others:
+        message += f", only {names_of(others)}"
+    return message + ". Weights are needed where continue_training is set."
+
+
+def names_of(entries: Sequence[str], limit: int = 8) -> str:
+    """A list for an error message, cut where it would get long."""
+    shown = ", ".join(entries[:limit])
+    return shown if len(entries) <= limit else f"{shown} and {len(entries) - limit} more"

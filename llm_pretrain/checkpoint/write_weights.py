@@ -1,0 +1,159 @@
+"""Writing the weights of a whole model as files that other programs read.
+
+config.json and safetensors, one file or several with an index. Takes one whole tensor at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
+from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
+from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import family_of
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DEFAULT_SHARD_BYTES = 4 * 2**30
+
+
+class WrittenTensor(NamedTuple):
+    """Where a tensor was written, and its size in bytes."""
+
+    file: str
+    size: int
+
+
+def write_weights(
+    tensors: Iterable[tuple[str, np.ndarray]],
+    config: ModelConfig,
+    directory: str | Path,
+    *,
+    dtype: str = "float32",
+    layout: Layout = HUGGING_FACE,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> None:
+    """Write config.json and the weights of a whole model.
+
+    Args:
+        tensors: canonical names with whole tensors, [in, out] for linear layers; bfloat16 as its
+            bits in uint16. Taken one at a time.
+        dtype: of the file, "float32", "float16" or "bfloat16".
+        max_shard_bytes: more than this goes into several files.
+    """
+    written = write_weight_files(
+        tensors, config, directory, dtype=dtype, layout=layout, max_shard_bytes=max_shard_bytes
+    )
+    finish_weights(written, config, directory, dtype=dtype, layout=layout)
+
+
+def write_weight_files(
+    tensors: Iterable[tuple[str, np.ndarray]],
+    config: ModelConfig,
+    directory: str | Path,
+    *,
+    label: str = "",
+    dtype: str = "float32",
+    layout: Layout = HUGGING_FACE,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> dict[str, WrittenTensor]:
+    """Write some of a model's tensors: what one stage of a pipeline holds.
+
+    Args:
+        label: makes the file names of this call its own ("stage-1").
+
+    Returns:
+        Published names with what was written of them, for `finish_weights`.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    written: dict[str, WrittenTensor] = {}
+    remaining = as_published(tensors, config, layout)
+    pending = next(remaining, None)
+    while pending is not None:
+        count = len({tensor.file for tensor in written.values()})
+        file = "-".join(filter(None, ("model", label, f"{count + 1:05d}"))) + ".safetensors"
+        with SafetensorsWriter(directory / file, framework=layout.framework) as writer:
+            while pending is not None:
+                name, values = pending
+                size = math.prod(values.shape) * NUMPY_TYPES[dtype].itemsize
+                if not writer.has_room(size, max_shard_bytes):
+                    break
+                writer.add(name, to_dtype(values, dtype), dtype)
+                written[name] = WrittenTensor(file, size)
+                pending = next(remaining, None)
+    return written
+
+
+def as_published(
+    tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfig, layout: Layout = HUGGING_FACE
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Tensors under their published names; those that are packed in one come when it is full.
+
+    What a run fuses is split, which every program reads.
+    """
+    split = replace(config, fuse_attention_qkv=False, fuse_attention_ffn=False)
+    packed: dict[str, tuple[np.ndarray, int]] = {}
+    for canonical, values in tensors:
+        source = layout.source(canonical, split)
+        if source.outputs is None:
+            yield source.name, values.T if source.is_transposed else values
+            continue
+        whole, missing = packed.pop(source.name, (None, source.outputs.total))
+        if whole is None:
+            whole = np.empty((*values.shape[:-1], source.outputs.total), dtype=values.dtype)
+        whole[..., source.outputs.indices(0, values.shape[-1])] = values
+        missing -= values.shape[-1]
+        if missing:
+            packed[source.name] = whole, missing
+        else:
+            yield source.name, whole.T if source.is_transposed else whole
+    assert not packed, f"parts are missing of {', '.join(packed)}"
+
+
+def finish_weights(
+    written: Mapping[str, WrittenTensor],
+    config: ModelConfig,
+    directory: str | Path,
+    *,
+    dtype: str = "float32",
+    layout: Layout = HUGGING_FACE,
+) -> None:
+    """Make the files of all calls of `write_weight_files` a model: config.json and the index.
+
+    What an earlier save left of weights in `directory` is removed.
+    """
+    directory = Path(directory)
+    files = {tensor.file for tensor in written.values()}
+    stale = {path.name for path in directory.glob("model*.safetensors")} - files
+    for name in (*stale, INDEX_FILE):
+        (directory / name).unlink(missing_ok=True)
+    if len(files) == 1:
+        os.replace(directory / files.pop(), directory / SINGLE_FILE)
+    else:
+        _write_json(
+            directory / INDEX_FILE,
+            {
+                "metadata": {"total_size": sum(tensor.size for tensor in written.values())},
+                "weight_map": {name: tensor.file for name, tensor in written.items()},
+            },
+        )
+    published = {**family_of(config).write_config(config), layout.dtype_key: dtype}
+    _write_json(directory / "config.json", published)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    unfinished = path.with_name(path.name + ".writing")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    flush_file(unfinished)
+    os.replace(unfinished, path)

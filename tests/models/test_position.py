@@ -14,7 +14,7 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
-from llm_pretrain.models.position import rotary_frequencies, rotary_tables
+from llm_pretrain.models.position import alibi_slopes, rotary_frequencies, rotary_tables
 from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
 from tests.models.small import small_config
 
@@ -81,3 +81,19 @@ def test_yarn_temperature() -> None:
     assert amplitude() == pytest.approx(0.1 * math.log(4) + 1)
     assert amplitude(attention_factor=1.5) == 1.5
     assert amplitude(mscale=1.0, mscale_all_dim=1.0) == 1
+
+
+def test_slopes_of_a_power_of_two() -> None:
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+
+
+@pytest.mark.parametrize(("heads", "below", "rest"), [(40, 32, 8), (112, 64, 48), (3, 2, 1)])
+def test_slopes_of_other_numbers_of_heads(heads: int, below: int, rest: int) -> None:
+    """Those of the power of two below, then the odd ones of the power above (Baichuan, BLOOM)."""
+    slopes = alibi_slopes(heads)
+    assert slopes.dtype == np.float32
+    assert len(slopes) == heads
+    for i in range(below):
+        assert slopes[i] == pytest.approx(2 ** (-8 * (i + 1) / below))
+    for i in range(rest):
+        assert slopes[below + i] == pytest.approx(2 ** (-8 * (2 * i + 1) / (2 * below)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.write_weights import as_published, write_weights
@@ -107,10 +108,15 @@ def test_query_key_and_value_stand_side_by_side_for_every_head() -> None:
         np.testing.assert_array_equal(found[:, number], expected)
 
 
-def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_weights_are_read_as_they_were_written(tmp_path: Path, prefix: str) -> None:
+    """The first published files are those of a model without head, whose names have no prefix."""
     model = Decoder(read(fuse_attention_qkv=True))
     initialize(model, seed=1)
     write_weights(whole_tensors(model), model.config, tmp_path)
+    file = tmp_path / "model.safetensors"
+    renamed = {prefix + name.removeprefix("transformer."): x for name, x in load_file(file).items()}
+    save_file(renamed, file, {"format": "pt"})
     loaded = Decoder(read())
     load_weights(loaded, loaded.config, tmp_path)
     before, after = dict(whole_tensors(model)), dict(whole_tensors(loaded))

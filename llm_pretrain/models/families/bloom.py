@@ -33,8 +33,8 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     fields = Fields(published, source)
     for key, supported in _SUPPORTED.items():
         fields.require_supported(key, supported)
-    hidden_size = _size(fields, "hidden_size", "n_embed")
-    heads = _size(fields, "num_attention_heads", "n_head")
+    hidden_size = fields.positive_integer(fields.first("hidden_size", "n_embed"))
+    heads = fields.positive_integer(fields.first("num_attention_heads", "n_head"))
     if hidden_size % heads:
         fields.problem("hidden_size", f"{hidden_size} is not a multiple of {heads} attention heads")
     for key in filter(fields.has, ("intermediate_size", "n_inner")):
@@ -47,7 +47,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         vocab_size=fields.positive_integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=4 * hidden_size,
-        num_hidden_layers=_size(fields, "num_hidden_layers", "n_layer"),
+        num_hidden_layers=fields.positive_integer(fields.first("num_hidden_layers", "n_layer")),
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=max(hidden_size // heads, 1),
@@ -72,11 +72,6 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     )
     fields.raise_problems()
     return config
-
-
-def _size(fields: Fields, *keys: str) -> int:
-    """Of the first of `keys` that is present."""
-    return fields.positive_integer(next(filter(fields.has, keys), keys[0]))
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class Fields:
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
 
+    def first(self, *keys: str) -> str:
+        """The first of `keys` that is present, else the first of all."""
+        return next(filter(self.has, keys), keys[0])
+
     def require_supported(self, key: str, supported: tuple[Any, ...]) -> None:
         """Record a problem unless the key is absent or holds one of `supported`."""
         if key in self.values and self.values[key] not in supported:

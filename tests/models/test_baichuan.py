@@ -1,0 +1,130 @@
+"""Baichuan 1 and 2: published configs and weights, and what they compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.write_weights import as_published, write_weights
+from llm_pretrain.config import ConfigError, check_layout, load_run_config, resolve_degrees
+from llm_pretrain.config.model_config import ModelConfig, Rope
+from llm_pretrain.models.decoder import Decoder
+from llm_pretrain.models.families import baichuan, load_model_config
+from llm_pretrain.models.families.baichuan_seeds import SEEDS
+from tests.models.baichuan_reference import outputs
+from tests.peers.comparison import Case, assert_equal_outputs, built, whole_tensors
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "baichuan"
+# Of the first release from the models' own pages; those of Baichuan 2 have, in the published
+# config.json files, 125696 - 64000 more rows in the table and in the head.
+PUBLISHED_COUNTS = {
+    "baichuan-inc/Baichuan-7B": 7_000_559_616,
+    "baichuan-inc/Baichuan-13B-Base": 13_264_901_120,
+    "baichuan-inc/Baichuan-13B-Chat": 13_264_901_120,
+    "baichuan-inc/Baichuan2-7B-Base": 7_000_559_616 + 2 * 61_696 * 4096,
+    "baichuan-inc/Baichuan2-7B-Chat": 7_000_559_616 + 2 * 61_696 * 4096,
+    "baichuan-inc/Baichuan2-13B-Base": 13_264_901_120 + 2 * 61_696 * 5120,
+    "baichuan-inc/Baichuan2-13B-Chat": 13_264_901_120 + 2 * 61_696 * 5120,
+}
+SMALL = {
+    "model_type": "baichuan",
+    "vocab_size": 67,
+    "hidden_size": 40,
+    "intermediate_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "rms_norm_eps": 1e-6,
+}
+TURNED = {"max_position_embeddings": 512}
+BIASED = {"model_max_length": 512}
+FUSED = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
+CASES = {
+    "Baichuan-7B": Case({**SMALL, **TURNED}),
+    "Baichuan-13B": Case({**SMALL, **BIASED}),
+    "Baichuan-13B-fused": Case({**SMALL, **BIASED, "rms_norm_eps": 1e-5}, FUSED, length=17),
+    "Baichuan2-7B": Case({**SMALL, **TURNED, "z_loss_weight": 0}),
+    "Baichuan2-13B": Case({**SMALL, **BIASED, "z_loss_weight": 0}, length=300),
+    "Baichuan2-13B-eight-heads": Case(
+        {**SMALL, **BIASED, "z_loss_weight": 0, "num_attention_heads": 8}, FUSED, length=150
+    ),
+}
+
+
+def read(**changes: Any) -> ModelConfig:
+    return baichuan.read_config({**SMALL, **changes}, "config.json")
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED_COUNTS.items())
+def test_sizes_are_the_published_ones(name: str, count: int) -> None:
+    assert baichuan.read_config(SEEDS[name], name).parameter_count() == count
+
+
+def test_what_tells_the_models_apart() -> None:
+    found = {
+        name: (config.rope, config.alibi, config.norm_head)
+        for name in SEEDS
+        if (config := baichuan.read_config(SEEDS[name], name))
+    }
+    assert found["baichuan-inc/Baichuan-7B"] == (Rope(), False, False)
+    assert found["baichuan-inc/Baichuan-13B-Chat"] == (None, True, False)
+    assert found["baichuan-inc/Baichuan2-7B-Chat"] == (Rope(), False, True)
+    assert found["baichuan-inc/Baichuan2-13B-Base"] == (None, True, True)
+
+
+def test_alibi_is_taken_at_its_word() -> None:
+    assert read(alibi=True, **TURNED).alibi
+    assert read(alibi=False, **BIASED).rope == Rope()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"z_loss_weight": 0.1}, "z_loss_weight: 0.1: this program computes 0 only"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads: 1: this program computes 5 only"),
+        ({"hidden_size": 41}, "hidden_size: 41 is not a multiple"),
+    ],
+)
+def test_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(**changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_written_config_is_read_as_the_same_model(name: str) -> None:
+    config = baichuan.read_config(SEEDS[name], name)
+    assert baichuan.read_config(baichuan.write_config(config), name) == config
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_loss_and_every_gradient(name: str) -> None:
+    model, tokens = built(CASES, name)
+    weights = dict(as_published(whole_tensors(model), model.config))
+    assert_equal_outputs(model, tokens, outputs(CASES[name].published, weights, tokens))
+
+
+def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
+    model, _ = built(CASES, "Baichuan-13B-fused")
+    write_weights(whole_tensors(model), model.config, tmp_path)
+    loaded = Decoder(read(**BIASED))
+    load_weights(loaded, loaded.config, tmp_path)
+    before, after = dict(whole_tensors(model)), dict(whole_tensors(loaded))
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name])
+
+
+def test_the_benchmark_of_13b_fits_eight_devices_with_its_published_batch() -> None:
+    run = load_run_config(CONFIGS / "pretrain-baichuan2_13b-sd8_stage2.json")
+    model = load_model_config(
+        run.model.model_name_or_path, run.model, max_seq_length=run.data.max_seq_length
+    )
+    degrees = resolve_degrees(run.training, 8)
+    assert (degrees.sharding, degrees.tensor) == (8, 1)
+    assert check_layout(run, model, degrees) == []
+    assert 8 * run.training.gradient_accumulation_steps == 64
+    assert run.training.warmup == 1000

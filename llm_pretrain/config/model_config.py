@@ -80,6 +80,18 @@ class LearnedPositions:
 
 
 @dataclass(frozen=True)
+class Extrapolation:
+    """What is changed, outside training alone, for samples longer than those of training (Qwen)."""
+
+    trained_length: int
+    """Tokens of the samples that the model was trained on."""
+    larger_base: bool = True
+    """The base of the rotary embedding grows ("dynamic NTK")."""
+    scaled_queries: bool = True
+    """Queries grow with the logarithm of their position ("log-n attention")."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One decoder-only model. Sizes are whole, before any parallelism."""
 
@@ -95,6 +107,7 @@ class ModelConfig:
     norm_eps: float
     rope: Rope | None = None
     learned_positions: LearnedPositions | None = None
+    extrapolation: Extrapolation | None = None
     alibi: bool = False
     """Attention with linear biases (arXiv:2108.12409)."""
     norm: Norm = "rms_norm"
@@ -121,8 +134,9 @@ class ModelConfig:
     """A sample has a context that sees all of itself, and a part that is predicted."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
+    embedding_dropout: float = 0.0
     hidden_dropout: float = 0.0
-    """Of the embeddings and of both residual branches."""
+    """Of both residual branches."""
     attention_dropout: float = 0.0
     """Of the attention probabilities."""
     fuse_attention_qkv: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 from paddle import Tensor, nn
 
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.extrapolation import scale_queries, with_larger_base
 from llm_pretrain.models.norm import norm
 from llm_pretrain.models.position import rotate
 from llm_pretrain.parallel.attention import attention
@@ -57,8 +58,12 @@ class Attention(nn.Layer):
         )
         if self.query_norm is not None and self.key_norm is not None:
             q_BSND, k_BSKD = self.query_norm(q_BSND), self.key_norm(k_BSKD)
-        if self.config.rope is not None:
-            q_BSND, k_BSKD = rotate(self.config, sequences, q_BSND, k_BSKD)
+        config, extrapolation = self.config, self.config.extrapolation
+        if extrapolation is not None and not self.training:
+            config = with_larger_base(config, sequences.length)
+            q_BSND = scale_queries(q_BSND, sequences, extrapolation)
+        if config.rope is not None:
+            q_BSND, k_BSKD = rotate(config, sequences, q_BSND, k_BSKD)
         y_BSND = self.core(q_BSND, k_BSKD, v_BSKD, sequences)
         return self.output(y_BSND.reshape([*y_BSND.shape[:2], -1]))
 

@@ -32,7 +32,7 @@ class TokenEmbedding(nn.Layer):
         self.positions = PositionEmbedding(config) if config.learned_positions else None
         self.embedding_norm = norm(config) if config.embedding_norm else None
         self.gradient_share = config.embedding_gradient_share
-        self.dropout = config.hidden_dropout
+        self.dropout = config.embedding_dropout
 
     def forward(self, tokens_BS: Tensor, sequences: Sequences) -> Tensor:
         x_BSH = self.table(tokens_BS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from llm_pretrain.checkpoint.weight_files import has_weights
@@ -27,12 +28,18 @@ def model_config_of(run: RunConfig) -> ModelConfig:
     vocab_size = None
     if find_tokenizer(directory) is not None:
         vocab_size = load_tokenizer(directory).vocab_size
-    return load_model_config(
+    config = load_model_config(
         run.model.model_name_or_path,
         run.model,
         tokenizer_vocab_size=vocab_size,
         max_seq_length=run.data.max_seq_length,
     )
+    extrapolation = config.extrapolation
+    if extrapolation is None or not run.training.do_train:
+        return config
+    # What is trained on is no extrapolation: its evaluation is of the model that is trained.
+    trained_length = max(extrapolation.trained_length, run.data.max_seq_length)
+    return replace(config, extrapolation=replace(extrapolation, trained_length=trained_length))
 
 
 def missing_weights(run: RunConfig) -> list[str]:

@@ -11,7 +11,7 @@ from llm_pretrain.models.families import load_model_config
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted(REPOSITORY.glob("configs/*/*.json"))
-LLAMA = sorted(REPOSITORY.glob("configs/llama/pretrain*.json"))
+BENCHMARKS = sorted(REPOSITORY.glob("configs/*/pretrain-*-tp2sd4_stage2.json"))
 OTHERS = sorted(Path(__file__).parent.glob("published/*/*.json"))
 
 TP4_PP2_SCRIPT = """
@@ -42,8 +42,10 @@ def test_published_files_of_other_families_load(path: Path) -> None:
     load_run_config(path)
 
 
-@pytest.mark.parametrize("path", LLAMA, ids=name)
-def test_llama_files_fit_their_models_on_eight_devices(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", [*BENCHMARKS, REPOSITORY / "configs/llama/pretrain_argument.json"], ids=name
+)
+def test_files_with_two_tensor_ranks_fit_their_models_on_eight_devices(path: Path) -> None:
     run = load_run_config(path)
     degrees = resolve_degrees(run.training, 8)
     model = load_model_config(
@@ -54,9 +56,8 @@ def test_llama_files_fit_their_models_on_eight_devices(path: Path) -> None:
 
 
 def test_the_benchmark_files_have_the_published_global_batch() -> None:
-    benchmarks = [path for path in LLAMA if "tp2sd4" in path.name]
-    assert len(benchmarks) == 8
-    for path in benchmarks:
+    assert len(BENCHMARKS) == 10
+    for path in BENCHMARKS:
         training = load_run_config(path).training
         per_device = training.per_device_train_batch_size * training.gradient_accumulation_steps
         assert per_device * 4 == 64

@@ -18,7 +18,8 @@ from llm_pretrain.parallel.pieces import initialize
 def test_overfits_one_batch(seed: str) -> None:
     published = SEEDS[seed]
     config = FAMILIES[published["model_type"]].read_config(published, seed)
-    model = Decoder(replace(config, hidden_dropout=0.0, attention_dropout=0.0))
+    kinds = ("embedding_dropout", "hidden_dropout", "attention_dropout")
+    model = Decoder(replace(config, **dict.fromkeys(kinds, 0.0)))
     initialize(model, seed=1)
     optimizer = paddle.optimizer.AdamW(3e-3, parameters=model.parameters(), beta2=0.95)
     samples = np.random.default_rng(1).integers(0, config.vocab_size, (4, 25))

@@ -21,7 +21,8 @@ from llm_pretrain.models.loss import IGNORED_LABEL, language_model_loss
 from llm_pretrain.parallel.pieces import Piece, fill, named_pieces
 
 TOLERANCE = 1e-5
-_HARNESS = Path(__file__).with_name("transformers_harness.py")
+_TRANSFORMERS = Path(__file__).with_name("transformers_harness.py")
+_PADDLENLP = Path(__file__).with_name("paddlenlp_harness.py")
 
 Tensors = Iterable[tuple[str, np.ndarray]]
 
@@ -59,12 +60,22 @@ def built(cases: Mapping[str, Case], name: str) -> tuple[Decoder, np.ndarray]:
 
 def run_transformers(python: Path, cases: Mapping[str, Case], directory: Path) -> None:
     """Fill a folder per case with what transformers makes of it (see transformers_harness.py)."""
+    _write(cases, directory)
+    run_peer(python, _TRANSFORMERS, directory)
+
+
+def run_paddlenlp(python: Path, cases: Mapping[str, Case], directory: Path) -> None:
+    """Fill a folder per case with what PaddleNLP makes of it (see paddlenlp_harness.py)."""
+    _write(cases, directory)
+    run_peer(python, _PADDLENLP, directory)
+
+
+def _write(cases: Mapping[str, Case], directory: Path) -> None:
     for name, case in cases.items():
         model, tokens = built(cases, name)
         write_weights(whole_tensors(model), model.config, directory / name / "saved")
         (directory / name / "published.json").write_text(json.dumps(case.published))
         np.save(directory / name / "tokens.npy", tokens)
-    run_peer(python, _HARNESS, directory)
 
 
 def run_peer(python: Path, script: Path, directory: Path) -> None:

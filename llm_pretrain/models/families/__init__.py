@@ -24,6 +24,10 @@ from llm_pretrain.models.families import (
     bloom_seeds,
     llama,
     llama_seeds,
+    qwen,
+    qwen2,
+    qwen2_seeds,
+    qwen_seeds,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ _MODULES: tuple[tuple[ModuleType, ModuleType], ...] = (
     (llama, llama_seeds),
     (baichuan, baichuan_seeds),
     (bloom, bloom_seeds),
+    (qwen, qwen_seeds),
+    (qwen2, qwen2_seeds),
 )
 
 FAMILIES: dict[str, ModuleType] = {

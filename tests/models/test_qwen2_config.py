@@ -1,0 +1,97 @@
+"""Published configs of Qwen2, Qwen2.5 and Qwen3: read, refused, written; sizes and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_pretrain.config import ConfigError
+from llm_pretrain.config.model_config import ModelConfig, Rope
+from llm_pretrain.models.families import qwen2
+from llm_pretrain.models.families.qwen2_seeds import SEEDS
+
+# Counts of the files on the Hugging Face hub; where head and embedding are tied, of the table once.
+PUBLISHED_SIZES = {
+    "Qwen/Qwen2-0.5B": 494_032_768,
+    "Qwen/Qwen2-1.5B": 1_543_714_304,
+    "Qwen/Qwen2-7B": 7_615_616_512,
+    "Qwen/Qwen2-72B": 72_706_203_648,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen2.5-72B": 72_706_203_648,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-14B": 14_768_307_200,
+    "Qwen/Qwen3-32B": 32_762_123_264,
+}
+SMALL = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def read(family: str, **changes: Any) -> ModelConfig:
+    return qwen2.read_config({"model_type": family, **SMALL, **changes}, "config.json")
+
+
+def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
+    config = read("qwen2", rope_theta=1e6, sliding_window=4096, max_window_layers=1)
+    assert config.rope == Rope(1e6)
+    assert config.head_dim == 8
+    assert config.max_position_embeddings == 32768
+    biases = [name for name in config.tensor_shapes() if name.endswith("bias")]
+    assert sorted(biases[:3]) == [f"layers.0.attention.{x}.bias" for x in ("key", "query", "value")]
+    assert len(biases) == 6
+
+
+def test_qwen3_has_norms_of_heads() -> None:
+    config = read("qwen3")
+    assert config.head_dim == 128
+    shapes = config.tensor_shapes()
+    assert shapes["layers.1.attention.key_norm.weight"] == (128,)
+    assert not any(name.endswith("bias") for name in shapes)
+    assert "layers.1.attention.output.bias" in read("qwen3", attention_bias=True).tensor_shapes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_sliding_window": True}, "use_sliding_window: True: this program computes False"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: sliding windows"),
+        ({"rope_scaling": {"type": "mrope"}}, "rope_scaling.rope_type: 'mrope'"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4"),
+    ],
+)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_refused_with_the_reason(family: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(family, **changes)
+    assert f"config.json: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_written_config_is_read_as_the_same_model(name: str) -> None:
+    config = qwen2.read_config(SEEDS[name], name)
+    assert qwen2.read_config(qwen2.write_config(config), name) == config
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED_SIZES.items())
+def test_parameters_of_the_published_models(name: str, count: int) -> None:
+    variants = [name, f"{name}-Instruct", f"{name}-Base"]
+    counts = {
+        qwen2.read_config(SEEDS[variant], variant).parameter_count()
+        for variant in variants
+        if variant in SEEDS
+    }
+    assert counts == {count}

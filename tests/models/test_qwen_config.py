@@ -1,0 +1,92 @@
+"""Published configs of the first Qwen: read, refused, written; sizes and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_pretrain.config import ConfigError
+from llm_pretrain.config.model_config import Extrapolation, ModelConfig, Rope
+from llm_pretrain.models.families import qwen
+from llm_pretrain.models.families.qwen_seeds import SEEDS
+
+SMALL = {
+    "model_type": "qwen",
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def read(**changes: Any) -> ModelConfig:
+    return qwen.read_config({**SMALL, **changes}, "config.json")
+
+
+def test_what_is_left_out() -> None:
+    config = read()
+    assert (config.num_key_value_heads, config.head_dim) == (4, 8)
+    assert config.rope == Rope(10000.0)
+    assert config.extrapolation == Extrapolation(2048)
+    assert config.norm_eps == 1e-6
+    assert config.max_position_embeddings == 8192
+
+
+def test_every_key_reaches_the_model() -> None:
+    config = read(
+        kv_channels=8, rotary_emb_base=500, layer_norm_epsilon=1e-5, max_position_embeddings=77,
+        seq_length=55, use_logn_attn=False, tie_word_embeddings=True, initializer_range=0.01,
+        emb_dropout_prob=0.2, attn_dropout_prob=0.1, fuse_attention_qkv=True,
+        fuse_attention_ffn=True, eos_token_id=3,
+    )  # fmt: skip
+    assert config.intermediate_size == 24
+    assert config.rope == Rope(500.0)
+    assert (config.norm_eps, config.max_position_embeddings) == (1e-5, 77)
+    assert config.extrapolation == Extrapolation(55, scaled_queries=False)
+    assert config.tie_word_embeddings
+    assert config.initializer_range == 0.01
+    assert (config.embedding_dropout, config.attention_dropout) == (0.2, 0.1)
+    assert config.fuse_attention_qkv
+    assert config.fuse_attention_ffn
+    assert config.eos_token_id == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"no_bias": False}, "no_bias: False: this program computes True"),
+        ({"rotary_pct": 0.5}, "rotary_pct: 0.5"),
+        ({"kv_channels": 16}, "kv_channels: 4 heads of 16 do not fill hidden_size (32)"),
+        ({"hidden_size": 28}, "kv_channels: 7 is odd"),
+        ({"intermediate_size": 47}, "intermediate_size: 47 is odd"),
+        ({"rotary_emb_base": 1}, "rotary_emb_base: 1.0 is not above 1"),
+        ({"seq_length": 1}, "seq_length: samples of one token"),
+        ({"use_dynamic_ntk": "yes"}, "use_dynamic_ntk: 'yes' is neither true nor false"),
+    ],
+)
+def test_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(**changes)
+    assert f"config.json: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_written_config_is_read_as_the_same_model(name: str) -> None:
+    config = qwen.read_config(SEEDS[name], name)
+    assert qwen.read_config(qwen.write_config(config), name) == config
+
+
+def test_written_settings_are_read_as_the_same_model() -> None:
+    config = read(use_dynamic_ntk=False, use_logn_attn=False, attn_dropout_prob=0.1, seq_length=9)
+    assert config.extrapolation is None
+    assert qwen.read_config(qwen.write_config(config), "again") == config
+
+
+@pytest.mark.parametrize(("size", "count"), [("7b", 7_721_324_544), ("14b", 14_167_290_880)])
+def test_parameters_of_the_published_models(size: str, count: int) -> None:
+    """Counts of the files on the Hugging Face hub."""
+    for kind in ("", "-chat"):
+        config = qwen.read_config(SEEDS[f"qwen/qwen-{size}{kind}"], size)
+        assert config.parameter_count() == count

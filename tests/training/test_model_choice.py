@@ -1,0 +1,35 @@
+"""Which model a run trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.config import load_run_config
+from llm_pretrain.config.model_config import Extrapolation
+from llm_pretrain.training.model_choice import model_config_of
+from tests.small_runs import small_config, write_config
+
+QWEN = {
+    "model_type": "qwen",
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "seq_length": 16,
+}
+
+
+@pytest.mark.parametrize(("do_train", "length"), [(True, 32), (False, 16)])
+def test_what_is_trained_on_is_no_extrapolation(
+    do_train: bool, length: int, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    config = small_config(
+        tmp_path, tmp_path, tmp_path / "output", do_train=do_train, do_eval=True, max_seq_length=32
+    )
+    run = load_run_config(write_config(tmp_path / "run.json", config))
+    assert model_config_of(run).extrapolation == Extrapolation(length)

@@ -39,18 +39,24 @@ class ModelArguments(Arguments):
     num_attention_heads: Integer | None = Field(
         None, gt=0, description="Number of attention heads in place of the published one."
     )
-    hidden_dropout_prob: Number = Field(
-        0.1,
+    hidden_dropout_prob: Number | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Dropout of embeddings and residual branches, for the families that have it; "
-        "LLaMA has none.",
+        description="Dropout of embeddings and residual branches in place of the published one, "
+        "for GPT and OPT (which has none of embeddings).",
     )
-    attention_probs_dropout_prob: Number = Field(
-        0.1,
+    attention_probs_dropout_prob: Number | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Dropout of attention probabilities, for the families that have it.",
+        description="Dropout of attention probabilities in place of the published one, for GPT "
+        "and OPT.",
+    )
+    use_flash_attention: Flag = Field(
+        False,
+        description="Compute attention block by block, so that its memory grows with the length "
+        "of the sequence and not with its square.",
     )
     fuse_attention_qkv: Flag | None = Field(
         None,

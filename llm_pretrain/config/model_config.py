@@ -134,6 +134,8 @@ class ModelConfig:
     """A sample has a context that sees all of itself, and a part that is predicted."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
+    small_branch_ends: bool = False
+    """The last weights of a residual branch begin smaller by √(2 · layers) (GPT-2)."""
     embedding_dropout: float = 0.0
     hidden_dropout: float = 0.0
     """Of both residual branches."""
@@ -144,6 +146,13 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+
+    @property
+    def branch_end_range(self) -> float:
+        """Standard deviation of the initial weights that end a residual branch."""
+        if not self.small_branch_ends:
+            return self.initializer_range
+        return self.initializer_range / math.sqrt(2 * self.num_hidden_layers)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every published tensor of the whole model: canonical names and shapes.

@@ -43,7 +43,7 @@ class Attention(nn.Layer):
             config.hidden_size,
             "output",
             bias=config.attention_output_bias,
-            std=config.initializer_range,
+            std=config.branch_end_range,
         )
         self.query_norm, self.key_norm = None, None
         if config.query_key_norm:

@@ -31,7 +31,7 @@ class FeedForward(nn.Layer):
             config.hidden_size,
             "down",
             bias=config.mlp_bias,
-            std=config.initializer_range,
+            std=config.branch_end_range,
         )
 
     def forward(self, x_BSH: Tensor) -> Tensor:

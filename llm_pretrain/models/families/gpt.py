@@ -1,0 +1,176 @@
+"""GPT-2 and GPT-3: what their published configs and weights are called.
+
+GPT-2 (Radford et al., 2019) is model type "gpt2" of transformers; GPT-3 (arXiv:2005.14165), without
+its sparse layers, is model type "gpt" of PaddleNLP. Both have one architecture, and the weights of
+both stand under GPT-2's names in Hugging Face's files, which PaddleNLP reads too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_pretrain.config.model_config import LearnedPositions, ModelConfig
+from llm_pretrain.models.families.fields import Fields
+from llm_pretrain.models.families.published import Source, one_block
+
+MODEL_TYPES = ("gpt", "gpt2")
+
+# Settings that would change the arithmetic, with the values that this decoder computes.
+_SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gpt": {
+        # PaddleNLP takes the approximation by tanh where these say "gelu".
+        "hidden_activation": ("gelu", None),
+        "hidden_act": ("gelu", None),
+        # PaddleNLP computes with 1e-5 whatever stands here.
+        "layer_norm_eps": (1e-5, None),
+        "normalize_before": (True, None),
+        "scale_qk_coeff": (1, None),
+    },
+    "gpt2": {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh", None),
+        "scale_attn_weights": (True, None),
+        "scale_attn_by_inverse_layer_idx": (False, None),
+        "add_cross_attention": (False, None),
+        "quantization_config": (None,),
+    },
+}
+_DROPOUTS = {
+    "gpt": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    "gpt2": {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+}
+
+
+def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
+    """The model that a published config.json describes.
+
+    Args:
+        published: the parsed file. Where a setting stands under PaddleNLP's name and under that of
+            transformers, the first counts: the run's own settings have it.
+        source: the file's name for error messages.
+
+    Raises:
+        ConfigError: every key that is missing, malformed or beyond this decoder.
+    """
+    family = published["model_type"]
+    fields = Fields({**_DROPOUTS[family], **published}, source)
+    for key, supported in _SUPPORTED[family].items():
+        fields.require_supported(key, supported)
+    hidden_size = fields.positive_integer(fields.first("hidden_size", "n_embd"))
+    heads = fields.positive_integer(fields.first("num_attention_heads", "n_head"))
+    if hidden_size % heads:
+        fields.problem("hidden_size", f"{hidden_size} is not a multiple of {heads} attention heads")
+    config = ModelConfig(
+        family=family,
+        vocab_size=fields.positive_integer("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=fields.positive_integer(
+            fields.first("intermediate_size", "n_inner"), 4 * hidden_size
+        ),
+        num_hidden_layers=fields.positive_integer(fields.first("num_hidden_layers", "n_layer")),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=max(hidden_size // heads, 1),
+        max_position_embeddings=fields.positive_integer(
+            fields.first("max_position_embeddings", "n_positions"), 1024
+        ),
+        norm_eps=fields.number("layer_norm_epsilon", 1e-5),
+        learned_positions=LearnedPositions(),
+        norm="layer_norm",
+        activation="gelu_tanh",
+        is_gated=False,
+        tie_word_embeddings=fields.flag("tie_word_embeddings", True),
+        attention_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        initializer_range=fields.number("initializer_range", 0.02),
+        small_branch_ends=True,
+        embedding_dropout=fields.probability("hidden_dropout_prob", "embd_pdrop"),
+        hidden_dropout=fields.probability("hidden_dropout_prob", "resid_pdrop"),
+        attention_dropout=fields.probability("attention_probs_dropout_prob", "attn_pdrop"),
+        fuse_attention_qkv=fields.flag("fuse_attention_qkv", False),
+        bos_token_id=fields.token("bos_token_id"),
+        eos_token_id=fields.tokens("eos_token_id"),
+        pad_token_id=fields.token("pad_token_id"),
+    )
+    fields.raise_problems()
+    return config
+
+
+def write_config(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that describes `config`; read back, it is `config` again."""
+    eos = config.eos_token_id
+    shared = {
+        "model_type": config.family,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "initializer_range": config.initializer_range,
+        "fuse_attention_qkv": config.fuse_attention_qkv,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+        "pad_token_id": config.pad_token_id,
+    }
+    if config.family == "gpt":
+        return {
+            "architectures": ["GPTForCausalLM"],
+            **shared,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "max_position_embeddings": config.max_position_embeddings,
+            "hidden_activation": "gelu",
+            "layer_norm_eps": config.norm_eps,
+            "hidden_dropout_prob": config.hidden_dropout,
+            "attention_probs_dropout_prob": config.attention_dropout,
+        }
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        **shared,
+        "n_embd": config.hidden_size,
+        "n_inner": config.intermediate_size,
+        "n_layer": config.num_hidden_layers,
+        "n_head": config.num_attention_heads,
+        "n_positions": config.max_position_embeddings,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.norm_eps,
+        "embd_pdrop": config.embedding_dropout,
+        "resid_pdrop": config.hidden_dropout,
+        "attn_pdrop": config.attention_dropout,
+    }
+
+
+_LAYERS = {
+    "embedding": "wte",
+    "positions": "wpe",
+    "norm": "ln_f",
+    "attention_norm": "ln_1",
+    "attention.output": "attn.c_proj",
+    "feed_forward_norm": "ln_2",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.down": "mlp.c_proj",
+}
+_PACKED = ("attention.query", "attention.key", "attention.value")
+
+
+def source(canonical: str, config: ModelConfig) -> Source:
+    """Where a tensor stands in Hugging Face's files, whose linear weights are [in, out] here."""
+    layer, _, kind = canonical.rpartition(".")
+    if layer == "head":
+        return Source("lm_head.weight", is_transposed=True)
+    scope = "transformer."
+    if layer.startswith("layers."):
+        _, index, layer = layer.split(".", 2)
+        scope = f"transformer.h.{index}."
+    if layer in _PACKED:
+        width = config.hidden_size
+        third = one_block(_PACKED.index(layer) * width, width, 3 * width)
+        return Source(f"{scope}attn.c_attn.{kind}", outputs=third)
+    return Source(f"{scope}{_LAYERS[layer]}.{kind}")
+
+
+def is_redundant(published: str, config: ModelConfig) -> bool:
+    """Whether published weights may hold a tensor that no parameter is read from."""
+    if published.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask
+        return True
+    return published == "lm_head.weight" and config.tie_word_embeddings

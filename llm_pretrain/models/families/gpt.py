@@ -16,28 +16,33 @@ from llm_pretrain.models.families.published import Source, one_block
 
 MODEL_TYPES = ("gpt", "gpt2")
 
-# Settings that would change the arithmetic, with the values that this decoder computes.
-_SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gpt": {
-        # PaddleNLP takes the approximation by tanh where these say "gelu".
-        "hidden_activation": ("gelu", None),
-        "hidden_act": ("gelu", None),
-        # PaddleNLP computes with 1e-5 whatever stands here.
-        "layer_norm_eps": (1e-5, None),
-        "normalize_before": (True, None),
-        "scale_qk_coeff": (1, None),
-    },
-    "gpt2": {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh", None),
-        "scale_attn_weights": (True, None),
-        "scale_attn_by_inverse_layer_idx": (False, None),
-        "add_cross_attention": (False, None),
-        "quantization_config": (None,),
-    },
+# transformers' names of what has the name of the run's settings in PaddleNLP's configs.
+_GPT2_KEYS = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "hidden_dropout_prob": "resid_pdrop",
+    "attention_probs_dropout_prob": "attn_pdrop",
 }
-_DROPOUTS = {
-    "gpt": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
-    "gpt2": {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+_DROPOUTS = {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1}
+# Settings that would change the arithmetic, with the values that this decoder computes.
+_SUPPORTED = {
+    # PaddleNLP takes the approximation by tanh where these say "gelu".
+    "hidden_activation": ("gelu", None),
+    "hidden_act": ("gelu", "gelu_new", None),
+    # PaddleNLP computes with 1e-5 whatever stands here.
+    "layer_norm_eps": (1e-5, None),
+    "normalize_before": (True, None),
+    "scale_qk_coeff": (1, None),
+    # These are transformers'.
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", None),
+    "scale_attn_weights": (True, None),
+    "scale_attn_by_inverse_layer_idx": (False, None),
+    "add_cross_attention": (False, None),
+    "quantization_config": (None,),
 }
 
 
@@ -45,35 +50,33 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     """The model that a published config.json describes.
 
     Args:
-        published: the parsed file. Where a setting stands under PaddleNLP's name and under that of
-            transformers, the first counts: the run's own settings have it.
+        published: the parsed file. PaddleNLP's name of a setting counts before that of
+            transformers, because it is under the former that a run changes it.
         source: the file's name for error messages.
 
     Raises:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
-    family = published["model_type"]
-    fields = Fields({**_DROPOUTS[family], **published}, source)
-    for key, supported in _SUPPORTED[family].items():
+    fields = Fields({**_DROPOUTS, **published}, source)
+    for key, supported in _SUPPORTED.items():
         fields.require_supported(key, supported)
-    hidden_size = fields.positive_integer(fields.first("hidden_size", "n_embd"))
-    heads = fields.positive_integer(fields.first("num_attention_heads", "n_head"))
+
+    def size(key: str, default: int | None = None) -> int:
+        return fields.positive_integer(fields.first(key, _GPT2_KEYS[key]), default)
+
+    hidden_size, heads = size("hidden_size"), size("num_attention_heads")
     if hidden_size % heads:
         fields.problem("hidden_size", f"{hidden_size} is not a multiple of {heads} attention heads")
     config = ModelConfig(
-        family=family,
+        family=published["model_type"],
         vocab_size=fields.positive_integer("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=fields.positive_integer(
-            fields.first("intermediate_size", "n_inner"), 4 * hidden_size
-        ),
-        num_hidden_layers=fields.positive_integer(fields.first("num_hidden_layers", "n_layer")),
+        intermediate_size=size("intermediate_size", 4 * hidden_size),
+        num_hidden_layers=size("num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=max(hidden_size // heads, 1),
-        max_position_embeddings=fields.positive_integer(
-            fields.first("max_position_embeddings", "n_positions"), 1024
-        ),
+        max_position_embeddings=size("max_position_embeddings", 1024),
         norm_eps=fields.number("layer_norm_epsilon", 1e-5),
         learned_positions=LearnedPositions(),
         norm="layer_norm",
@@ -100,43 +103,32 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that describes `config`; read back, it is `config` again."""
     eos = config.eos_token_id
-    shared = {
+    published = {
+        "architectures": ["GPTForCausalLM"],
         "model_type": config.family,
         "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "max_position_embeddings": config.max_position_embeddings,
+        "layer_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
+        "hidden_dropout_prob": config.hidden_dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
         "fuse_attention_qkv": config.fuse_attention_qkv,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
         "pad_token_id": config.pad_token_id,
     }
     if config.family == "gpt":
-        return {
-            "architectures": ["GPTForCausalLM"],
-            **shared,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "max_position_embeddings": config.max_position_embeddings,
-            "hidden_activation": "gelu",
-            "layer_norm_eps": config.norm_eps,
-            "hidden_dropout_prob": config.hidden_dropout,
-            "attention_probs_dropout_prob": config.attention_dropout,
-        }
+        return published
     return {
+        **{_GPT2_KEYS.get(key, key): value for key, value in published.items()},
         "architectures": ["GPT2LMHeadModel"],
-        **shared,
-        "n_embd": config.hidden_size,
-        "n_inner": config.intermediate_size,
-        "n_layer": config.num_hidden_layers,
-        "n_head": config.num_attention_heads,
-        "n_positions": config.max_position_embeddings,
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": config.norm_eps,
         "embd_pdrop": config.embedding_dropout,
-        "resid_pdrop": config.hidden_dropout,
-        "attn_pdrop": config.attention_dropout,
     }
 
 
@@ -163,7 +155,7 @@ def source(canonical: str, config: ModelConfig) -> Source:
         _, index, layer = layer.split(".", 2)
         scope = f"transformer.h.{index}."
     if layer in _PACKED:
-        width = config.hidden_size
+        width = config.num_attention_heads * config.head_dim
         third = one_block(_PACKED.index(layer) * width, width, 3 * width)
         return Source(f"{scope}attn.c_attn.{kind}", outputs=third)
     return Source(f"{scope}{_LAYERS[layer]}.{kind}")

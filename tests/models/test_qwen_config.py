@@ -1,15 +1,21 @@
-"""Published configs of the first Qwen: read, refused, written; sizes and tensors."""
+"""The first Qwen's published configs and weights: read, refused, written; sizes."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import Extrapolation, ModelConfig, Rope
+from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import qwen
 from llm_pretrain.models.families.qwen_seeds import SEEDS
+from tests.peers.comparison import Case, whole_tensors
 
 SMALL = {
     "model_type": "qwen",
@@ -90,3 +96,16 @@ def test_parameters_of_the_published_models(size: str, count: int) -> None:
     for kind in ("", "-chat"):
         config = qwen.read_config(SEEDS[f"qwen/qwen-{size}{kind}"], size)
         assert config.parameter_count() == count
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_weights_are_read_as_they_were_written(is_fused: bool, tmp_path: Path) -> None:
+    fusions = {"fuse_attention_qkv": is_fused, "fuse_attention_ffn": is_fused}
+    model, _ = Case(SMALL, fusions).build(seed=0)
+    write_weights(whole_tensors(model), model.config, tmp_path)
+    loaded = Decoder(read())
+    load_weights(loaded, loaded.config, tmp_path)
+    before, after = dict(whole_tensors(model)), dict(whole_tensors(loaded))
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name])

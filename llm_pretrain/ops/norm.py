@@ -68,5 +68,6 @@ def normalise_columns(weight: Tensor) -> Tensor:
     """Divide every column of `weight` [H, V] by its Euclidean norm, in float32 (but by 1e-7 at
     least, as Baichuan 2 has it), and return it in its dtype."""
     weight32 = weight.astype("float32")
-    lengths = weight32.square().sum(0, keepdim=True).sqrt()
-    return (weight32 / lengths.clip(min=1e-7)).astype(weight.dtype)
+    # Bounded before the root, whose derivative at zero would make a column of padding NaN.
+    lengths = weight32.square().sum(0, keepdim=True).clip(min=1e-14).sqrt()
+    return (weight32 / lengths).astype(weight.dtype)

@@ -54,6 +54,26 @@ def test_rms_norm_with_one_frozen_operand(frozen: int) -> None:
     assert operands[1 - frozen].grad is not None
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normalise_columns(dtype: str) -> None:
+    assert_equal_formula(
+        ops.normalise_columns,
+        lambda w: w / w.square().sum(0, keepdim=True).sqrt(),
+        [3 * normal(6, 7)],
+        dtype,
+    )
+
+
+def test_a_column_of_zeros_stays_and_gets_no_gradient() -> None:
+    """Such a column pads a vocabulary that is split; its logits have no gradient."""
+    weight = paddle.to_tensor([[3.0, 0.0], [4.0, 0.0]], stop_gradient=False)
+    y = ops.normalise_columns(weight)
+    np.testing.assert_allclose(y.numpy(), [[0.6, 0], [0.8, 0]], rtol=1e-6)
+    (y[:, 0] * paddle.to_tensor([1.0, 2.0])).sum().backward()
+    np.testing.assert_array_equal(weight.grad.numpy()[:, 1], [0, 0])
+    assert (weight.grad.numpy()[:, 0] != 0).all()
+
+
 def test_rms_norm_keeps_float32_where_the_weight_is_lower() -> None:
     y = ops.rms_norm(paddle.ones([1, 4]), paddle.ones([4], dtype="bfloat16"), 1e-6)
     assert y.dtype == paddle.float32

@@ -92,6 +92,24 @@ class Extrapolation:
 
 
 @dataclass(frozen=True)
+class BlankInfilling:
+    """Text with blanks that are to be filled (Du et al., arXiv:2103.10360): the tokens of it."""
+
+    mask_token_id: int
+    """A short blank within the text, [MASK]."""
+    gmask_token_id: int
+    """A long blank at the end of the text, [gMASK]."""
+    start_token_id: int
+    """Stands before what fills a blank, <sop>."""
+    end_token_id: int
+    """Is predicted after what fills a short blank, <eop>."""
+    long_share: float = 1.0
+    """The part of the samples that have one long blank; the others have short ones."""
+    block_positions: bool = False
+    """Whether a token in a blank has the mask's position, and a second one within the blank."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One decoder-only model. Sizes are whole, before any parallelism."""
 
@@ -130,8 +148,8 @@ class ModelConfig:
     residual_scale: float = 1.0
     embedding_gradient_share: float = 1.0
     """The part of its gradient that the embedding learns from (GLM-130B: 0.1)."""
-    bidirectional_prefix: bool = False
-    """A sample has a context that sees all of itself, and a part that is predicted."""
+    blank_infilling: BlankInfilling | None = None
+    """Where samples have a context that sees all of itself, and blanks that are predicted."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
     small_branch_ends: bool = False

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.samples import Dataset, Sample
+from llm_pretrain.data.samples import Sample, Texts
 
 try:
     from fast_dataindex import helpers as _native
@@ -71,7 +71,7 @@ def _numpy_blend(
 class BlendedSamples:
     """`samples` samples of several datasets, each used in proportion to its weight."""
 
-    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], samples: int) -> None:
+    def __init__(self, datasets: Sequence[Texts], weights: Sequence[float], samples: int) -> None:
         self.datasets = list(datasets)
         self._dataset, self._number = blend_order(weights, samples)
         taken = np.bincount(self._dataset, minlength=len(self.datasets))

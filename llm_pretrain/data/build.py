@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config.model_config import BlankInfilling
+from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, normalized, samples_asked
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
-from llm_pretrain.data.samples import Dataset, IndexedSamples
+from llm_pretrain.data.samples import Dataset, IndexedSamples, Texts
 from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
 from llm_pretrain.data.token_data import TokenData
 from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
@@ -53,19 +55,21 @@ def build_datasets(
     builder: bool,
     timeout_s: float = 1800,
     vocab_size: int | None,
+    blanks: BlankInfilling | None = None,
 ) -> Datasets:
     """Open the data and build, or wait for, the index of every wanted split.
 
     `builder`: this process writes to the index cache what is missing there; all other processes
     wait for it, at most `timeout_s` seconds for each index. `vocab_size`: rows of the model's
-    embedding, against which the token ids are checked; None leaves that out.
+    embedding, against which the token ids are checked; None leaves that out. `blanks`: for a model
+    that fills blanks in the text, instead of continuing it.
 
     Raises DataError for whatever is wrong with the data.
     """
     inputs = find_data(data.input_dir)
     blended = inputs.weights is not None
     shares = normalized(inputs.weights) if inputs.weights is not None else [1.0]
-    parts: dict[str, list[Dataset]] = {name: [] for name in SPLITS}
+    parts: dict[str, list[Texts]] = {name: [] for name in SPLITS}
     notices: list[str] = []
     for prefix, share in zip(inputs.prefixes, shares, strict=True):
         wanted = {
@@ -81,9 +85,10 @@ def build_datasets(
     def joined(name: str) -> Dataset | None:
         if not parts[name]:
             return None
-        if not blended:
-            return parts[name][0]
-        return BlendedSamples(parts[name], shares, counts.by_split()[name])
+        texts = parts[name][0]
+        if blended:
+            texts = BlendedSamples(parts[name], shares, counts.by_split()[name])
+        return texts if blanks is None else SamplesWithBlanks(texts, blanks, seed)
 
     return Datasets(joined("train"), joined("valid"), joined("test"), tuple(notices))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from llm_pretrain.data.samples import Dataset
 
-IGNORED_LABEL = -100
-
 
 @dataclass(frozen=True)
 class Batch:
     tokens: NDArray[np.int64]
     """Shape [batch size, sequence length]."""
     labels: NDArray[np.int64]
-    """Same shape: the next token of each, or IGNORED_LABEL where the loss mask says so."""
+    """Same shape; IGNORED_LABEL where nothing is to be predicted."""
+    structure: Mapping[str, NDArray[np.int64]]
+    """What else the model is told of each sample (`Example.structure`)."""
     first_sample: int
     """Number of the first sample in the run; the others follow it."""
-    wait_s: float
+    wait_s: float = 0.0
     """Seconds that the consumer waited for this batch."""
 
 
@@ -59,7 +59,7 @@ class BatchLoader:
         self._rank = rank
         self._degree = degree
         self._next = consumed_samples
-        self._ahead: deque[Future[tuple[int, NDArray[np.int64], NDArray[np.int64]]]] = deque()
+        self._ahead: deque[Future[Batch]] = deque()
         self._pool = ThreadPoolExecutor(workers, "data") if workers else None
         self._depth = 2 * workers
         self._closed = False
@@ -86,7 +86,7 @@ class BatchLoader:
             first = self._take()
             if first is None:
                 raise StopIteration
-            first, tokens, labels = self._read(first)
+            batch = self._read(first)
         else:
             while len(self._ahead) < self._depth:
                 first = self._take()
@@ -95,9 +95,9 @@ class BatchLoader:
                 self._ahead.append(self._pool.submit(self._read, first))
             if not self._ahead:
                 raise StopIteration
-            first, tokens, labels = self._ahead[0].result()
+            batch = self._ahead[0].result()
             self._ahead.popleft()
-        return Batch(tokens, labels, first, time.perf_counter() - begin)
+        return replace(batch, wait_s=time.perf_counter() - begin)
 
     def close(self) -> None:
         """Stop reading ahead; returns when no thread is at work. Then there are no more batches."""
@@ -129,12 +129,15 @@ class BatchLoader:
         self._next += self._global_batch
         return first
 
-    def _read(self, first: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+    def _read(self, first: int) -> Batch:
         begin = first + self._rank * self._batch_size
         samples = [self._dataset[number] for number in range(begin, begin + self._batch_size)]
-        whole = np.stack([sample.tokens for sample in samples])
-        labels = whole[:, 1:].copy()
-        for row, sample in enumerate(samples):
-            if sample.mask is not None:
-                labels[row, sample.mask[1:] == 0] = IGNORED_LABEL
-        return begin, np.ascontiguousarray(whole[:, :-1]), labels
+        return Batch(
+            np.stack([sample.inputs for sample in samples]),
+            np.stack([sample.labels for sample in samples]),
+            {
+                name: np.stack([sample.structure[name] for sample in samples])
+                for name in samples[0].structure
+            },
+            begin,
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +14,63 @@ from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.sample_index import SampleIndex
 from llm_pretrain.data.token_data import TokenData
 
+IGNORED_LABEL = -100
+
+
+class Example(Protocol):
+    """What a model is given, and what it should predict."""
+
+    @property
+    def inputs(self) -> NDArray[np.int64]:
+        """Shape [sequence length]."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Same shape; IGNORED_LABEL where nothing is to be predicted."""
+
+    @property
+    def structure(self) -> Mapping[str, NDArray[np.int64]]:
+        """What else the model is told, by the names of `Sequences`' fields; the same of all."""
+
 
 @dataclass(frozen=True)
 class Sample:
+    """A piece of text; as an example, every token predicts the next one."""
+
     tokens: NDArray[np.int64]
-    """Shape [sequence length + 1]: inputs are all but the last, labels all but the first."""
+    """Shape [sequence length + 1]."""
     mask: NDArray[np.uint8] | None
     """Same shape; 0 where the token is not to be learned. None: all are."""
+    structure: ClassVar[Mapping[str, NDArray[np.int64]]] = MappingProxyType({})
+
+    @property
+    def inputs(self) -> NDArray[np.int64]:
+        return self.tokens[:-1]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.targets[1:]
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """The tokens as labels: IGNORED_LABEL where one is not to be learned."""
+        return self.tokens if self.mask is None else np.where(self.mask, self.tokens, IGNORED_LABEL)
 
 
-class Dataset(Protocol):
-    """Samples by number, in the order in which training uses them."""
+class Texts(Protocol):
+    """Pieces of text by number."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int) -> Sample: ...
+
+
+class Dataset(Protocol):
+    """Examples by number, in the order in which training uses them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Example: ...
 
 
 class IndexedSamples:

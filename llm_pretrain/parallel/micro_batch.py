@@ -5,7 +5,9 @@ Shapes: B batch, S the positions that this rank's attention holds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import paddle
@@ -38,6 +40,8 @@ class Sequences:
     """[B, length]: what the model takes for a token's position; None is where it stands."""
     block_position_ids: NDArray[np.int64] | None = None
     """[B, length]: positions within the part that is predicted (GLM)."""
+    prefix_lengths: NDArray[np.int64] | None = None
+    """[B]: the tokens at the front of a sample that every position sees."""
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -96,8 +100,12 @@ def split_batch(
     ignored_label: int,
     first_sample: int = 0,
     seed: int = 0,
+    structure: Mapping[str, NDArray[np.int64]] = MappingProxyType({}),
 ) -> list[MicroBatch]:
-    """Cut a batch [B, length] into micro-batches of at most `size` samples."""
+    """Cut a batch [B, length] into micro-batches of at most `size` samples.
+
+    `structure` has further fields of `Sequences` for all of the samples.
+    """
     length = tokens.shape[1]
     chunks = local_chunks(length)
     positions = np.concatenate([np.arange(begin, end) for begin, end in chunks])
@@ -111,7 +119,13 @@ def split_batch(
                 paddle.to_tensor(tokens[begin:end, positions]),
                 paddle.to_tensor(whole[:, positions]),
                 max(int((whole != ignored_label).sum()), 1),
-                Sequences(length, ids, chunks, seed),
+                Sequences(
+                    length,
+                    ids,
+                    chunks,
+                    seed,
+                    **{name: rows[begin:end] for name, rows in structure.items()},
+                ),
             )
         )
     return micro_batches

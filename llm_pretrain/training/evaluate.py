@@ -50,7 +50,11 @@ def evaluate(
             if should_stop():
                 return None
             parts = split_batch(
-                batch.tokens, batch.labels, micro_batch_size, ignored_label=IGNORED_LABEL
+                batch.tokens,
+                batch.labels,
+                micro_batch_size,
+                ignored_label=IGNORED_LABEL,
+                structure=batch.structure,
             )
             total += pipeline.evaluate(parts)
             micro_batches += len(parts)

@@ -189,6 +189,7 @@ def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) ->
         seed=config.training.seed,
         builder=is_builder,
         vocab_size=model_config.vocab_size,
+        blanks=model_config.blank_infilling,
     )
 
 

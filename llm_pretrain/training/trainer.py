@@ -181,6 +181,7 @@ class Trainer:
                 ignored_label=IGNORED_LABEL,
                 first_sample=batch.first_sample,
                 seed=training.seed,
+                structure=batch.structure,
             )
         ]
         parts = accumulation * self.topology.batch_degree

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_pretrain.data import BatchLoader, DataError, Sample
-from llm_pretrain.data.loader import IGNORED_LABEL
+from llm_pretrain.data.samples import IGNORED_LABEL
 
 
 class Numbered:

@@ -19,7 +19,6 @@ INERT: dict[str, str] = {
     "model_type": "the family is read from the model's config.json",
     "config_name": "the model's config is read from model_name_or_path",
     "use_fast_layer_norm": _CHOSEN_AT_START,
-    "use_flash_attention": _CHOSEN_AT_START,
     "use_fused_rms_norm": _CHOSEN_AT_START,
     "use_fused_rope": _CHOSEN_AT_START,
     "use_fused_linear": _CHOSEN_AT_START,

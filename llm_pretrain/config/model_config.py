@@ -159,6 +159,8 @@ class ModelConfig:
     """Of both residual branches."""
     attention_dropout: float = 0.0
     """Of the attention probabilities."""
+    use_flash_attention: bool = False
+    """Keep nothing of the size of the attention scores; a choice of the run."""
     fuse_attention_qkv: bool = False
     fuse_attention_ffn: bool = False
     bos_token_id: int | None = None

@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.extrapolation import scale_queries, with_larger_base
 from llm_pretrain.models.norm import norm
-from llm_pretrain.models.position import rotate
+from llm_pretrain.models.position import alibi_slopes, rotate
 from llm_pretrain.parallel.attention import attention
 from llm_pretrain.parallel.heads import local_heads
 from llm_pretrain.parallel.micro_batch import Sequences
@@ -45,6 +45,7 @@ class Attention(nn.Layer):
             bias=config.attention_output_bias,
             std=config.branch_end_range,
         )
+        self.slopes = alibi_slopes(config.num_attention_heads) if config.alibi else None
         self.query_norm, self.key_norm = None, None
         if config.query_key_norm:
             self.query_norm, self.key_norm = norm(config, size), norm(config, size)
@@ -75,6 +76,8 @@ class Attention(nn.Layer):
             v_BSKD,
             sequences,
             self.heads,
+            slopes=self.slopes,
             dropout=self.config.attention_dropout if self.training else 0.0,
             place=self.name,
+            flash=self.config.use_flash_attention,
         )

@@ -6,6 +6,7 @@ from llm_pretrain.ops.activation import activation
 from llm_pretrain.ops.attention import attention, take_heads
 from llm_pretrain.ops.cross_entropy import cross_entropy
 from llm_pretrain.ops.dropout_add import dropout, dropout_add
+from llm_pretrain.ops.flash_attention import flash_attention
 from llm_pretrain.ops.linear import linear
 from llm_pretrain.ops.norm import layer_norm, normalise_columns, rms_norm
 from llm_pretrain.ops.rotary import rotary
@@ -16,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_add",
+    "flash_attention",
     "layer_norm",
     "linear",
     "normalise_columns",

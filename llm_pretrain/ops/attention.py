@@ -10,12 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.dropout_add import dropout as random_dropout
+from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -27,17 +30,17 @@ def attention(
     q_BSND: Tensor,
     k_BSKD: Tensor,
     v_BSKD: Tensor,
+    mask: Mask,
     *,
-    causal: bool = True,
     dropout: float = 0.0,
     rows_BNS: Tensor | None = None,
 ) -> Tensor:
-    """softmax(Q Kᵀ / sqrt(D)) V, with the softmax in float32.
+    """softmax(Q Kᵀ / sqrt(D) + mask) V, with the softmax in float32.
 
     Args:
         q_BSND: queries [B, S, N, D].
         k_BSKD, v_BSKD: keys and values [B, S, K, D]; each serves N / K consecutive query heads.
-        causal: a position sees itself and what stands before it.
+        mask: what a position sees.
         dropout: of the probabilities.
         rows_BNS: int64 [B, N, S], from `random_bits.rows_of_heads`; with the numbers of the keys
             they choose what dropout leaves out. Needed where there is dropout.
@@ -47,7 +50,7 @@ def attention(
     """
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
     return in_float32_on_cpu(
-        lambda q, k, v: _Attention.apply(q, k, v, causal, dropout, rows_BNS), q, k, v
+        lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
     )
 
 
@@ -70,32 +73,36 @@ class _Attention(PyLayer):
         q_BSND: Tensor,
         k_BSKD: Tensor,
         v_BSKD: Tensor,
-        causal: bool,
+        mask: Mask,
         dropout: float,
         rows_BNS: Tensor | None,
     ) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
-        sizes = _block_sizes(q_BSND.shape[1], causal)
+        length = q_BSND.shape[1]
+        sizes = _block_sizes(length, mask)
+        positions = np.split(np.arange(length), np.cumsum(sizes)[:-1])
         scale = 1 / math.sqrt(q_BSND.shape[-1])
         groups = q_BSND.shape[2] // k_BSKD.shape[2]
-        queries = _split_queries(q_BSND * scale, groups, sizes)
-        keys, values = _split_keys(k_BSKD, sizes), _split_keys(v_BSKD, sizes)
+        queries = split_queries(q_BSND * scale, groups, sizes)
+        keys, values = split_keys(k_BSKD, sizes), split_keys(v_BSKD, sizes)
         outputs, probabilities, kept = [], [], []
         for i, q in enumerate(queries):
             scores = paddle.matmul(_rows(q), _up_to(keys, i), transpose_y=True).astype("float32")
-            if causal:
-                scores = scores.reshape([*q.shape[:4], -1]).add_(_causal_mask(q.shape[3], scores))
-            probabilities.append(F.softmax_(_rows(scores), axis=-1))
+            bias = mask.bias(positions[i], np.arange(scores.shape[-1]))
+            if bias is not None:
+                by_head = scores.reshape([*q.shape[:4], -1])
+                scores = _rows(by_head.add_(by_group(bias, groups).expand_as(by_head)))
+            probabilities.append(F.softmax_(scores, axis=-1))
             kept.append(probabilities[-1])
             if dropout:
                 assert rows_BNS is not None
-                rows = _rows_of_block(rows_BNS, groups, sum(sizes[:i]), sizes[i])
+                rows = rows_of_block(rows_BNS, groups, positions[i])
                 kept[-1] = random_dropout(kept[-1], dropout, rows)
             output = paddle.matmul(kept[-1].astype(q.dtype), _up_to(values, i))
             outputs.append(output.reshape(q.shape))
         ctx.save_for_backward(*queries, *keys, *values, *outputs, *probabilities, *kept)
         ctx.sizes, ctx.scale, ctx.groups, ctx.dropout = sizes, scale, groups, dropout
-        return _join_queries(outputs)
+        return join_queries(outputs)
 
     @staticmethod
     def backward(ctx: Any, do_BSND: Tensor) -> tuple[Tensor | None, ...]:
@@ -107,7 +114,7 @@ class _Attention(PyLayer):
         dkeys, dvalues = (
             [paddle.zeros_like(x, dtype="float32") for x in blocks] for blocks in (keys, values)
         )
-        for i, do in enumerate(_split_queries(do_BSND, ctx.groups, ctx.sizes)):
+        for i, do in enumerate(split_queries(do_BSND, ctx.groups, ctx.sizes)):
             correction = do.astype("float32") * outputs[i].astype("float32")
             correction = _rows(correction.sum(-1, keepdim=True))
             q, do = _rows(queries[i]), _rows(do)
@@ -120,27 +127,32 @@ class _Attention(PyLayer):
             ds = ds.astype(do.dtype)
             _add_up_to(dkeys, i, paddle.matmul(ds, q, transpose_x=True))
             dqueries.append(paddle.matmul(ds, _up_to(keys, i)).reshape(queries[i].shape))
-        dk_BSKD, dv_BSKD = (_join_keys(x).astype(do_BSND.dtype) for x in (dkeys, dvalues))
-        return for_trained(ctx, _join_queries(dqueries) * ctx.scale, dk_BSKD, dv_BSKD)
+        dk_BSKD, dv_BSKD = (join_keys(x).astype(do_BSND.dtype) for x in (dkeys, dvalues))
+        return for_trained(ctx, join_queries(dqueries) * ctx.scale, dk_BSKD, dv_BSKD)
 
 
-def _block_sizes(sequence_length: int, causal: bool) -> list[int]:
+def _block_sizes(length: int, mask: Mask) -> list[int]:
     """Query rows of every block. Few large blocks: each costs some launches."""
-    rows = max(_FEWEST_ROWS, -(-sequence_length // _MOST_BLOCKS)) if causal else sequence_length
-    full, rest = divmod(sequence_length, rows)
+    if mask.prefix_lengths is not None:
+        return [length]
+    rows = max(_FEWEST_ROWS, -(-length // _MOST_BLOCKS))
+    full, rest = divmod(length, rows)
     return [rows] * full + [rest] * (rest > 0)
 
 
-def _causal_mask(rows: int, scores: Tensor) -> Tensor:
-    """What hides the future from the last `rows` positions of the keys: 0 or -inf, [R, T]."""
-    length = scores.shape[-1]
-    return paddle.triu(paddle.full([rows, length], -math.inf, dtype="float32"), length - rows + 1)
+def by_group(bias: Tensor, groups: int) -> Tensor:
+    """A bias [B or 1, N or 1, R, T] for scores [B, K, G, R, T]."""
+    heads = bias.shape[1]
+    if heads == 1:
+        return bias.unsqueeze(2)
+    return bias.reshape([bias.shape[0], heads // groups, groups, *bias.shape[2:]])
 
 
-def _rows_of_block(rows_BNS: Tensor, groups: int, begin: int, size: int) -> Tensor:
-    """Of a block of positions, [B, K, G·R]."""
+def rows_of_block(rows_BNS: Tensor, groups: int, positions: NDArray[np.int64]) -> Tensor:
+    """The rows of consecutive positions, [B, K, G·R]."""
     B, N, _ = rows_BNS.shape
-    return rows_BNS[:, :, begin : begin + size].reshape([B, N // groups, groups * size])
+    block = rows_BNS[:, :, int(positions[0]) : int(positions[-1]) + 1]
+    return block.reshape([B, N // groups, groups * len(positions)])
 
 
 def _rows(x_BKGRX: Tensor) -> Tensor:
@@ -150,25 +162,25 @@ def _rows(x_BKGRX: Tensor) -> Tensor:
 
 # Paddle's einsum and split copy with fast kernels where transpose and slicing make strided views,
 # whose later copy is ten times slower on CPU.
-def _split_queries(x_BSND: Tensor, groups: int, sizes: list[int]) -> list[Tensor]:
+def split_queries(x_BSND: Tensor, groups: int, sizes: list[int]) -> list[Tensor]:
     """Blocks of rows, [B, K, G, R, D] each."""
     B, S, N, D = x_BSND.shape
     x_BSKGD = x_BSND.reshape([B, S, N // groups, groups, D])
     return paddle.split(paddle.einsum("bskgd->bkgsd", x_BSKGD), sizes, axis=3)
 
 
-def _join_queries(blocks_BKGRD: list[Tensor]) -> Tensor:
+def join_queries(blocks_BKGRD: list[Tensor]) -> Tensor:
     x_BSKGD = paddle.einsum("bkgsd->bskgd", paddle.concat(blocks_BKGRD, axis=3))
     B, S, K, G, D = x_BSKGD.shape
     return x_BSKGD.reshape([B, S, K * G, D])
 
 
-def _split_keys(x_BSKD: Tensor, sizes: list[int]) -> list[Tensor]:
+def split_keys(x_BSKD: Tensor, sizes: list[int]) -> list[Tensor]:
     """Blocks of positions, [B, K, R, D] each."""
     return paddle.split(paddle.einsum("bskd->bksd", x_BSKD), sizes, axis=2)
 
 
-def _join_keys(blocks_BKRD: list[Tensor]) -> Tensor:
+def join_keys(blocks_BKRD: list[Tensor]) -> Tensor:
     return paddle.einsum("bksd->bskd", paddle.concat(blocks_BKRD, axis=2))
 
 

@@ -28,8 +28,8 @@ def rotary(
         Tensors like `q` and `k`.
     """
     R = cos.shape[-1]
-    sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2).tile([spans])
-    signed_sin = sin * sign
+    sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2)
+    signed_sin = sin * sign.tile([spans])
     return _Rotate.apply(q, cos, signed_sin, spans), _Rotate.apply(k, cos, signed_sin, spans)
 
 

@@ -113,6 +113,31 @@ def all_to_all(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
     return received
 
 
+class Shift:
+    """What the previous rank sends, once it is there."""
+
+    def __init__(self, received: paddle.Tensor, sent: paddle.Tensor, task: Task) -> None:
+        self.received, self.sent, self.task = received, sent, task
+
+    def wait(self) -> paddle.Tensor:
+        self.task.wait()
+        return self.received
+
+
+def start_shift(tensor: paddle.Tensor, group: Group) -> Shift:
+    """Begin to send `tensor` to the next rank of a ring, and to receive the previous one's.
+
+    One all-to-all of uneven parts: over NCCL two ranks that send to each other first, and then
+    receive, would wait for each other.
+    """
+    received = paddle.empty_like(tensor)
+    ahead, behind = [0] * group.nranks, [0] * group.nranks
+    ahead[(group.rank + 1) % group.nranks] = tensor.shape[0]
+    behind[(group.rank - 1) % group.nranks] = tensor.shape[0]
+    task = dist.stream.alltoall_single(received, tensor, behind, ahead, group, sync_op=False)
+    return Shift(received, tensor, task)
+
+
 def barrier() -> None:
     """Wait for every process of the job."""
     if dist.is_initialized():

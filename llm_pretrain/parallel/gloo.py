@@ -17,6 +17,7 @@ Seven things (Paddle 3.3):
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable
@@ -140,20 +141,29 @@ class _Operations:
         return self._queue(group).run(run, sync_op)
 
     def all_to_all(
-        self, group: Any, received: Any, sent: Any, _out: Any, _in: Any, sync_op: bool = True
+        self,
+        group: Any,
+        received: Any,
+        sent: Any,
+        received_sizes: list[int],
+        sent_sizes: list[int],
+        sync_op: bool = True,
     ) -> _Task:
-        """Equal parts along the first axis, of which there are as many as ranks."""
-        size, mine = sent.shape[0] // group.size(), group.rank()
-
-        def part(tensor: Any, rank: int) -> Any:
-            return tensor._slice(rank * size, (rank + 1) * size)
+        """Parts along the first axis; without sizes, as many equal ones as ranks."""
+        count, mine = group.size(), group.rank()
+        into = _parts(received, received_sizes or [received.shape[0] // count] * count)
+        out_of = _parts(sent, sent_sizes or [sent.shape[0] // count] * count)
+        # Pairs are formed here, in the thread that owns the common store, once every send is begun.
+        tasks = [
+            self.send(group, part, rank, False) for rank, part in out_of.items() if rank != mine
+        ]
+        sources = {rank: self.groups.receiver(group, rank) for rank in into if rank != mine}
 
         def run() -> None:
-            others = [rank for rank in range(group.size()) if rank != mine]
-            tasks = [self.send(group, part(sent, rank), rank, False) for rank in others]
-            part(received, mine).copy_(part(sent, mine), True)
-            for rank in others:
-                self.receive(group, part(received, rank), rank)
+            if mine in into:
+                into[mine].copy_(out_of[mine], True)
+            for rank, pair in sources.items():
+                _recv(pair, into[rank], 0, True).wait()
             for task in tasks:
                 task.wait()
 
@@ -172,6 +182,16 @@ class _Operations:
     def barrier(self, group: Any, *_: Any) -> _Task:
         self.groups.barrier(group)
         return _Task()
+
+
+def _parts(tensor: Any, sizes: list[int]) -> dict[int, Any]:
+    """The part of every rank that has one."""
+    ends = list(itertools.accumulate(sizes))
+    return {
+        rank: tensor._slice(end - size, end)
+        for rank, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        if size
+    }
 
 
 def install(timeout_seconds: int) -> None:

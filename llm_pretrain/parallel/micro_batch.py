@@ -42,6 +42,8 @@ class Sequences:
     """[B, length]: positions within the part that is predicted (GLM)."""
     prefix_lengths: NDArray[np.int64] | None = None
     """[B]: the tokens at the front of a sample that every position sees."""
+    document_starts: NDArray[np.int64] | None = None
+    """[B, length]: where the document of each position begins; nothing before that is seen."""
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -85,8 +87,12 @@ def local_chunks(length: int) -> Chunks:
     Ring attention gives each rank one piece from the front and one from the back, so that the
     causal mask leaves all of them equally much to do; the exchange of heads needs one piece.
     """
-    layout = topology.current()
-    rank, degrees = layout.sequence_rank, layout.degrees
+    return chunks_of_rank(length, topology.current().sequence_rank)
+
+
+def chunks_of_rank(length: int, rank: int) -> Chunks:
+    """The part of a sample of `length` that a rank of the sequence group holds."""
+    degrees = topology.current().degrees
     pieces = [rank, 2 * degrees.context - 1 - rank] if degrees.context > 1 else [rank]
     size = length // (degrees.sequence * len(pieces))
     return tuple((piece * size, (piece + 1) * size) for piece in pieces)

@@ -108,7 +108,10 @@ def load_model_config(
         ConfigError: nothing of that name, or a config that this program can't train.
     """
     published, source = _published_config(model_name_or_path)
-    config = _read(*_changed(published, source, model_arguments))
+    config = replace(
+        _read(*_changed(published, source, model_arguments)),
+        use_flash_attention=model_arguments.use_flash_attention,
+    )
     if not model_arguments.continue_training:
         config = replace(
             config,

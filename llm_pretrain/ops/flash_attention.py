@@ -1,0 +1,223 @@
+"""Attention whose memory is linear in the sequence length (Dao et al., arXiv:2205.14135).
+
+Scores are computed for a block of queries and a block of keys at a time. What is kept is the output
+and the log-sum-exp of every row, from which the backward pass computes the probabilities again.
+
+Shapes: B batch, S queries, T keys, N query heads, K key heads, G = N / K, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from llm_pretrain.ops.attention import (
+    by_group,
+    join_keys,
+    join_queries,
+    rows_of_block,
+    split_keys,
+    split_queries,
+)
+from llm_pretrain.ops.attention_block import attend, attend_backward, merge
+from llm_pretrain.ops.mask import Mask
+from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.random_bits import keep
+from llm_pretrain.ops.trained import for_trained, note_trained
+
+_BLOCK = 256
+"""Most positions of a block."""
+
+Pieces = tuple[NDArray[np.int64], ...]
+"""Positions in the sample, in blocks of consecutive ones."""
+
+
+def blocks_of(chunks: tuple[tuple[int, int], ...]) -> Pieces:
+    """The positions of ranges [begin, end), in blocks."""
+    return tuple(
+        np.arange(first, min(first + _BLOCK, end))
+        for begin, end in chunks
+        for first in range(begin, end, _BLOCK)
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The queries' side of attention.
+
+    Attributes:
+        mask: what a position sees.
+        pieces: where the queries stand, in their order.
+        dropout: of the probabilities.
+        random_rows: int64 [B, N, S], needed where there is dropout.
+    """
+
+    mask: Mask
+    pieces: Pieces
+    dropout: float = 0.0
+    random_rows: Tensor | None = None
+
+    def visible_blocks(self, keys: Pieces) -> Iterator[tuple[int, int]]:
+        """Numbers of the blocks of queries and keys of which something is seen."""
+        for i, queries in enumerate(self.pieces):
+            for j, block in enumerate(keys):
+                if not self.mask.hides_all(queries, block):
+                    yield i, j
+
+    def bias(self, i: int, keys: NDArray[np.int64], groups: int) -> Tensor | None:
+        """What is added to the scores of a block, broadcast to [B, K, G·R, T]."""
+        bias = self.mask.bias(self.pieces[i], keys)
+        if bias is None:
+            return None
+        grouped = by_group(bias, groups)
+        B, K, _, R, T = grouped.shape
+        return grouped.expand([B, K, groups, R, T]).reshape([B, K, groups * R, T])
+
+    def kept(self, i: int, keys: NDArray[np.int64], groups: int) -> Tensor | None:
+        """What dropout multiplies the probabilities of a block by, [B, K, G·R, T]."""
+        if not self.dropout:
+            return None
+        assert self.random_rows is not None
+        begin = sum(len(piece) for piece in self.pieces[:i])
+        local = np.arange(begin, begin + len(self.pieces[i]))
+        rows = rows_of_block(self.random_rows, groups, local)
+        return keep(rows, keys, self.dropout).astype("float32").scale_(1 / (1 - self.dropout))
+
+
+def flash_attention(
+    q_BSND: Tensor,
+    k_BSKD: Tensor,
+    v_BSKD: Tensor,
+    mask: Mask,
+    *,
+    dropout: float = 0.0,
+    rows_BNS: Tensor | None = None,
+) -> Tensor:
+    """`ops.attention`, keeping nothing of size S × S."""
+    rows = Rows(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, rows_BNS)
+    q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
+    return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, rows), q, k, v)
+
+
+class _FlashAttention(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, rows: Rows) -> Tensor:
+        note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
+        output, log_sums = attend_to(q_BSND, k_BSKD, v_BSKD, rows, rows.pieces)
+        output = output.astype(q_BSND.dtype)
+        ctx.save_for_backward(q_BSND, k_BSKD, v_BSKD, output, log_sums)
+        ctx.rows = rows
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, do_BSND: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, output, log_sums = ctx.saved_tensor()
+        gradients = attend_to_backward(
+            q, k, v, log_sums, correction(do_BSND, output), do_BSND, ctx.rows, ctx.rows.pieces
+        )
+        return for_trained(ctx, *(gradient.astype(q.dtype) for gradient in gradients))
+
+
+def attend_to(
+    q_BSND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, rows: Rows, keys: Pieces
+) -> tuple[Tensor, Tensor]:
+    """Attention to keys at the positions `keys`: output [B, S, N, D], log-sum-exp [B, S, N, 1].
+
+    Both float32; rows that see none of the keys have zeros and a large negative log-sum-exp.
+    """
+    groups, queries, sizes = _queries(q_BSND, k_BTKD, rows)
+    key_sizes = [len(piece) for piece in keys]
+    key_blocks, value_blocks = split_keys(k_BTKD, key_sizes), split_keys(v_BTKD, key_sizes)
+    outputs: list[Tensor | None] = [None] * len(queries)
+    log_sums: list[Tensor | None] = [None] * len(queries)
+    for i, j in rows.visible_blocks(keys):
+        output, log_sum = attend(
+            queries[i],
+            key_blocks[j],
+            value_blocks[j],
+            rows.bias(i, keys[j], groups),
+            rows.kept(i, keys[j], groups),
+        )
+        if outputs[i] is not None:
+            output, log_sum = merge(outputs[i], log_sums[i], output, log_sum)
+        outputs[i], log_sums[i] = output, log_sum
+    for i, query in enumerate(queries):
+        if outputs[i] is None:
+            outputs[i] = paddle.zeros(query.shape, "float32")
+            log_sums[i] = paddle.full([*query.shape[:3], 1], -1e30, "float32")
+    return _joined(outputs, groups, sizes), _joined(log_sums, groups, sizes)
+
+
+def correction(do_BSND: Tensor, output_BSND: Tensor) -> Tensor:
+    """rowsum(dO · O), float32 [B, S, N, 1]."""
+    return (do_BSND.astype("float32") * output_BSND.astype("float32")).sum(-1, keepdim=True)
+
+
+def attend_to_backward(
+    q_BSND: Tensor,
+    k_BTKD: Tensor,
+    v_BTKD: Tensor,
+    log_sums_BSN1: Tensor,
+    correction_BSN1: Tensor,
+    do_BSND: Tensor,
+    rows: Rows,
+    keys: Pieces,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of the gradients of queries, keys and values that goes through these keys, float32.
+
+    Args:
+        log_sums_BSN1, correction_BSN1: of whole rows, over all keys.
+    """
+    groups, queries, sizes = _queries(q_BSND, k_BTKD, rows)
+    key_sizes = [len(piece) for piece in keys]
+    key_blocks, value_blocks = split_keys(k_BTKD, key_sizes), split_keys(v_BTKD, key_sizes)
+    outputs, log_sums, corrections = (
+        [_flat(block) for block in split_queries(x, groups, sizes)]
+        for x in (do_BSND, log_sums_BSN1, correction_BSN1)
+    )
+    dq = [paddle.zeros(block.shape, "float32") for block in queries]
+    dk, dv = ([paddle.zeros(block.shape, "float32") for block in key_blocks] for _ in range(2))
+    for i, j in rows.visible_blocks(keys):
+        parts = attend_backward(
+            queries[i],
+            key_blocks[j],
+            value_blocks[j],
+            rows.bias(i, keys[j], groups),
+            rows.kept(i, keys[j], groups),
+            log_sums[i],
+            corrections[i],
+            outputs[i],
+        )
+        for total, part in zip((dq[i], dk[j], dv[j]), parts, strict=True):
+            total.add_(part)
+    scale = 1 / math.sqrt(q_BSND.shape[-1])
+    return _joined(dq, groups, sizes).scale_(scale), join_keys(dk), join_keys(dv)
+
+
+def _queries(q_BSND: Tensor, k_BTKD: Tensor, rows: Rows) -> tuple[int, list[Tensor], list[int]]:
+    """Heads of a group, scaled blocks [B, K, G·R, D], and the blocks' sizes."""
+    sizes = [len(piece) for piece in rows.pieces]
+    groups = q_BSND.shape[2] // k_BTKD.shape[2]
+    scaled = q_BSND * (1 / math.sqrt(q_BSND.shape[-1]))
+    return groups, [_flat(block) for block in split_queries(scaled, groups, sizes)], sizes
+
+
+def _flat(block_BKGRX: Tensor) -> Tensor:
+    return block_BKGRX.reshape([*block_BKGRX.shape[:2], -1, block_BKGRX.shape[-1]])
+
+
+def _joined(blocks_BKMX: list[Any], groups: int, sizes: list[int]) -> Tensor:
+    return join_queries(
+        [
+            block.reshape([*block.shape[:2], groups, size, block.shape[-1]])
+            for block, size in zip(blocks_BKMX, sizes, strict=True)
+        ]
+    )

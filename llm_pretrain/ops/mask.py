@@ -1,0 +1,90 @@
+"""Which keys a query sees, and how much less the distant ones weigh.
+
+Shapes: B batch, S positions of a whole sample, N query heads, R queries and T keys of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """What is visible, as rules on positions, of which a block's bias is made when it is needed.
+
+    Without options a position sees itself and what stands before it.
+    """
+
+    slopes: NDArray[np.float32] | None = None
+    """[N], of linear biases (ALiBi, arXiv:2108.12409): slope · (key - query) joins a score."""
+    prefix_lengths: NDArray[np.int64] | None = None
+    """[B]: in each sample, the leading positions that all positions see."""
+    document_starts: NDArray[np.int64] | None = None
+    """[B, S]: where the document of each position begins; nothing before that is seen."""
+
+    def hides_all(self, queries: Positions, keys: Positions) -> bool:
+        """Whether no query of a block sees any of its keys."""
+        beyond_prefix = self.prefix_lengths is None or keys.min() >= self.prefix_lengths.max()
+        in_the_future = beyond_prefix and keys.min() > queries.max()
+        in_another_document = (
+            self.document_starts is not None and keys.max() < self.document_starts[:, queries].min()
+        )
+        return bool(in_the_future or in_another_document)
+
+    def sees_all(self, queries: Positions, keys: Positions) -> bool:
+        """Whether every query of a block sees all of its keys."""
+        within_prefix = self.prefix_lengths is not None and keys.max() < self.prefix_lengths.min()
+        within_document = (
+            self.document_starts is None or self.document_starts[:, queries].max() <= keys.min()
+        )
+        return bool(within_document and (within_prefix or keys.max() <= queries.min()))
+
+    def bias(self, queries: Positions, keys: Positions) -> Tensor | None:
+        """What is added to the scores of a block, float32 [B or 1, N or 1, R, T]; None is nothing.
+
+        Args:
+            queries: [R] positions in the sample, one after another.
+            keys: [T] positions in the sample, one after another.
+        """
+        bias = None if self.sees_all(queries, keys) else self._hiding(queries, keys)
+        if self.slopes is not None:
+            distances_RT = _column(keys, "float32").T - _column(queries, "float32")
+            nearness = paddle.to_tensor(self.slopes).reshape([1, -1, 1, 1]) * distances_RT
+            bias = nearness if bias is None else bias + nearness
+        return bias
+
+    def _hiding(self, queries: Positions, keys: Positions) -> Tensor:
+        """0, or minus infinity where a query doesn't see a key, [B or 1, 1, R, T]."""
+        if self.prefix_lengths is None and self.document_starts is None:
+            return _future(len(queries), len(keys), int(queries[0] - keys[0]))
+        keys_1T, queries_R1 = _column(keys).T, _column(queries)
+        visible = (keys_1T <= queries_R1).unsqueeze(0)
+        if self.prefix_lengths is not None:
+            prefixes = paddle.to_tensor(self.prefix_lengths).reshape([-1, 1, 1])
+            visible = visible | (keys_1T.unsqueeze(0) < prefixes)
+        if self.document_starts is not None:
+            starts_BR1 = paddle.to_tensor(self.document_starts[:, queries]).unsqueeze(-1)
+            visible = visible & (keys_1T.unsqueeze(0) >= starts_BR1)
+        hidden = paddle.full(visible.shape, -math.inf, "float32")
+        return paddle.where(visible, paddle.zeros_like(hidden), hidden).unsqueeze(1)
+
+
+def _column(positions: Positions, dtype: str = "int64") -> Tensor:
+    return paddle.to_tensor(positions.astype(dtype)).unsqueeze(-1)
+
+
+@lru_cache(maxsize=32)
+def _future(queries: int, keys: int, offset: int) -> Tensor:
+    """What hides the future, [1, 1, R, T], where the first query stands `offset` after the first
+    key. Every layer and micro-batch needs the same few."""
+    whole = paddle.full([queries, keys], -math.inf, dtype="float32")
+    return paddle.triu(whole, offset + 1).reshape([1, 1, queries, keys])

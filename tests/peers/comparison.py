@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.write_weights import as_published, write_weights
@@ -18,6 +17,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import FAMILIES, read_model_config
 from llm_pretrain.models.loss import IGNORED_LABEL, language_model_loss
+from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pieces import Piece, fill, named_pieces
 
 TOLERANCE = 1e-5
@@ -95,10 +95,15 @@ def whole_tensors(model: Decoder) -> Iterator[tuple[str, np.ndarray]]:
 
 def outputs_of(model: Decoder, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensors]:
     """Logits, the loss of predicting every next token, and gradients under canonical names."""
-    logits = model(paddle.to_tensor(tokens))
     labels = np.concatenate([tokens[:, 1:], np.full((len(tokens), 1), IGNORED_LABEL)], axis=1)
-    count = int((labels != IGNORED_LABEL).sum())
-    loss = language_model_loss(logits, paddle.to_tensor(labels), count)
+    (batch,) = split_batch(tokens, labels, len(tokens), ignored_label=IGNORED_LABEL)
+    return outputs_of_batch(model, batch)
+
+
+def outputs_of_batch(model: Decoder, batch: MicroBatch) -> tuple[np.ndarray, np.ndarray, Tensors]:
+    """Logits, loss, and gradients under canonical names."""
+    logits = model(batch.tokens, batch.sequences)
+    loss = language_model_loss(logits, batch.labels, batch.label_count)
     loss.backward()
     gradients = [
         (piece.name, parameter.grad.numpy()[piece.region(0, 1)])

@@ -15,6 +15,7 @@ usage: llm-pretrain COMMAND …
                                        say what a run would do, and what is wrong with it
   check --schema                       print the JSON schema of configurations
   preprocess …                         turn text into .bin/.idx files
+  convert SOURCE DESTINATION --to …    weights from and to other programs' layouts
 
 `llm-pretrain COMMAND --help` says more."""
 
@@ -70,10 +71,17 @@ def _preprocess(arguments: Sequence[str]) -> int:
     return preprocess.main(arguments)
 
 
+def _convert(arguments: Sequence[str]) -> int:
+    from llm_pretrain.checkpoint import convert
+
+    return convert.main(arguments)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "check": _check,
     "preprocess": _preprocess,
+    "convert": _convert,
 }
 
 if __name__ == "__main__":

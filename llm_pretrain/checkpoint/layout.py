@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import family_of, paddlenlp
@@ -12,25 +13,37 @@ from llm_pretrain.models.families.published import Source
 
 @dataclass(frozen=True)
 class Layout:
-    """One program's way to write weights down."""
+    """One program's way to write a model down."""
 
     program: str
     framework: str
     """What its safetensors files say of themselves."""
     dtype_key: str
     """The key of config.json for the type of the weights."""
+    write_config: Callable[[ModelConfig], dict[str, Any]]
     source: Callable[[str, ModelConfig], Source]
     """Where a tensor of a canonical name stands."""
+    is_redundant: Callable[[str, ModelConfig], bool]
+    """Whether files may hold a tensor of a published name that no parameter is read from."""
 
     def sources(self, config: ModelConfig) -> dict[str, Source]:
         """Where each tensor of a whole model stands, by canonical name."""
         return {name: self.source(name, config) for name in config.tensor_shapes()}
 
 
-def _hugging_face_source(canonical: str, config: ModelConfig) -> Source:
-    source: Source = family_of(config).source(canonical, config)
-    return source
-
-
-HUGGING_FACE = Layout("Hugging Face", "pt", "torch_dtype", _hugging_face_source)
-PADDLENLP = Layout("PaddleNLP", "np", "dtype", paddlenlp.source)
+HUGGING_FACE = Layout(
+    "Hugging Face",
+    "pt",
+    "torch_dtype",
+    lambda config: family_of(config).write_config(config),
+    lambda canonical, config: family_of(config).source(canonical, config),
+    lambda published, config: family_of(config).is_redundant(published, config),
+)
+PADDLENLP = Layout(
+    "PaddleNLP",
+    "np",
+    "dtype",
+    paddlenlp.write_config,
+    paddlenlp.source,
+    paddlenlp.is_redundant,
+)

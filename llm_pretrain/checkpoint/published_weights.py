@@ -13,7 +13,6 @@ from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileEr
 from llm_pretrain.checkpoint.weight_files import names_of, open_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import family_of
 
 
 class PublishedWeights:
@@ -100,7 +99,6 @@ class PublishedWeights:
 
     def _check(self) -> None:
         """Compare what is there with the whole model, on every rank alike."""
-        family = family_of(self.config)
         expected = {
             self._sources[name].name: self._sources[name].shape(shape)
             for name, shape in self._part_shapes.items()
@@ -112,7 +110,7 @@ class PublishedWeights:
             extra += [
                 name + where
                 for name in shard
-                if name not in expected and not family.is_redundant(name, self.config)
+                if name not in expected and not self.layout.is_redundant(name, self.config)
             ]
             misshapen += [
                 f"{name}{where} is {list(shard[name].shape)} and should be {list(shape)}"

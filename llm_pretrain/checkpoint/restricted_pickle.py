@@ -143,6 +143,10 @@ class _Machine:
         self.marked.append(self.stack)
         self.stack = []
 
+    def make_tuple(self) -> None:
+        items = self.pop_to_mark()
+        self.stack.append(tuple(items))
+
     def memoize(self) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
@@ -216,7 +220,7 @@ _OTHERS: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x8a": _Machine.long_integer,
     b"}": lambda machine: machine.stack.append({}),
     b"]": lambda machine: machine.stack.append([]),
-    b"t": lambda machine: machine.stack.append(tuple(machine.pop_to_mark())),
+    b"t": _Machine.make_tuple,
     b"s": _Machine.set_item,
     b"u": lambda machine: machine.set_items(machine.pop_to_mark()),
     b"a": lambda machine: machine.extend([machine.pop()]),

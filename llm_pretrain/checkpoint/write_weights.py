@@ -20,7 +20,6 @@ from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import family_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -148,7 +147,7 @@ def finish_weights(
                 "weight_map": {name: tensor.file for name, tensor in written.items()},
             },
         )
-    published = {**family_of(config).write_config(config), layout.dtype_key: dtype}
+    published = {**layout.write_config(config), layout.dtype_key: dtype}
     _write_json(directory / "config.json", published)
 
 

@@ -1,4 +1,4 @@
-"""Weights in Hugging Face's layout: written, read back, refused."""
+"""Weights as safetensors in Hugging Face's layout: written, read back, refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 import paddle
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.safetensors_file import read_safetensors
 from llm_pretrain.checkpoint.write_weights import (
     finish_weights,
@@ -26,6 +28,7 @@ from llm_pretrain.models.decoder import Decoder, DecoderBlock
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.pieces import named_pieces
+from tests.checkpoint.models import random_tensors, write_random_model
 from tests.models.small import small_config, small_model
 
 
@@ -229,6 +232,19 @@ def test_tolerated_extras(tmp_path: Path) -> None:
     loaded = Decoder(model.config)
     load_weights(loaded, model.config, directory)
     assert_same(loaded, model)
+
+
+@pytest.mark.parametrize("name", ["tiny/gpt2", "tiny/bloom", "tiny/opt", "tiny/llama"])
+def test_a_model_that_was_published_without_its_head(tmp_path: Path, name: str) -> None:
+    """Its names lack the prefix that a model with a head gives them."""
+    config = write_random_model(name, tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    prefix = next(iter(tensors)).partition(".")[0] + "."
+    save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, path)
+    expected = random_tensors(config)
+    for canonical, values in PublishedWeights(tmp_path, config).whole_tensors():
+        np.testing.assert_array_equal(values, expected[canonical])
 
 
 def test_a_table_smaller_than_the_vocabulary(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ their own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
@@ -16,20 +17,62 @@ from llm_pretrain.models.families import family_of, llama
 from llm_pretrain.models.families.published import Blocks, Source, one_block
 
 
+@dataclass(frozen=True)
+class _Model:
+    """One of PaddleNLP's models."""
+
+    architecture: str
+    source: Callable[[str, ModelConfig], Source]
+    keys: dict[str, str] = field(default_factory=dict)
+    """Keys of its config.json that are not in Hugging Face's, and what they are there."""
+    always_tied: bool = False
+    """Whether its head has no table of its own."""
+
+
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in PaddleNLP's files.
 
     Raises:
-        ConfigError: PaddleNLP has no model of this family.
+        ConfigError: PaddleNLP has no such model.
     """
-    if config.family not in _SOURCES:
+    return _model_of(config).source(canonical, config)
+
+
+def write_config(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that describes `config` to PaddleNLP.
+
+    Raises:
+        ConfigError: PaddleNLP has no such model.
+    """
+    model = _model_of(config)
+    published: dict[str, Any] = family_of(config).write_config(config)
+    names = {"model_type": config.family, "architectures": [model.architecture]}
+    return published | names | {key: published[other] for key, other in model.keys.items()}
+
+
+def is_redundant(published: str, config: ModelConfig) -> bool:
+    """Whether PaddleNLP's files may hold a tensor that no parameter is read from."""
+    if published.endswith(".inv_freq"):
+        return True
+    return published.startswith("lm_head.") and config.tie_word_embeddings
+
+
+def _model_of(config: ModelConfig) -> _Model:
+    model = _MODELS.get(config.family)
+    if model is None:
         raise ConfigError(
             [
-                f"PaddleNLP's layout is known for {', '.join(_SOURCES)}; "
-                f"it has no model that corresponds to the family {config.family}."
+                f"PaddleNLP has no model of the family {config.family!r}; "
+                f"its layout is known for {', '.join(_MODELS)}."
             ]
         )
-    return _SOURCES[config.family](canonical, config)
+    if model.always_tied and not config.tie_word_embeddings:
+        raise ConfigError(
+            [f"PaddleNLP's {model.architecture} has no head apart from the embedding's table."]
+        )
+    if config.family == "chatglm" and config.is_gated:
+        raise ConfigError([f"PaddleNLP's {model.architecture} has no gate, as GLM-130B does."])
+    return model
 
 
 def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
@@ -38,7 +81,7 @@ def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
     def source(canonical: str, config: ModelConfig) -> Source:
         scope, _, rest = canonical.partition("attention.")
         name, _, kind = rest.partition(".")
-        if config.fuse_attention_qkv and name in ("query", "key", "value"):
+        if config.fuse_attention_qkv and name in _PACKED:
             return Source(
                 f"{model}.{scope}self_attn.qkv_proj.{kind}", outputs=_grouped(name, config)
             )
@@ -55,6 +98,9 @@ def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
     return source
 
 
+_PACKED = ("query", "key", "value")
+
+
 def _grouped(name: str, config: ModelConfig) -> Blocks:
     """Each key head follows its query heads, and its value head follows it."""
     groups, size = config.num_key_value_heads, config.head_dim
@@ -68,13 +114,6 @@ def _grouped(name: str, config: ModelConfig) -> Blocks:
     return Blocks(start, groups, length, stride, groups * stride)
 
 
-def _renamed(source: Source, prefix: str, paddle_prefix: str) -> Source:
-    name = source.name
-    if name.startswith(prefix):
-        name = paddle_prefix + name.removeprefix(prefix)
-    return replace(source, name=name, is_transposed=False)
-
-
 def _prefixed(prefix: str, paddle_prefix: str) -> Callable[[str, ModelConfig], Source]:
     """Hugging Face's names but for what they begin with."""
 
@@ -84,6 +123,92 @@ def _prefixed(prefix: str, paddle_prefix: str) -> Callable[[str, ModelConfig], S
     return source
 
 
-_SOURCES: dict[str, Callable[[str, ModelConfig], Source]] = {
-    "llama": _llama_like("llama"),
+def _renamed(source: Source, prefix: str, paddle_prefix: str) -> Source:
+    name = source.name
+    if name.startswith(prefix):
+        name = paddle_prefix + name.removeprefix(prefix)
+    return replace(source, name=name, is_transposed=False)
+
+
+_DECODER_LAYERS = {
+    "attention_norm": "norm1",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.out_proj",
+    "feed_forward_norm": "norm2",
+    "feed_forward.up": "linear1",
+    "feed_forward.down": "linear2",
+}
+
+
+def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], Source]:
+    """The names of PaddleNLP's GPT and OPT."""
+    outside = {
+        "embedding": "embeddings.word_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "norm": f"decoder.{final_norm}",
+    }
+
+    def source(canonical: str, config: ModelConfig) -> Source:
+        layer, _, kind = canonical.rpartition(".")
+        if layer in outside:
+            return Source(f"{model}.{outside[layer]}.{kind}")
+        _, index, layer = layer.split(".", 2)
+        scope = f"{model}.decoder.layers.{index}"
+        name = layer.removeprefix("attention.")
+        if config.fuse_attention_qkv and name in _PACKED:
+            return Source(f"{scope}.self_attn.qkv_proj.{kind}", outputs=_grouped(name, config))
+        return Source(f"{scope}.{_DECODER_LAYERS[layer]}.{kind}")
+
+    return source
+
+
+_MODELS: dict[str, _Model] = {
+    "llama": _Model("LlamaForCausalLM", _llama_like("llama")),
+    "qwen": _Model("QWenForCausalLM", _prefixed("transformer.", "qwen.")),
+    "qwen2": _Model("Qwen2ForCausalLM", _llama_like("qwen2")),
+    "bloom": _Model("BloomForCausalLM", _prefixed("transformer.", "bloom."), always_tied=True),
+    "gpt": _Model("GPTForCausalLM", _decoder_like("gpt", "norm"), always_tied=True),
+    "gpt2": _Model(
+        "GPTForCausalLM",
+        _decoder_like("gpt", "norm"),
+        {
+            "hidden_size": "n_embd",
+            "intermediate_size": "n_inner",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "max_position_embeddings": "n_positions",
+            "layer_norm_eps": "layer_norm_epsilon",
+            "hidden_dropout_prob": "resid_pdrop",
+            "attention_probs_dropout_prob": "attn_pdrop",
+        },
+        always_tied=True,
+    ),
+    "opt": _Model(
+        "OPTForCausalLM",
+        _decoder_like("opt", "final_layer_norm"),
+        {
+            "intermediate_size": "ffn_dim",
+            "initializer_range": "init_std",
+            "hidden_dropout_prob": "dropout",
+            "attention_probs_dropout_prob": "attention_dropout",
+        },
+        always_tied=True,
+    ),
+    "chatglm": _Model(
+        "ChatGLMForCausalLM",
+        _prefixed("transformer.", "chatglm.transformer."),
+        {"num_hidden_layers": "num_layers"},
+        always_tied=True,
+    ),
+    "chatglm_v2": _Model(
+        "ChatGLMv2ForCausalLM",
+        _prefixed("transformer.", "chatglm_v2."),
+        {
+            "num_hidden_layers": "num_layers",
+            "vocab_size": "padded_vocab_size",
+            "max_sequence_length": "seq_length",
+        },
+    ),
 }

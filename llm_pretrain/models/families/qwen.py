@@ -162,8 +162,8 @@ def source(canonical: str, config: ModelConfig) -> Source:
     layer, _, kind = rest.rpartition(".")
     prefix = f"transformer.h.{index}."
     if layer in _PACKED:
-        start, size = _PACKED.index(layer) * config.hidden_size, config.hidden_size
-        outputs = one_block(start, size, 3 * size)
+        size = config.num_attention_heads * config.head_dim
+        outputs = one_block(_PACKED.index(layer) * size, size, 3 * size)
         return Source(f"{prefix}attn.c_attn.{kind}", kind == "weight", outputs)
     return Source(f"{prefix}{_LAYERS[layer]}.{kind}", is_transposed="norm" not in layer)
 

@@ -1,0 +1,98 @@
+"""`llm-pretrain convert`: weights from one program's layout to another's."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
+from llm_pretrain.checkpoint.published_weights import PublishedWeights
+from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
+from llm_pretrain.checkpoint.write_weights import write_weights
+from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.models.families import read_model_config
+
+# A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.
+TARGETS: dict[str, Layout] = {
+    "huggingface": HUGGING_FACE,
+    "paddlenlp": PADDLENLP,
+    "checkpoint": HUGGING_FACE,
+}
+# What belongs beside weights and is the same for every program.
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        print(
+            convert(arguments.source, arguments.destination, TARGETS[arguments.to], arguments.dtype)
+        )
+    except (ValueError, OSError) as error:
+        print(f"llm-pretrain convert: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llm-pretrain convert",
+        description="Convert a model's weights. SOURCE is a model of Hugging Face's or PaddleNLP's "
+        "programs, a checkpoint, or the output_dir of a run that has ended.",
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="directory with config.json and weights")
+    add("destination", type=Path, metavar="DESTINATION", help="directory that is made")
+    add(
+        "--to",
+        required=True,
+        choices=TARGETS,
+        help="whose layout is written; continue_training starts from any of them, and "
+        "'checkpoint' names the one that this program writes itself, Hugging Face's",
+    )
+    add("--dtype", choices=NUMPY_TYPES, help="of the weights (default: as in SOURCE)")
+    return parser
+
+
+def convert(source: Path, destination: Path, layout: Layout, dtype: str | None = None) -> str:
+    """Write the model in `source` to `destination`, holding one tensor in memory at a time.
+
+    Args:
+        dtype: of what is written; None is that of the source, float32 where it has several.
+
+    Returns:
+        What was done, as a sentence.
+
+    Raises:
+        ConfigError: no whole model in `source`, one that the other program does not have, or a
+            `destination` with something in it.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise ConfigError([f"{destination} exists and is not an empty directory."])
+    config = read_model_config(source)
+    weights = PublishedWeights(source, config)
+    dtype = dtype or weights.dtype
+    layout.sources(config)  # has the other program such a model?
+    write_weights(weights.whole_tensors(), config, destination, dtype=dtype, layout=layout)
+    for pattern in _TOKENIZER_FILES:
+        for path in source.glob(pattern):
+            shutil.copy2(path, destination)
+    return (
+        f"{destination}: {config.parameter_count():,} parameters from {source} "
+        f"({weights.layout.program}'s layout), in {layout.program}'s layout, as {dtype}."
+    )

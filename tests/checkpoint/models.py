@@ -1,0 +1,37 @@
+"""The smallest model of every family, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from llm_pretrain.checkpoint.write_weights import write_weights
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import FAMILIES, SEEDS
+
+TINY = [name for name in SEEDS if name.startswith("tiny/")]
+WITHOUT_PADDLENLP = [
+    "tiny/baichuan-7b",  # loaded there as a LLaMA
+    "tiny/baichuan-13b",
+    "tiny/baichuan2-7b",
+    "tiny/glm-130b",
+    "tiny/qwen3",
+]
+
+
+def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every tensor by canonical name, float32."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: generator.standard_normal(shape, dtype=np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+
+
+def write_random_model(name: str, directory: Path, dtype: str = "float32") -> ModelConfig:
+    """Write one of `TINY` in Hugging Face's layout."""
+    published = SEEDS[name]
+    config: ModelConfig = FAMILIES[published["model_type"]].read_config(published, name)
+    write_weights(random_tensors(config).items(), config, directory, dtype=dtype)
+    return config

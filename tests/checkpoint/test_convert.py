@@ -1,0 +1,126 @@
+"""`llm-pretrain convert`: there and back bit for bit, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llm_pretrain.checkpoint.published_weights import PublishedWeights
+from llm_pretrain.checkpoint.write_weights import write_weights
+from llm_pretrain.cli import main
+from llm_pretrain.models.families import FAMILIES, SEEDS, read_model_config
+from tests.checkpoint.models import TINY, WITHOUT_PADDLENLP, random_tensors, write_random_model
+
+
+def convert(source: Path, destination: Path, *options: str) -> int:
+    return main(["convert", str(source), str(destination), *options])
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", [name for name in TINY if name not in WITHOUT_PADDLENLP])
+def test_to_paddlenlp_and_back(tmp_path: Path, name: str, dtype: str) -> None:
+    write_random_model(name, tmp_path / "original", dtype)
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 0
+    assert convert(tmp_path / "there", tmp_path / "back", "--to", "huggingface") == 0
+    assert_same_files(tmp_path / "original", tmp_path / "back")
+    assert json.loads((tmp_path / "there/config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("target", ["huggingface", "checkpoint"])
+def test_to_hugging_face_is_the_same_again(tmp_path: Path, name: str, target: str) -> None:
+    write_random_model(name, tmp_path / "original")
+    assert convert(tmp_path / "original", tmp_path / "again", "--to", target) == 0
+    assert_same_files(tmp_path / "original", tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", WITHOUT_PADDLENLP)
+def test_a_family_that_paddlenlp_lacks(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_random_model(name, tmp_path / "original")
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 1
+    assert "PaddleNLP" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
+def test_what_is_said_and_what_comes_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_random_model("tiny/llama", tmp_path / "original")
+    for name in ("tokenizer.json", "tokenizer_config.json", "trainer_state.json"):
+        (tmp_path / "original" / name).write_text("{}")
+    arguments = ("--to", "paddlenlp", "--dtype", "bfloat16")
+    assert convert(tmp_path / "original", tmp_path / "there", *arguments) == 0
+    said = capsys.readouterr().out
+    for expected in (f"{config.parameter_count():,} parameters", "PaddleNLP", "as bfloat16"):
+        assert expected in said
+    names = sorted(path.name for path in (tmp_path / "there").iterdir())
+    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    weights = PublishedWeights(tmp_path / "there", read_model_config(tmp_path / "there"))
+    rounded = weights.read("norm.weight", (slice(None),))
+    exact = random_tensors(config)["norm.weight"]
+    assert 0 < np.abs(rounded - exact).max() < 0.01 * np.abs(exact).max()
+
+
+def test_linear_weights_are_turned(tmp_path: Path) -> None:
+    write_random_model("tiny/llama", tmp_path / "original")
+    convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp")
+    theirs = load_file(tmp_path / "there/model.safetensors")
+    ours = load_file(tmp_path / "original/model.safetensors")
+    name = "layers.0.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(theirs[f"llama.{name}"], ours[f"model.{name}"].T)
+
+
+def test_memory_holds_a_few_tensors_at_most(tmp_path: Path) -> None:
+    published = SEEDS["tiny/llama"] | {"num_hidden_layers": 12, "hidden_size": 256}
+    config = FAMILIES["llama"].read_config(published, "deep")
+    write_weights(random_tensors(config).items(), config, tmp_path / "original")
+    tracemalloc.start()
+    convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tensor = 4 * 256 * 256
+    assert config.parameter_count() * 4 > 16 * tensor
+    assert peak < 6 * tensor
+
+
+def test_unusable_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_random_model("tiny/llama", tmp_path / "original")
+    assert convert(tmp_path / "original", tmp_path / "there") == 2
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "onnx") == 2
+    capsys.readouterr()
+    assert convert(tmp_path / "original", tmp_path / "original", "--to", "huggingface") == 1
+    assert "is not an empty directory" in capsys.readouterr().err
+    assert convert(tmp_path / "nothing", tmp_path / "there", "--to", "huggingface") == 1
+    assert "nothing" in capsys.readouterr().err
+    (tmp_path / "original/model.safetensors").unlink()
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "huggingface") == 1
+    assert "holds none of model.safetensors" in capsys.readouterr().err
+    assert convert(tmp_path / "original", tmp_path / "there", "--help") == 0
+
+
+def test_paddle_is_not_needed(tmp_path: Path) -> None:
+    write_random_model("tiny/llama", tmp_path / "original")
+    arguments = ["convert", str(tmp_path / "original"), str(tmp_path / "there")]
+    script = (
+        "import sys; from llm_pretrain.cli import main; "
+        f"assert main({[*arguments, '--to', 'paddlenlp']}) == 0; "
+        "assert 'paddle' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)

@@ -17,7 +17,7 @@ from llm_pretrain.parallel import topology
 from llm_pretrain.training.run import model_config_of, train
 from llm_pretrain.training.trainer import Trainer
 
-GROUPS = ("data", "sharding", "replica", "pipeline", "tensor", "sequence", "tied_embedding")
+GROUPS = ("data", "sharding", "sequence", "replica", "pipeline", "tensor", "tied_embedding")
 # The argument that holds the bytes which the formula of each operation is about.
 SIZED_BY = {
     "all_reduce": 0,
@@ -41,6 +41,8 @@ class Traffic:
             group = getattr(layout, f"{name}_group")
             if group is not None:
                 self.names.setdefault(id(group.process_group), name)
+        for group in layout.message_groups.values():
+            self.names.setdefault(id(group.process_group), "pipeline")
 
     def counted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(group: Any, *arguments: Any) -> Any:

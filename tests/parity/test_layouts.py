@@ -7,6 +7,8 @@ launch trains every model in every cell of its layout.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,56 +62,72 @@ def train(
     return [logged(output) + logged(output, "evaluation") for output in outputs]
 
 
-def control_options(micro_batch: int, **options: Any) -> dict[str, Any]:
-    samples = 2 * MICRO_BATCHES
+def control_options(**options: Any) -> dict[str, Any]:
     return {
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": samples // micro_batch,
-        "per_device_eval_batch_size": samples,
+        "gradient_accumulation_steps": MICRO_BATCHES,
+        "per_device_eval_batch_size": 2 * MICRO_BATCHES,
         **options,
     }
 
 
-@pytest.fixture(scope="module")
-def control(folder: Path) -> dict[str, Steps]:
-    """Every model on one process."""
-    seeds = sorted(set(CAPABILITIES.values()))
-    found = train(folder, "one", 1, [(seed, control_options(2)) for seed in seeds])
-    for seed, steps in zip(seeds, found, strict=True):
-        assert steps[STEPS - 1]["loss"] < 0.95 * steps[0]["loss"], f"{seed} has learned nothing"
-    return dict(zip(seeds, found, strict=True))
+class Controls:
+    """Runs on one process, made when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seeds = sorted(set(CAPABILITIES.values()))
+
+    @functools.cache  # noqa: B019
+    def exact(self, layers: int) -> dict[str, Steps]:
+        """Every model in fp32."""
+        options = control_options(num_hidden_layers=layers)
+        found = train(self.folder, f"one-{layers}", 1, [(seed, options) for seed in self.seeds])
+        for seed, steps in zip(self.seeds, found, strict=True):
+            assert steps[STEPS - 1]["loss"] < 0.95 * steps[0]["loss"], f"{seed} has learned nothing"
+        return dict(zip(self.seeds, found, strict=True))
+
+    @functools.cache  # noqa: B019
+    def rounded(self, layers: int) -> dict[str, list[Steps]]:
+        """Every model in bf16, in ways that differ in the order of sums alone."""
+        ways: list[dict[str, Any]] = [
+            {},
+            {"use_flash_attention": True},
+            {"fuse_attention_qkv": True, "fuse_attention_ffn": True},
+        ]
+        runs = [
+            (seed, control_options(num_hidden_layers=layers, **BF16, **way))
+            for seed in self.seeds
+            for way in ways
+        ]
+        found = train(self.folder, f"one-bf16-{layers}", 1, runs)
+        return {seed: found[3 * n : 3 * n + 3] for n, seed in enumerate(self.seeds)}
 
 
 @pytest.fixture(scope="module")
-def rounded_controls(folder: Path) -> dict[str, list[Steps]]:
-    """Every model in bf16 on one process, summing its gradients in different orders."""
-    seeds = sorted(set(CAPABILITIES.values()))
-    runs = [(seed, control_options(size, **BF16)) for seed in seeds for size in (2, 4, 8)]
-    found = train(folder, "one-bf16", 1, runs)
-    return {seed: found[3 * number : 3 * number + 3] for number, seed in enumerate(seeds)}
+def controls(folder: Path) -> Controls:
+    return Controls(folder)
 
 
-def differences(expected: Steps, actual: Steps) -> Iterator[tuple[str, float]]:
-    """(step and metric, relative difference) of two runs."""
+def differences(expected: Steps, actual: Steps) -> Iterator[tuple[int, str, float]]:
+    """(step, metric, relative difference) of two runs."""
     assert len(expected) == len(actual) == STEPS + 2
     for one, other in zip(expected, actual, strict=True):
         for metric in METRICS:
             if metric in one:
-                place = f"step {one['global_step']} {metric}"
-                yield place, abs(one[metric] - other[metric]) / abs(one[metric])
+                relative = abs(one[metric] - other[metric]) / abs(one[metric])
+                yield one["global_step"], metric, relative
 
 
-def spread(controls: list[Steps]) -> float:
-    """The largest relative difference among runs that differ in rounding alone."""
-    return max(
-        relative
-        for number, one in enumerate(controls)
-        for other in controls[:number]
-        for _, relative in differences(one, other)
-    )
+def spread(runs: list[Steps]) -> dict[str, float]:
+    """The largest relative difference of each metric among runs that differ in rounding alone."""
+    largest = dict.fromkeys(METRICS, 0.0)
+    for one, other in itertools.combinations(runs, 2):
+        for _, metric, relative in differences(one, other):
+            largest[metric] = max(largest[metric], relative)
+    return largest
 
 
-def run_cells(name: str, cells: list[Cell], folder: Path, request: pytest.FixtureRequest) -> None:
+def run_cells(name: str, cells: list[Cell], folder: Path, controls: Controls) -> None:
     runs = [(model, seed, cell) for cell in cells for model, seed in CAPABILITIES.items()]
     found = train(
         folder,
@@ -120,14 +138,15 @@ def run_cells(name: str, cells: list[Cell], folder: Path, request: pytest.Fixtur
     passed, failed = [], []
     for (model, seed, cell), steps in zip(runs, found, strict=True):
         if cell.is_exact:
-            expected, tolerance = request.getfixturevalue("control")[seed], TOLERANCE
+            expected = controls.exact(cell.layout.layers)[seed]
+            tolerance = dict.fromkeys(METRICS, TOLERANCE)
         else:
-            controls = request.getfixturevalue("rounded_controls")[seed]
-            expected, tolerance = controls[0], spread(controls)
+            rounded = controls.rounded(cell.layout.layers)[seed]
+            expected, tolerance = rounded[0], spread(rounded)
         wrong = [
-            f"{model}, {cell.column} {cell.options}, {place}: off by {relative:.2g}"
-            for place, relative in differences(expected, steps)
-            if not relative <= tolerance
+            f"{model}, {cell.column} {cell.options}, step {step}, {metric}: off by {relative:.2g}"
+            for step, metric, relative in differences(expected, steps)
+            if not relative <= tolerance[metric]
         ]
         failed += wrong[:1]
         passed += [] if wrong else [(model, cell)]
@@ -140,13 +159,11 @@ SLOW = launches(tuple(cell for cell in CELLS if not cell.is_quick))
 
 
 @pytest.mark.parametrize("layout", QUICK)
-def test_equals_one_process(layout: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    run_cells(layout, QUICK[layout], folder, request)
+def test_equals_one_process(layout: str, folder: Path, controls: Controls) -> None:
+    run_cells(layout, QUICK[layout], folder, controls)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", SLOW)
-def test_equals_one_process_in_full(
-    layout: str, folder: Path, request: pytest.FixtureRequest
-) -> None:
-    run_cells(f"{layout}-full", SLOW[layout], folder, request)
+def test_equals_one_process_in_full(layout: str, folder: Path, controls: Controls) -> None:
+    run_cells(f"{layout}-full", SLOW[layout], folder, controls)

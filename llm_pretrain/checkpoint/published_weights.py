@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
-from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
+from llm_pretrain.checkpoint.stored_tensor import (
+    StoredTensor,
+    UnreadableFileError,
+    to_dtype,
+    to_float32,
+    transpose,
+)
 from llm_pretrain.checkpoint.weight_files import names_of, open_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
@@ -51,12 +57,19 @@ class PublishedWeights:
         return dtypes.pop() if len(dtypes) == 1 else "float32"
 
     def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
-        """A part of the tensor with the canonical name `name`, as float32."""
+        """A part of the tensor with the canonical name `name`, as float32.
+
+        float32 holds every value of the types that are read.
+        """
+        return to_float32(self._read(name, block))
+
+    def _read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        """The same as it is stored, bfloat16 as its bits in uint16."""
         whole, part = self._shapes[name], self._part_shapes[name]
         axis = next((axis for axis, size in enumerate(part) if size != whole[axis]), None)
         if axis is None:
             return self._read_part(self._shards[0], name, block)
-        values = []
+        values: list[np.ndarray] = []
         for number, shard in enumerate(self._shards):
             first = number * part[axis]
             begin, end = (
@@ -65,12 +78,18 @@ class PublishedWeights:
             )
             inner = (*block[:axis], slice(begin, end), *block[axis + 1 :])
             values.append(self._read_part(shard, name, inner))
+        if len({part.dtype for part in values}) > 1:
+            values = [to_float32(part) for part in values]
         return np.concatenate(values, axis)
 
     def whole_tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every tensor with its canonical name, one at a time."""
+        """Every tensor with its canonical name, of the type `dtype`, one at a time.
+
+        bfloat16 is given as its bits in uint16.
+        """
+        dtype = self.dtype
         for name, shape in self._shapes.items():
-            yield name, self.read(name, tuple(slice(0, size) for size in shape))
+            yield name, to_dtype(self._read(name, tuple(slice(0, size) for size in shape)), dtype)
 
     def _read_part(
         self, shard: dict[str, StoredTensor], name: str, block: tuple[slice, ...]
@@ -81,7 +100,7 @@ class PublishedWeights:
             stored = (*block[:-1], source.outputs.indices(block[-1].start, block[-1].stop))
         try:
             if source.is_transposed:
-                return shard[source.name].read(stored[::-1]).T
+                return transpose(shard[source.name].read(stored[::-1]))
             return shard[source.name].read(stored)
         except UnreadableFileError as error:
             raise ConfigError([f"{self.directory}: {source.name} {error}."]) from None

@@ -17,6 +17,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
 }
 """The types that weights may have."""
+_TILE = 256
 
 
 class UnreadableFileError(ValueError):
@@ -34,7 +35,7 @@ class StoredTensor:
     """The values, a view of the memory-mapped file where the format allows it."""
 
     def read(self, block: tuple[slice | np.ndarray, ...]) -> np.ndarray:
-        """A part of the tensor as float32, which holds every value of the types read.
+        """A part of the tensor as it is stored; bfloat16 as its bits in uint16.
 
         Raises:
             UnreadableFileError: another type.
@@ -43,7 +44,7 @@ class StoredTensor:
             raise UnreadableFileError(
                 f"has the type {self.dtype}; {', '.join(NUMPY_TYPES)} are read"
             )
-        return to_float32(self.array()[block])
+        return self.array()[block]
 
 
 def to_float32(values: np.ndarray) -> np.ndarray:
@@ -57,7 +58,19 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     """Values of any of the three types in `dtype`, rounded to the nearest, halves to even."""
     if dtype == "bfloat16":
         return values if values.dtype == np.uint16 else _bfloat16_bits(to_float32(values))
-    return to_float32(values).astype(NUMPY_TYPES[dtype], copy=False)
+    wanted = NUMPY_TYPES[dtype]
+    return values if values.dtype == wanted else to_float32(values).astype(wanted, copy=False)
+
+
+def transpose(matrix: np.ndarray) -> np.ndarray:
+    """The transpose in memory of its own, turned tile by tile, as caches like it."""
+    result = np.empty(matrix.shape[::-1], dtype=matrix.dtype)
+    for row in range(0, matrix.shape[0], _TILE):
+        rows = slice(row, row + _TILE)
+        for column in range(0, matrix.shape[1], _TILE):
+            columns = slice(column, column + _TILE)
+            result[columns, rows] = matrix[rows, columns].T
+    return result
 
 
 def _bfloat16_bits(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from llm_pretrain.checkpoint.directory import flush_file
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
-from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype
+from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
 from llm_pretrain.config.model_config import ModelConfig
 
 SINGLE_FILE = "model.safetensors"
@@ -106,7 +106,7 @@ def as_published(
     for canonical, values in tensors:
         source = layout.source(canonical, split)
         if source.outputs is None:
-            yield source.name, values.T if source.is_transposed else values
+            yield source.name, transpose(values) if source.is_transposed else values
             continue
         whole, missing = packed.pop(source.name, (None, source.outputs.total))
         if whole is None:
@@ -116,7 +116,7 @@ def as_published(
         if missing:
             packed[source.name] = whole, missing
         else:
-            yield source.name, whole.T if source.is_transposed else whole
+            yield source.name, transpose(whole) if source.is_transposed else whole
     assert not packed, f"parts are missing of {', '.join(packed)}"
 
 

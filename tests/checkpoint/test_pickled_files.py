@@ -17,7 +17,7 @@ import paddle
 import pytest
 
 from llm_pretrain.checkpoint.paddle_file import read_paddle_file
-from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
+from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError, to_float32
 from llm_pretrain.checkpoint.torch_file import read_torch_file
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -95,7 +95,7 @@ def write_torch_file(
 
 
 def read_all(tensor: StoredTensor) -> np.ndarray:
-    return tensor.read(tuple(slice(None) for _ in tensor.shape))
+    return to_float32(tensor.read(tuple(slice(None) for _ in tensor.shape)))
 
 
 def refused(read: Callable[[Path], Any], path: Path) -> str:

@@ -12,7 +12,7 @@ lock() { # NAME, then arguments of `uv pip compile`
         "requirements/$name.txt"
 }
 
-lock main pyproject.toml --extra cpu --extra dev
+lock main pyproject.toml --extra cpu --extra dev --extra preprocess
 lock paddlenlp pyproject.toml --extra paddlenlp --constraints requirements/paddlenlp.constraints
 # PyTorch's CPU build serves the tests: what its CUDA build adds is left to pip.
 lock transformers requirements/transformers.in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from array import array
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,16 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.indexed_dataset import (
-    HEADER,
-    MAGIC,
-    TOKEN_TYPES,
-    VERSION,
-    bin_path,
-    index_path,
-    mask_path,
-)
-from llm_pretrain.data.token_data import CHUNK
+from llm_pretrain.data.index_file import map_numbers, replace_pair, type_code, write_index
+from llm_pretrain.data.indexed_dataset import bin_path, index_path, mask_path
 
 
 class IndexedWriter:
@@ -30,7 +21,8 @@ class IndexedWriter:
 
     Everything goes to temporary names first. At the end of the `with` block the old `.idx` is
     removed, then the new files take their names, `.idx` last: at no moment does a half-written
-    pair look whole. An exception inside the block leaves the old files as they were.
+    pair look whole. An exception inside the block leaves the old files as they were. Memory
+    doesn't grow with what is written.
 
         with IndexedWriter(Path("data/text"), np.uint16) as writer:
             writer.add_document([5, 7, 9])
@@ -41,17 +33,20 @@ class IndexedWriter:
     ) -> None:
         self.prefix = prefix
         self.dtype = np.dtype(dtype).newbyteorder("<")
-        codes = [code for code, known in TOKEN_TYPES.items() if known == self.dtype]
-        if not codes or self.dtype.kind not in "iu":
-            raise DataError(f"Tokens can't be written as {self.dtype}: use an integer type.")
-        self._code = codes[0]
-        self._sizes = array("i")
-        self._document_starts = array("q", [0])
+        type_code(self.dtype)
+        self._count = 0
+        self._ended = 0
         self._files = ExitStack()
         self._temporary: dict[Path, Path] = {}
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self._bin = self._create(bin_path(prefix))
         self._mask = self._create(mask_path(prefix)) if masked else None
+        # What `.idx` will be made of; they end with the `with` block.
+        self._sizes_path = prefix.with_name(f"{prefix.name}.sizes")
+        self._starts_path = prefix.with_name(f"{prefix.name}.starts")
+        self._sizes = self._create(self._sizes_path)
+        self._starts = self._create(self._starts_path)
+        self._starts.write(np.int64(0).tobytes())
 
     def add_document(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> None:
         """One document of one sequence. `mask`: uint8 per token, 0 where nothing is learned."""
@@ -69,20 +64,39 @@ class IndexedWriter:
                 raise DataError(f"{values.size} tokens came with a mask of {flags.size}.")
             self._mask.write(flags.tobytes())
         self._bin.write(values.tobytes())
-        self._sizes.append(values.size)
+        self._sizes.write(np.int32(values.size).tobytes())
+        self._count += 1
 
     def end_document(self) -> None:
         """The sequences since the last call are one document."""
-        self._document_starts.append(len(self._sizes))
+        self._starts.write(np.int64(self._count).tobytes())
+        self._ended = self._count
 
     def add_documents(self, tokens: NDArray[np.integer], sizes: NDArray[np.integer]) -> None:
         """Many documents of one sequence each; `tokens` holds them one after another."""
-        assert self._mask is None
+        self.add_sequences(tokens, sizes, np.arange(1, len(sizes) + 1))
+
+    def add_sequences(
+        self,
+        tokens: NDArray[np.integer],
+        sizes: NDArray[np.integer],
+        ends: NDArray[np.integer],
+        mask: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Many sequences at once; `tokens` and `mask` hold them one after another.
+
+        `ends` says behind which of them a document ends: rising numbers from 1 to `len(sizes)`.
+        """
         assert int(sizes.sum()) == len(tokens)
+        assert (mask is None) == (self._mask is None)
         self._bin.write(_checked(tokens, self.dtype).tobytes())
-        first = len(self._sizes)
-        self._sizes.extend(sizes.tolist())
-        self._document_starts.extend(range(first + 1, len(self._sizes) + 1))
+        if self._mask is not None and mask is not None:
+            self._mask.write(mask.tobytes())
+        self._sizes.write(sizes.astype(np.int32).tobytes())
+        self._starts.write((ends.astype(np.int64) + self._count).tobytes())
+        if len(ends):
+            self._ended = self._count + int(ends[-1])
+        self._count += len(sizes)
 
     def __enter__(self) -> IndexedWriter:
         return self
@@ -108,29 +122,21 @@ class IndexedWriter:
         return self._files.enter_context(temporary.open("wb"))
 
     def _finish(self) -> None:
-        if self._document_starts[-1] != len(self._sizes):
+        if self._ended != self._count:
             raise DataError("The last document was not ended.")
-        self._write_index(self._create(index_path(self.prefix)))
+        index = self._create(index_path(self.prefix))
+        self._sizes.flush()
+        self._starts.flush()
+        write_index(
+            index,
+            self.dtype,
+            map_numbers(self._temporary[self._sizes_path], np.int32),
+            map_numbers(self._temporary[self._starts_path], np.int64),
+        )
         self._files.close()
-        index_path(self.prefix).unlink(missing_ok=True)
-        if self._mask is None:
-            # A mask of older data under the same name would silently apply to the new data.
-            mask_path(self.prefix).unlink(missing_ok=True)
-        for path, temporary in self._temporary.items():
-            os.replace(temporary, path)
-
-    def _write_index(self, file: BinaryIO) -> None:
-        sizes = np.frombuffer(self._sizes, np.int32) if self._sizes else np.zeros(0, np.int32)
-        starts = np.frombuffer(self._document_starts, np.int64)
-        file.write(HEADER.pack(MAGIC, VERSION, self._code, len(sizes), len(starts)))
-        file.write(sizes.astype("<i4").tobytes())
-        at = 0
-        for begin in range(0, len(sizes), CHUNK):
-            lengths = sizes[begin : begin + CHUNK].astype(np.int64) * self.dtype.itemsize
-            ends = at + np.cumsum(lengths)
-            file.write((ends - lengths).astype("<i8").tobytes())
-            at = int(ends[-1])
-        file.write(starts.astype("<i8").tobytes())
+        for path in (self._sizes_path, self._starts_path):
+            self._temporary.pop(path).unlink()
+        replace_pair(self.prefix, self._temporary)
 
 
 def _checked(tokens: NDArray, dtype: np.dtype) -> NDArray[np.integer]:

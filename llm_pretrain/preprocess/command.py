@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,31 +14,28 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
+from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments
+from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
+from llm_pretrain.preprocess.duplicates import SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_chunks, encode_chunks
 from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.preprocess.readers import FORMATS, ReaderOptions, find_files
-from llm_pretrain.preprocess.tokenizers import load_tokenizer
+from llm_pretrain.preprocess.formats import FormatOptions
+from llm_pretrain.preprocess.inputs import Source, find_sources
+from llm_pretrain.preprocess.progress import Progress
+from llm_pretrain.preprocess.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
+from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
 
-# Skipped records named one by one; the rest are only counted.
-_PROBLEMS_SHOWN = 10
-
-
-_WITHOUT_EFFECT = {
-    "data_format": "the ending of a file says its format",
-    "data_impl": "there is one format of output, .bin and .idx",
-}
-"""Arguments of create_pretraining_data.py, and why they change nothing here."""
+DUPLICATE = "left out, there already"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
+    """Run the command with these arguments; returns the exit status, 0, 1, 2 (usage) or 130."""
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parse_arguments(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    for name, reason in _WITHOUT_EFFECT.items():
+    for name, reason in WITHOUT_EFFECT.items():
         if getattr(arguments, name) is not None:
             print(f"--{name}: no effect: {reason}")
     try:
@@ -46,58 +43,10 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"llm-pretrain preprocess: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("llm-pretrain preprocess: interrupted", file=sys.stderr)
+        return 130
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    formats = ", ".join(sorted(FORMATS))
-    parser = argparse.ArgumentParser(
-        prog="llm-pretrain preprocess",
-        description="Turn text into the .bin and .idx files that pretraining reads.",
-    )
-    add = parser.add_argument
-    add(
-        "--model_name_or_path",
-        "--tokenizer_name_or_path",
-        required=True,
-        metavar="DIRECTORY",
-        dest="tokenizer",
-        type=Path,
-        help="directory with tokenizer.json or a SentencePiece .model",
-    )
-    add("--input_path", required=True, type=Path, help=f"file or folder of {formats} files")
-    add("--output_prefix", required=True, help="path of the output without its ending")
-    add("--json_key", default="text", help="key of the text in a line of .jsonl (default: text)")
-    add(
-        "--separator",
-        default="",
-        help="line that separates the documents of a .txt file (default: a blank line)",
-    )
-    add("--append_eos", action="store_true", help="end every document with the EOS token")
-    add("--workers", type=_count, default=1, help="processes that tokenize (default: 1)")
-    add(
-        "--log_interval",
-        type=_count,
-        default=10000,
-        help="documents between two lines of progress (default: 10000)",
-    )
-    add("--max_doc_num", type=_count, default=None, help="stop after so many documents")
-    add(
-        "--max_repeated_len",
-        type=_natural,
-        default=100,
-        help="runs of one character longer than this become a single one; 0 keeps them "
-        "(default: 100)",
-    )
-    add(
-        "--on_error",
-        choices=("fail", "skip"),
-        default="fail",
-        help="at a record that can't be read (default: fail)",
-    )
-    for name, reason in _WITHOUT_EFFECT.items():
-        add(f"--{name}", help=f"no effect: {reason}")
-    return parser
 
 
 def _run(arguments: argparse.Namespace, out: TextIO) -> None:
@@ -108,26 +57,92 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
             "(eos_token in tokenizer_config.json)."
         )
     prefix = _output_prefix(arguments.output_prefix)
-    files, others = find_files(arguments.input_path)
+    sources, others = find_sources(arguments.input_path)
     if others:
         print(f"Left out {len(others)} files of other formats, such as {others[0]}", file=out)
-    reader = ReaderOptions(arguments.json_key, arguments.separator)
-    options = EncodeOptions(
-        arguments.tokenizer, reader, arguments.append_eos, arguments.max_repeated_len
-    )
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
-    progress = _Progress(out, arguments.log_interval)
-    chunks = cut_chunks(files, reader)
-    with (
-        IndexedWriter(prefix, dtype) as writer,
-        closing(encode_chunks(chunks, options, arguments.workers)) as encoded,
-    ):
-        for tokens, sizes in _selected(encoded, arguments, progress):
-            writer.add_documents(tokens, sizes)
-            progress.add(len(sizes), len(tokens))
-        if progress.documents == 0:
-            raise PreprocessError(f"--input_path {arguments.input_path} holds no text.")
-    progress.finish(prefix, np.dtype(dtype))
+    options = _options(arguments, tokenizer)
+    # Here already, so that a package that is missing is missed before any worker starts.
+    Cleaner(options.cleaning)
+    unfinished = Unfinished(prefix, options.dtype, _description(arguments, tokenizer, sources))
+    try:
+        if unfinished.finished:
+            print(
+                f"Going on from an interrupted run: {unfinished.finished} of {len(sources)} inputs "
+                "are done",
+                file=out,
+            )
+        progress = Progress(
+            out,
+            sources,
+            unfinished.counts.copy(),
+            unfinished.finished,
+            interval=arguments.log_interval,
+            max_documents=arguments.max_doc_num,
+        )
+        chunks = cut_chunks(sources, unfinished.finished, options.format)
+        with closing(encode_chunks(chunks, options, arguments.workers)) as encoded:
+            _write(encoded, arguments, unfinished, progress)
+        if progress.counts["documents"] == progress.counts["held out"]:
+            unfinished.remove()
+            inputs = " ".join(arguments.input_path)
+            raise PreprocessError(f"--input_path {inputs} holds no text that is to be kept.")
+        unfinished.publish()
+    except (Exception, KeyboardInterrupt):
+        if unfinished.finished:
+            print(
+                f"{unfinished.finished} of {len(sources)} inputs are done and kept in "
+                f"{unfinished.folder}: the same command goes on from there",
+                file=out,
+            )
+        raise
+    finally:
+        unfinished.leave()
+    progress.finish(prefix, held_out_prefix(prefix), options.dtype)
+
+
+def _write(
+    encoded: Iterator[Encoded],
+    arguments: argparse.Namespace,
+    unfinished: Unfinished,
+    progress: Progress,
+) -> None:
+    seen = SeenHashes() if arguments.remove_duplicates else None
+    if seen is not None:
+        for hashes in unfinished.hashes():
+            seen.add(hashes)
+    most = arguments.max_doc_num
+    if most is not None and progress.counts["documents"] >= most:
+        return
+    for chunk in encoded:
+        kept = np.ones(len(chunk.sizes), np.bool_) if seen is None else seen.add(chunk.hashes)
+        progress.counts[DUPLICATE] += int((~kept).sum())
+        full = False
+        if most is not None:
+            room = most - progress.counts["documents"]
+            full = int(kept.sum()) >= room
+            kept &= np.cumsum(kept) <= room
+        for problem in chunk.problems:
+            # What lies behind the last document wanted doesn't matter.
+            if not full or bool(kept[problem.document :].any()):
+                progress.problem(problem.where, fail=arguments.on_error == "fail")
+        sizes = chunk.sizes[kept]
+        hashes = chunk.hashes[kept]
+        held_out = _held_out(hashes, arguments.held_out_share)
+        unfinished.add(chunk.tokens[np.repeat(kept, chunk.sizes)], sizes, held_out)
+        if seen is not None:
+            unfinished.add_hashes(hashes)
+        in_main = int(sizes[~held_out].sum())
+        progress.add(chunk, len(sizes), in_main, int(held_out.sum()))
+        if full:
+            return
+        if chunk.last:
+            unfinished.end_input(progress.counts)
+
+
+def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """By the second half of the hash: the first one decides on sampling."""
+    limit = int(share * 2**64)
+    return np.array([half < limit for half in hashes[:, 1].tolist()], np.bool_)
 
 
 def _output_prefix(text: str) -> Path:
@@ -143,73 +158,36 @@ def _output_prefix(text: str) -> Path:
     return prefix
 
 
-def _selected(
-    encoded: Iterator[Encoded], arguments: argparse.Namespace, progress: _Progress
-) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int32]]]:
-    """Tokens and sizes of the documents to keep: at most --max_doc_num, problems seen to."""
-    for chunk in encoded:
-        sizes = chunk.sizes
-        room = len(sizes)
-        if arguments.max_doc_num is not None:
-            room = min(room, arguments.max_doc_num - progress.documents)
-        for problem in chunk.problems:
-            # What lies behind the last document wanted doesn't matter.
-            if problem.document < room or room == len(sizes):
-                progress.problem(problem.where, fail=arguments.on_error == "fail")
-        progress.text_bytes += chunk.text_bytes
-        sizes = sizes[:room]
-        yield chunk.tokens[: int(sizes.sum())], sizes
-        if progress.documents == arguments.max_doc_num:
-            return
+def _options(arguments: argparse.Namespace, tokenizer: Tokenizer) -> EncodeOptions:
+    return EncodeOptions(
+        tokenizer=arguments.tokenizer,
+        dtype=np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32),
+        append_eos=arguments.append_eos,
+        format=FormatOptions(arguments.json_key, arguments.separator),
+        cleaning=CleaningOptions(
+            max_repeated_len=arguments.max_repeated_len,
+            min_doc_length=arguments.min_doc_length,
+            sample_share=arguments.sample_share,
+            segment_words=arguments.cn_whole_word_segment,
+            word_separator=arguments.cn_split_dimer,
+        ),
+    )
 
 
-class _Progress:
-    def __init__(self, out: TextIO, interval: int) -> None:
-        self._out = out
-        self._interval = interval
-        self._begin = time.monotonic()
-        self._next = interval
-        self.documents = 0
-        self.tokens = 0
-        self.skipped = 0
-        self.text_bytes = 0
-
-    def add(self, documents: int, tokens: int) -> None:
-        self.documents += documents
-        self.tokens += tokens
-        if self.documents >= self._next:
-            self._next = (self.documents // self._interval + 1) * self._interval
-            print(f"{self.documents:,} documents, {self._speed()}", file=self._out, flush=True)
-
-    def problem(self, where: str, *, fail: bool) -> None:
-        if fail:
-            raise PreprocessError(f"{where} (--on_error skip goes on without such records)")
-        self.skipped += 1
-        if self.skipped <= _PROBLEMS_SHOWN:
-            print(f"Skipped {where}", file=self._out)
-
-    def finish(self, prefix: Path, dtype: np.dtype) -> None:
-        skipped = f", {self.skipped:,} records skipped" if self.skipped else ""
-        print(
-            f"Wrote {prefix}.bin and {prefix}.idx: {self.documents:,} documents, {self.tokens:,} "
-            f"tokens of type {dtype.name}{skipped}, {self._speed()}",
-            file=self._out,
-        )
-
-    def _speed(self) -> str:
-        seconds = max(time.monotonic() - self._begin, 1e-9)
-        return f"{self.text_bytes / seconds / 1e6:.1f} MB/s"
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
-    return value
+def _description(
+    arguments: argparse.Namespace, tokenizer: Tokenizer, sources: Sequence[Source]
+) -> dict[str, object]:
+    """All that the output depends on, under names for the user."""
+    aside = {"tokenizer", "input_path", "output_prefix", "workers", "log_interval", "on_error"}
+    description = {
+        f"--{name}": value
+        for name, value in vars(arguments).items()
+        if name not in aside | WITHOUT_EFFECT.keys()
+    }
+    file = find_tokenizer(arguments.tokenizer)
+    assert file is not None
+    inputs = "\n".join(f"{source.name} {source.size} {source.modified_ns}" for source in sources)
+    return description | {
+        "tokenizer": f"{hashlib.sha256(file.read_bytes()).hexdigest()}, EOS {tokenizer.eos_id}",
+        "list of input files": hashlib.sha256(inputs.encode()).hexdigest(),
+    }

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.word_split import (
+    byte_level_split,
+    metaspace_split,
+    sentencepiece_split,
+)
+from llm_pretrain.preprocess.words import Ragged, WordTable
 
 
 class Tokenizer(Protocol):
@@ -23,7 +34,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
+        """The ids that `encode` gives, of many texts and fast."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -74,12 +86,43 @@ class _HuggingFace:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
+        if self._table is None:
+            return Ragged.of(_encode_batch(self._tokenizer, texts))
+        # An added token is found before a text is cut into words, which the table can't do.
+        special = {i for i, text in enumerate(texts) if self._added.search(text)}
+        ragged = self._table.encode(
+            ["" if i in special else text for i, text in enumerate(texts)] if special else texts
+        )
+        if not special:
+            return ragged
+        rows: list[Sequence[int] | NDArray[np.uint32]] = [
+            *np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
+        ]
+        for i in special:
+            rows[i] = self.encode(texts[i])
+        return Ragged.of(rows)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    @cached_property
+    def _table(self) -> WordTable | None:
+        from tokenizers import Tokenizer as Bare
+        from tokenizers import pre_tokenizers
+
+        parts = json.loads(self._tokenizer.to_str())
+        bare = Bare(self._tokenizer.model)
+        split = metaspace_split(self._tokenizer, parts)
+        if split is None:
+            split = byte_level_split(self._tokenizer, parts)
+            bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return split and WordTable(split, lambda words: _encode_batch(bare, words))
+
+    @cached_property
+    def _added(self) -> re.Pattern[str]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return re.compile("|".join(re.escape(token.content) for token in added) or r"(?!)")
 
     def _find_eos(self, folder: Path) -> int | None:
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -111,15 +154,29 @@ class _SentencePiece:
         self.vocab_size = int(self._processor.get_piece_size())
         eos = int(self._processor.eos_id())
         self.eos_id = eos if eos >= 0 else None
+        split = sentencepiece_split(self._processor)
+        self._table = None if split is None else WordTable(split, self._encode_words)
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text, out_type=int)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
+        if self._table is None:
+            return Ragged.of(self._processor.encode(list(texts), out_type=int, num_threads=1))
+        return self._table.encode(texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(list(ids))
+
+    def _encode_words(self, words: list[str]) -> list[list[int]]:
+        # The processor puts the first "▁" before each word itself.
+        bare = [word[1:] for word in words]
+        return self._processor.encode(bare, out_type=int, num_threads=1)
+
+
+def _encode_batch(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encoded]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

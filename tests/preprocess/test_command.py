@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_few_chunks_are_in_memory() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "ProcessPoolExecutor", Pool)
-        options = encode.EncodeOptions(Path(), encode.ReaderOptions(), False, 0)
+        options = encode.EncodeOptions(Path(), np.dtype(np.uint16))
         for done, _ in enumerate(encode.encode_chunks(chunks(), options, 4)):
             assert taken - done <= 4 * 3
 
@@ -119,8 +120,8 @@ def test_death_of_a_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         raise BrokenProcessPool
 
     monkeypatch.setattr(encode.ProcessPoolExecutor, "submit", dies)
-    options = encode.EncodeOptions(Path(), encode.ReaderOptions(), False, 0)
-    chunk = encode.Chunk(Path("a.txt"), ())
+    options = encode.EncodeOptions(Path(), np.dtype(np.uint16))
+    chunk = encode.Chunk(0, "a.txt", ".txt")
     with pytest.raises(PreprocessError, match="A worker process died"):
         next(encode.encode_chunks(iter([chunk]), options, 2))
 
@@ -200,12 +201,17 @@ def test_token_type_is_by_the_largest_id(tmp_path: Path, largest: int, dtype: ty
 
 
 def test_progress_is_reported(
-    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tokenizer: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = write_jsonl(tmp_path / "a.jsonl", ["alpha"] * 600)
+    monkeypatch.setattr(encode, "_CHUNK_RECORDS", 100)
+    for name in "abc":
+        source = write_jsonl(tmp_path / "texts" / f"{name}.jsonl", ["alpha"] * 200).parent
     assert run(tokenizer, source, tmp_path / "x", "--log_interval", "200") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("256 documents, ")
+    assert re.match(r"200 documents, [\d.]+ MB/s, [\d,]+ tokens/s, 33.3%, \d+ s left", lines[0])
     assert lines[-1].startswith(f"Wrote {tmp_path / 'x'}.bin")
     assert "600 documents" in lines[-1]
 

@@ -4,11 +4,27 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sentencepiece import SentencePieceTrainer
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
-from llm_pretrain.preprocess import PreprocessError, find_tokenizer, load_tokenizer, train_bpe
+from llm_pretrain.preprocess import (
+    PreprocessError,
+    find_tokenizer,
+    load_tokenizer,
+    train_bpe,
+    words,
+)
+from llm_pretrain.preprocess import tokenizers as own
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "ünïcode 日本語 too"] * 20
 
@@ -35,6 +51,11 @@ def sentencepiece(tmp_path: Path) -> Path:
     return folder
 
 
+def rows(tokenizer: own.Tokenizer, texts: list[str]) -> list[list[int]]:
+    encoded = tokenizer.encode_batch(texts)
+    return [ids.tolist() for ids in np.split(encoded.tokens, np.cumsum(encoded.sizes))[:-1]]
+
+
 def test_trained_tokenizer_brings_any_text_back(bpe: Path) -> None:
     tokenizer = load_tokenizer(bpe)
     for text in ("the cat sat", " two  spaces\n", "\x00 🙂 日本語", ""):
@@ -57,8 +78,8 @@ def test_vocabulary_too_small_for_bytes_is_an_error(tmp_path: Path) -> None:
 def test_batch_is_one_by_one(bpe: Path, sentencepiece: Path) -> None:
     for folder in (bpe, sentencepiece):
         tokenizer = load_tokenizer(folder)
-        assert tokenizer.encode_batch(TEXTS[:3]) == [tokenizer.encode(t) for t in TEXTS[:3]]
-        assert tokenizer.encode_batch([]) == []
+        assert rows(tokenizer, TEXTS[:3]) == [tokenizer.encode(text) for text in TEXTS[:3]]
+        assert rows(tokenizer, []) == []
 
 
 def test_sentencepiece(sentencepiece: Path) -> None:
@@ -137,3 +158,149 @@ def test_damaged_tokenizer_is_named(tmp_path: Path, name: str, content: bytes) -
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PreprocessError, match=f"{name} can't be loaded"):
         load_tokenizer(tmp_path)
+
+
+# Published patterns of GPT-2, LLaMA 3 and Qwen 2.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TRICKY = [
+    *"\u2028\u3000\xa0\x85\x1c\x1f\ufeff\u200d\u0301\u0345²½Ⅷ٣①ſK\u212b\u037eé😀日本語▁<>|",
+    *("s", "LL", "'s", "'S", "'ſ", "'ve", " the", " cat", "  ", " ", " ", "\n", "\r\n", "\t"),
+    *("<s>", "<|x|>", "123", "12", "ünïcode"),
+]
+
+
+def tricky_texts(count: int) -> list[str]:
+    """Texts of signs on which cutting into words could differ, and of any signs at all."""
+    random = np.random.default_rng(0)
+    chosen = ["".join(random.choice(TRICKY, random.integers(0, 30))) for _ in range(count)]
+    codes = random.choice([*range(0xD800), *range(0xE000, 0x110000)], (count, 30))
+    return [*chosen, *("".join(map(chr, row)) for row in codes), "", " ", "a ", " a", *TEXTS]
+
+
+def byte_level(pattern: str, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == GPT2)
+    tokenizer.pre_tokenizer = last
+    if pattern != GPT2:
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, last])
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<|x|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def llama2(*, with_normalizer: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    # Trained word by word, as SentencePiece does, so that no token has a space inside.
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    parts = json.loads(tokenizer.to_str())
+    parts["added_tokens"] = parts["added_tokens"][:3]
+    if with_normalizer:
+        parts["pre_tokenizer"] = None
+        replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        steps = [{"type": "Prepend", "prepend": "▁"}, replace]
+        parts["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    else:
+        parts["pre_tokenizer"]["split"] = False
+    return Tokenizer.from_str(json.dumps(parts))
+
+
+@pytest.mark.parametrize(
+    ("saved", "by_table"),
+    [
+        (byte_level(GPT2, None), True),
+        (byte_level(LLAMA3, None), True),
+        (byte_level(QWEN2, normalizers.NFC()), True),
+        (byte_level(GPT2, normalizers.NFKC()), False),
+        (byte_level(QWEN2.replace("{L}", "{Lu}"), None), False),
+        (llama2(with_normalizer=True), True),
+        (llama2(with_normalizer=False), True),
+    ],
+    ids=["gpt2", "llama3", "qwen2", "unknown normalizer", "unknown pattern", "llama2", "metaspace"],
+)
+def test_words_give_the_tokens_of_the_library(
+    tmp_path: Path, saved: Tokenizer, by_table: bool
+) -> None:
+    saved.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    texts = tricky_texts(400)
+    assert rows(tokenizer, texts) == [
+        encoding.ids for encoding in saved.encode_batch(texts, add_special_tokens=False)
+    ]
+    assert (tokenizer._table is not None) == by_table
+
+
+def test_token_with_an_inner_space_rules_the_table_out(tmp_path: Path) -> None:
+    parts = json.loads(llama2(with_normalizer=True).to_str())
+    vocabulary, merges = parts["model"]["vocab"], parts["model"]["merges"]
+    for left, right in (("e", "▁"), ("e▁", "c")):
+        vocabulary.setdefault(left + right, len(vocabulary))
+        merges.insert(0, [left, right])
+    saved = Tokenizer.from_str(json.dumps(parts))
+    saved.save(str(tmp_path / "tokenizer.json"))
+    expected = saved.encode("the cat", add_special_tokens=False).ids
+    assert vocabulary["e▁c"] in expected
+    assert rows(load_tokenizer(tmp_path), ["the cat"]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "by_table"),
+    [
+        ({}, True),
+        ({"remove_extra_whitespaces": True}, False),
+        ({"normalization_rule_name": "nmt_nfkc"}, False),
+        ({"user_defined_symbols": ["<x>"]}, False),
+        ({"model_type": "unigram"}, False),
+    ],
+)
+def test_words_give_the_tokens_of_sentencepiece(
+    tmp_path: Path, options: dict, by_table: bool
+) -> None:
+    model = io.BytesIO()
+    like_llama = {
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        vocab_size=320,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **(like_llama | options),
+    )
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    tokenizer = load_tokenizer(tmp_path)
+    texts = tricky_texts(300)
+    assert rows(tokenizer, texts) == [tokenizer.encode(text) for text in texts]
+    assert (tokenizer._table is not None) == by_table
+
+
+def test_full_table_begins_anew(bpe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "_MOST_WORDS", 3)
+    tokenizer = load_tokenizer(bpe)
+    for texts in (TEXTS[:3], ["the"], TEXTS[1:6], []):
+        assert rows(tokenizer, texts) == [tokenizer.encode(text) for text in texts]

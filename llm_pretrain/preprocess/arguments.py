@@ -1,0 +1,127 @@
+"""The command line of `llm-pretrain preprocess`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+_MOST_WORKERS_UNASKED = 16
+_LONE = "there is one format of output, .bin and .idx"
+_SENTENCES = "a document is kept whole, since a causal model learns from whole documents"
+WITHOUT_EFFECT = {
+    "data_format": "the ending of a file says its format",
+    "data_impl": _LONE,
+    "tokenizer_name": "the tokenizer's files say what kind it is",
+    "split_sentences": _SENTENCES,
+    "chinese": _SENTENCES,
+    "cn_splited": "text that has spaces between its words is read as it is",
+    "no-merge": _LONE,
+    "no-shuffle": "documents keep their order; training shuffles them",
+}
+"""Arguments of PaddleNLP's programs, and why they change nothing here."""
+_FLAGS = ("split_sentences", "chinese", "cn_splited", "no-merge", "no-shuffle")
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Raises SystemExit where argparse does."""
+    parser = argparse.ArgumentParser(
+        prog="llm-pretrain preprocess",
+        description="Turn text into the .bin and .idx files that pretraining reads.",
+        # An abbreviation could be taken for another program's argument.
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--model_name_or_path",
+        "--tokenizer_name_or_path",
+        "--model_name",
+        required=True,
+        metavar="DIRECTORY",
+        dest="tokenizer",
+        type=Path,
+        help="directory with tokenizer.json or a SentencePiece .model",
+    )
+    add("--input_path", required=True, nargs="+", help="files, folders or globs")
+    add("--output_prefix", required=True, help="path of the output without its ending")
+    add("--json_key", default="text", help="key or column of the text (default: text)")
+    add(
+        "--separator",
+        "--doc_spliter",
+        default="",
+        help="line that separates the documents of a .txt file (default: a blank line)",
+    )
+    add("--append_eos", action="store_true", help="end every document with the EOS token")
+    add(
+        "--workers",
+        type=_count,
+        default=min(len(os.sched_getaffinity(0)), _MOST_WORKERS_UNASKED),
+        help=f"processes that tokenize (default: one a core, to {_MOST_WORKERS_UNASKED})",
+    )
+    add(
+        "--log_interval",
+        type=_count,
+        default=10000,
+        help="documents between two lines of progress (default: 10000)",
+    )
+    add("--max_doc_num", type=_count, default=None, help="stop after so many documents")
+    add(
+        "--max_repeated_len",
+        type=_natural,
+        default=100,
+        help="runs of one character longer than this become a single one; 0 keeps them "
+        "(default: 100)",
+    )
+    add(
+        "--min_doc_length",
+        type=_natural,
+        default=0,
+        help="leave out documents of fewer characters (default: 0)",
+    )
+    add("--remove_duplicates", action="store_true", help="keep the first of equal documents alone")
+    add("--sample_share", type=_share, default=1.0, help="share of documents to keep (default: 1)")
+    add(
+        "--held_out_share",
+        type=_share,
+        default=0.0,
+        help="share of documents to write to held_out/ beside the output (default: 0)",
+    )
+    add(
+        "--cn_whole_word_segment",
+        action="store_true",
+        help="separate the words of Chinese text with --cn_split_dimer",
+    )
+    add("--cn_seg_func", choices=("jieba",), default="jieba", help="what finds the words")
+    add("--cn_split_dimer", default=" ", help="what separates the words (default: a space)")
+    add(
+        "--on_error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="at a record that can't be read (default: fail)",
+    )
+    for name, reason in WITHOUT_EFFECT.items():
+        action = "store_true" if name in _FLAGS else "store"
+        add(f"--{name}", action=action, default=None, dest=name, help=f"no effect: {reason}")
+    return parser.parse_args(argv)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
+    return value

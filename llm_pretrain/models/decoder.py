@@ -37,9 +37,9 @@ class TokenEmbedding(nn.Layer):
     def forward(self, tokens_BS: Tensor, sequences: Sequences) -> Tensor:
         x_BSH = self.table(tokens_BS)
         if self.gradient_share != 1.0:
-            x_BSH = self.gradient_share * x_BSH + (1 - self.gradient_share) * x_BSH.detach()
+            x_BSH = ops.scale_gradient(x_BSH, self.gradient_share)
         if self.positions is not None:
-            x_BSH = x_BSH + self.positions(sequences)
+            x_BSH = ops.add(x_BSH, self.positions(sequences))
         if self.embedding_norm is not None:
             x_BSH = self.embedding_norm(x_BSH)
         if self.dropout and self.training:

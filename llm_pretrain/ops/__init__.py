@@ -5,14 +5,16 @@ from __future__ import annotations
 from llm_pretrain.ops.activation import activation
 from llm_pretrain.ops.attention import attention, take_heads
 from llm_pretrain.ops.cross_entropy import cross_entropy
-from llm_pretrain.ops.dropout_add import dropout, dropout_add
+from llm_pretrain.ops.dropout_add import add, dropout, dropout_add
 from llm_pretrain.ops.flash_attention import flash_attention
 from llm_pretrain.ops.linear import linear
 from llm_pretrain.ops.norm import layer_norm, normalise_columns, rms_norm
 from llm_pretrain.ops.rotary import rotary
+from llm_pretrain.ops.scale_gradient import scale_gradient
 
 __all__ = [
     "activation",
+    "add",
     "attention",
     "cross_entropy",
     "dropout",
@@ -23,5 +25,6 @@ __all__ = [
     "normalise_columns",
     "rms_norm",
     "rotary",
+    "scale_gradient",
     "take_heads",
 ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import paddle
 from paddle import Tensor
+from paddle.nn import functional as F
 
-_NOTHING = -1e30
-"""Log-sum-exp of a row that sees no key; finite, so that differences are."""
+_SMALLEST = 1e-30
+"""Probabilities below are taken for zero."""
 
 
 def attend(
@@ -27,14 +28,13 @@ def attend(
         float32 [B, K, M, D] and [B, K, M, 1].
     """
     scores = _scores(q_BKMD, k_BKTD, bias)
-    largest = scores.max(axis=-1, keepdim=True).clip(min=_NOTHING)
-    weights = scores.subtract_(largest).exp_()
-    total = weights.sum(axis=-1, keepdim=True)
+    largest = scores.max(axis=-1, keepdim=True)
+    probabilities = F.softmax_(scores, axis=-1)
+    # The largest score has the probability exp(largest - log_sum).
+    log_sum = largest - probabilities.max(axis=-1, keepdim=True).log()
     if kept is not None:
-        weights = weights * kept
-    output = paddle.matmul(weights.astype(v_BKTD.dtype), v_BKTD).astype("float32")
-    log_sum = (total.clip(min=1e-38).log() + largest).clip(min=_NOTHING)
-    return output / total.clip(min=1e-38), log_sum
+        probabilities = probabilities.multiply_(kept)
+    return paddle.matmul(probabilities.astype(v_BKTD.dtype), v_BKTD).astype("float32"), log_sum
 
 
 def merge(
@@ -64,6 +64,9 @@ def attend_backward(
     dV = P'ᵀ dO;  dS = P' · (dO Vᵀ) - P · correction;  dQ = dS K;  dK = dSᵀ Q.
     """
     probabilities = _scores(q_BKMD, k_BKTD, bias).subtract_(log_sum).exp_()
+    if bias is not None:
+        # Of what is hidden exp makes subnormal numbers on CPU; products are 50 times slower then.
+        probabilities = F.thresholded_relu_(probabilities, _SMALLEST)
     dprobabilities = paddle.matmul(do_BKMD, v_BKTD, transpose_y=True).astype("float32")
     remaining = probabilities
     if kept is not None:

@@ -34,4 +34,9 @@ def dropout_add(branch: Tensor, x: Tensor, probability: float, rows: Tensor | No
     """
     if rows is not None:
         branch = dropout(branch, probability, rows)
-    return (x.astype("float32") + branch.astype("float32")).astype(x.dtype)
+    return add(x, branch)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, added in float32, in the dtype of `x`."""
+    return (x.astype("float32") + y.astype("float32")).astype(x.dtype)

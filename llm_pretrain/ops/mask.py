@@ -5,7 +5,6 @@ Shapes: B batch, S positions of a whole sample, N query heads, R queries and T k
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +14,10 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 Positions = NDArray[np.int64]
+
+HIDDEN = -1e30
+"""What hides a key from a query. Finite, so that a row of a block in which all is hidden has a
+softmax; what the row sees in other blocks leaves nothing of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,11 @@ class Mask:
     """[B]: in each sample, the leading positions that all positions see."""
     document_starts: NDArray[np.int64] | None = None
     """[B, S]: where the document of each position begins; nothing before that is seen."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a position sees itself and what stands before it, without options."""
+        return self.slopes is None and self.prefix_lengths is None and self.document_starts is None
 
     def hides_all(self, queries: Positions, keys: Positions) -> bool:
         """Whether no query of a block sees any of its keys."""
@@ -63,7 +71,7 @@ class Mask:
         return bias
 
     def _hiding(self, queries: Positions, keys: Positions) -> Tensor:
-        """0, or minus infinity where a query doesn't see a key, [B or 1, 1, R, T]."""
+        """0, or `HIDDEN` where a query doesn't see a key, [B or 1, 1, R, T]."""
         if self.prefix_lengths is None and self.document_starts is None:
             return _future(len(queries), len(keys), int(queries[0] - keys[0]))
         keys_1T, queries_R1 = _column(keys).T, _column(queries)
@@ -74,8 +82,7 @@ class Mask:
         if self.document_starts is not None:
             starts_BR1 = paddle.to_tensor(self.document_starts[:, queries]).unsqueeze(-1)
             visible = visible & (keys_1T.unsqueeze(0) >= starts_BR1)
-        hidden = paddle.full(visible.shape, -math.inf, "float32")
-        return paddle.where(visible, paddle.zeros_like(hidden), hidden).unsqueeze(1)
+        return visible.logical_not().astype("float32").scale_(HIDDEN).unsqueeze(1)
 
 
 def _column(positions: Positions, dtype: str = "int64") -> Tensor:
@@ -86,5 +93,5 @@ def _column(positions: Positions, dtype: str = "int64") -> Tensor:
 def _future(queries: int, keys: int, offset: int) -> Tensor:
     """What hides the future, [1, 1, R, T], where the first query stands `offset` after the first
     key. Every layer and micro-batch needs the same few."""
-    whole = paddle.full([queries, keys], -math.inf, dtype="float32")
+    whole = paddle.full([queries, keys], HIDDEN, dtype="float32")
     return paddle.triu(whole, offset + 1).reshape([1, 1, queries, keys])

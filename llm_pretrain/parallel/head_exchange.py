@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.precision import in_float32_on_cpu
 from llm_pretrain.parallel import collectives, topology
 
 
@@ -48,14 +49,19 @@ def to_positions(x_BSND: Tensor) -> Tensor:
 def _to_heads(x_BSND: Tensor) -> Tensor:
     B, S, _, D = x_BSND.shape
     group = topology.current().sequence_group
-    by_heads = paddle.einsum("bsrnd->rbsnd", x_BSND.reshape([B, S, group.nranks, -1, D]))
+    by_heads = _permuted("bsrnd->rbsnd", x_BSND.reshape([B, S, group.nranks, -1, D]))
     by_positions = collectives.all_to_all(by_heads, group)
-    return paddle.einsum("rbsnd->brsnd", by_positions).reshape([B, group.nranks * S, -1, D])
+    return _permuted("rbsnd->brsnd", by_positions).reshape([B, group.nranks * S, -1, D])
 
 
 def _to_positions(x_BSND: Tensor) -> Tensor:
     B, _, N, D = x_BSND.shape
     group = topology.current().sequence_group
-    by_positions = paddle.einsum("brsnd->rbsnd", x_BSND.reshape([B, group.nranks, -1, N, D]))
+    by_positions = _permuted("brsnd->rbsnd", x_BSND.reshape([B, group.nranks, -1, N, D]))
     by_heads = collectives.all_to_all(by_positions, group)
-    return paddle.einsum("rbsnd->bsrnd", by_heads).reshape([B, -1, group.nranks * N, D])
+    return _permuted("rbsnd->bsrnd", by_heads).reshape([B, -1, group.nranks * N, D])
+
+
+def _permuted(equation: str, x: Tensor) -> Tensor:
+    # Einsum copies fast where transpose makes a strided view; on CPU it has no 16-bit kernels.
+    return in_float32_on_cpu(lambda x: paddle.einsum(equation, x), x)

@@ -77,29 +77,28 @@ class _Ring(PyLayer):
         group = topology.current().sequence_group
         corrections = correction(do_BSND, output)
         passing = paddle.stack([k, v])
-        dq, dk, dv = None, None, None
-        returning = None
+        dq = paddle.zeros(q.shape, "float32")
+        own = returning = None
         for step in range(group.nranks):
             last = step == group.nranks - 1
             following = None if last else collectives.start_shift(passing, group)
             keys = _keys_at(step, group, ctx.length)
-            part_dq, part_dk, part_dv = attend_to_backward(
+            part_dq, *parts = attend_to_backward(
                 q, passing[0], passing[1], log_sums, corrections, do_BSND, ctx.rows, keys
             )
-            if dq is None:
-                dq, dk, dv = part_dq, part_dk, part_dv
+            dq.add_(part_dq)
+            gradients = paddle.stack(parts)
+            if own is None:
+                own = gradients
             else:
-                dq.add_(part_dq)
-                gradients = paddle.stack([part_dk, part_dv])
                 if returning is not None:
                     gradients.add_(returning.wait())
                 returning = collectives.start_shift(gradients, group)
             if following is not None:
                 passing = following.wait()
-        assert dq is not None and dk is not None and dv is not None
-        if returning is not None:
-            others = returning.wait()
-            dk, dv = dk + others[0], dv + others[1]
+        assert own is not None
+        assert returning is not None
+        dk, dv = own.add_(returning.wait())
         return for_trained(ctx, *(gradient.astype(q.dtype) for gradient in (dq, dk, dv)))
 
 

@@ -27,17 +27,36 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return gate / (1 + (-gate).exp()) * up
 
 
-def attention(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, causal: bool) -> Tensor:
+def attention(
+    q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, bias_BNST: np.ndarray, kept_BNST: np.ndarray
+) -> Tensor:
+    """Head by head; the bias is -inf where nothing is seen, `kept` is a factor on probabilities."""
     outputs = []
     group = q_BSND.shape[2] // k_BSKD.shape[2]
     for head in range(q_BSND.shape[2]):
         q, k, v = q_BSND[:, :, head], k_BSKD[:, :, head // group], v_BSKD[:, :, head // group]
         scores = paddle.matmul(q, k, transpose_y=True) / math.sqrt(q.shape[-1])
-        weights = scores.exp()
-        if causal:
-            weights = paddle.tril(weights)
-        outputs.append(paddle.matmul(weights / weights.sum(-1, keepdim=True), v))
+        weights = (scores + paddle.to_tensor(bias_BNST[:, head])).exp()
+        weights = weights / weights.sum(-1, keepdim=True) * paddle.to_tensor(kept_BNST[:, head])
+        outputs.append(paddle.matmul(weights, v))
     return paddle.stack(outputs, axis=2)
+
+
+def attention_bias(
+    positions: int,
+    slopes: np.ndarray,
+    prefix_lengths: np.ndarray | None = None,
+    document_starts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Of whole samples, float64 [B or 1, N, S, S]."""
+    query, key = np.arange(positions)[:, None], np.arange(positions)[None, :]
+    visible = (key <= query)[None]
+    if prefix_lengths is not None:
+        visible = visible | (key < prefix_lengths[:, None, None])
+    if document_starts is not None:
+        visible = visible & (key >= document_starts[:, :, None])
+    bias = slopes.astype(np.float64)[:, None, None] * (key - query)
+    return np.where(visible[:, None], bias, -np.inf)
 
 
 def cross_entropy(logits: Tensor, labels: np.ndarray, ignored: int) -> Tensor:

@@ -1,114 +1,152 @@
-"""Attention against its formula: grouped heads, one and several blocks, masks and dropout."""
+"""Attention, plain and flash, against its formula: grouped heads, blocks, masks and dropout."""
 
 from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import paddle
 import pytest
 
 from llm_pretrain import ops
+from llm_pretrain.models.position import alibi_slopes
+from llm_pretrain.ops import random_bits
+from llm_pretrain.ops.mask import Mask
 from tests.ops import formulas
-from tests.ops.formulas import assert_equal_formula, result_and_gradients
+from tests.ops.formulas import assert_equal_formula
+
+Operator = Callable[..., paddle.Tensor]
+BOTH = pytest.mark.parametrize(
+    "operator", [ops.attention, ops.flash_attention], ids=["plain", "flash"]
+)
+SHAPES = [
+    pytest.param((2, 7, 4, 4, 6), id="multi-head"),
+    pytest.param((2, 7, 4, 2, 6), id="grouped"),
+    pytest.param((1, 7, 3, 1, 6), id="multi-query"),
+    pytest.param((2, 1, 2, 1, 4), id="one token"),
+    pytest.param((1, 128, 2, 1, 4), id="whole blocks"),
+    pytest.param((2, 300, 4, 2, 4), id="several blocks, the last one short"),
+]
 
 
-def tensors(batch: int, length: int, heads: int, kv_heads: int, size: int) -> list[np.ndarray]:
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash attention in blocks of 64, so that short sequences have several."""
+    module = importlib.import_module("llm_pretrain.ops.flash_attention")
+    monkeypatch.setattr(module, "_BLOCK", 64)
+
+
+def arrays(batch: int, length: int, heads: int, kv_heads: int, size: int) -> list[np.ndarray]:
     generator = np.random.default_rng(length)
     shapes = [(batch, length, n, size) for n in (heads, kv_heads, kv_heads)]
     return [generator.standard_normal(shape) for shape in shapes]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param((2, 7, 4, 4, 6), id="multi-head"),
-        pytest.param((2, 7, 4, 2, 6), id="grouped"),
-        pytest.param((1, 7, 3, 1, 6), id="multi-query"),
-        pytest.param((2, 1, 2, 1, 4), id="one token"),
-        pytest.param((1, 128, 2, 1, 4), id="one whole block"),
-        pytest.param((1, 300, 4, 2, 4), id="several blocks, the last one short"),
-    ],
-)
-def test_formula(shape: tuple[int, int, int, int, int], causal: bool, dtype: str) -> None:
+def random_rows(batch: int, heads: int, length: int) -> paddle.Tensor:
+    rows = random_bits.rows(1, "here", np.arange(batch), np.arange(length))
+    return random_bits.rows_of_heads(paddle.to_tensor(rows), np.arange(heads))
+
+
+def assert_formula(
+    operator: Operator,
+    shape: tuple[int, ...],
+    dtype: str,
+    dropout: float = 0.0,
+    **rules: Any,
+) -> None:
+    batch, length, heads, _, _ = shape
+    slopes = rules.get("slopes", np.zeros(heads, np.float32))
+    bias = formulas.attention_bias(
+        length, slopes, rules.get("prefix_lengths"), rules.get("document_starts")
+    )
+    kept = np.ones((batch, heads, length, length))
+    rows = None
+    if dropout:
+        rows = random_rows(batch, heads, length)
+        kept = random_bits.keep(rows, np.arange(length), dropout).numpy() / (1 - dropout)
     assert_equal_formula(
-        lambda q, k, v: ops.attention(q, k, v, causal=causal),
-        lambda q, k, v: formulas.attention(q, k, v, causal),
-        tensors(*shape),
+        lambda q, k, v: operator(q, k, v, Mask(**rules), dropout=dropout, rows_BNS=rows),
+        lambda q, k, v: formulas.attention(q, k, v, bias, kept),
+        arrays(*shape),
         dtype,
     )
 
 
-def test_long_sequences_are_cut_into_few_blocks() -> None:
-    """Beyond 8 x 128 positions the blocks grow."""
-    assert_equal_formula(
-        ops.attention,
-        lambda q, k, v: formulas.attention(q, k, v, True),
-        tensors(1, 1200, 1, 1, 2),
-        "float32",
-    )
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_causal(operator: Operator, shape: tuple[int, ...], dtype: str) -> None:
+    assert_formula(operator, shape, dtype)
 
 
-def test_no_position_sees_the_future() -> None:
-    q, k, v = (paddle.to_tensor(x).astype("float32") for x in tensors(1, 200, 2, 2, 4))
-    before = ops.attention(q, k, v).numpy()
-    k[:, 150:], v[:, 150:] = 100.0, 100.0
-    after = ops.attention(q, k, v).numpy()
-    np.testing.assert_array_equal(before[:, :150], after[:, :150])
-    assert (before[:, 150:] != after[:, 150:]).any()
+@BOTH
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.id != "one token"])
+def test_dropout(operator: Operator, shape: tuple[int, ...]) -> None:
+    assert_formula(operator, shape, "float32", dropout=0.3)
 
 
-def test_scores_beyond_the_range_of_exp() -> None:
-    q, k, v = (paddle.to_tensor(100 * x).astype("float32") for x in tensors(1, 5, 1, 1, 4))
-    assert np.isfinite(ops.attention(q, k, v).numpy()).all()
+@BOTH
+@pytest.mark.parametrize("rule", ["slopes", "prefix", "documents", "all"])
+def test_masks(operator: Operator, rule: str) -> None:
+    starts = np.array([[0] * 90 + [90] * 150 + [240] * 60, [0] * 299 + [299]])
+    rules = {
+        "slopes": alibi_slopes(4),
+        "prefix_lengths": np.array([130, 1]),
+        "document_starts": starts,
+    }
+    if rule != "all":
+        rules = {name: value for name, value in rules.items() if rule in name}
+    assert_formula(operator, (2, 300, 4, 2, 4), "float32", **rules)
+    assert_formula(operator, (2, 300, 4, 2, 4), "float32", dropout=0.2, **rules)
 
 
-def test_dropout_only_while_training() -> None:
-    q, k, v = (paddle.to_tensor(x).astype("float32") for x in tensors(1, 9, 2, 1, 4))
-    plain = ops.attention(q, k, v).numpy()
-    evaluated = ops.attention(q, k, v, dropout=0.5, training=False).numpy()
-    np.testing.assert_array_equal(plain, evaluated)
-    assert (ops.attention(q, k, v, dropout=0.5).numpy() != plain).any()
+@BOTH
+def test_a_prefix_of_everything_hides_nothing(operator: Operator) -> None:
+    assert_formula(operator, (2, 200, 2, 1, 4), "float32", prefix_lengths=np.array([200, 200]))
 
 
-def test_dropout_keeps_the_expectation() -> None:
-    q, k, v = (paddle.to_tensor(x).astype("float32") for x in tensors(1, 9, 2, 1, 4))
-    plain = ops.attention(q, k, v).numpy()
-    paddle.seed(1)
-    mean = np.mean([ops.attention(q, k, v, dropout=0.2).numpy() for _ in range(2000)], axis=0)
-    np.testing.assert_allclose(mean, plain, atol=0.06)
+@BOTH
+def test_long_sequences(operator: Operator) -> None:
+    """Beyond 8 x 128 positions the blocks of plain attention grow."""
+    assert_formula(operator, (1, 1200, 1, 1, 2), "float32")
 
 
-def test_gradient_through_dropout() -> None:
-    """Against finite differences, with the same random draws."""
-    arrays = tensors(1, 5, 2, 1, 3)
-
-    def dropped(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
-        paddle.seed(7)
-        return ops.attention(q, k, v, dropout=0.3)
-
-    _, *gradients = result_and_gradients(dropped, arrays, "float32")
-    weights = np.random.default_rng(0).standard_normal(arrays[0].shape)
-
-    def value(changed: list[np.ndarray]) -> float:
-        result = dropped(*(paddle.to_tensor(x).astype("float32") for x in changed))
-        return float((result.numpy().astype(np.float64) * weights).sum())
-
-    step = 1e-2
-    for which, gradient in enumerate(gradients):
-        direction = np.random.default_rng(which).standard_normal(gradient.shape)
-        moved = [
-            [x + sign * step * direction if i == which else x for i, x in enumerate(arrays)]
-            for sign in (1, -1)
-        ]
-        numeric = (value(moved[0]) - value(moved[1])) / (2 * step)
-        assert (gradient * direction).sum() == pytest.approx(numeric, rel=2e-3, abs=1e-3)
+@BOTH
+def test_scores_beyond_the_range_of_exp(operator: Operator) -> None:
+    q, k, v = (paddle.to_tensor(100 * x).astype("float32") for x in arrays(1, 100, 1, 1, 4))
+    q.stop_gradient = False
+    y = operator(q, k, v, Mask())
+    y.sum().backward()
+    assert np.isfinite(y.numpy()).all()
+    assert np.isfinite(q.grad.numpy()).all()
 
 
-def test_frozen_keys() -> None:
-    q, k, v = (paddle.to_tensor(x).astype("float32") for x in tensors(1, 5, 2, 1, 3))
+@BOTH
+def test_frozen_keys(operator: Operator) -> None:
+    q, k, v = (paddle.to_tensor(x).astype("float32") for x in arrays(1, 5, 2, 1, 3))
     q.stop_gradient = v.stop_gradient = False
-    ops.attention(q, k, v).sum().backward()
+    operator(q, k, v, Mask()).sum().backward()
     assert k.grad is None
     assert q.grad is not None
     assert v.grad is not None
+
+
+@BOTH
+def test_nothing_hidden_leaks(operator: Operator) -> None:
+    """What is changed behind a position, or in another document, leaves its output as it was."""
+    q, k, v = (paddle.to_tensor(x).astype("float32") for x in arrays(1, 200, 2, 2, 4))
+    mask = Mask(document_starts=np.array([[0] * 50 + [50] * 150]))
+    before = operator(q, k, v, mask).numpy()
+    for x in (k, v):
+        x[:, :50] = x[:, 150:] = 100.0
+    after = operator(q, k, v, mask).numpy()
+    np.testing.assert_array_equal(before[:, 50:150], after[:, 50:150])
+    assert (before[:, 150:] != after[:, 150:]).any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not paddle.is_compiled_with_cuda(), reason="needs a GPU")
+def test_the_kernel_of_a_gpu() -> None:
+    assert_formula(ops.flash_attention, (2, 300, 4, 2, 64), "bfloat16")

@@ -9,6 +9,7 @@ import paddle
 import pytest
 
 from llm_pretrain import ops
+from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.precision import set_compute_dtype
 
 
@@ -40,9 +41,9 @@ def test_linear_rounds_its_operands_and_its_result(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_attention_computes_in_the_compute_dtype(dtype: str) -> None:
     q = paddle.randn([1, 3, 2, 4])
-    assert ops.attention(q, q, q).dtype == paddle.float32
+    assert ops.attention(q, q, q, Mask()).dtype == paddle.float32
     set_compute_dtype(dtype)
-    assert str(ops.attention(q, q, q).dtype) == f"paddle.{dtype}"
+    assert str(ops.attention(q, q, q, Mask()).dtype) == f"paddle.{dtype}"
 
 
 def test_float32_leaves_lower_operands_alone() -> None:

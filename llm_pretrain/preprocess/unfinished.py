@@ -50,13 +50,12 @@ class Unfinished:
         self._lock = (self.folder / "lock").open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PreprocessError(f"Another process is writing to {self.folder}.") from error
-        try:
             self._read_note()
             self._files = {name: self._open(name) for name in _FILES}
-        except BaseException:
+        except BaseException as error:
             self._lock.close()
+            if isinstance(error, BlockingIOError):
+                raise PreprocessError(f"Another process is writing to {self.folder}.") from error
             raise
 
     def add(

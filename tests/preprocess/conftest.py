@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.data.find_data import open_data
+from llm_pretrain.preprocess import load_tokenizer, main, train_bpe
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "日本", "\n"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_bpe(iter([" ".join(WORDS)] * 10), 280, folder)
+    return folder
+
+
+@pytest.fixture
+def preprocess(tokenizer: Path) -> Callable[..., int]:
+    """Runs the command in this process on an input, to a prefix, with further arguments."""
+
+    def run(source: Path, prefix: Path, *more: str) -> int:
+        paths = ["--input_path", str(source), "--output_prefix", str(prefix)]
+        return main(["--model_name_or_path", str(tokenizer), "--workers", "1", *paths, *more])
+
+    return run
+
+
+@pytest.fixture
+def texts(tokenizer: Path) -> Callable[[Path], list[str]]:
+    """The documents of a prefix, decoded."""
+    loaded = load_tokenizer(tokenizer)
+
+    def decode(prefix: Path) -> list[str]:
+        data = open_data(prefix)
+        return [loaded.decode(data.read(i, 0, None)[0].tolist()) for i in range(len(data.sizes))]
+
+    return decode
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 
 import paddle
@@ -28,7 +29,8 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Loss, perplexity and count of samples over the first `batches` batches of all ranks.
 
-    Every call takes the same samples, so that evaluations compare.
+    Every call takes the same samples, so that evaluations compare. The loss is the mean over all
+    of their labels, however the samples are spread over ranks and micro-batches.
 
     Args:
         batch_size: samples per rank and batch.
@@ -39,7 +41,7 @@ def evaluate(
         None where it should stop before the end.
     """
     total = paddle.zeros([1])
-    micro_batches = done = 0
+    labels = done = 0
     with BatchLoader(
         dataset,
         batch_size=batch_size,
@@ -56,11 +58,11 @@ def evaluate(
                 ignored_label=IGNORED_LABEL,
                 structure=batch.structure,
             )
-            total += pipeline.evaluate(parts)
-            micro_batches += len(parts)
+            total += pipeline.evaluate([replace(part, label_count=1) for part in parts])
+            labels += sum(int((part.labels != IGNORED_LABEL).sum()) for part in parts)
             done += 1
-    count = max(micro_batches * topology.batch_degree, 1)
-    loss = float(sum_over_batch_ranks(total, topology)) / count
+    count = sum_over_batch_ranks(paddle.to_tensor([labels], dtype="int64"), topology)
+    loss = float(sum_over_batch_ranks(total, topology)) / max(int(count), 1)
     return {
         "eval_loss": loss,
         "eval_ppl": math.exp(min(loss, 700.0)),

@@ -15,7 +15,11 @@ usage: llm-pretrain COMMAND …
                                        say what a run would do, and what is wrong with it
   check --schema                       print the JSON schema of configurations
   preprocess …                         turn text into .bin/.idx files
+  inspect PREFIX …                     what .bin/.idx files hold, drawn, decoded and checked
+  merge INPUT… --output_prefix …       several pairs of .bin/.idx files as one
+  split PREFIX --shares …              one pair as several
   convert SOURCE DESTINATION --to …    weights from and to other programs' layouts
+  convert PREFIX PREFIX                older _ids.npy and _idx.npz files as .bin/.idx
 
 `llm-pretrain COMMAND --help` says more."""
 
@@ -71,7 +75,29 @@ def _preprocess(arguments: Sequence[str]) -> int:
     return preprocess.main(arguments)
 
 
+def _inspect(arguments: Sequence[str]) -> int:
+    from llm_pretrain.preprocess import inspect_data
+
+    return inspect_data.main(arguments)
+
+
+def _merge(arguments: Sequence[str]) -> int:
+    from llm_pretrain.data import rewrite_commands
+
+    return rewrite_commands.merge_main(arguments)
+
+
+def _split(arguments: Sequence[str]) -> int:
+    from llm_pretrain.data import rewrite_commands
+
+    return rewrite_commands.split_main(arguments)
+
+
 def _convert(arguments: Sequence[str]) -> int:
+    from llm_pretrain.data import rewrite_commands
+
+    if rewrite_commands.asks_for_token_data(arguments):
+        return rewrite_commands.convert_main(arguments)
     from llm_pretrain.checkpoint import convert
 
     return convert.main(arguments)
@@ -81,6 +107,9 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "check": _check,
     "preprocess": _preprocess,
+    "inspect": _inspect,
+    "merge": _merge,
+    "split": _split,
     "convert": _convert,
 }
 

@@ -77,7 +77,7 @@ def open_indexed(prefix: Path) -> TokenData:
             raise DataError(f"{other} has no {path.name} beside it; both are needed.")
     dtype, sizes, pointers, starts = _read_index(idx)
     check_sizes(sizes, idx)
-    documents = check_document_starts(starts, len(sizes), idx)
+    check_document_starts(starts, len(sizes), idx)
     tokens = _map_tokens(bin_, dtype)
     end = _check_pointers(sizes, pointers, dtype.itemsize, idx, bin_)
     unused = tokens.nbytes - end
@@ -93,7 +93,7 @@ def open_indexed(prefix: Path) -> TokenData:
         sizes=sizes,
         pointers=pointers,
         pointer_unit=dtype.itemsize,
-        documents=documents,
+        document_starts=starts,
         mask=_map_mask(mask_path(prefix), len(tokens)),
         notices=notices,
     )

@@ -42,7 +42,7 @@ def open_npy(prefix: Path) -> TokenData:
     if len(sizes) == 0:
         raise DataError(f"{npz} lists no documents.")
     total = check_sizes(sizes, npz)
-    documents = check_document_starts(starts, len(sizes), npz)
+    check_document_starts(starts, len(sizes), npz)
     if total > len(tokens):
         raise DataError(
             f"{ids} is truncated, or {npz.name} belongs to another file: {total} tokens are "
@@ -58,7 +58,7 @@ def open_npy(prefix: Path) -> TokenData:
         sizes=sizes.astype(np.int32),
         pointers=pointers,
         pointer_unit=1,
-        documents=documents,
+        document_starts=starts,
         notices=(
             (f"The last {unused} tokens of {ids} are not listed in {npz.name} and are not used.",)
             if unused
@@ -99,7 +99,7 @@ def _map_ids(path: Path) -> NDArray[np.integer]:
     return tokens.view(np.ndarray)
 
 
-def _read_npz(path: Path, name: str) -> NDArray[np.integer]:
+def _read_npz(path: Path, name: str) -> NDArray[np.int64]:
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{name}.npy")

@@ -34,12 +34,17 @@ class TokenData:
     """Where each sequence begins, in units of `tokens per pointer unit`: see `pointer_unit`."""
     pointer_unit: int
     """What `pointers` is to be divided by to give a position in `tokens`."""
-    documents: int
-    """Documents, each of one or several sequences."""
+    document_starts: NDArray[np.int64]
+    """First sequence of each document, then their number, shape [documents + 1]."""
     mask: NDArray[np.uint8] | None = None
     """Loss mask, one byte per token of `tokens`; 0 means that the token is not learned."""
     notices: tuple[str, ...] = ()
     """What a user should know although the data can be read."""
+
+    @property
+    def documents(self) -> int:
+        """Documents, each of one or several sequences."""
+        return len(self.document_starts) - 1
 
     @property
     def token_count(self) -> int:
@@ -88,8 +93,8 @@ def check_sizes(sizes: NDArray[np.integer], path: Path) -> int:
     return total
 
 
-def check_document_starts(starts: NDArray[np.integer], sequences: int, path: Path) -> int:
-    """Number of documents that `starts` (first sequence of each, then the end) describes."""
+def check_document_starts(starts: NDArray[np.integer], sequences: int, path: Path) -> None:
+    """Raise DataError unless `starts` is the first sequence of each document, then the end."""
     if len(starts) < 2:
         raise DataError(f"{path} lists no documents.")
     if int(starts[0]) != 0 or int(starts[-1]) != sequences:
@@ -101,7 +106,6 @@ def check_document_starts(starts: NDArray[np.integer], sequences: int, path: Pat
         chunk = starts[begin : begin + CHUNK + 1]
         if bool((chunk[1:] < chunk[:-1]).any()):
             raise DataError(f"{path} is damaged: its document starts are not in rising order.")
-    return len(starts) - 1
 
 
 def check_token_type(dtype: np.dtype, path: Path) -> None:

@@ -98,9 +98,7 @@ def test_sampling_and_holding_out_go_by_the_text(
     assert find_data(str(tmp_path / "x")).prefixes == (tmp_path / "x" / "a", tmp_path / "x" / "b")
 
 
-def test_words_of_chinese_text_are_separated(
-    preprocess: Run, texts: Texts, tmp_path: Path
-) -> None:
+def test_words_of_chinese_text_are_separated(preprocess: Run, texts: Texts, tmp_path: Path) -> None:
     pytest.importorskip("jieba")
     source = corpus(tmp_path / "a.jsonl", ["我来到北京清华大学。\n他 来了"])
     assert preprocess(source, tmp_path / "x", "--cn_whole_word_segment") == 0

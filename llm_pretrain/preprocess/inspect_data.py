@@ -1,0 +1,125 @@
+"""`llm-pretrain inspect`: what token files hold, and whether all of it is sound."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.data.token_data import CHUNK, TokenData
+from llm_pretrain.data.token_range import scan_token_range
+from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
+
+_BAR = 40
+_TOKENS_SHOWN = 60
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; the exit status is 0, 1 where the data is not sound, or 2 (usage)."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer)
+        for prefix in find_data(arguments.prefix).prefixes:
+            for line in inspect(open_data(prefix), tokenizer, arguments.documents):
+                print(line)
+    except (ValueError, OSError) as error:
+        print(f"llm-pretrain inspect: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def inspect(data: TokenData, tokenizer: Tokenizer | None, shown: int) -> Iterator[str]:
+    """Lines on data that has been opened, which has checked all pointers and sizes.
+
+    `shown` documents are decoded, or their ids shown without a tokenizer. Raises PreprocessError
+    at an id that the tokenizer doesn't have.
+    """
+    unit = "documents" if len(data.sizes) == data.documents else "sequences"
+    masked = "" if data.mask is None else ", with a loss mask"
+    yield f"{', '.join(str(path) for path in sorted(data.files))}"
+    yield (
+        f"  {data.documents:,} documents, {len(data.sizes):,} sequences, "
+        f"{data.token_count:,} tokens of type {data.tokens.dtype.name}{masked}"
+    )
+    yield from data.notices
+    yield "  sizes and pointers: all lie within the files"
+    yield from _lengths(data, unit)
+    low, high = scan_token_range(data).tolist()
+    yield f"  token ids: {low} to {high}"
+    chosen = np.unique(np.linspace(0, len(data.sizes) - 1, shown).astype(np.int64)).tolist()
+    for sequence in chosen if shown else []:
+        yield f"  {unit[:-1]} {sequence}: {_text(data, sequence, tokenizer)}"
+    if tokenizer is None:
+        yield "  with --model_name_or_path the ids are decoded and checked"
+    elif low < 0 or high >= tokenizer.vocab_size:
+        raise PreprocessError(
+            f"{data.files[1]} holds the token id {low if low < 0 else high}, and the tokenizer's "
+            f"largest is {tokenizer.vocab_size - 1}: the data was made with another tokenizer."
+        )
+    else:
+        yield f"  every id is one of the tokenizer's {tokenizer.vocab_size:,}"
+
+
+def _lengths(data: TokenData, unit: str) -> Iterator[str]:
+    """The distribution over powers of two: a bar for the documents, a share of the tokens."""
+    counts = np.zeros(33, np.int64)
+    tokens = np.zeros(33, np.int64)
+    smallest, largest = int(data.sizes[0]), 0
+    for begin in range(0, len(data.sizes), CHUNK):
+        sizes = data.sizes[begin : begin + CHUNK]
+        # 0 is alone, then 1, 2 and 3, 4 to 7, …
+        classes = np.frexp(sizes)[1]
+        counts += np.bincount(classes, minlength=33)
+        tokens += np.bincount(classes, weights=sizes, minlength=33).astype(np.int64)
+        smallest, largest = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
+    mean = data.token_count / len(data.sizes)
+    yield f"  tokens in one of the {unit}: {smallest:,} to {largest:,}, {mean:,.1f} on average"
+    for length in range(int(largest).bit_length() + 1):
+        first, last = (0, 0) if length == 0 else (1 << length - 1, (1 << length) - 1)
+        if last < smallest:
+            continue
+        bar = "#" * -(-_BAR * int(counts[length]) // int(counts.max()))
+        share = int(tokens[length]) / data.token_count
+        yield (
+            f"  {first:>11,} to {last:>11,} {bar:<{_BAR}} {counts[length]:>12,} {unit}, "
+            f"{share:6.1%} of the tokens"
+        )
+
+
+def _text(data: TokenData, sequence: int, tokenizer: Tokenizer | None) -> str:
+    length = min(int(data.sizes[sequence]), _TOKENS_SHOWN)
+    ids = data.read(sequence, 0, length)[0].tolist()
+    more = " …" if length < data.sizes[sequence] else ""
+    if tokenizer is None:
+        return " ".join(map(str, ids)) + more
+    # An id that the tokenizer lacks decodes to nothing; it is reported by itself.
+    known = [token for token in ids if 0 <= token < tokenizer.vocab_size]
+    return json.dumps(tokenizer.decode(known), ensure_ascii=False) + more
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llm-pretrain inspect",
+        description="Say what .bin and .idx files hold, and check all of it.",
+    )
+    add = parser.add_argument
+    add("prefix", metavar="PREFIX", help="path of the data without its ending, or a folder")
+    add(
+        "--model_name_or_path",
+        "--tokenizer_name_or_path",
+        dest="tokenizer",
+        type=Path,
+        metavar="DIRECTORY",
+        help="directory of the tokenizer, to decode documents and check ids",
+    )
+    add("--documents", type=int, default=3, help="documents to show (default: 3)")
+    return parser

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_pretrain.cli import main
+from llm_pretrain.data import IndexedWriter
+from llm_pretrain.preprocess import load_tokenizer
+
+
+@pytest.fixture
+def prefix(tokenizer: Path, tmp_path: Path) -> Path:
+    """20 documents of one token, 5 of six, and one of 70."""
+    (token,) = load_tokenizer(tokenizer).encode("b")
+    with IndexedWriter(tmp_path / "x", np.uint16) as writer:
+        for length in [1] * 20 + [6] * 5 + [70]:
+            writer.add_document([token] * length)
+    return tmp_path / "x"
+
+
+def test_what_is_printed(prefix: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(prefix), "--model_name_or_path", str(tokenizer)]) == 0
+    out = capsys.readouterr().out
+    assert "26 documents, 26 sequences, 120 tokens of type uint16" in out
+    assert "1 to 70, 4.6 on average" in out
+    assert '  document 0: "b"\n' in out
+    assert f'  document 25: "{"b" * 60}" …\n' in out
+    assert "every id is one of the tokenizer's" in out
+    bars = [" ".join(line.split()) for line in out.splitlines() if "% of the tokens" in line]
+    assert bars[0] == f"1 to 1 {'#' * 40} 20 documents, 16.7% of the tokens"
+    assert bars[2] == f"4 to 7 {'#' * 10} 5 documents, 25.0% of the tokens"
+    assert bars[6] == "64 to 127 ## 1 documents, 58.3% of the tokens"
+    assert len(bars) == 7
+
+
+def test_an_id_beyond_the_vocabulary_fails(
+    prefix: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with IndexedWriter(tmp_path / "y", np.uint16) as writer:
+        writer.add_document([1, 50000])
+    words = ["inspect", str(tmp_path / "y"), "--model_name_or_path", str(tokenizer)]
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert "holds the token id 50000, and the tokenizer's largest is" in printed.err
+    assert "every id" not in printed.out
+
+
+def test_without_a_tokenizer_ids_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with IndexedWriter(tmp_path / "y", np.uint16) as writer:
+        writer.add_document([1, 50000])
+    assert main(["inspect", str(tmp_path / "y"), "--documents", "1"]) == 0
+    assert "document 0: 1 50000\n" in capsys.readouterr().out
+
+
+def test_damage_fails_and_is_named(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bin_ = prefix.with_name("x.bin")
+    bin_.write_bytes(bin_.read_bytes()[:-2])
+    assert main(["inspect", str(prefix)]) == 1
+    assert f"{bin_} is truncated" in capsys.readouterr().err

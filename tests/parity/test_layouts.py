@@ -83,7 +83,7 @@ class Controls:
         options = control_options(num_hidden_layers=layers)
         found = train(self.folder, f"one-{layers}", 1, [(seed, options) for seed in self.seeds])
         for seed, steps in zip(self.seeds, found, strict=True):
-            assert steps[STEPS - 1]["loss"] < 0.95 * steps[0]["loss"], f"{seed} has learned nothing"
+            assert steps[STEPS - 1]["loss"] < 0.98 * steps[0]["loss"], f"{seed} has learned nothing"
         return dict(zip(self.seeds, found, strict=True))
 
     @functools.cache  # noqa: B019
@@ -142,7 +142,9 @@ def run_cells(name: str, cells: list[Cell], folder: Path, controls: Controls) ->
             tolerance = dict.fromkeys(METRICS, TOLERANCE)
         else:
             rounded = controls.rounded(cell.layout.layers)[seed]
-            expected, tolerance = rounded[0], spread(rounded)
+            expected = rounded[0]
+            # Twice: another run of the kind may lie as far out on the other side.
+            tolerance = {metric: 2 * largest for metric, largest in spread(rounded).items()}
         wrong = [
             f"{model}, {cell.column} {cell.options}, step {step}, {metric}: off by {relative:.2g}"
             for step, metric, relative in differences(expected, steps)

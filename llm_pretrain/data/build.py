@@ -71,6 +71,8 @@ def build_datasets(
     shares = normalized(inputs.weights) if inputs.weights is not None else [1.0]
     parts: dict[str, list[Texts]] = {name: [] for name in SPLITS}
     notices: list[str] = []
+    if blanks is not None:
+        notices.append("Every sample is a text with blanks that the model fills (docs/data.md).")
     for prefix, share in zip(inputs.prefixes, shares, strict=True):
         wanted = {
             name: samples_asked(samples, share) if blended and samples else samples

@@ -30,6 +30,7 @@ def generate(
     `max_position_embeddings` tokens are seen: it is meant for short samples.
     """
     assert prompt, "a prompt holds at least one token"
+    assert model.config.blank_infilling is None, "the model does not continue texts"
     generator = np.random.default_rng(seed)
     tokens = list(prompt)
     was_training = model.training

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
-from llm_pretrain.data import BatchLoader, DataError, Sample
+from llm_pretrain.data import (
+    BatchLoader,
+    DataError,
+    IndexedWriter,
+    Sample,
+    SampleCounts,
+    build_datasets,
+)
 from llm_pretrain.data.blanks import SamplesWithBlanks, SampleWithBlanks
 from llm_pretrain.data.samples import IGNORED_LABEL
 
@@ -155,6 +164,24 @@ def test_batches_carry_the_structure() -> None:
         np.testing.assert_array_equal(batch.labels[row], dataset[number].labels)
         for name, rows in batch.structure.items():
             np.testing.assert_array_equal(rows[row], dataset[number].structure[name])
+
+
+@pytest.mark.parametrize("sources", [["web"], ["web", "books"]])
+def test_a_dataset_for_a_model_that_fills_blanks(tmp_path: Path, sources: list[str]) -> None:
+    for source in sources:
+        with IndexedWriter(tmp_path / source, np.uint16) as writer:
+            for _ in range(40):
+                writer.add_document(np.arange(50))
+    data = DataArguments(input_dir=str(tmp_path), split="8,1,1", max_seq_length=32)
+    options: dict[str, Any] = {"seed": 3, "builder": True, "vocab_size": 2000}
+    texts = build_datasets(data, SampleCounts(train=20), **options).train
+    blanks = BlankInfilling(MASK, GMASK, START, END)
+    datasets = build_datasets(data, SampleCounts(train=20), blanks=blanks, **options)
+    assert "blanks" in datasets.notices[0]
+    assert len(datasets.train) == len(texts) >= 20
+    for number in range(20):
+        context, [(_, labels)] = parts(datasets.train[number])
+        assert context[:-1] + labels == texts[number].tokens[:31].tolist()
 
 
 def test_texts_too_short_for_blanks() -> None:

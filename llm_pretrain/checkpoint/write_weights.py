@@ -106,7 +106,8 @@ def as_published(
     for canonical, values in tensors:
         source = layout.source(canonical, split)
         if source.outputs is None:
-            yield source.name, transpose(values) if source.is_transposed else values
+            for name in filter(None, (source.name, source.copy)):
+                yield name, transpose(values) if source.is_transposed else values
             continue
         whole, missing = packed.pop(source.name, (None, source.outputs.total))
         if whole is None:

@@ -27,6 +27,8 @@ class _Model:
     """Keys of its config.json that are not in Hugging Face's, and what they are there."""
     always_tied: bool = False
     """Whether its head has no table of its own."""
+    head_copy: str | None = None
+    """What its head calls a copy of the embedding's table."""
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
@@ -35,7 +37,9 @@ def source(canonical: str, config: ModelConfig) -> Source:
     Raises:
         ConfigError: PaddleNLP has no such model.
     """
-    return _model_of(config).source(canonical, config)
+    model = _model_of(config)
+    found = model.source(canonical, config)
+    return replace(found, copy=model.head_copy) if canonical == "embedding.weight" else found
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
@@ -195,6 +199,7 @@ _MODELS: dict[str, _Model] = {
             "attention_probs_dropout_prob": "attention_dropout",
         },
         always_tied=True,
+        head_copy="lm_head.decoder_weight",
     ),
     "chatglm": _Model(
         "ChatGLMForCausalLM",

@@ -43,6 +43,8 @@ class Source:
     """Linear weights are [out, in] there and [in, out] here."""
     outputs: Blocks | None = None
     """Which outputs, the last axis here, where several tensors are packed in one; None is all."""
+    copy: str | None = None
+    """Another name under which the same tensor is written, for a program that has it twice."""
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The published tensor's shape, from this program's."""

@@ -51,7 +51,7 @@ class ShardedAdamW:
     ) -> None:
         self.topology = topology
         self.max_norm = training.max_grad_norm
-        sharding = _sharding(training, topology, str(model.parameters()[0].dtype))
+        sharding = sharding_of(training, topology, str(model.parameters()[0].dtype))
         self.buckets: list[Bucket] = build_buckets(
             model, topology, sharding, tied_embedding=tied_embedding
         )
@@ -141,7 +141,8 @@ class ShardedAdamW:
         self.adamw.set_state_dict(restored)
 
 
-def _sharding(training: TrainingArguments, topology: Topology, weight_dtype: str) -> Sharding:
+def sharding_of(training: TrainingArguments, topology: Topology, weight_dtype: str) -> Sharding:
+    """How weights and gradients are held and exchanged, by the run's arguments."""
     is_sharded = topology.degrees.sharding > 1
     stage = max(training.sharding_stage, 1) if is_sharded else 1
     options = {*training.sharding_parallel_config, *training.pipeline_parallel_config}

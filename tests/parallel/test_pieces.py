@@ -19,7 +19,8 @@ def tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     model = Decoder(config)
     initialize(model, seed)
     return {
-        piece.name: parameter.numpy()[piece.region(0, 1)] for parameter, piece in named_pieces(model)
+        piece.name: parameter.numpy()[piece.region(0, 1)]
+        for parameter, piece in named_pieces(model)
     }
 
 

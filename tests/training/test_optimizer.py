@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -9,7 +11,11 @@ from paddle import nn
 
 from llm_pretrain.config import TrainingArguments
 from llm_pretrain.parallel.topology import current
-from llm_pretrain.training.optimizer import NonFiniteGradientError, ShardedAdamW
+from llm_pretrain.training.optimizer import (
+    NonFiniteGradientError,
+    ShardedAdamW,
+    sharding_of,
+)
 from llm_pretrain.training.precision import GROWTH_INTERVAL, LossScale
 
 
@@ -108,3 +114,39 @@ def test_the_scale_grows_after_a_long_time_without_overflow() -> None:
     restored = LossScale(1.0, is_dynamic=True)
     restored.restore(scale.state())
     assert restored.state() == scale.state()
+
+
+@pytest.mark.parametrize(
+    ("stage", "sharding", "option", "overlaps"),
+    [
+        (1, 2, "enable_stage1_overlap", True),
+        (1, 2, "enable_sharding_comm_overlap", True),
+        (1, 2, "enable_stage2_overlap", False),
+        (2, 2, "enable_sharding_comm_overlap", True),
+        (2, 2, "enable_stage1_overlap", False),
+        (3, 2, "enable_stage2_overlap", True),
+        (3, 2, "enable_dp_comm_overlap", False),
+        (0, 1, "enable_dp_comm_overlap", True),
+        (0, 1, "enable_sharding_comm_overlap", False),
+    ],
+)
+def test_which_option_overlaps_the_reduction(
+    stage: int, sharding: int, option: str, overlaps: bool
+) -> None:
+    key = "pipeline_parallel_config" if "comm" in option else "sharding_parallel_config"
+    training = arguments(sharding=f"stage{stage}" if stage else "", **{key: option})
+    layout = replace(current(), degrees=replace(current().degrees, sharding=sharding))
+    chosen = sharding_of(training, layout, "float32")
+    assert (chosen.stage, chosen.overlaps_reduction) == (max(stage, 1), overlaps)
+
+
+def test_the_size_of_communication_buffers() -> None:
+    model = nn.LayerList([nn.Linear(512, 512) for _ in range(4)])
+    for layer in model:
+        layer.prefix = ""
+    whole = ShardedAdamW(model, arguments(), current(), tied_embedding=False)
+    assert [bucket.kind.decays for bucket in whole.buckets] == [False, True]
+    small = ShardedAdamW(
+        model, arguments(sharding_comm_buffer_size_MB=1), current(), tied_embedding=False
+    )
+    assert [bucket.kind.decays for bucket in small.buckets].count(True) == 4, "1 MiB each"

@@ -14,6 +14,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.precision import in_float32_on_cpu
 from llm_pretrain.parallel import collectives, topology
 
 
@@ -79,14 +80,19 @@ def _gather_positions(x_BSH: Tensor) -> Tensor:
     group = topology.current().tensor_group
     gathered = collectives.all_gather(x_BSH.contiguous(), group)
     whole_TBSH = gathered.reshape([group.nranks, B, S, H])
-    return paddle.einsum("tbsh->btsh", whole_TBSH).reshape([B, group.nranks * S, H])
+    return _swap(whole_TBSH).reshape([B, group.nranks * S, H])
+
+
+def _swap(x: Tensor) -> Tensor:
+    """The first two axes exchanged. Paddle's einsum does it with a fast kernel."""
+    return in_float32_on_cpu(lambda x: paddle.einsum("abch->bach", x), x)
 
 
 def _sum_and_scatter_positions(x_BSH: Tensor) -> Tensor:
     B, S, H = x_BSH.shape
     group = topology.current().tensor_group
     parts_BTSH = x_BSH.reshape([B, group.nranks, S // group.nranks, H])
-    whole = paddle.einsum("btsh->tbsh", parts_BTSH).reshape([-1, H])
+    whole = _swap(parts_BTSH).reshape([-1, H])
     part = paddle.empty([B * S // group.nranks, H], x_BSH.dtype)
     collectives.reduce_scatter(part, whole, group)
     return part.reshape([B, S // group.nranks, H])

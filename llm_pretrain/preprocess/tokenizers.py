@@ -20,6 +20,8 @@ from llm_pretrain.preprocess.word_split import (
 )
 from llm_pretrain.preprocess.words import Ragged, WordTable
 
+_WORDS_AT_ONCE = 1000
+
 
 class Tokenizer(Protocol):
     """Text to token ids and back. No special tokens are added."""
@@ -117,7 +119,7 @@ class _HuggingFace:
         if split is None:
             split = byte_level_split(self._tokenizer, parts)
             bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return split and WordTable(split, lambda words: _encode_batch(bare, words))
+        return split and WordTable(split, lambda words: _encode_words(bare, words))
 
     @cached_property
     def _added(self) -> re.Pattern[str]:
@@ -168,15 +170,27 @@ class _SentencePiece:
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(list(ids))
 
-    def _encode_words(self, words: list[str]) -> list[list[int]]:
+    def _encode_words(self, words: list[str]) -> Ragged:
         # The processor puts the first "▁" before each word itself.
         bare = [word[1:] for word in words]
-        return self._processor.encode(bare, out_type=int, num_threads=1)
+        return Ragged.of(self._processor.encode(bare, out_type=int, num_threads=1))
 
 
 def _encode_batch(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encoded]
+
+
+def _encode_words(tokenizer: Any, words: list[str]) -> Ragged:
+    """Each word by itself, but few of the library's results, which cost more than the encoding."""
+    tokens, sizes = [], []
+    for begin in range(0, len(words), _WORDS_AT_ONCE):
+        part = words[begin : begin + _WORDS_AT_ONCE]
+        encoded = tokenizer.encode(part, is_pretokenized=True, add_special_tokens=False)
+        tokens.append(np.array(encoded.ids, np.uint32))
+        words_of_tokens = np.array(encoded.word_ids, np.int64)
+        sizes.append(np.bincount(words_of_tokens, minlength=len(part)))
+    return Ragged.join(tokens, sizes)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

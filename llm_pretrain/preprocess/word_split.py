@@ -29,8 +29,10 @@ _QWEN2 = _LLAMA3.replace("{1,3}", "")
 _PATTERNS = (_GPT2, _LLAMA3, _QWEN2)
 # Spaces and what follows them, up to the next space; the last word has the spaces at the end, too.
 _AT_SPACES = re.compile(rf"{_SPACE}*[^{_SPACE}]+(?:{_SPACE}+\Z)?|{_SPACE}+")
+_BASIC = 0x10000
 # Letters, numbers and white space are all below; above are ideographs not yet assigned, and marks.
-_CHARACTERS = 0x40000
+_ALL = 0x40000
+_BEYOND_BASIC = re.compile("[\U00010000-\U0010ffff]")
 
 
 def byte_level_split(tokenizer: Tokenizer, parts: dict[str, Any]) -> Split | None:
@@ -146,12 +148,15 @@ def _byte_level_pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
 
 
 def _word_pattern(pattern: str) -> Split:
-    everything = _in_python(pattern, _CHARACTERS)
-    # Classes of few characters are tested faster.
-    ascii_only = _in_python(pattern, 0x80)
-    return lambda text: (ascii_only if text.isascii() else everything).findall(text)
+    def split(text: str) -> list[str]:
+        # `re` has a table for classes of basic characters, and tests others range by range.
+        limit = _ALL if _BEYOND_BASIC.search(text) else _BASIC
+        return _in_python(pattern, limit).findall(text)
+
+    return split
 
 
+@functools.cache
 def _in_python(pattern: str, limit: int) -> re.Pattern[str]:
     """The pattern with its character classes spelled out, since `re` has no \\p{L}."""
     translated = []
@@ -171,7 +176,7 @@ def _ranges(character_class: str, limit: int) -> str:
     """The characters of a class below a limit, as the library's own engine sees them."""
     from tokenizers import Regex, normalizers
 
-    every = "".join(chr(code) for code in range(limit) if not 0xD800 <= code < 0xE000)
+    every = np.arange(limit, dtype="<u4").tobytes().decode("utf-32-le", "ignore")
     others = Regex(rf"[^{character_class}]+")
     members = normalizers.Replace(others, "").normalize_str(every)
     codes = np.frombuffer(members.encode("utf-32-le"), np.uint32).astype(np.int64)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # About 50 MB. A table that is full is given up for an empty one: what is frequent comes back.
-_MOST_WORDS = 1 << 17
+_MOST_WORDS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ class Ragged:
         tokens = np.fromiter(chain.from_iterable(ids), np.uint32, int(sizes.sum()))
         return cls(tokens, sizes)
 
+    @classmethod
+    def join(
+        cls, tokens: Sequence[NDArray[np.uint32]], sizes: Sequence[NDArray[np.int64]]
+    ) -> Ragged:
+        return cls(
+            np.concatenate([np.zeros(0, np.uint32), *tokens]),
+            np.concatenate([np.zeros(0, np.int64), *sizes]),
+        )
+
 
 class WordTable:
     """Texts to token ids, where a text's ids are those of its words, one after another."""
@@ -41,7 +50,7 @@ class WordTable:
     def __init__(
         self,
         split: Callable[[str], list[str]],
-        encode: Callable[[list[str]], list[list[int]]],
+        encode: Callable[[list[str]], Ragged],
     ) -> None:
         self._split = split
         self._encode = encode
@@ -72,7 +81,7 @@ class WordTable:
         self._starts = np.zeros(0, np.int64)
 
     def _learn(self) -> None:
-        new = Ragged.of(self._encode(list(islice(self._numbers, len(self._sizes), None))))
+        new = self._encode(list(islice(self._numbers, len(self._sizes), None)))
         self._tokens = np.concatenate([self._tokens, new.tokens])
         self._sizes = np.concatenate([self._sizes, new.sizes])
         self._starts = np.cumsum(self._sizes) - self._sizes

@@ -24,6 +24,14 @@ class DataArguments(Arguments):
     max_seq_length: Integer = Field(
         1024, gt=0, description="Tokens per sample that the model sees (a sample holds one more)."
     )
+    reset_attention_mask: Flag = Field(
+        False,
+        description="A token sees nothing of the documents before its own in a sample; documents "
+        "end with the model's eos_token_id.",
+    )
+    reset_position_ids: Flag = Field(
+        False, description="Positions count from the start of a document, not of the sample."
+    )
     share_folder: Flag = Field(
         False,
         description="All nodes see the same data directory: one process builds the index cache "

@@ -21,6 +21,7 @@ def check_layout(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[s
     """
     return [
         *_model(run, model),
+        *_documents(run, model),
         *_tensor(model, degrees),
         *_sep(model, degrees),
         *_pipeline(run, model, degrees),
@@ -41,6 +42,23 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
         yield (
             f"max_seq_length {length} is more than the {positions} positions that the model's "
             f"weights have a vector for; it can be at most {positions}"
+        )
+
+
+def _documents(run: RunConfig, model: ModelConfig) -> Iterator[str]:
+    keys = [key for key in ("reset_attention_mask", "reset_position_ids") if getattr(run.data, key)]
+    if not keys:
+        return
+    names, verb = " and ".join(keys), "is" if len(keys) == 1 else "are"
+    if model.blank_infilling is not None:
+        yield (
+            f"{names} {verb} for models that continue texts; this one fills blanks, whose "
+            f"positions and mask are its own: set {names} to false"
+        )
+    elif not model.end_tokens:
+        yield (
+            f"{names}: documents end with the model's eos_token_id, but its config has none; "
+            f"add it to its config.json, or set {names} to false"
         )
 
 

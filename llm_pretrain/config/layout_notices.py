@@ -31,6 +31,11 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
             f"max_seq_length: {length} is longer than the {model.max_position_embeddings} "
             "positions that the model was made for"
         )
+    if run.data.reset_position_ids and model.alibi:
+        yield (
+            "reset_position_ids: no effect: the model knows positions by the distances between "
+            "them alone"
+        )
     wanted = run.model.vocab_size
     if wanted is not None and wanted != model.vocab_size:
         yield (

@@ -168,6 +168,13 @@ class ModelConfig:
     pad_token_id: int | None = None
 
     @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids of which each ends a document; () where none is known."""
+        if self.eos_token_id is None:
+            return ()
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+
+    @property
     def branch_end_range(self) -> float:
         """Standard deviation of the initial weights that end a residual branch."""
         if not self.small_branch_ends:

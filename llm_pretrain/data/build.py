@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, normalized, samples_asked
 from llm_pretrain.data.cache import IndexCache
+from llm_pretrain.data.documents import SamplesOfDocuments
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
@@ -56,13 +57,15 @@ def build_datasets(
     timeout_s: float = 1800,
     vocab_size: int | None,
     blanks: BlankInfilling | None = None,
+    end_tokens: Collection[int] = (),
 ) -> Datasets:
     """Open the data and build, or wait for, the index of every wanted split.
 
     `builder`: this process writes to the index cache what is missing there; all other processes
     wait for it, at most `timeout_s` seconds for each index. `vocab_size`: rows of the model's
     embedding, against which the token ids are checked; None leaves that out. `blanks`: for a model
-    that fills blanks in the text, instead of continuing it.
+    that fills blanks in the text, instead of continuing it. `end_tokens`: ids of which each ends a
+    document, needed where `data` wants documents kept apart.
 
     Raises DataError for whatever is wrong with the data.
     """
@@ -73,6 +76,10 @@ def build_datasets(
     notices: list[str] = []
     if blanks is not None:
         notices.append("Every sample is a text with blanks that the model fills (docs/data.md).")
+    keeps_apart = data.reset_attention_mask or data.reset_position_ids
+    if keeps_apart:
+        ids = " or ".join(map(str, end_tokens))
+        notices.append(f"A document in a sample ends with the token {ids} (docs/data.md).")
     for prefix, share in zip(inputs.prefixes, shares, strict=True):
         wanted = {
             name: samples_asked(samples, share) if blended and samples else samples
@@ -90,7 +97,16 @@ def build_datasets(
         texts = parts[name][0]
         if blended:
             texts = BlendedSamples(parts[name], shares, counts.by_split()[name])
-        return texts if blanks is None else SamplesWithBlanks(texts, blanks, seed)
+        if blanks is not None:
+            return SamplesWithBlanks(texts, blanks, seed)
+        if keeps_apart:
+            return SamplesOfDocuments(
+                texts,
+                end_tokens,
+                apart=data.reset_attention_mask,
+                counted_anew=data.reset_position_ids,
+            )
+        return texts
 
     return Datasets(joined("train"), joined("valid"), joined("test"), tuple(notices))
 

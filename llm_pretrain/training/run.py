@@ -190,6 +190,7 @@ def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) ->
         builder=is_builder,
         vocab_size=model_config.vocab_size,
         blanks=model_config.blank_infilling,
+        end_tokens=model_config.end_tokens,
     )
 
 

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from llm_pretrain.config import Degrees, check_layout, layout_notices
-from llm_pretrain.config.model_config import LearnedPositions, ModelConfig, Rope
+from llm_pretrain.config.model_config import (
+    BlankInfilling,
+    LearnedPositions,
+    ModelConfig,
+    Rope,
+)
 
 MODEL: dict[str, Any] = {
     "family": "llama",
@@ -164,3 +169,34 @@ def test_a_dropout_that_the_model_does_not_have_is_told(load) -> None:
 def test_a_sequence_longer_than_the_model_was_made_for(load) -> None:
     (notice,) = notices(load(max_seq_length=2048), {})
     assert notice.startswith("max_seq_length: 2048 is longer than the 1024 positions")
+
+
+RESETS = ["reset_attention_mask", "reset_position_ids"]
+
+
+def test_documents_are_kept_apart_where_their_end_is_known(load) -> None:
+    run = load(**dict.fromkeys(RESETS, True))
+    for ends in (0, 2, (2, 3)):
+        assert problems(run, {}, eos_token_id=ends) == []
+    (problem,) = problems(run, {})
+    assert problem == (
+        "reset_attention_mask and reset_position_ids: documents end with the model's "
+        "eos_token_id, but its config has none; add it to its config.json, or set "
+        "reset_attention_mask and reset_position_ids to false"
+    )
+
+
+@pytest.mark.parametrize("key", RESETS)
+def test_models_that_fill_blanks_keep_their_own_positions(load, key: str) -> None:
+    model = {"eos_token_id": 2, "blank_infilling": BlankInfilling(3, 4, 5, 2)}
+    (problem,) = problems(load(**{key: True}), {}, **model)
+    assert problem.startswith(f"{key} is for models that continue texts")
+    assert problem.endswith(f"set {key} to false")
+    assert problems(load(), {}, **model) == []
+
+
+def test_linear_biases_know_no_positions_to_reset(load) -> None:
+    model = {"rope": None, "alibi": True}
+    (notice,) = notices(load(reset_position_ids=True), {}, **model)
+    assert notice.startswith("reset_position_ids: no effect")
+    assert notices(load(reset_attention_mask=True), {}, **model) == []

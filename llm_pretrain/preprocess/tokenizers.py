@@ -1,4 +1,4 @@
-"""Tokenizers from a directory: `tokenizer.json` (Hugging Face) or a SentencePiece `.model`."""
+"""Tokenizers from a directory: Hugging Face's, SentencePiece's, Qwen's and ChatGLM's files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_pretrain.preprocess import chatglm_tokenizer
 from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.qwen_tiktoken import END_OF_TEXT, read_qwen_tiktoken
+from llm_pretrain.preprocess.tokenizer_settings import eos_name, read_json
 from llm_pretrain.preprocess.word_split import (
     byte_level_split,
     metaspace_split,
@@ -45,10 +48,10 @@ class Tokenizer(Protocol):
 def find_tokenizer(directory: str | Path) -> Path | None:
     """The tokenizer's file in a directory; None if it has none.
 
-    `tokenizer.json` comes first, then `tokenizer.model`, then the only `*.model` there is.
+    `tokenizer.json` comes first, then `tokenizer.model`, `qwen.tiktoken`, and the only `*.model`.
     """
     folder = Path(directory)
-    for name in ("tokenizer.json", "tokenizer.model"):
+    for name in ("tokenizer.json", "tokenizer.model", "qwen.tiktoken"):
         if (folder / name).is_file():
             return folder / name
     models = sorted(folder.glob("*.model")) if folder.is_dir() else []
@@ -62,11 +65,15 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         folder = Path(directory)
         reason = "holds no tokenizer" if folder.is_dir() else "is not a directory"
         raise PreprocessError(
-            f"{folder} {reason}: expected is a directory with tokenizer.json, tokenizer.model or "
-            "one other SentencePiece .model."
+            f"{folder} {reason}: expected is a directory with tokenizer.json, tokenizer.model, "
+            "qwen.tiktoken or one other SentencePiece .model."
         )
     try:
-        return _HuggingFace(path) if path.suffix == ".json" else _SentencePiece(path)
+        if path.suffix in (".json", ".tiktoken"):
+            return _HuggingFace(path)
+        if path.name == chatglm_tokenizer.FILE_NAME:
+            return chatglm_tokenizer.ChatGLMTokenizer(path)
+        return _SentencePiece(path)
     except PreprocessError:
         raise
     except Exception as error:  # both libraries raise plain Exception and RuntimeError
@@ -77,13 +84,16 @@ class _HuggingFace:
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer as Loaded
 
-        self._tokenizer = Loaded.from_file(str(path))
+        is_qwen = path.suffix == ".tiktoken"
+        self._tokenizer = read_qwen_tiktoken(path) if is_qwen else Loaded.from_file(str(path))
         # A saved tokenizer may cut and pad texts, which would lose and invent tokens.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1
-        self.eos_id = self._find_eos(path.parent)
+        self.eos_id = self._find_eos(path)
+        if is_qwen and self.eos_id is None:
+            self.eos_id = self._tokenizer.token_to_id(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -126,21 +136,20 @@ class _HuggingFace:
         added = self._tokenizer.get_added_tokens_decoder().values()
         return re.compile("|".join(re.escape(token.content) for token in added) or r"(?!)")
 
-    def _find_eos(self, folder: Path) -> int | None:
+    def _find_eos(self, path: Path) -> int | None:
+        folder = path.parent
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
-            token = _read_json(folder / name).get("eos_token")
-            if isinstance(token, dict):
-                token = token.get("content")
-            if isinstance(token, str):
+            token = eos_name(read_json(folder / name))
+            if token is not None:
                 eos = self._tokenizer.token_to_id(token)
                 if eos is None:
                     raise PreprocessError(
                         f"{folder / name} names the end-of-document token {token!r}, which "
-                        "tokenizer.json doesn't have."
+                        f"{path.name} doesn't have."
                     )
                 return eos
         for name in ("generation_config.json", "config.json"):
-            eos = _read_json(folder / name).get("eos_token_id")
+            eos = read_json(folder / name).get("eos_token_id")
             if isinstance(eos, list) and eos:
                 eos = eos[0]
             if isinstance(eos, int) and 0 <= eos < self.vocab_size:
@@ -191,15 +200,3 @@ def _encode_words(tokenizer: Any, words: list[str]) -> Ragged:
         words_of_tokens = np.array(encoded.word_ids, np.int64)
         sizes.append(np.bincount(words_of_tokens, minlength=len(part)))
     return Ragged.join(tokens, sizes)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise PreprocessError(f"{path} can't be read: {error}") from error
-    if not isinstance(value, dict):
-        raise PreprocessError(f"{path} must hold a JSON object.")
-    return value

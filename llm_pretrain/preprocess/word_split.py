@@ -25,8 +25,8 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2 = _LLAMA3.replace("{1,3}", "")
-_PATTERNS = (_GPT2, _LLAMA3, _QWEN2)
+QWEN_PATTERN = _LLAMA3.replace("{1,3}", "")
+_PATTERNS = (_GPT2, _LLAMA3, QWEN_PATTERN)
 # Spaces and what follows them, up to the next space; the last word has the spaces at the end, too.
 _AT_SPACES = re.compile(rf"{_SPACE}*[^{_SPACE}]+(?:{_SPACE}+\Z)?|{_SPACE}+")
 _BASIC = 0x10000

@@ -1,4 +1,4 @@
-"""From text to `.bin/.idx` files. Paddle is never imported here."""
+"""From text to `.bin/.idx` files. Paddle is imported only with a tokenizer that PaddleNLP reads."""
 
 from __future__ import annotations
 

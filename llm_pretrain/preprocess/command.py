@@ -184,8 +184,8 @@ def _description(
         for name, value in vars(arguments).items()
         if name not in aside | WITHOUT_EFFECT.keys()
     }
-    file = find_tokenizer(arguments.tokenizer)
-    assert file is not None
+    # One that PaddleNLP reads is named in its settings.
+    file = find_tokenizer(arguments.tokenizer) or arguments.tokenizer / "tokenizer_config.json"
     inputs = "\n".join(f"{source.name} {source.size} {source.modified_ns}" for source in sources)
     return description | {
         "tokenizer": f"{hashlib.sha256(file.read_bytes()).hexdigest()}, EOS {tokenizer.eos_id}",

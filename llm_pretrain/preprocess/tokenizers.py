@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llm_pretrain.preprocess import chatglm_tokenizer
 from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.paddlenlp_tokenizer import PaddleNLPTokenizer
 from llm_pretrain.preprocess.qwen_tiktoken import END_OF_TEXT, read_qwen_tiktoken
 from llm_pretrain.preprocess.tokenizer_settings import eos_name, read_json
 from llm_pretrain.preprocess.word_split import (
@@ -63,6 +64,9 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     path = find_tokenizer(directory)
     if path is None:
         folder = Path(directory)
+        class_name = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+        if class_name is not None:
+            return _load_with_paddlenlp(folder, class_name)
         reason = "holds no tokenizer" if folder.is_dir() else "is not a directory"
         raise PreprocessError(
             f"{folder} {reason}: expected is a directory with tokenizer.json, tokenizer.model, "
@@ -78,6 +82,15 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         raise
     except Exception as error:  # both libraries raise plain Exception and RuntimeError
         raise PreprocessError(f"{path} can't be loaded as a tokenizer: {error}") from error
+
+
+def _load_with_paddlenlp(folder: Path, class_name: str) -> Tokenizer:
+    try:
+        return PaddleNLPTokenizer(folder, class_name)
+    except PreprocessError:
+        raise
+    except Exception as error:  # any, from the class that the file names
+        raise PreprocessError(f"{folder} can't be loaded as a {class_name}: {error}") from error
 
 
 class _HuggingFace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import unicodedata
 from itertools import chain, pairwise
 from pathlib import Path
@@ -181,4 +182,11 @@ def test_chatglm_without_its_end_token_is_an_error(tmp_path: Path, ice_text: byt
     (tmp_path / "ice_text.model").write_bytes(ice_text)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<eod>"}')
     with pytest.raises(PreprocessError, match=r"no end-of-document token '<eod>'"):
+        load_tokenizer(tmp_path)
+
+
+def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paddlenlp", None)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPTTokenizer"}')
+    with pytest.raises(PreprocessError, match=r"GPTTokenizer, .* 'llm_pretrain\[paddlenlp\]'"):
         load_tokenizer(tmp_path)

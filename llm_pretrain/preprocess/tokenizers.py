@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm_pretrain.preprocess import chatglm_tokenizer
 from llm_pretrain.preprocess.errors import PreprocessError
@@ -22,7 +21,7 @@ from llm_pretrain.preprocess.word_split import (
     metaspace_split,
     sentencepiece_split,
 )
-from llm_pretrain.preprocess.words import Ragged, WordTable
+from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
 
 _WORDS_AT_ONCE = 1000
 
@@ -112,21 +111,10 @@ class _HuggingFace:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> Ragged:
-        if self._table is None:
-            return Ragged.of(_encode_batch(self._tokenizer, texts))
         # An added token is found before a text is cut into words, which the table can't do.
-        special = {i for i, text in enumerate(texts) if self._added.search(text)}
-        ragged = self._table.encode(
-            ["" if i in special else text for i, text in enumerate(texts)] if special else texts
+        return encode_by_table(
+            texts, self._table, lambda some: _encode_batch(self._tokenizer, some), self._added
         )
-        if not special:
-            return ragged
-        rows: list[Sequence[int] | NDArray[np.uint32]] = [
-            *np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
-        ]
-        for i in special:
-            rows[i] = self.encode(texts[i])
-        return Ragged.of(rows)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
@@ -178,24 +166,27 @@ class _SentencePiece:
         self.vocab_size = int(self._processor.get_piece_size())
         eos = int(self._processor.eos_id())
         self.eos_id = eos if eos >= 0 else None
+
+    @cached_property
+    def _table(self) -> WordTable | None:
         split = sentencepiece_split(self._processor)
-        self._table = None if split is None else WordTable(split, self._encode_words)
+        return split and WordTable(split, self._encode_words)
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text, out_type=int)
 
     def encode_batch(self, texts: Sequence[str]) -> Ragged:
-        if self._table is None:
-            return Ragged.of(self._processor.encode(list(texts), out_type=int, num_threads=1))
-        return self._table.encode(texts)
+        return encode_by_table(texts, self._table, self._encode_texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(list(ids))
 
     def _encode_words(self, words: list[str]) -> Ragged:
         # The processor puts the first "▁" before each word itself.
-        bare = [word[1:] for word in words]
-        return Ragged.of(self._processor.encode(bare, out_type=int, num_threads=1))
+        return Ragged.of(self._encode_texts([word[1:] for word in words]))
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts), out_type=int, num_threads=1)
 
 
 def _encode_batch(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -7,6 +7,7 @@ most words at once; and the tokens are put together by NumPy, without a Python o
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 
 # About 50 MB. A table that is full is given up for an empty one: what is frequent comes back.
 _MOST_WORDS = 1 << 18
+_MOST_TOKENS = 1 << 21
+# Bytes to a character in UTF-8; in Chinese and Japanese, in Thai and Lao they are nearly 3.
+_MOST_BYTES = 2.2
+_NEVER = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class WordTable:
         shift = np.repeat(self._starts[numbers] - (ends - sizes), sizes)
         tokens = self._tokens[np.arange(len(shift)) + shift]
         text_ends = np.concatenate(([0], ends))[np.cumsum(counts)]
-        if len(self._numbers) > _MOST_WORDS:
+        if len(self._numbers) > _MOST_WORDS or len(self._tokens) > _MOST_TOKENS:
             self._clear()
         return Ragged(tokens, np.diff(text_ends, prepend=0))
 
@@ -85,3 +90,33 @@ class WordTable:
         self._tokens = np.concatenate([self._tokens, new.tokens])
         self._sizes = np.concatenate([self._sizes, new.sizes])
         self._starts = np.cumsum(self._sizes) - self._sizes
+
+
+def encode_by_table(
+    texts: Sequence[str],
+    table: WordTable | None,
+    library: Callable[[Sequence[str]], Sequence[Sequence[int]]],
+    exceptions: re.Pattern[str] = _NEVER,
+) -> Ragged:
+    """The ids of texts by a table, if there is one; `library` encodes those with `exceptions`.
+
+    It also encodes texts in scripts without spaces, whose words are whole clauses and never come
+    again.
+    """
+    if table is None:
+        return Ragged.of(library(texts))
+    others = [
+        number
+        for number, text in enumerate(texts)
+        if len(text.encode()) > _MOST_BYTES * len(text) or exceptions.search(text)
+    ]
+    if not others:
+        return table.encode(texts)
+    left = set(others)
+    ragged = table.encode(["" if number in left else text for number, text in enumerate(texts)])
+    rows: list[Sequence[int] | NDArray[np.uint32]] = [
+        *np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
+    ]
+    for number, ids in zip(others, library([texts[number] for number in others]), strict=True):
+        rows[number] = ids
+    return Ragged.of(rows)

@@ -182,7 +182,9 @@ def tricky_texts(count: int) -> list[str]:
     random = np.random.default_rng(0)
     chosen = ["".join(random.choice(TRICKY, random.integers(0, 30))) for _ in range(count)]
     codes = random.choice([*range(0xD800), *range(0xE000, 0x110000)], (count, 30))
-    return [*chosen, *("".join(map(chr, row)) for row in codes), "", " ", "a ", " a", *TEXTS]
+    without_spaces = "我们的目标是建立一个公平的社会。" * 3
+    edges = ["", " ", "a ", " a", without_spaces]
+    return [*chosen, *(" a".join(map(chr, row)) for row in codes), *edges, *TEXTS]
 
 
 def byte_level(pattern: str, normalizer: normalizers.Normalizer | None) -> Tokenizer:

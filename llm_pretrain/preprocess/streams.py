@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 from llm_pretrain.preprocess.errors import PreprocessError
 
 _BLOCK_BYTES = 1 << 20
 # Compressed text grows manyfold, so that less of it is read at a time.
-_ZSTANDARD_BLOCK_BYTES = 1 << 17
+_COMPRESSED_BLOCK_BYTES = 1 << 17
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_GZIP_FORMAT = 31
 # What `zstd --long=31` asks for, the most that it can.
 _ZSTANDARD_WINDOW = 1 << 31
 
@@ -29,17 +29,13 @@ def read_blocks(file: IO[bytes], compression: str) -> Iterator[bytes]:
         first = False
 
 
-def _plain(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+def _plain(file: IO[bytes]) -> Iterator[bytes]:
     while block := file.read(_BLOCK_BYTES):
         yield block
 
 
 def _gzip(file: IO[bytes]) -> Iterator[bytes]:
-    try:
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield from _plain(unpacked)
-    except zlib.error as error:
-        raise OSError(f"damaged: {error}") from error
+    return _frames(file, lambda: zlib.decompressobj(_GZIP_FORMAT), zlib.error)
 
 
 def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
@@ -51,18 +47,24 @@ def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
             "pip install 'llm_pretrain[preprocess]'."
         ) from error
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW)
+    return _frames(file, decompressor.decompressobj, zstandard.ZstdError)
+
+
+def _frames(file: IO[bytes], begin: Callable[[], Any], damage: type[Exception]) -> Iterator[bytes]:
+    """A compressed file is one frame after another; gzip allows zeros behind them."""
     frame = None
     try:
-        while data := file.read(_ZSTANDARD_BLOCK_BYTES):
-            # A file is one frame after another; the library's own reader stops behind the first.
+        while data := file.read(_COMPRESSED_BLOCK_BYTES):
             while data:
-                frame = frame or decompressor.decompressobj()
+                if frame is None and not (data := data.lstrip(b"\0")):
+                    break
+                frame = frame or begin()
                 if text := frame.decompress(data):
                     yield text
                 data = frame.unused_data
                 if frame.eof:
                     frame = None
-    except zstandard.ZstdError as error:
+    except damage as error:
         raise OSError(f"damaged: {error}") from error
     if frame is not None:
         raise EOFError("the compressed file is cut short")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +8,11 @@ import pytest
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.preprocess import load_tokenizer, main, train_bpe
 
-WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "日本", "\n"]
-
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_bpe(iter([" ".join(WORDS)] * 10), 280, folder)
+    train_bpe(iter(["alpha beta gamma delta epsilon 日本 \n"] * 10), 280, folder)
     return folder
 
 
@@ -40,9 +37,3 @@ def texts(tokenizer: Path) -> Callable[[Path], list[str]]:
         return [loaded.decode(data.read(i, 0, None)[0].tolist()) for i in range(len(data.sizes))]
 
     return decode
-
-
-def write_jsonl(path: Path, texts: list[str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from concurrent.futures.process import BrokenProcessPool
@@ -13,16 +14,9 @@ from llm_pretrain.config import DataArguments
 from llm_pretrain.data import IndexedWriter, describe_data
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.npy_dataset import write_npy
-from llm_pretrain.preprocess import PreprocessError, encode, load_tokenizer, main, train_bpe
+from llm_pretrain.preprocess import PreprocessError, encode, load_tokenizer, main
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "日本", "\n"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_bpe(iter([" ".join(WORDS)] * 10), 280, folder)
-    return folder
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:
@@ -78,13 +72,14 @@ def test_output_is_the_same_with_any_number_of_workers(
     monkeypatch.setattr(encode, "_CHUNK_RECORDS", 7)
     write_jsonl(tmp_path / "text" / "a.jsonl", random_texts(100))
     (tmp_path / "text" / "b.txt").write_text("\n\n".join(random_texts(50, seed=1)))
-    for workers in ("1", "2", "3"):
-        more = ("--workers", workers, "--append_eos")
-        assert run(tokenizer, tmp_path / "text", tmp_path / f"x{workers}", *more) == 0
-    for ending in (".bin", ".idx"):
-        first = (tmp_path / f"x1{ending}").read_bytes()
-        for workers in ("2", "3"):
-            assert (tmp_path / f"x{workers}{ending}").read_bytes() == first
+    packed = gzip.compress((tmp_path / "text" / "a.jsonl").read_bytes())
+    (tmp_path / "text" / "c.jsonl.gz").write_bytes(packed)
+    choice = ("--remove_duplicates", "--held_out_share", "0.3", "--sample_share", "0.9")
+    for workers in ("1", "8"):
+        more = ("--workers", workers, "--append_eos", *choice)
+        assert run(tokenizer, tmp_path / "text", tmp_path / workers / "x", *more) == 0
+    for name in ("x.bin", "x.idx", "held_out/x.bin", "held_out/x.idx"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
 
 
 def test_few_chunks_are_in_memory() -> None:
@@ -153,6 +148,32 @@ def test_malformed_lines_are_skipped_and_counted(
     assert f"Skipped {source}:2" in out
     assert f"Skipped {source}:3: there is no key 'text'" in out
     assert "2 records skipped" in out
+
+
+def test_file_that_ends_too_early_is_reported_as_such(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write_jsonl(tmp_path / "in" / "a.jsonl", [f"text {n**5}" for n in range(3000)])
+    short = whole.with_name("a.jsonl.gz")
+    short.write_bytes(gzip.compress(whole.read_bytes())[:-5000])
+    whole.unlink()
+    write_jsonl(tmp_path / "in" / "b.jsonl", ["alpha"])
+    assert run(tokenizer, tmp_path / "in", tmp_path / "x") == 1
+    assert f"the rest of {short}: the compressed file is cut short" in capsys.readouterr().err
+    assert run(tokenizer, tmp_path / "in", tmp_path / "x", "--on_error", "skip") == 0
+    assert "1 records skipped" in capsys.readouterr().out
+    decoded = [load_tokenizer(tokenizer).decode(ids) for ids in documents(tmp_path / "x")]
+    assert 100 < len(decoded) < 3001
+    assert decoded == [*(f"text {n**5}" for n in range(len(decoded) - 1)), "alpha"]
+
+
+def test_records_that_are_not_lines_are_named_by_their_number(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "part-1.json"
+    source.write_text('[{"content": "alpha"}, {"title": "beta"}]')
+    assert run(tokenizer, source, tmp_path / "x", "--json_key", "content") == 1
+    assert f"{source}, line or element 2: there is no key" in capsys.readouterr().err
 
 
 def test_failure_leaves_older_output_alone(tokenizer: Path, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_compressed_files(tmp_path: Path, ending: str, pack: Callable[[bytes], b
     path = tmp_path / f"a.jsonl{ending}"
     # Two parts one after another are one file, and the first may end within a line.
     whole = "".join(lines).encode()
-    path.write_bytes(pack(whole[:1234]) + pack(whole[1234:]))
+    padding = b"\0" * 300_000
+    path.write_bytes(pack(whole[:1234]) + pack(whole[1234:]) + padding)
     assert texts(path) == [(n + 1, f"document {n}") for n in range(1000)]
 
 

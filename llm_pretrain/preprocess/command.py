@@ -141,8 +141,7 @@ def _write(
 
 def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
     """By the second half of the hash: the first one decides on sampling."""
-    limit = int(share * 2**64)
-    return np.array([half < limit for half in hashes[:, 1].tolist()], np.bool_)
+    return hashes[:, 1].astype(np.float64) < share * 2.0**64
 
 
 def _output_prefix(text: str) -> Path:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -93,10 +94,7 @@ def cut_chunks(sources: Sequence[Source], first: int, options: FormatOptions) ->
     """All records of the sources from number `first` on; each source ends with a `last` chunk."""
     for index in range(first, len(sources)):
         source = sources[index]
-
-        def new(index: int = index, source: Source = source) -> Chunk:
-            return Chunk(index, source.name, source.format)
-
+        new = partial(Chunk, index, source.name, source.format)
         chunk = new()
         size = 0
         try:

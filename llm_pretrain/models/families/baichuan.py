@@ -14,7 +14,7 @@ from typing import Any
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import llama
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source, one_block
+from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, third
 
 MODEL_TYPES = ("baichuan",)
 
@@ -78,20 +78,16 @@ def _is_later(config: ModelConfig) -> bool:
     return config.alibi or config.norm_head
 
 
-_PACKED = ("query", "key", "value")
-
-
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
     scope, _, rest = canonical.rpartition("attention.")
     name, _, kind = rest.partition(".")
-    if not scope or name not in _PACKED:
+    if not scope or name not in QUERY_KEY_VALUE:
         return llama.source(canonical, config)
-    width = config.num_attention_heads * config.head_dim
     return Source(
         f"model.{scope}self_attn.W_pack.{kind}",
         is_transposed=True,
-        outputs=one_block(_PACKED.index(name) * width, width, 3 * width),
+        outputs=third(name, config.num_attention_heads * config.head_dim),
     )
 
 

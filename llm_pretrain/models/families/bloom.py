@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Blocks, Source
+from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, part_of_heads
 
 MODEL_TYPES = ("bloom",)
 
@@ -108,7 +108,6 @@ _LAYERS = {
     "feed_forward.up": "mlp.dense_h_to_4h",
     "feed_forward.down": "mlp.dense_4h_to_h",
 }
-_PACKED = ("attention.query", "attention.key", "attention.value")
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
@@ -121,9 +120,9 @@ def source(canonical: str, config: ModelConfig) -> Source:
         _, index, layer = layer.split(".", 2)
         scope = f"transformer.h.{index}."
     is_matrix = kind == "weight" and not layer.endswith(("norm", "embedding"))
-    if layer in _PACKED:
-        size, count = config.head_dim, config.num_attention_heads
-        blocks = Blocks(_PACKED.index(layer) * size, count, size, 3 * size, 3 * size * count)
+    name = layer.removeprefix("attention.")
+    if name in QUERY_KEY_VALUE:
+        blocks = part_of_heads(name, config.num_attention_heads, config.head_dim)
         return Source(f"{scope}self_attention.query_key_value.{kind}", is_matrix, blocks)
     return Source(f"{scope}{_LAYERS[layer]}.{kind}", is_transposed=is_matrix)
 

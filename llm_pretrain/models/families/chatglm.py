@@ -16,7 +16,13 @@ from typing import Any
 from llm_pretrain.config.model_config import BlankInfilling, ModelConfig, Rope
 from llm_pretrain.models.families import chatglm2
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Blocks, Source, one_block
+from llm_pretrain.models.families.published import (
+    QUERY_KEY_VALUE,
+    Blocks,
+    Source,
+    one_block,
+    part_of_heads,
+)
 
 MODEL_TYPES = ("chatglm",)
 
@@ -181,14 +187,14 @@ def source(canonical: str, config: ModelConfig) -> Source:
 
 
 def _packed(layer: str, config: ModelConfig) -> Blocks | None:
-    heads, size, inner = config.num_attention_heads, config.head_dim, config.intermediate_size
+    inner = config.intermediate_size
     if layer == "feed_forward.up" and config.is_gated:
         return one_block(0, inner, 2 * inner)
     if layer == "feed_forward.gate":
         return one_block(inner, inner, 2 * inner)
-    parts = ("attention.query", "attention.key", "attention.value")
-    if layer in parts:
-        return Blocks(parts.index(layer) * size, heads, size, 3 * size, 3 * heads * size)
+    name = layer.removeprefix("attention.")
+    if name in QUERY_KEY_VALUE:
+        return part_of_heads(name, config.num_attention_heads, config.head_dim)
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_pretrain.config.model_config import LearnedPositions, ModelConfig
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source, one_block
+from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, third
 
 MODEL_TYPES = ("gpt", "gpt2")
 
@@ -142,7 +142,6 @@ _LAYERS = {
     "feed_forward.up": "mlp.c_fc",
     "feed_forward.down": "mlp.c_proj",
 }
-_PACKED = ("attention.query", "attention.key", "attention.value")
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
@@ -154,10 +153,10 @@ def source(canonical: str, config: ModelConfig) -> Source:
     if layer.startswith("layers."):
         _, index, layer = layer.split(".", 2)
         scope = f"transformer.h.{index}."
-    if layer in _PACKED:
-        width = config.num_attention_heads * config.head_dim
-        third = one_block(_PACKED.index(layer) * width, width, 3 * width)
-        return Source(f"{scope}attn.c_attn.{kind}", outputs=third)
+    name = layer.removeprefix("attention.")
+    if name in QUERY_KEY_VALUE:
+        outputs = third(name, config.num_attention_heads * config.head_dim)
+        return Source(f"{scope}attn.c_attn.{kind}", outputs=outputs)
     return Source(f"{scope}{_LAYERS[layer]}.{kind}")
 
 

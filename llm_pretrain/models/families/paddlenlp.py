@@ -14,7 +14,7 @@ from typing import Any
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import family_of, llama
-from llm_pretrain.models.families.published import Blocks, Source, one_block
+from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Blocks, Source, one_block
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
     def source(canonical: str, config: ModelConfig) -> Source:
         scope, _, rest = canonical.partition("attention.")
         name, _, kind = rest.partition(".")
-        if config.fuse_attention_qkv and name in _PACKED:
+        if config.fuse_attention_qkv and name in QUERY_KEY_VALUE:
             return Source(
                 f"{model}.{scope}self_attn.qkv_proj.{kind}", outputs=_grouped(name, config)
             )
@@ -100,9 +100,6 @@ def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
         return _renamed(llama.source(canonical, config), "model.", f"{model}.")
 
     return source
-
-
-_PACKED = ("query", "key", "value")
 
 
 def _grouped(name: str, config: ModelConfig) -> Blocks:
@@ -161,7 +158,7 @@ def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], S
         _, index, layer = layer.split(".", 2)
         scope = f"{model}.decoder.layers.{index}"
         name = layer.removeprefix("attention.")
-        if config.fuse_attention_qkv and name in _PACKED:
+        if config.fuse_attention_qkv and name in QUERY_KEY_VALUE:
             return Source(f"{scope}.self_attn.qkv_proj.{kind}", outputs=_grouped(name, config))
         return Source(f"{scope}.{_DECODER_LAYERS[layer]}.{kind}")
 

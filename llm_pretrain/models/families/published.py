@@ -34,6 +34,19 @@ def one_block(start: int, size: int, total: int) -> Blocks:
     return Blocks(start, 1, size, size, total)
 
 
+QUERY_KEY_VALUE = ("query", "key", "value")
+
+
+def third(name: str, width: int) -> Blocks:
+    """Where query, key or value stands in a matrix of all three, one after another."""
+    return one_block(QUERY_KEY_VALUE.index(name) * width, width, 3 * width)
+
+
+def part_of_heads(name: str, heads: int, size: int) -> Blocks:
+    """Where query, key or value stands in a matrix of all three, head by head."""
+    return Blocks(QUERY_KEY_VALUE.index(name) * size, heads, size, 3 * size, 3 * size * heads)
+
+
 @dataclass(frozen=True)
 class Source:
     """A published tensor, and which part of it one of this program's tensors is."""

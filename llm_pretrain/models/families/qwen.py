@@ -12,7 +12,7 @@ from typing import Any
 from llm_pretrain.config.model_config import Extrapolation, ModelConfig, Rope
 from llm_pretrain.models.families import llama
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source, one_block
+from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, third
 
 MODEL_TYPES = ("qwen",)
 
@@ -143,7 +143,6 @@ _OUTSIDE_LAYERS = {
     "norm.weight": Source("transformer.ln_f.weight"),
     "head.weight": Source("lm_head.weight", is_transposed=True),
 }
-_PACKED = ("attention.query", "attention.key", "attention.value")
 _LAYERS = {
     "attention_norm": "ln_1",
     "attention.output": "attn.c_proj",
@@ -161,9 +160,9 @@ def source(canonical: str, config: ModelConfig) -> Source:
     _, index, rest = canonical.split(".", 2)
     layer, _, kind = rest.rpartition(".")
     prefix = f"transformer.h.{index}."
-    if layer in _PACKED:
-        size = config.num_attention_heads * config.head_dim
-        outputs = one_block(_PACKED.index(layer) * size, size, 3 * size)
+    name = layer.removeprefix("attention.")
+    if name in QUERY_KEY_VALUE:
+        outputs = third(name, config.num_attention_heads * config.head_dim)
         return Source(f"{prefix}attn.c_attn.{kind}", kind == "weight", outputs)
     return Source(f"{prefix}{_LAYERS[layer]}.{kind}", is_transposed="norm" not in layer)
 

@@ -1,7 +1,7 @@
 """Where the tests find the environments of the programs that they compare with.
 
-A test marked `peer_transformers` or `peer_paddlenlp` takes the fixture of the same environment,
-the path of its Python, and skips where that isn't set up (`make peers` sets up both).
+A test marked `peer_transformers`, `peer_paddlenlp` or `peer_megatron` takes the fixture of the same
+name, the path of a Python, and skips where that isn't set up (`make peers` sets up all of them).
 """
 
 from __future__ import annotations
@@ -26,9 +26,16 @@ def paddlenlp_python() -> Path:
     return _peer("paddlenlp")
 
 
-def _peer(name: str) -> Path:
+@pytest.fixture(scope="session")
+def megatron_python() -> Path:
+    # Megatron needs PyTorch, so it shares an environment with transformers.
+    return _peer("megatron", environment="transformers")
+
+
+def _peer(name: str, environment: str | None = None) -> Path:
     variable = f"LLM_PRETRAIN_{name.upper()}_PYTHON"
-    python = Path(os.environ.get(variable) or ROOT / f".venv-{name}" / "bin" / "python")
+    folder = ROOT / f".venv-{environment or name}"
+    python = Path(os.environ.get(variable) or folder / "bin" / "python")
     if not python.exists():
         pytest.skip(f"no environment of {name}: {python} is missing (make peers, or {variable})")
     return python

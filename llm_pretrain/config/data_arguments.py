@@ -14,7 +14,8 @@ class DataArguments(Arguments):
 
     input_dir: Text | None = Field(
         None,
-        description="Directory with the .bin/.idx files, or 'weight1 prefix1 weight2 prefix2 …'.",
+        description="Directory with the .bin/.idx files, 'weight1 prefix1 weight2 prefix2 …', or a "
+        "blend.yaml with names, paths, and weights or epochs.",
     )
     split: Text = Field(
         "949,50,1",

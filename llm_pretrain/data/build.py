@@ -10,19 +10,23 @@ from pathlib import Path
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
-from llm_pretrain.data.blend import BlendedSamples, normalized, samples_asked
+from llm_pretrain.data.blend import BlendedSamples, samples_asked
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.documents import SamplesOfDocuments
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Texts
+from llm_pretrain.data.shares import check_epochs, describe_shares, shares_of
 from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
 from llm_pretrain.data.token_data import TokenData
 from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
 
 # Part of every cache key: to be raised when the same description would give other arrays.
 _FORMAT = 1
+# Notices of single files: with thousands of files nobody would read them all.
+_MOST_NOTICES = 12
 
 
 @dataclass(frozen=True)
@@ -71,25 +75,31 @@ def build_datasets(
     """
     inputs = find_data(data.input_dir)
     blended = inputs.weights is not None
-    shares = normalized(inputs.weights) if inputs.weights is not None else [1.0]
+    opened = [open_data(prefix) for prefix in inputs.prefixes]
+    in_training = [train_tokens(data, tokens) for tokens in opened]
+    shares = shares_of(inputs, in_training)
+    check_epochs(inputs, in_training, sequence_length=data.max_seq_length, samples=counts.train)
     parts: dict[str, list[Texts]] = {name: [] for name in SPLITS}
-    notices: list[str] = []
+    notices = [*inputs.notices, *describe_shares(inputs, shares)]
     if blanks is not None:
         notices.append("Every sample is a text with blanks that the model fills (docs/data.md).")
     keeps_apart = data.reset_attention_mask or data.reset_position_ids
     if keeps_apart:
         ids = " or ".join(map(str, end_tokens))
         notices.append(f"A document in a sample ends with the token {ids} (docs/data.md).")
-    for prefix, share in zip(inputs.prefixes, shares, strict=True):
+    of_files: list[str] = []
+    for tokens, share, written in zip(opened, shares, inputs.written, strict=True):
         wanted = {
             name: samples_asked(samples, share) if blended and samples else samples
             for name, samples in counts.by_split().items()
         }
-        tokens = open_data(prefix)
-        notices.extend(tokens.notices)
-        source = _Source(data, tokens, seed, builder=builder, timeout_s=timeout_s)
+        source = _Source(data, tokens, written, seed, builder=builder, timeout_s=timeout_s)
         for name, dataset in source.build(wanted, vocab_size).items():
             parts[name].append(dataset)
+        of_files.extend((*tokens.notices, *source.notices))
+    notices.extend(of_files[:_MOST_NOTICES])
+    if len(of_files) > _MOST_NOTICES:
+        notices.append(f"There are {len(of_files) - _MOST_NOTICES} more such notices.")
 
     def joined(name: str) -> Dataset | None:
         if not parts[name]:
@@ -128,6 +138,11 @@ def check_splits(data: DataArguments, tokens: TokenData, wanted: Mapping[str, in
             )
 
 
+def train_tokens(data: DataArguments, tokens: TokenData) -> int:
+    """Tokens in the training split."""
+    return tokens_in(tokens, split_documents(data.split, len(tokens.sizes))["train"])
+
+
 def tokens_in(tokens: TokenData, documents: range) -> int:
     return int(tokens.sizes[documents.start : documents.stop].sum(dtype="int64"))
 
@@ -150,6 +165,7 @@ class _Source:
         self,
         data: DataArguments,
         tokens: TokenData,
+        written: str,
         seed: int,
         *,
         builder: bool,
@@ -157,7 +173,9 @@ class _Source:
     ) -> None:
         self._data = data
         self._tokens = tokens
+        self._written = written
         self._seed = seed
+        self.notices: list[str] = []
         self._cache = IndexCache(
             cache_folders(data, tokens.prefix), builder=builder, timeout_s=timeout_s
         )
@@ -213,8 +231,28 @@ class _Source:
                 "shuffle_idx": index.shuffle,
             }
 
-        arrays = self._cache.fetch(description, build)
+        arrays = self._cache.find(description)
+        if arrays is None:
+            theirs = self._index_of_paddlenlp(name, documents, samples)
+            if theirs is not None:
+                return theirs
+            arrays = self._cache.fetch(description, build)
         return SampleIndex(arrays["doc_idx"], arrays["sample_idx"], arrays["shuffle_idx"])
+
+    def _index_of_paddlenlp(self, name: str, documents: range, samples: int) -> SampleIndex | None:
+        wanted = Wanted(
+            tokens=self._tokens,
+            written_prefix=self._written,
+            split_name=name,
+            split=self._data.split,
+            documents=documents,
+            sequence_length=self._data.max_seq_length,
+            samples=samples,
+            seed=self._seed,
+        )
+        index, notices = read_paddlenlp_index(wanted, self._cache.folders)
+        self.notices.extend(notices)
+        return index
 
 
 def _describe(kind: str, tokens: TokenData, values: Mapping[str, object]) -> str:

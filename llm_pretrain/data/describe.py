@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from llm_pretrain.config.data_arguments import DataArguments
-from llm_pretrain.data.blend import normalized, samples_asked
+from llm_pretrain.data.blend import samples_asked
 from llm_pretrain.data.build import (
     SampleCounts,
     cache_folders,
     check_splits,
     token_range_description,
     tokens_in,
+    train_tokens,
 )
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.data.shares import check_epochs, describe_shares, shares_of
 from llm_pretrain.data.split import split_documents
 from llm_pretrain.data.token_data import TokenData
 from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
@@ -33,10 +35,13 @@ def describe_data(
     `vocab_size` the token ids are checked. Raises DataError as `build_datasets` would.
     """
     inputs = find_data(data.input_dir)
-    shares = normalized(inputs.weights) if inputs.weights is not None else [1.0]
-    lines = []
-    for prefix, share in zip(inputs.prefixes, shares, strict=True):
-        tokens = open_data(prefix)
+    opened = [open_data(prefix) for prefix in inputs.prefixes]
+    in_training = [train_tokens(data, tokens) for tokens in opened]
+    shares = shares_of(inputs, in_training)
+    if counts is not None:
+        check_epochs(inputs, in_training, sequence_length=data.max_seq_length, samples=counts.train)
+    lines = [*inputs.notices, *describe_shares(inputs, shares)]
+    for tokens, share in zip(opened, shares, strict=True):
         wanted = (counts or SampleCounts()).by_split()
         if inputs.weights is not None:
             lines.append(f"{share:.4%} of the samples are from:")

@@ -1,11 +1,13 @@
-"""What `input_dir` means: a folder, a prefix, or weights and prefixes."""
+"""What `input_dir` means: a folder, a prefix, weights and prefixes, or a blend file."""
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llm_pretrain.data.blend_file import ENDINGS, Entry, read_blend_file
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.indexed_dataset import bin_path, index_path, open_indexed
 from llm_pretrain.data.npy_dataset import ids_path, npz_path, open_npy
@@ -23,14 +25,20 @@ class Inputs:
     prefixes: tuple[Path, ...]
     """Paths without endings, in the order in which they are blended."""
     weights: tuple[float, ...] | None
-    """Their weights as given. None: a single dataset, not blended."""
+    """Their weights as given, none of them 0. None: a single dataset, not blended."""
+    written: tuple[str, ...]
+    """The prefixes as PaddleNLP would spell them, which names its cache files."""
+    entries: tuple[Entry, ...] | None = None
+    """Of a blend file: the entry that each prefix belongs to."""
+    notices: tuple[str, ...] = ()
 
 
 def find_data(input_dir: str | None) -> Inputs:
     """The data that `input_dir` names.
 
-    It is a folder (all pairs in it, sorted by name, each of weight 1), one prefix, or
-    "weight prefix weight prefix …". Raises DataError where nothing is found, or half a pair.
+    It is a folder (all pairs in it, sorted by name, each of weight 1), one prefix,
+    "weight prefix weight prefix …", or the path of a YAML file (see `blend_file`). What has the
+    weight 0 is left out. Raises DataError where nothing is found, or half a pair.
     """
     if not input_dir or not input_dir.strip():
         raise DataError("input_dir is not set: it names the folder of the training data.")
@@ -39,19 +47,58 @@ def find_data(input_dir: str | None) -> Inputs:
     if whole.is_dir():
         prefixes = _in_folder(whole)
         weights = (1.0,) * len(prefixes) if len(prefixes) > 1 else None
-        return Inputs(prefixes, weights)
+        written = tuple(os.path.join(input_dir.strip(), prefix.name) for prefix in prefixes)
+        return Inputs(prefixes, weights, written)
+    if whole.suffix.lower() in ENDINGS and whole.is_file():
+        return _of_blend_file(whole)
     words = input_dir.split()
     if len(words) == 1 or _exists(whole):
-        return Inputs((_checked_prefix(whole),), None)
+        return Inputs((_checked_prefix(whole),), None, (input_dir.strip(),))
     if len(words) % 2:
         raise DataError(
-            f'input_dir is "{input_dir}": it must be a folder, a prefix, or pairs of a weight '
-            'and a prefix such as "0.7 data/web 0.3 data/books".'
+            f'input_dir is "{input_dir}": it must be a folder, a prefix, a YAML file, or pairs of '
+            'a weight and a prefix such as "0.7 data/web 0.3 data/books".'
         )
     weights = tuple(_weight(word, input_dir) for word in words[::2])
     if sum(weights) == 0:
         raise DataError(f'input_dir is "{input_dir}": all its weights are 0.')
-    return Inputs(tuple(_checked_prefix(Path(word)) for word in words[1::2]), weights)
+    prefixes = tuple(_checked_prefix(Path(word)) for word in words[1::2])
+    # Otherwise the order could give them a sample where every other dataset has just its share.
+    used = [number for number, weight in enumerate(weights) if weight]
+    return Inputs(
+        tuple(prefixes[number] for number in used),
+        tuple(weights[number] for number in used),
+        tuple(words[2 * number + 1] for number in used),
+        notices=tuple(
+            _left_out(str(prefix))
+            for prefix, weight in zip(prefixes, weights, strict=True)
+            if not weight
+        ),
+    )
+
+
+def _of_blend_file(path: Path) -> Inputs:
+    prefixes: list[Path] = []
+    entries: list[Entry] = []
+    notices = []
+    for entry in read_blend_file(path):
+        found = _in_folder(entry.path) if entry.path.is_dir() else (_checked_prefix(entry.path),)
+        if entry.amount == 0:
+            notices.append(_left_out(f"{entry.name} ({entry.path})"))
+            continue
+        prefixes.extend(found)
+        entries.extend([entry] * len(found))
+    return Inputs(
+        tuple(prefixes),
+        tuple(entry.amount for entry in entries),
+        tuple(map(str, prefixes)),
+        tuple(entries),
+        tuple(notices),
+    )
+
+
+def _left_out(what: str) -> str:
+    return f"{what} has the share 0 and is not read."
 
 
 def open_data(prefix: Path) -> TokenData:

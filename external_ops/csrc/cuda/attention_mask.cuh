@@ -1,0 +1,42 @@
+// What a query of one head of one sample sees, and which tiles hold any of it.
+#pragma once
+#include "llm_ops.h"
+
+namespace llm_ops {
+
+struct Rules {
+  int64_t length;
+  int64_t prefix;         // all queries see the keys before it
+  const int64_t *starts;  // [length], or NULL
+  float slope;
+
+  __device__ Rules(const llm_ops_mask &mask, int64_t length, int64_t sample, int64_t head)
+      : length(length),
+        prefix(mask.prefix_lengths ? mask.prefix_lengths[sample] : 0),
+        starts(mask.document_starts ? mask.document_starts + sample * length : nullptr),
+        slope(mask.slopes ? mask.slopes[head] : 0) {}
+
+  __device__ bool sees(int64_t query, int64_t key) const {
+    if (query >= length || key >= length) { return false; }
+    return (key <= query || key < prefix) && (!starts || key >= starts[query]);
+  }
+
+  // What joins the score of a visible key.
+  __device__ float bias(int64_t query, int64_t key) const { return slope * (key - query); }
+
+  // Of queries [first, end): the keys that any of them may see are [first_key, end_key).
+  __device__ int64_t first_key(int64_t first) const { return starts ? starts[first] : 0; }
+  __device__ int64_t end_key(int64_t end) const {
+    const int64_t behind = end > prefix ? end : prefix;
+    return behind < length ? behind : length;
+  }
+
+  // Of keys from `first` on: no query before this one sees any of them.
+  __device__ int64_t first_query(int64_t first) const { return first < prefix ? 0 : first; }
+  // Whether no query from `query` on sees a key before `end`, since their document begins later.
+  __device__ bool is_past(int64_t query, int64_t end) const {
+    return starts && starts[query] >= end;
+  }
+};
+
+}  // namespace llm_ops

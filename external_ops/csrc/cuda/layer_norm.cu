@@ -1,0 +1,157 @@
+// Layer norm (Ba et al., arXiv:1607.06450). A warp has a row.
+#include "column_sums.cuh"
+#include "launch.cuh"
+#include "numbers.cuh"
+
+namespace llm_ops {
+
+constexpr int kRowsOfBlock = kThreads / kWarp;
+
+template <class T>
+__global__ void layer_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_ops_matrix residual,
+                           llm_ops_matrix sum, const T *weight, const T *bias, float epsilon,
+                           llm_ops_matrix y, float *means, float *inverse) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  if (row >= rows) { return; }
+  const T *normalised = static_cast<const T *>(x.data) + row * x.stride;
+  if (residual.data) {
+    const T *added = static_cast<const T *>(residual.data) + row * residual.stride;
+    T *total = static_cast<T *>(sum.data) + row * sum.stride;
+    for (int64_t i = lane; i < width; i += kWarp) {
+      total[i] = from_float<T>(to_float(normalised[i]) + to_float(added[i]));
+    }
+    normalised = total;  // a lane reads what it wrote itself
+  }
+  float values = 0;
+  for (int64_t i = lane; i < width; i += kWarp) { values += to_float(normalised[i]); }
+  const float mean = warp_sum(values) / width;
+  // From the deviations, since mean(x²) - mean² cancels where the mean is large.
+  float squares = 0;
+  for (int64_t i = lane; i < width; i += kWarp) {
+    const float deviation = to_float(normalised[i]) - mean;
+    squares += deviation * deviation;
+  }
+  const float r = 1 / sqrtf(warp_sum(squares) / width + epsilon);
+  T *out = static_cast<T *>(y.data) + row * y.stride;
+  for (int64_t i = lane; i < width; i += kWarp) {
+    const float n = (to_float(normalised[i]) - mean) * r;
+    out[i] = from_float<T>(n * to_float(weight[i]) + to_float(bias[i]));
+  }
+  if (lane == 0) {
+    means[row] = mean;
+    inverse[row] = r;
+  }
+}
+
+// With n = (sum - mean) · r and h = weight · dy: dx = (h - mean(h) - n · mean(h · n)) · r + dsum.
+template <class T>
+__global__ void layer_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, llm_ops_matrix sum,
+                              const T *weight, const float *means, const float *inverse,
+                              llm_ops_matrix dsum, llm_ops_matrix dx) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  if (row >= rows) { return; }
+  const T *gradient = static_cast<const T *>(dy.data) + row * dy.stride;
+  const T *normalised = static_cast<const T *>(sum.data) + row * sum.stride;
+  const T *other = dsum.data ? static_cast<const T *>(dsum.data) + row * dsum.stride : nullptr;
+  const float mean = means[row], r = inverse[row];
+  float gradients = 0, products = 0;
+  for (int64_t i = lane; i < width; i += kWarp) {
+    const float h = to_float(weight[i]) * to_float(gradient[i]);
+    gradients += h;
+    products += h * (to_float(normalised[i]) - mean) * r;
+  }
+  const float mean_gradient = warp_sum(gradients) / width;
+  const float mean_product = warp_sum(products) / width;
+  T *out = static_cast<T *>(dx.data) + row * dx.stride;
+  for (int64_t i = lane; i < width; i += kWarp) {
+    const float h = to_float(weight[i]) * to_float(gradient[i]);
+    const float n = (to_float(normalised[i]) - mean) * r;
+    const float through_norm = (h - mean_gradient - n * mean_product) * r;
+    out[i] = from_float<T>(through_norm + (other ? to_float(other[i]) : 0));
+  }
+}
+
+// A thread has a column of a slice of the rows: partials [slices, width].
+template <class T>
+__global__ void layer_norm_dweight(int64_t rows, int64_t width, llm_ops_matrix dy,
+                                   llm_ops_matrix sum, const float *means, const float *inverse,
+                                   float *partial_weight, float *partial_bias) {
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= width) { return; }
+  const T *gradient = static_cast<const T *>(dy.data) + column;
+  const T *normalised = static_cast<const T *>(sum.data) + column;
+  float of_weight = 0, of_bias = 0;
+  for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    const float g = to_float(gradient[row * dy.stride]);
+    of_weight += g * (to_float(normalised[row * sum.stride]) - means[row]) * inverse[row];
+    of_bias += g;
+  }
+  partial_weight[blockIdx.y * width + column] = of_weight;
+  partial_bias[blockIdx.y * width + column] = of_bias;
+}
+
+static int check_rows(int64_t rows, int64_t width) {
+  const bool fits = rows >= 0 && width > 0 && ceil_div(rows, kRowsOfBlock) <= kMostBlocks &&
+                    ceil_div(width, kThreads) <= kMostBlocks;
+  return check(fits, LLM_OPS_BAD_SHAPE);
+}
+
+}  // namespace llm_ops
+
+using namespace llm_ops;
+
+int llm_ops_layer_norm(int64_t rows, int64_t width, llm_ops_dtype dtype, llm_ops_matrix x,
+                       llm_ops_matrix residual, llm_ops_matrix sum, const void *weight,
+                       const void *bias, float epsilon, llm_ops_matrix y, float *mean,
+                       float *inverse, void *stream) {
+  LLM_OPS_CHECK(check_rows(rows, width));
+  if (rows == 0) { return LLM_OPS_OK; }
+  LLM_OPS_CHECK(check_matrix(x, width));
+  LLM_OPS_CHECK(check_optional(residual, width));
+  if (residual.data) { LLM_OPS_CHECK(check_matrix(sum, width)); }
+  LLM_OPS_CHECK(check_matrix(y, width));
+  LLM_OPS_CHECK(check(weight && bias && mean && inverse, LLM_OPS_NULL_POINTER));
+  return with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return launch(layer_norm<T>, dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream, rows,
+                  width, x, residual, sum, static_cast<const T *>(weight),
+                  static_cast<const T *>(bias), epsilon, y, mean, inverse);
+  });
+}
+
+int llm_ops_layer_norm_backward(int64_t rows, int64_t width, llm_ops_dtype dtype,
+                                llm_ops_matrix dy, llm_ops_matrix sum, const void *weight,
+                                const float *mean, const float *inverse, llm_ops_matrix dsum,
+                                llm_ops_matrix dx, float *dweight, float *dbias, float *workspace,
+                                void *stream) {
+  LLM_OPS_CHECK(check_rows(rows, width));
+  LLM_OPS_CHECK(check(dweight && dbias, LLM_OPS_NULL_POINTER));
+  const int64_t slices = slices_of(rows);
+  const dim3 columns(ceil_div(width, kThreads));
+  float *partial_bias = workspace ? workspace + slices * width : nullptr;
+  if (rows > 0) {
+    LLM_OPS_CHECK(check_matrix(dy, width));
+    LLM_OPS_CHECK(check_matrix(sum, width));
+    LLM_OPS_CHECK(check_optional(dsum, width));
+    LLM_OPS_CHECK(check_matrix(dx, width));
+    LLM_OPS_CHECK(check(weight && mean && inverse && workspace, LLM_OPS_NULL_POINTER));
+    // The weights' gradients go first: dx may overwrite dy.
+    LLM_OPS_CHECK(with_dtype(dtype, [&](auto zero) {
+      using T = decltype(zero);
+      LLM_OPS_CHECK(launch(layer_norm_dweight<T>, dim3(columns.x, slices), kThreads, 0, stream,
+                           rows, width, dy, sum, mean, inverse, workspace, partial_bias));
+      return launch(layer_norm_dx<T>, dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream,
+                    rows, width, dy, sum, static_cast<const T *>(weight), mean, inverse, dsum, dx);
+    }));
+  }
+  LLM_OPS_CHECK(launch(add_slices, columns, kThreads, 0, stream, slices, width, workspace,
+                       dweight));
+  return launch(add_slices, columns, kThreads, 0, stream, slices, width, partial_bias, dbias);
+}
+
+int64_t llm_ops_norm_workspace(int64_t rows, int64_t width) {
+  const int64_t gradients = 2;  // of weight and bias
+  return check_rows(rows, width) == LLM_OPS_OK ? gradients * slices_of(rows) * width : 0;
+}

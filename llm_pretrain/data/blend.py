@@ -21,10 +21,12 @@ _MOST_DATASETS = np.iinfo(np.int16).max
 
 
 def normalized(weights: Sequence[float]) -> list[float]:
-    """Weights that add up to 1."""
+    """Weights that add up to 1. Raises DataError where their sum is beyond a double."""
     total = 0.0
     for weight in weights:
         total += weight
+    if math.isinf(total):
+        raise DataError("The weights of the datasets are too large: their sum is beyond 1e308.")
     return [weight / total for weight in weights]
 
 

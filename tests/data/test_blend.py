@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,16 +26,56 @@ class Numbered:
         return Sample(np.array([self.name, number]), None)
 
 
-@settings(max_examples=50)
-@given(weights, st.integers(1, 2000))
-def test_every_dataset_has_its_share_at_every_moment(shares: list[float], samples: int) -> None:
+def check_quotas(shares: list[float], samples: int) -> None:
     datasets, numbers = blend_order(shares, samples)
+    assert len(datasets) == samples
     for dataset, share in enumerate(normalized(shares)):
         taken = np.cumsum(datasets == dataset)
-        assert np.abs(taken - share * np.arange(1, samples + 1)).max() <= len(shares)
+        ahead = taken - share * np.arange(1, samples + 1)
+        assert ahead.max(initial=0) <= 1 + 1e-6
+        assert ahead.min(initial=0) >= -1 - math.log(len(shares)) - 1e-6
         # Its samples are taken in order, none twice.
-        assert numbers[datasets == dataset].tolist() == list(range(int(taken[-1])))
-        assert taken[-1] <= samples_asked(samples, share)
+        count = int(taken[-1]) if samples else 0
+        assert numbers[datasets == dataset].tolist() == list(range(count))
+        assert count <= samples_asked(samples, share)
+
+
+@settings(max_examples=100)
+@given(weights, st.integers(0, 1000))
+def test_every_dataset_has_its_share_at_every_moment(shares: list[float], samples: int) -> None:
+    check_quotas(shares, samples)
+
+
+@pytest.mark.parametrize(
+    ("shares", "samples"),
+    [
+        # Few samples of many datasets, where PaddleNLP (#8776, #8825) and Megatron (#705) asked a
+        # dataset for more samples than it had.
+        ([1.0] * 300, 10),
+        ([1.0 + number / 7 for number in range(300)], 1),
+        ([0.9] + [0.1 / 299] * 299, 50),
+        ([1 / 3] * 3, 1000),
+        ([2.0**-number for number in range(60)], 300),
+        ([1e-9, 1.0], 1000),
+        ([1e-300, 1.0, 1e300], 100),
+        ([5e-324, 1.0], 10),
+        ([7.0], 33),
+    ],
+)
+def test_hard_quotas(shares: list[float], samples: int) -> None:
+    check_quotas(shares, samples)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 400), st.integers(1, 2000), st.floats(1e-3, 1e3))
+def test_equal_datasets_take_turns_as_the_native_builder_has_it(
+    count: int, samples: int, weight: float
+) -> None:
+    helpers = pytest.importorskip("fast_dataindex.helpers")
+    expected = np.zeros(samples, np.int16), np.zeros(samples, np.int64)
+    helpers.build_blending_indices(*expected, np.full(count, 1 / count), count, samples, False)
+    for ours, theirs in zip(blend_order([weight] * count, samples), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @settings(max_examples=30)
@@ -65,3 +107,8 @@ def test_blend_ends_where_it_should() -> None:
 def test_too_many_datasets_are_an_error() -> None:
     with pytest.raises(DataError, match="40000 datasets"):
         blend_order([1.0] * 40000, 10)
+
+
+def test_too_large_weights_are_an_error() -> None:
+    with pytest.raises(DataError, match="too large"):
+        normalized([1e308, 1e308])

@@ -1,7 +1,8 @@
 """Runs in PaddleNLP's environment: its samples for the cases of a JSON file, as .npz files.
 
 Usage: data_paddlenlp.py CASES.json OUT_DIRECTORY. A case has `input` (words of input_dir), `split`,
-`counts`, `sequence_length` and `seed`; its result is OUT_DIRECTORY/<number>.npz with an array
+`counts`, `sequence_length` and `seed`, and its index cache is beside the data where it has
+`cache_beside_data`; its result is OUT_DIRECTORY/<number>.npz with an array
 [samples, sequence length + 1] for each split, and `<split>_mask` where there is a loss mask.
 A case with `read` instead is a prefix, whose sequences are given back one after another.
 A case with `sampler` (length, batch_size, degree, rank, consumed) gives the samples of each batch.
@@ -19,7 +20,7 @@ from paddlenlp.data import causal_dataset, indexed_dataset
 from paddlenlp.utils.batch_sampler import DistributedBatchSampler
 
 
-def read_samples(case: dict, cache: Path) -> dict[str, np.ndarray]:
+def read_samples(case: dict, cache: Path | None) -> dict[str, np.ndarray]:
     datasets = causal_dataset.build_train_valid_test_datasets(
         case["input"],
         "mmap",
@@ -28,7 +29,7 @@ def read_samples(case: dict, cache: Path) -> dict[str, np.ndarray]:
         case["sequence_length"],
         case["seed"],
         True,
-        data_cache_path=str(cache),
+        data_cache_path=None if cache is None else str(cache),
     )
     arrays = {}
     for name, dataset in zip(("train", "valid", "test"), datasets, strict=True):
@@ -84,7 +85,8 @@ def main(cases_path: str, out: str) -> None:
         elif "sampler" in case:
             arrays = batches(**case["sampler"])
         else:
-            arrays = read_samples(case, Path(out) / f"cache{number}")
+            beside = case.get("cache_beside_data", False)
+            arrays = read_samples(case, None if beside else Path(out) / f"cache{number}")
         np.savez(Path(out) / f"{number}.npz", **arrays)
 
 

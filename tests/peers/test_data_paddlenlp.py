@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from llm_pretrain.config import DataArguments
-from llm_pretrain.data import BatchLoader, IndexedWriter, Sample, SampleCounts, build_datasets
+from llm_pretrain.data import (
+    BatchLoader,
+    DataError,
+    IndexedWriter,
+    Sample,
+    SampleCounts,
+    build_datasets,
+)
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.npy_dataset import write_npy
 from llm_pretrain.data.sample_index import plan_epochs
@@ -126,6 +133,56 @@ def test_samples_are_paddlenlps(tmp_path: Path, paddlenlp_python: Path) -> None:
             separate.add((plan.epochs > 1, plan.separate_last_epoch))
     # The cases must reach one epoch, several, and both rules for the last one.
     assert separate == {(False, False), (True, False), (True, True)}
+
+
+def test_index_cache_of_paddlenlp_is_used_while_it_fits(
+    tmp_path: Path, paddlenlp_python: Path
+) -> None:
+    write_random(tmp_path / "a" / "web", 300, 90, seed=1, empty=True)
+    write_random(tmp_path / "b" / "books", 200, 90, seed=2, empty=True)
+    web, books = f"{tmp_path}/./a/web", f"{tmp_path}/b/books"
+    cases = [
+        case([web], "8,1,1", [700, 20, 20], 32, 7) | {"cache_beside_data": True},
+        case(["0.7", web, "0.3", books], "8,1,1", [500, 20, 20], 32, 7),
+    ]
+    results = run_peer(paddlenlp_python, cases, tmp_path / "peer")
+    caches = [tmp_path / "a" / "index-cache", tmp_path / "peer" / "cache1"]
+    for wanted, theirs, cache in zip(cases, results, caches, strict=True):
+        data = DataArguments(
+            input_dir=" ".join(wanted["input"]),
+            split=wanted["split"],
+            max_seq_length=32,
+            data_cache=str(cache),
+        )
+        counts = SampleCounts(*wanted["counts"])
+        before = sorted(cache.iterdir())
+        # Not the builder: what isn't found can't be made.
+        ours = build_datasets(data, counts, seed=7, builder=False, timeout_s=0.1, vocab_size=None)
+        assert sorted(cache.iterdir()) == before
+        used = sum("is read from PaddleNLP's index" in line for line in ours.notices)
+        assert used == 3 * sum("/" in word for word in wanted["input"])
+        for name in ("train", "valid", "test"):
+            dataset = getattr(ours, name)
+            samples = np.stack([dataset[number].tokens for number in range(len(dataset))])
+            np.testing.assert_array_equal(samples, theirs[name])
+
+    # As many documents under the same name, with other lengths.
+    write_random(tmp_path / "a" / "web", 300, 90, seed=3, empty=True)
+    data = DataArguments(input_dir=web, split="8,1,1", max_seq_length=32)
+    with pytest.raises(DataError, match="Waited"):
+        build_datasets(
+            data, SampleCounts(700), seed=7, builder=False, timeout_s=0.1, vocab_size=None
+        )
+    ours = build_datasets(
+        data, SampleCounts(700), seed=7, builder=True, timeout_s=0.1, vocab_size=None
+    )
+    assert any("not used: the data has been written since" in line for line in ours.notices)
+    # PaddleNLP would use its stale cache.
+    (tmp_path / "a" / "index-cache").rename(tmp_path / "a" / "old-cache")
+    (theirs,) = run_peer(paddlenlp_python, [cases[0]], tmp_path / "peer2")
+    assert ours.train is not None
+    samples = np.stack([ours.train[number].tokens for number in range(len(ours.train))])
+    np.testing.assert_array_equal(samples, theirs["train"])
 
 
 DOCUMENTS = [[[1, 2, 3], [4]], [[5] * 100], [[]], [[6, 7], [], [255]]]

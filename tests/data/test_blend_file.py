@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_pretrain.config import DataArguments
+from llm_pretrain.data import (
+    DataError,
+    Datasets,
+    IndexedWriter,
+    SampleCounts,
+    build_datasets,
+    describe_data,
+)
+
+
+def write(prefix: Path, token: int, documents: int) -> None:
+    """Documents of ten times the same token."""
+    with IndexedWriter(prefix, np.uint16) as writer:
+        for _ in range(documents):
+            writer.add_document([token] * 10)
+
+
+def blend(folder: Path, text: str) -> Path:
+    path = folder / "blend.yaml"
+    path.write_text(text)
+    return path
+
+
+def arguments(path: Path) -> DataArguments:
+    return DataArguments(input_dir=str(path), split="1,0,0", max_seq_length=5)
+
+
+def build(path: Path, samples: int) -> Datasets:
+    counts = SampleCounts(train=samples)
+    return build_datasets(
+        arguments(path), counts, seed=1, builder=True, timeout_s=1, vocab_size=None
+    )
+
+
+def taken(datasets: Datasets) -> dict[int, int]:
+    """Samples of each dataset, told by their tokens."""
+    assert datasets.train is not None
+    tokens = [int(datasets.train[number].inputs[0]) for number in range(len(datasets.train))]
+    return {token: tokens.count(token) for token in sorted(set(tokens))}
+
+
+def test_weights_relative_to_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "web" / "text", 1, 100)
+    write(tmp_path / "books", 2, 100)
+    path = blend(
+        tmp_path,
+        "- {name: web, path: web/text, weight: 3}\n- {name: books, path: books, weight: 1e0}\n",
+    )
+    datasets = build(path, 40)
+    assert taken(datasets) == {1: 30, 2: 10}
+    assert "Blend: web 75.0000%, books 25.0000%" in datasets.notices
+    assert "Blend: web 75.0000%, books 25.0000%" in describe_data(arguments(path))
+
+
+def test_order_is_that_of_weights_and_prefixes(tmp_path: Path) -> None:
+    write(tmp_path / "a", 1, 100)
+    write(tmp_path / "b", 2, 70)
+    path = blend(tmp_path, "- {name: x, path: a, weight: 0.7}\n- {name: y, path: b, weight: 0.3}\n")
+    of_file = build(path, 60).train
+    words = DataArguments(
+        input_dir=f"0.7 {tmp_path}/a 0.3 {tmp_path}/b", split="1,0,0", max_seq_length=5
+    )
+    of_words = build_datasets(
+        words, SampleCounts(train=60), seed=1, builder=True, timeout_s=1, vocab_size=None
+    ).train
+    assert of_file is not None
+    assert of_words is not None
+    for number in range(60):
+        np.testing.assert_array_equal(of_file[number].inputs, of_words[number].inputs)
+
+
+def test_files_of_a_folder_share_its_weight_by_tokens(tmp_path: Path) -> None:
+    write(tmp_path / "web" / "a", 1, 300)
+    write(tmp_path / "web" / "b", 2, 100)
+    write(tmp_path / "books", 3, 10)
+    path = blend(
+        tmp_path, "- {name: web, path: web, weight: 1}\n- {name: books, path: books, weight: 1}\n"
+    )
+    assert taken(build(path, 80)) == {1: 30, 2: 10, 3: 40}
+
+
+def test_epochs(tmp_path: Path) -> None:
+    """200 and 100 samples in an epoch: 1 and 3 epochs of them are 200 and 300."""
+    write(tmp_path / "a", 1, 100)
+    write(tmp_path / "b", 2, 50)
+    path = blend(tmp_path, "- {name: a, path: a, epochs: 1}\n- {name: b, path: b, epochs: 3}\n")
+    # The last token of an epoch begins no sample, so that 199 and 3 × 99 are whole.
+    datasets = build(path, 496)
+    assert "Blend: a 40.0000% (1 epochs), b 60.0000% (3 epochs)" in datasets.notices
+    counts = taken(datasets)
+    assert abs(counts[1] - 199) <= 1
+    assert abs(counts[2] - 297) <= 1
+    for call in (
+        lambda: build(path, 992),
+        lambda: describe_data(arguments(path), counts=SampleCounts(train=992)),
+    ):
+        with pytest.raises(DataError, match=r"give only 496: .* lower max_steps to 50\.00%"):
+            call()
+
+
+def test_share_0_is_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "a", 1, 100)
+    write(tmp_path / "b", 2, 100)
+    path = blend(
+        tmp_path, "- {name: none, path: a, weight: 0}\n- {name: all, path: b, weight: 1}\n"
+    )
+    datasets = build(path, 40)
+    assert taken(datasets) == {2: 40}
+    assert any("none" in notice and "not read" in notice for notice in datasets.notices)
+
+
+GOOD = "- {name: a, path: a, weight: 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no blend: it must be a list"),
+        ("name: a\n", "is no blend: it must be a list"),
+        ("- a\n", "line 1: a dataset must be written as"),
+        (GOOD + "- {path: a, weight: 1}\n", "line 2: the dataset has no name"),
+        ("- {name: a, weight: 1}\n", "line 1: the dataset has no path"),
+        ("- {name: a, path: a}\n", "line 1: dataset 'a' needs either weight or epochs"),
+        ("- {name: a, path: a, weight: 1, epochs: 1}\n", "'a' needs either weight or epochs"),
+        (GOOD + "- {name: b, path: a, epochs: 1}\n", "weight to some datasets and epochs to"),
+        (GOOD + "- name: b\n  path: a\n  wieght: 1\n", "line 4: 'wieght' is no key"),
+        ("- {name: a, path: a, weight: 1, weight: 2}\n", "line 1: weight is given twice"),
+        ("- {name: a, path: [a], weight: 1}\n", "path must be a single value"),
+        ("- {name: a, path: a, weight: -1}\n", "line 1: weight is '-1'"),
+        ("- {name: a, path: a, weight: .inf}\n", "line 1: weight is '.inf'"),
+        ("- {name: a, path: a, epochs: true}\n", "line 1: epochs is 'true'"),
+        ("- {name: a, path: a, epochs: 0}\n", "every dataset has weight or epochs 0"),
+        (GOOD + GOOD, "line 2: the name 'a' is used twice"),
+        ("- {name: a, path: missing, weight: 1}\n", "missing, and there are no such files"),
+        ("- {name: a\n", "is not YAML"),
+        ("[" * 20000, "is not YAML"),
+        ("- !!python/object/apply:os.abort []\n", "a dataset must be written as"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path / "a", 1, 10)
+    with pytest.raises(DataError) as error:
+        build(blend(tmp_path, text), 10)
+    assert message in str(error.value)
+
+
+def test_no_endless_file(tmp_path: Path) -> None:
+    path = tmp_path / "blend.yaml"
+    with path.open("wb") as file:
+        file.truncate(17 << 20)
+    with pytest.raises(DataError, match="larger than 16 MiB"):
+        build(path, 10)

@@ -17,7 +17,7 @@ constexpr int kColumns = 8;                       // of a product
 constexpr int kDepth = 16;                        // that a product sums over
 
 // Rows of a tile lie so far apart that eight of them start in different banks.
-constexpr int row_stride(int size) { return size + 8; }
+constexpr __host__ __device__ int row_stride(int size) { return size + 8; }
 
 // This thread's place in a fragment, see tensor_core.cuh.
 __device__ inline int fragment_row() { return threadIdx.x % kWarp / 4; }

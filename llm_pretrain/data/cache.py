@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.mapping import map_npy
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2
@@ -141,10 +142,10 @@ def _read(folder: Path, description: str) -> Arrays:
         arrays = {}
         for name, (dtype, shape) in manifest["arrays"].items():
             path = folder / f"{key}_{name}.npy"
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = map_npy(path)
             if array.dtype.str != dtype or list(array.shape) != shape:
                 raise DataError(f"{path} is not the array that {manifest_path.name} lists.")
-            arrays[name] = array.view(np.ndarray)
+            arrays[name] = array
         return arrays
     except DataError:
         raise

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.mapping import map_file
 from llm_pretrain.data.token_data import (
     CHUNK,
     TokenData,
@@ -141,7 +142,7 @@ def _read_index(
 
 def _map(path: Path, dtype: np.dtype) -> NDArray:
     try:
-        return np.memmap(path, dtype, mode="r").view(np.ndarray)
+        return map_file(path, dtype)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be mapped into memory: {error}") from error
 
@@ -168,8 +169,11 @@ def _check_pointers(
     last = 0
     for begin in range(0, len(sizes), CHUNK):
         chunk = pointers[begin : begin + CHUNK]
+        # A token's size is a power of two. Of several numbers the disjunction has the sign, and
+        # the bits below that power, if one of them has.
+        bits = int(np.bitwise_or.reduce(chunk))
         # Both bounds come first: past them the sum below can't overflow.
-        if int(chunk.min()) < 0 or int(chunk.max()) > limit or bool((chunk % itemsize).any()):
+        if bits < 0 or bits & (itemsize - 1) or int(chunk.max()) > limit:
             raise DataError(f"{idx} is damaged: it points outside {bin_.name} or into a token.")
         ends = chunk + sizes[begin : begin + CHUNK].astype(np.int64) * itemsize
         last = max(last, int(ends.max()))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_pretrain.data.mapping import map_npy
 from llm_pretrain.data.sample_index import SampleIndex, numpy_sample_starts, plan_epochs
 from llm_pretrain.data.token_data import TokenData
 
@@ -88,11 +89,10 @@ def _read(entry: Path, description: str, wanted: Wanted) -> SampleIndex:
         data_time = max(path.stat().st_mtime_ns for path in wanted.tokens.files)
         if min(path.stat().st_mtime_ns for path in paths.values()) <= data_time:
             raise _UnfitError("the data has been written since")
-        arrays = {
-            name: np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name, path in paths.items()
-        }
-    except (OSError, ValueError, EOFError) as error:
+        arrays = {name: map_npy(path) for name, path in paths.items()}
+    except _UnfitError:
+        raise
+    except Exception as error:  # a damaged file raises almost anything
         raise _UnfitError(f"it can't be read ({error})") from error
     index = SampleIndex(arrays["doc_idx"], arrays["sample_idx"], arrays["shuffle_idx"])
     _check(index, wanted)

@@ -232,3 +232,23 @@ def test_cache_is_asked_for_nothing_unwanted(
     (description,) = asked
     assert "Dataset name: train" in description
     assert "web.bin, 6000 bytes, modified" in description
+
+
+def test_many_files_hold_no_descriptor(tmp_path: Path) -> None:
+    for number in range(30):
+        # Too large to be read at once.
+        write(tmp_path / f"part{number:02}", 2000)
+    before = len(os.listdir("/proc/self/fd"))
+    datasets = build(tmp_path, SampleCounts(train=300))
+    assert len(samples(datasets.train)) == 300
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_notices_of_many_files_are_cut_short(tmp_path: Path) -> None:
+    for number in range(15):
+        write(tmp_path / f"part{number:02}")
+        with (tmp_path / f"part{number:02}.bin").open("ab") as file:
+            file.write(b"12")
+    notices = build(tmp_path).notices
+    assert len(notices) == 13
+    assert notices[-1] == "There are 3 more such notices."

@@ -34,8 +34,6 @@ INERT: dict[str, str] = {
     "skip_warmup": "files are memory-mapped and the system reads ahead by itself",
     "lazy_data_processing": "samples are always cut when they are asked for",
     "dataloader_drop_last": "the data are cut into exactly the batches that the steps take",
-    "distributed_dataloader": "a rank maps the files and reads only its own samples, which costs "
-    "less than sending them",
     "remove_unused_columns": _COLLATED,
     "label_names": _COLLATED,
     "split_inputs_sequence_dim": "it belongs to the sep axis, which splits its inputs itself",

@@ -67,6 +67,12 @@ class BatchArguments(Arguments):
     dataloader_num_workers: Integer = Field(
         0, ge=0, description="Threads that read batches ahead; 0 reads in the training thread."
     )
+    distributed_dataloader: Flag = Field(
+        False,
+        description="Of the ranks that train on the same samples (tensor and pipeline parallel, "
+        "split sequences) the first reads them and sends them to the others, which need no access "
+        "to the data. False: each reads for itself.",
+    )
     ignore_data_skip: Flag = Field(
         False, description="On resuming, begin the data anew in place of where it stood."
     )

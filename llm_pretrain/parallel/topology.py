@@ -48,6 +48,10 @@ class Topology:
     """The first and the last stage of this process's pipeline."""
     message_groups: MessageGroups = field(default_factory=dict)
     """The ranks of this process's pipeline, for each kind of message."""
+    sample_group: Group = None
+    """Ranks that get the same samples, if the first of them reads for all."""
+    reading_ranks: tuple[int, ...] = (0,)
+    """The global ranks that read samples, in rising order."""
     sequence_parallel: bool = False
     """Whether the tensor-parallel group splits sequences between its linear layers."""
 
@@ -64,6 +68,11 @@ class Topology:
     def replica_rank(self) -> int:
         """This process's number among those that hold the same shard of the same weights."""
         return self.data_rank * self.degrees.sequence + self.sequence_rank
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether this process opens the data, or else is sent its samples."""
+        return self.rank in self.reading_ranks
 
     @property
     def is_first_stage(self) -> bool:
@@ -151,11 +160,37 @@ def initialize(
     return _current
 
 
-def use(*, sequence_parallel: bool) -> Topology:
-    """Choose what may differ between models that train in the same groups, one after another."""
+def use(*, sequence_parallel: bool, shared_samples: bool = False) -> Topology:
+    """Choose what may differ between models that train in the same groups, one after another.
+
+    `shared_samples`: of the ranks that get the same samples one reads them. Every process must
+    call this alike.
+    """
     global _current
-    _current = replace(_current, sequence_parallel=sequence_parallel)
+    groups = _ranks_of_same_samples() if shared_samples else []
+    _current = replace(
+        _current,
+        sequence_parallel=sequence_parallel,
+        sample_group=_group_with_this_rank(groups),
+        reading_ranks=tuple(sorted(ranks[0] for ranks in groups))
+        or tuple(range(_current.world_size)),
+    )
     return _current
+
+
+def _ranks_of_same_samples() -> list[list[int]]:
+    """Ranks that differ in their part of the model or of the sequences only; [] if none do."""
+    batch_degree = _current.batch_degree
+    if _current.world_size == batch_degree:
+        return []
+    from paddle.distributed import fleet
+
+    places = fleet.get_hybrid_communicate_group().topology()
+    groups: dict[tuple[int, int], list[int]] = {}
+    for rank in range(_current.world_size):
+        place = places.get_coord(rank)
+        groups.setdefault((place.data, place.sharding), []).append(rank)
+    return list(groups.values())
 
 
 def _replica_group(places: Any, data_group: Group, sequence_group: Group) -> Group:

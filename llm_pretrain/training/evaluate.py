@@ -9,7 +9,8 @@ from itertools import islice
 
 import paddle
 
-from llm_pretrain.data import BatchLoader, Dataset
+from llm_pretrain.data import Dataset
+from llm_pretrain.data.shared_batches import open_batches
 from llm_pretrain.models.loss import IGNORED_LABEL
 from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.micro_batch import split_batch
@@ -42,12 +43,7 @@ def evaluate(
     """
     total = paddle.zeros([1])
     labels = done = 0
-    with BatchLoader(
-        dataset,
-        batch_size=batch_size,
-        rank=topology.batch_rank,
-        degree=topology.batch_degree,
-    ) as loader:
+    with open_batches(dataset, topology, batch_size=batch_size) as loader:
         for batch in islice(loader, batches):
             if should_stop():
                 return None

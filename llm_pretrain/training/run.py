@@ -29,6 +29,7 @@ from llm_pretrain.config import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Datasets, SampleCounts, build_datasets
+from llm_pretrain.data.shared_batches import build_once
 from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
@@ -88,7 +89,10 @@ def _refuse(problems: Sequence[str]) -> int:
 def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
     """Train in a topology that is formed already; the exit status."""
     training = config.training
-    layout = topology.use(sequence_parallel=training.sequence_parallel)
+    layout = topology.use(
+        sequence_parallel=training.sequence_parallel,
+        shared_samples=training.distributed_dataloader,
+    )
     assert_same_run(config, model_config)
     reports = Reports(config, model_config, layout)
     try:
@@ -182,16 +186,26 @@ def _say_what_is_run(
 
 def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Datasets:
     plan = plan_batches(config, layout.degrees)
-    is_builder = layout.rank == 0 if config.data.share_folder else is_first_of_node()
-    return build_datasets(
-        config.data,
-        SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
-        seed=config.training.seed,
-        builder=is_builder,
-        vocab_size=model_config.vocab_size,
-        blanks=model_config.blank_infilling,
-        end_tokens=model_config.end_tokens,
-    )
+
+    def build() -> Datasets:
+        return build_datasets(
+            config.data,
+            SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
+            seed=config.training.seed,
+            builder=_builds_index(config, layout),
+            vocab_size=model_config.vocab_size,
+            blanks=model_config.blank_infilling,
+            end_tokens=model_config.end_tokens,
+        )
+
+    return build_once(build, layout.sample_group)
+
+
+def _builds_index(config: RunConfig, layout: Topology) -> bool:
+    """Whether this process is the first that reads data: of all, or of its node."""
+    rank_in_node = int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))
+    first = 0 if config.data.share_folder else layout.rank - rank_in_node
+    return not any(first <= rank < layout.rank for rank in layout.reading_ranks)
 
 
 def _weight_dtype(config: RunConfig) -> str:

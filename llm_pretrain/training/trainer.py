@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save
 from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.data import BatchLoader, Dataset, Datasets
+from llm_pretrain.data import Batch, Dataset, Datasets
+from llm_pretrain.data.shared_batches import Batches, open_batches
 from llm_pretrain.models.loss import IGNORED_LABEL
 from llm_pretrain.parallel.micro_batch import split_batch
 from llm_pretrain.parallel.pipeline import Pipeline
@@ -147,19 +149,20 @@ class Trainer:
         self.reports.summary(self.progress, total)
         return stopped_by
 
-    def _loader(self) -> BatchLoader:
+    def _loader(self) -> Batches:
         assert self.datasets.train is not None
         training = self.run.training
-        return BatchLoader(
+        return open_batches(
             self.datasets.train,
+            self.topology,
             batch_size=training.per_device_train_batch_size,
-            rank=self.topology.batch_rank,
-            degree=self.topology.batch_degree,
             consumed_samples=self.progress.consumed_samples,
             workers=training.dataloader_num_workers,
         )
 
-    def _step(self, loader: BatchLoader, total: Interval, interval: Interval) -> StepResult | None:
+    def _step(
+        self, loader: Iterator[Batch], total: Interval, interval: Interval
+    ) -> StepResult | None:
         """One step of the optimizer; None where the step's data is to be passed over."""
         training = self.run.training
         began = time.perf_counter()

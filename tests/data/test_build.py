@@ -248,7 +248,7 @@ def test_notices_of_many_files_are_cut_short(tmp_path: Path) -> None:
     for number in range(15):
         write(tmp_path / f"part{number:02}")
         with (tmp_path / f"part{number:02}.bin").open("ab") as file:
-            file.write(b"12")
+            file.write(b"\0\0")
     notices = build(tmp_path).notices
     assert len(notices) == 13
     assert notices[-1] == "There are 3 more such notices."

@@ -95,8 +95,9 @@ def attention(
     B, S, N, D = q_BSND.shape
     y = torch.empty(B, S, N, D, dtype=q_BSND.dtype, device=q_BSND.device)
     log_sums = _floats(q_BSND, B, N, S)
-    library("flash_attention", B, S, N, k_BSKD.shape[2], D, q_BSND.dtype,
-            *(Heads.of(x) for x in (q_BSND, k_BSKD, v_BSKD)), mask, Heads.of(y), log_sums)  # fmt: skip
+    operands = [Heads.of(x) for x in (q_BSND, k_BSKD, v_BSKD)]
+    library("flash_attention", B, S, N, k_BSKD.shape[2], D, q_BSND.dtype, *operands, mask,
+            Heads.of(y), log_sums)  # fmt: skip
     return y, log_sums
 
 

@@ -121,3 +121,24 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(DataError, match=r"input_dir .* can't be read: Permission denied"):
         find_data(str(tmp_path))
+
+
+def test_prefixes_are_kept_as_paddlenlp_spells_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache files are named by them."""
+    make(tmp_path / "data", "a.idx", "a.bin", "b.idx", "b.bin")
+    monkeypatch.chdir(tmp_path)
+    assert find_data("data").written == ("data/a", "data/b")
+    assert find_data("./data/").written == ("./data/a", "./data/b")
+    assert find_data("./data/a").written == ("./data/a",)
+    assert find_data("1 data//a 2 ./data/b").written == ("data//a", "./data/b")
+
+
+def test_weight_0_is_left_out_and_said(tmp_path: Path) -> None:
+    make(tmp_path, "a.idx", "a.bin", "b.idx", "b.bin", "c.idx", "c.bin")
+    inputs = find_data(f"0 {tmp_path}/a 2 {tmp_path}/b 1 {tmp_path}/c")
+    assert inputs.prefixes == (tmp_path / "b", tmp_path / "c")
+    assert inputs.weights == (2.0, 1.0)
+    assert inputs.written == (f"{tmp_path}/b", f"{tmp_path}/c")
+    assert inputs.notices == (f"{tmp_path}/a has the share 0 and is not read.",)

@@ -12,8 +12,8 @@ class ModelArguments(Arguments):
 
     model_name_or_path: Text = Field(
         "__internal_testing__/tiny-random-llama",
-        description="A directory in Hugging Face's layout, or the name of a model whose config is "
-        "built in.",
+        description="A directory in Hugging Face's or PaddleNLP's layout, a checkpoint of this "
+        "program, or the name of a model whose config is built in.",
     )
     tokenizer_name_or_path: Text | None = Field(
         None,

@@ -58,6 +58,17 @@ def test_a_family_that_paddlenlp_lacks(
     assert not (tmp_path / "there").exists()
 
 
+def test_norms_that_paddlenlp_would_compute_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = SEEDS["tiny/gpt2"] | {"layer_norm_epsilon": 1e-3}
+    config = FAMILIES["gpt2"].read_config(published, "config.json")
+    write_weights(random_tensors(config).items(), config, tmp_path / "original")
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 1
+    assert "computes its norms with 1e-05, this model with 0.001" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
 def test_what_is_said_and_what_comes_along(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

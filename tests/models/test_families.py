@@ -12,7 +12,7 @@ import pytest
 
 from llm_pretrain.config import ConfigError, ModelArguments
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import SEEDS, family_of, load_model_config
+from llm_pretrain.models.families import FAMILIES, SEEDS, family_of, load_model_config
 
 # Published totals, in billions of parameters.
 PUBLISHED_SIZES = {
@@ -69,7 +69,7 @@ def test_built_in_sizes_are_the_published_ones(name: str, billions: float) -> No
 @pytest.mark.parametrize("name", SEEDS)
 def test_every_built_in_config_is_whole(name: str) -> None:
     config = load(name)
-    assert config.family == SEEDS[name]["model_type"]
+    assert family_of(config) is FAMILIES[SEEDS[name]["model_type"]]
     assert config.num_attention_heads % config.num_key_value_heads == 0
 
 

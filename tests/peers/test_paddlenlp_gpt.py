@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_pretrain.models.families import gpt
+from llm_pretrain.models.families import gpt, paddlenlp
 from tests.peers.comparison import Case, assert_equal_outputs, built, run_paddlenlp
 
 pytestmark = pytest.mark.peer_paddlenlp
@@ -28,8 +28,8 @@ SMALL = {
 
 
 def written(published: dict[str, Any]) -> dict[str, Any]:
-    """The config that this program writes of the same model."""
-    return gpt.write_config(gpt.read_config(published, "config.json"))
+    """The config that this program writes for PaddleNLP of the same model."""
+    return paddlenlp.write_config(gpt.read_config(published, "config.json"))
 
 
 CASES = {

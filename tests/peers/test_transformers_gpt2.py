@@ -25,6 +25,11 @@ CASES = {
     "plain": Case(SMALL),
     "fused": Case({**SMALL, "n_head": 6}, own={"fuse_attention_qkv": True}, length=32),
     "several-blocks": Case({**SMALL, "n_positions": 300, "n_inner": 50}, length=300),
+    # transformers has this under GPT-2's name and keys alone; what is saved has them.
+    "GPT-3": Case(
+        SMALL,
+        own={"model_type": "gpt", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    ),
     "untied": Case({**SMALL, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3}, length=7),
 }
 

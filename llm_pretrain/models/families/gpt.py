@@ -23,9 +23,6 @@ _GPT2_KEYS = {
     "num_hidden_layers": "n_layer",
     "num_attention_heads": "n_head",
     "max_position_embeddings": "n_positions",
-    "layer_norm_eps": "layer_norm_epsilon",
-    "hidden_dropout_prob": "resid_pdrop",
-    "attention_probs_dropout_prob": "attn_pdrop",
 }
 _DROPOUTS = {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1}
 # Settings that would change the arithmetic, with the values that this decoder computes.
@@ -68,7 +65,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     if hidden_size % heads:
         fields.problem("hidden_size", f"{hidden_size} is not a multiple of {heads} attention heads")
     config = ModelConfig(
-        family=published["model_type"],
+        family="gpt",
         vocab_size=fields.positive_integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=size("intermediate_size", 4 * hidden_size),
@@ -101,34 +98,31 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json that describes `config`; read back, it is `config` again."""
+    """The config.json that describes `config`, that of a GPT-2; read back, it is `config` again.
+
+    transformers has no GPT-3; GPT-2 is the same architecture.
+    """
     eos = config.eos_token_id
-    published = {
-        "architectures": ["GPTForCausalLM"],
-        "model_type": config.family,
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
         "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "max_position_embeddings": config.max_position_embeddings,
-        "layer_norm_eps": config.norm_eps,
+        "n_embd": config.hidden_size,
+        "n_inner": config.intermediate_size,
+        "n_layer": config.num_hidden_layers,
+        "n_head": config.num_attention_heads,
+        "n_positions": config.max_position_embeddings,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
-        "hidden_dropout_prob": config.hidden_dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
+        "embd_pdrop": config.embedding_dropout,
+        "resid_pdrop": config.hidden_dropout,
+        "attn_pdrop": config.attention_dropout,
         "fuse_attention_qkv": config.fuse_attention_qkv,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
         "pad_token_id": config.pad_token_id,
-    }
-    if config.family == "gpt":
-        return published
-    return {
-        **{_GPT2_KEYS.get(key, key): value for key, value in published.items()},
-        "architectures": ["GPT2LMHeadModel"],
-        "activation_function": "gelu_new",
-        "embd_pdrop": config.embedding_dropout,
     }
 
 

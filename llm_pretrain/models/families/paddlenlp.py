@@ -74,6 +74,13 @@ def _model_of(config: ModelConfig) -> _Model:
         raise ConfigError(
             [f"PaddleNLP's {model.architecture} has no head apart from the embedding's table."]
         )
+    if config.family == "gpt" and config.norm_eps != 1e-5:
+        raise ConfigError(
+            [
+                f"PaddleNLP's {model.architecture} computes its norms with 1e-05, "
+                f"this model with {config.norm_eps}."
+            ]
+        )
     if config.family == "chatglm" and config.is_gated:
         raise ConfigError([f"PaddleNLP's {model.architecture} has no gate, as GLM-130B does."])
     return model
@@ -170,8 +177,7 @@ _MODELS: dict[str, _Model] = {
     "qwen": _Model("QWenForCausalLM", _prefixed("transformer.", "qwen.")),
     "qwen2": _Model("Qwen2ForCausalLM", _llama_like("qwen2")),
     "bloom": _Model("BloomForCausalLM", _prefixed("transformer.", "bloom."), always_tied=True),
-    "gpt": _Model("GPTForCausalLM", _decoder_like("gpt", "norm"), always_tied=True),
-    "gpt2": _Model(
+    "gpt": _Model(
         "GPTForCausalLM",
         _decoder_like("gpt", "norm"),
         {

@@ -45,8 +45,9 @@ def blend_order(
     """For each sample of the blend, the dataset it is from and its number there.
 
     Greedy: each sample is from the dataset furthest behind its share of the samples so far. That
-    one is not ahead of its share, so none is ever ahead by more than one sample; d datasets are
-    never behind by more than 1 + ln d.
+    one is not ahead of its share, so none is ever ahead by more than one sample. d datasets are
+    never behind by more than 1 + 1/2 + … + 1/(d - 1) < 1 + ln d: by induction over steps, the k
+    that are furthest behind are so by at most 1/k + … + 1/(d - 1) on average.
     """
     if len(weights) > _MOST_DATASETS:
         raise DataError(f"{len(weights)} datasets can't be blended; the most is {_MOST_DATASETS}.")

@@ -4,7 +4,7 @@ Each program runs in its own environment (`make peers`), in a process of its own
 the rounds are interleaved. Every round of preprocessing has another piece of the text. A program
 that isn't installed is left out with a line that says so.
 
-    python benchmarks/data.py [--rounds 3] [--english 50] [--chinese 6] [--json FILE]
+    python benchmarks/data.py [reading] [index] [preprocessing] [--rounds 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = "llm_pretrain"
 SCRIPTS = {OURS: "data_ours.py", "PaddleNLP": "data_paddlenlp.py", "Megatron": "data_megatron.py"}
 SEQUENCE, BATCH, BATCHES, EPOCHS, MEAN_LENGTH = 1024, 8, 1000, 3, 400
+
+PARTS = ("reading", "index", "preprocessing")
 
 Figures = dict[str, float]
 Runs = dict[str, list[Figures]]
@@ -181,6 +183,7 @@ def reading(bench: Bench, task: str) -> Runs:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {' '.join(PARTS)} (all)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--english", type=int, default=50, help="MB of English (default: 50)")
     # PaddleNLP's tokenizer takes minutes for ten: its time grows with the square of a word.
@@ -188,6 +191,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=2_000_000, help="of the index (2 million)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    for part in arguments.parts:
+        if part not in PARTS:
+            parser.error(f"{part} is none of {' '.join(PARTS)}")
     print(processor(), flush=True)
     figures: dict[str, Runs] = {}
 
@@ -195,17 +201,20 @@ def main() -> None:
         figures[title] = runs
         print("\n".join(["", title, "", *lines]), flush=True)
 
+    texts = {"English": (english, arguments.english), "Chinese": (chinese, arguments.chinese)}
     with tempfile.TemporaryDirectory(prefix="data_") as name:
         bench = Bench(Path(name), arguments.rounds)
-        for task, title in (("read", "Reading batches"), ("read_single", "Reading samples")):
-            runs = reading(bench, task)
-            show(title, runs, rates(runs, "samples"))
-        runs = building(bench, arguments.documents)
-        show(f"Index of {arguments.documents:,} documents, {EPOCHS} epochs", runs, costs(runs))
-        texts = {"English": english(arguments.english), "Chinese": chinese(arguments.chinese)}
-        for language, documents in texts.items():
-            runs = preprocessing(bench, documents, language)
-            show(f"Preprocessing {language}", runs, rates(runs, "tokens"))
+        if "reading" in arguments.parts:
+            for task, title in (("read", "Reading batches"), ("read_single", "Reading samples")):
+                runs = reading(bench, task)
+                show(title, runs, rates(runs, "samples"))
+        if "index" in arguments.parts:
+            runs = building(bench, arguments.documents)
+            show(f"Index of {arguments.documents:,} documents, {EPOCHS} epochs", runs, costs(runs))
+        if "preprocessing" in arguments.parts:
+            for language, (make, megabytes) in texts.items():
+                runs = preprocessing(bench, make(megabytes), language)
+                show(f"Preprocessing {language}", runs, rates(runs, "tokens"))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -51,6 +51,7 @@ capabilities: setup
 
 bench: setup peers
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/data.py
 
 lock:
 	requirements/lock.sh

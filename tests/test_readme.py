@@ -31,6 +31,7 @@ NOT_RUN = {
     "make test": "is what runs this test",
     "make bench": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
+    "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
     "visualdl": "serves until it is stopped",
 }
 
@@ -163,3 +164,20 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "llm_pretrain float32" in done.stdout
     assert (tmp_path / "figures.json").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_data_runs(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "data.py"
+    options = ["--rounds", "1", "--documents", "10000", "--english", "1", "--chinese", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *options, "--json", tmp_path / "figures.json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(figures) == 5
+    assert all(runs["llm_pretrain"] for runs in figures.values())

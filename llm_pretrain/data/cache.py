@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_pretrain.data.builder_mark import BuilderMark, builder_state
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_npy
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2
-# A builder removes the mark of an earlier failure before anything else. One that stays this long
-# is therefore of this run, even if it was there before this process looked.
+# A builder replaces what an earlier one left before anything else. What stays this long is
+# therefore of this run, even if it was there before this process looked.
 _OLD_FAILURE_S = 15.0
 
 
@@ -72,10 +73,12 @@ class IndexCache:
             with _writing_to(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 failure.unlink(missing_ok=True)
-            arrays = build()
-            with _writing_to(folder):
-                _write(folder, description, arrays)
-            return _read(folder, description)
+                mark = BuilderMark(_mark_path(folder, description))
+            with mark:
+                arrays = build()
+                with _writing_to(folder):
+                    _write(folder, description, arrays)
+                return _read(folder, description)
         except Exception as error:
             _leave_failure(failure, error)
             raise
@@ -84,6 +87,8 @@ class IndexCache:
         folder = self.folders[-1]
         failure = _failure_path(folder, description)
         old_failure = _modified(failure)
+        mark = _mark_path(folder, description)
+        seen_at_work = False
         begin = time.monotonic()
         while True:
             found = self.find(description)
@@ -94,6 +99,13 @@ class IndexCache:
             if failed is not None and (failed != old_failure or waited > _OLD_FAILURE_S):
                 raise DataError(
                     f"The process that builds the index of the data failed: {_text(failure)}"
+                )
+            state = builder_state(mark)
+            seen_at_work = seen_at_work or state == "at work"
+            if state == "gone" and (seen_at_work or waited > _OLD_FAILURE_S):
+                raise DataError(
+                    f"The process that was building an index of the data in {folder} has ended "
+                    "without finishing it. See the log of that node's first rank, and start again."
                 )
             if waited > self.timeout_s:
                 raise DataError(self._timed_out(description))
@@ -130,6 +142,10 @@ def _key(description: str) -> str:
 
 def _failure_path(folder: Path, description: str) -> Path:
     return folder / f"{_key(description)}.failed"
+
+
+def _mark_path(folder: Path, description: str) -> Path:
+    return folder / f"{_key(description)}.building"
 
 
 def _read(folder: Path, description: str) -> Arrays:

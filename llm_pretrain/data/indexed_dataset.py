@@ -172,15 +172,17 @@ def _check_pointers(
         # A token's size is a power of two. Of several numbers the disjunction has the sign, and
         # the bits below that power, if one of them has.
         bits = int(np.bitwise_or.reduce(chunk))
-        # Both bounds come first: past them the sum below can't overflow.
-        if bits < 0 or bits & (itemsize - 1) or int(chunk.max()) > limit:
-            raise DataError(f"{idx} is damaged: it points outside {bin_.name} or into a token.")
-        ends = chunk + sizes[begin : begin + CHUNK].astype(np.int64) * itemsize
-        last = max(last, int(ends.max()))
+        if bits < 0 or bits & (itemsize - 1):
+            raise DataError(f"{idx} is damaged: it points into a token, or before the first.")
+        last = max(last, int(chunk.max()))
+        # A sequence may only begin within the file, so the sum can't overflow.
+        if last <= limit:
+            ends = chunk + sizes[begin : begin + CHUNK].astype(np.int64) * itemsize
+            last = max(last, int(ends.max()))
         if last > limit:
             raise DataError(
-                f"{bin_} is truncated, or {idx.name} belongs to another file: a sequence ends at "
-                f"byte {last}, the file has {limit}."
+                f"{bin_} is truncated, or {idx.name} is damaged or belongs to another file: a "
+                f"sequence ends at byte {last} or beyond, the file has {limit}."
             )
     return last
 

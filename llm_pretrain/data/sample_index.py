@@ -27,6 +27,8 @@ except ImportError:
 _INT32_MAX = np.iinfo(np.int32).max
 # Below this share of an epoch's samples the last epoch is shuffled apart from the others.
 _LAST_EPOCH_SHARE = 0.80
+# Documents that the NumPy builder looks at together: bounds its temporary memory.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def build_sample_index(
     """
     if not 0 <= seed < 1 << 32:
         raise DataError(f"seed is {seed}; it must be from 0 to {(1 << 32) - 1}.")
-    used = np.asarray(sizes[documents.start : documents.stop], np.int64)
-    plan = plan_epochs(int(used.sum()), sequence_length, samples)
+    tokens = int(sizes[documents.start : documents.stop].sum(dtype=np.int64))
+    plan = plan_epochs(tokens, sequence_length, samples)
     # One generator serves all three shuffles, so their order is part of the sample order.
     random = np.random.RandomState(seed)
     order = document_order(documents, plan, random)
@@ -128,13 +130,19 @@ def numpy_sample_starts(
     Sample i begins at token i × sequence length of the stream of ordered documents, that is, in
     the first document that ends beyond it.
     """
-    lengths = sizes[order].astype(np.int64)
-    ends = np.cumsum(lengths)
-    first_token = np.arange(samples + 1, dtype=np.int64) * sequence_length
-    rows = np.searchsorted(ends, first_token, side="right")
     starts: NDArray[np.integer] = np.empty((samples + 1, 2), _count_type(len(order)))
-    starts[:, 0] = rows
-    starts[:, 1] = first_token - (ends[rows] - lengths[rows])
+    done = tokens = 0
+    for begin in range(0, len(order), _CHUNK):
+        lengths = sizes[order[begin : begin + _CHUNK]].astype(np.int64)
+        ends = tokens + np.cumsum(lengths)
+        tokens = int(ends[-1])
+        # Those that begin before the end of this chunk.
+        stop = min(samples + 1, -(-tokens // sequence_length))
+        first_token = np.arange(done, stop, dtype=np.int64) * sequence_length
+        rows = np.searchsorted(ends, first_token, side="right")
+        starts[done:stop, 0] = begin + rows
+        starts[done:stop, 1] = first_token - (ends[rows] - lengths[rows])
+        done = stop
     # Empty documents before the first token belong to the first sample.
     starts[0] = 0
     return starts

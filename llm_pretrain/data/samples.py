@@ -88,6 +88,7 @@ class IndexedSamples:
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         row = int(self.index.shuffle[number])
+        self.data.check_length()
         try:
             (first, offset), (last, final) = self.index.samples[row : row + 2].tolist()
             documents = self.index.documents[first : last + 1].tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +56,19 @@ class TokenData:
     def start(self, sequence: int) -> int:
         """Position in `tokens` at which a sequence begins."""
         return int(self.pointers[sequence]) // self.pointer_unit
+
+    def check_length(self) -> None:
+        """Raise DataError where the file of the tokens has become shorter than it was.
+
+        Reading past the end of a mapped file would end the process. One that is gone stays mapped.
+        """
+        path = self.files[1]
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_size < self.tokens.nbytes:
+                raise DataError(
+                    f"{path} was cut short or replaced while it was being read. Data must not "
+                    "change during a run: start again."
+                )
 
     def read(
         self, sequence: int, offset: int, length: int | None

@@ -8,7 +8,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup peers lint demo test test-all capabilities bench lock
+.PHONY: setup ops peers lint demo test test-all capabilities bench lock
 
 setup: .venv/ready
 peers: .venv-transformers/ready .venv-paddlenlp/ready
@@ -19,6 +19,13 @@ peers: .venv-transformers/ready .venv-paddlenlp/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(INSTALL) --requirement $<
 	$(BIN)/python $(INSTALL) --no-deps --editable .
+	@touch $@
+
+# The operators in C++ (external_ops), built anew where a source has changed.
+OPS := $(wildcard external_ops/csrc/cpu/*) external_ops/setup.py external_ops/pyproject.toml
+ops: .venv/ops
+.venv/ops: .venv/ready $(OPS)
+	$(BIN)/python $(INSTALL) --no-deps ./external_ops
 	@touch $@
 
 # The programs that the tests compare with, each in an environment of its own.
@@ -36,10 +43,10 @@ lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-test: lint peers
+test: lint ops peers
 	$(PYTEST) -m "not slow"
 
-test-all: lint peers
+test-all: lint ops peers
 	$(PYTEST)
 	$(BIN)/python -m tests.parity.capabilities
 

@@ -8,6 +8,8 @@ from functools import partial
 from paddle import Tensor
 from paddle.nn import functional as F
 
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.native import activation as native
 from llm_pretrain.ops.precision import in_float32_on_cpu
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -25,6 +27,8 @@ def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
         name: "silu", "gelu" (exact), "gelu_tanh" (its approximation by tanh) or "relu".
         x, up: of one shape and dtype.
     """
+    if dispatch.is_native("activation", x, up):
+        return native.activation(name, x, up)
     if up is None:
         return in_float32_on_cpu(_FUNCTIONS[name], x)
     if name == "silu":

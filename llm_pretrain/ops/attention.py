@@ -17,9 +17,11 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.dropout_add import dropout as random_dropout
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.native import attention as native
+from llm_pretrain.ops.precision import in_float32_on_cpu, operand_dtype, to_compute_dtype
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 _MOST_BLOCKS = 8
@@ -48,9 +50,20 @@ def attention(
     Returns:
         [B, S, N, D] in the compute dtype.
     """
+    if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
+        return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
     return in_float32_on_cpu(
         lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
+    )
+
+
+def is_native(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, dropout: float) -> bool:
+    """Whether C++ serves this attention."""
+    return (
+        not dropout
+        and operand_dtype(q_BSND) != paddle.float16
+        and dispatch.is_native("attention", q_BSND, k_BSKD, v_BSKD)
     )
 
 

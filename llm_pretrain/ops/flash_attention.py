@@ -22,6 +22,7 @@ from paddle.nn.functional.flash_attention import flash_attention as kernel
 
 from llm_pretrain.ops.attention import (
     by_group,
+    is_native,
     join_keys,
     join_queries,
     rows_of_block,
@@ -30,7 +31,8 @@ from llm_pretrain.ops.attention import (
 )
 from llm_pretrain.ops.attention_block import attend, attend_backward, merge
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.native import attention as native
+from llm_pretrain.ops.precision import in_float32_on_cpu, operand_dtype, to_compute_dtype
 from llm_pretrain.ops.random_bits import keep
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -103,6 +105,8 @@ def flash_attention(
     rows_BNS: Tensor | None = None,
 ) -> Tensor:
     """`ops.attention`, keeping nothing of size S × S."""
+    if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
+        return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
     if not dropout and mask.is_plain and _has_kernel(q):
         return kernel(q, k, v, causal=True)[0]

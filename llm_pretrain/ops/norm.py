@@ -9,6 +9,8 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.native import norm as native
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
@@ -22,7 +24,8 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     Returns:
         [..., H] in the dtype of `x`.
     """
-    return _RMSNorm.apply(x, weight, epsilon)
+    kind = native.RMSNorm if dispatch.is_native("norm", x, weight) else _RMSNorm
+    return kind.apply(x, weight, epsilon)
 
 
 class _RMSNorm(PyLayer):
@@ -58,6 +61,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     Returns:
         [..., H] in the dtype of `x`.
     """
+    if dispatch.is_native("norm", x, weight, bias):
+        return native.LayerNorm.apply(x, weight, bias, epsilon)
     operands = (operand.astype("float32") for operand in (x, weight, bias))
     x32, weight32, bias32 = operands
     y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)

@@ -23,6 +23,11 @@ def set_compute_dtype(name: str) -> None:
     _compute_dtype = _LOW.get(name)
 
 
+def operand_dtype(x: Tensor) -> paddle.dtype:
+    """The dtype that `x` has as an operand of a product."""
+    return x.dtype if _compute_dtype is None else _compute_dtype
+
+
 def to_compute_dtype(x: Tensor) -> Tensor:
     """`x` as an operand of a product."""
     if _compute_dtype is None or x.dtype == _compute_dtype:

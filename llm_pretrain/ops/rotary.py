@@ -8,6 +8,9 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.native import rotary as native
+
 
 def rotary(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, spans: int = 1
@@ -27,6 +30,8 @@ def rotary(
     Returns:
         Tensors like `q` and `k`.
     """
+    if dispatch.is_native("rotary", q, k):
+        return native.rotary(q, k, cos, sin, spans=spans)
     R = cos.shape[-1]
     sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2)
     signed_sin = sin * sign.tile([spans])

@@ -93,16 +93,16 @@ class ColumnParallelLinear(nn.Layer):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """x [..., in] -> one tensor [..., size / t] per output, in order."""
-        x = tensor_region.enter(x)
-        results: list[Tensor] = []
-        for group, weight, bias in zip(self.groups, self.weights, self.biases, strict=True):
+        weights, biases = list(self.weights), list(self.biases)
+        for number, group in enumerate(self.groups):
             if group[0] in self.whole:
-                begin, end = self.whole[group[0]]
-                results.append(
-                    ops.linear(x, weight[:, begin:end], None if bias is None else bias[begin:end])
-                )
-                continue
-            y = ops.linear(x, weight, bias)
+                columns = slice(*self.whole[group[0]])
+                weight, bias = weights[number], biases[number]
+                weights[number] = weight[:, columns]
+                biases[number] = None if bias is None else bias[columns]
+        results: list[Tensor] = []
+        ys = ops.linears(tensor_region.enter(x), weights, biases)
+        for group, y in zip(self.groups, ys, strict=True):
             shares = [self.shares[name] for name in group]
             results += [y] if len(group) == 1 else paddle.split(y, shares, axis=-1)
         return [results[index] for index in self.order]
@@ -196,10 +196,11 @@ class VocabularyParallelHead(nn.Layer):
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         """[B, S, H] -> logits [B, S, V/t]."""
-        weight = self.weight.T if self.tied else self.weight
+        x_BSH, weight = tensor_region.enter(x_BSH), self.weight
         if self.normalised:
-            weight = ops.normalise_columns(weight)
-        logits_BSV = ops.linear(tensor_region.enter(x_BSH), weight)
+            weight = ops.normalise_columns(weight.T if self.tied else weight)
+        is_transposed = self.tied and not self.normalised
+        logits_BSV = ops.linear(x_BSH, weight, transposed=is_transposed)
         if self.padding is None:
             return logits_BSV
         return (logits_BSV.astype("float32") + self.padding).astype(logits_BSV.dtype)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor, nn
 
+from llm_pretrain import ops
 from llm_pretrain.config import TrainingArguments
+from llm_pretrain.ops.native import rounded_weights
 from llm_pretrain.parallel.buckets import Bucket, Sharding, build_buckets
 from llm_pretrain.parallel.gathering import gather_around_units
 from llm_pretrain.parallel.gradient_norm import global_norm
@@ -57,23 +59,20 @@ class ShardedAdamW:
         )
         if sharding.stage == 3 or sharding.overlaps_gathering:
             gather_around_units(model, self.buckets)
-        decays = [bucket.master for bucket in self.buckets if bucket.kind.decays]
-        rest = [bucket.master for bucket in self.buckets if not bucket.kind.decays]
-        groups = [
-            {"params": masters, "weight_decay": decay}
-            for masters, decay in ((decays, training.weight_decay), (rest, 0.0))
-            if masters
+        self.betas = training.adam_beta1, training.adam_beta2
+        self.epsilon = training.adam_epsilon
+        self.weight_decay = training.weight_decay
+        self.moments = [
+            {name: paddle.zeros([bucket.layout.shard_size], "float32") for name in MOMENTS}
+            for bucket in self.buckets
         ]
-        self.adamw = paddle.optimizer.AdamW(
-            learning_rate=training.learning_rate,
-            beta1=training.adam_beta1,
-            beta2=training.adam_beta2,
-            epsilon=training.adam_epsilon,
-            parameters=groups,
-        )
+        self.steps = 0
+        self.weights_stay = sharding.stage < 3
 
     def begin_step(self, micro_batches: int) -> None:
         """Say how many backward passes the step has, so that reductions can begin in the last."""
+        if self.weights_stay:
+            rounded_weights.hold()
         for bucket in self.buckets:
             bucket.begin_step(micro_batches)
 
@@ -84,6 +83,7 @@ class ShardedAdamW:
         Raises:
             NonFiniteGradientError: before any weight has changed.
         """
+        rounded_weights.drop()
         shards = [bucket.reduce_gradients() for bucket in self.buckets]
         norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
         is_finite = math.isfinite(norm)
@@ -102,43 +102,53 @@ class ShardedAdamW:
         return self.max_norm / norm
 
     def _apply(self, shards: list[Tensor], factor: float, learning_rate: float) -> None:
-        self.adamw.set_lr(learning_rate)
-        for bucket, shard in zip(self.buckets, shards, strict=True):
-            gradient = shard.astype("float32")
-            if factor != 1.0:
-                gradient.scale_(factor)
-            # A copy, so one bucket at a time.
-            bucket.master.grad = gradient
-            self.adamw.step()
-            bucket.master.grad = None
+        self.steps += 1
+        for bucket, moments, shard in zip(self.buckets, self.moments, shards, strict=True):
+            rates = ops.Rates(
+                learning_rate=learning_rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                epsilon=self.epsilon,
+                weight_decay=self.weight_decay if bucket.kind.decays else 0.0,
+                gradient_factor=factor,
+                beta1_power=self.betas[0] ** self.steps,
+                beta2_power=self.betas[1] ** self.steps,
+            )
+            ops.adamw_(bucket.master, moments["moment1"], moments["moment2"], shard, rates)
             bucket.weights.spread()
 
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:
-        """Each bucket with its shard's "master", moments and powers; zeros before any step."""
-        saved = self.adamw.state_dict()
-        for bucket in self.buckets:
-            tensors = {"master": bucket.master}
-            for name in (*MOMENTS, *POWERS):
-                value = saved.get(f"{bucket.master.name}_{name}_0")
-                tensors[name] = self._initial(bucket, name) if value is None else value
-            yield bucket, tensors
-
-    def _initial(self, bucket: Bucket, name: str) -> Tensor:
-        if name in MOMENTS:
-            return paddle.zeros([bucket.layout.shard_size], "float32")
-        return paddle.ones([1], "float32")
+        """Each bucket with its shard's "master", moments and the next step's powers."""
+        powers = {
+            name: paddle.to_tensor([beta ** (self.steps + 1)], dtype="float32")
+            for name, beta in zip(POWERS, self.betas, strict=True)
+        }
+        for bucket, moments in zip(self.buckets, self.moments, strict=True):
+            yield bucket, {"master": bucket.master, **moments, **powers}
 
     @paddle.no_grad()
     def restore(self, states: list[dict[str, Tensor]]) -> None:
         """Take up the state of `state()`, bucket by bucket."""
-        restored = {}
-        for bucket, tensors in zip(self.buckets, states, strict=True):
+        for bucket, moments, tensors in zip(self.buckets, self.moments, states, strict=True):
             bucket.weights.release()
             bucket.master.copy_(tensors["master"], True)
             bucket.weights.spread()
-            for name in (*MOMENTS, *POWERS):
-                restored[f"{bucket.master.name}_{name}_0"] = tensors[name]
-        self.adamw.set_state_dict(restored)
+            for name in MOMENTS:
+                moments[name].copy_(tensors[name], True)
+            self.steps = max(
+                steps_behind(float(tensors[name]), beta)
+                for name, beta in zip(POWERS, self.betas, strict=True)
+            )
+
+
+def steps_behind(power: float, beta: float) -> int:
+    """After how many steps `beta` has this power for the next one.
+
+    A float32 power tells the number until it is so small that it corrects nothing any more.
+    """
+    if not 0.0 < beta < 1.0:
+        return 0
+    return round(math.log(max(power, 1e-30)) / math.log(beta)) - 1
 
 
 def sharding_of(training: TrainingArguments, topology: Topology, weight_dtype: str) -> Sharding:

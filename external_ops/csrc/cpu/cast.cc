@@ -1,0 +1,40 @@
+// Conversion between float32 and bfloat16.
+#include <algorithm>
+
+#include "status.h"
+#include "vector_math.h"
+
+namespace llm {
+
+LLM_DISPATCHED void widen(int64_t count, const uint16_t *__restrict source,
+                          float *__restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] = from_bfloat16(source[i]);
+}
+
+LLM_DISPATCHED void narrow(int64_t count, const float *__restrict source,
+                           uint16_t *__restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] = to_bfloat16(source[i]);
+}
+
+}  // namespace llm
+
+int llm_cpu_cast(int64_t count, const void *source, llm_dtype from, void *target, llm_dtype to) {
+  using namespace llm;
+  return guarded([&] {
+    require(count >= 0, "a negative count");
+    constexpr int64_t kChunk = 1 << 14;
+#pragma omp parallel for schedule(static)
+    for (int64_t begin = 0; begin < count; begin += kChunk) {
+      const int64_t size = std::min(kChunk, count - begin);
+      const void *in = at(source, begin, from);
+      void *out = at(target, begin, to);
+      if (from == to) {
+        std::memcpy(out, in, size * bytes_of(from));
+      } else if (from == LLM_BFLOAT16) {
+        widen(size, static_cast<const uint16_t *>(in), static_cast<float *>(out));
+      } else {
+        narrow(size, static_cast<const float *>(in), static_cast<uint16_t *>(out));
+      }
+    }
+  });
+}

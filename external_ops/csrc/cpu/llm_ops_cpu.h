@@ -1,0 +1,92 @@
+// The operators on CPU behind a C interface, for ctypes. Tensors are plain pointers in C order.
+//
+// Every function returns 0, or a negative number: llm_cpu_error() then says what is wrong. They
+// allocate nothing that outlives the call and are deterministic for a fixed number of threads.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#pragma GCC visibility push(default)
+#endif
+
+typedef enum { LLM_FLOAT32 = 0, LLM_BFLOAT16 = 1 } llm_dtype;
+
+// The last error of the calling thread.
+const char *llm_cpu_error(void);
+// Raised whenever a signature here changes; the Python side refuses another one.
+int llm_cpu_interface(void);
+// The instruction set that is used: "avx512", "avx2" or "baseline".
+const char *llm_cpu_instructions(void);
+
+// target[i] = source[i], rounded to nearest even.
+int llm_cpu_cast(int64_t count, const void *source, llm_dtype from, void *target, llm_dtype to);
+
+// c [m, n] = a [m, k] b [k, n] (+ bias [n], float32) (+ c where accumulate). a and b have one dtype.
+// Transposed operands are stored as [k, m] and [n, k]. c is float32 or the dtype of a.
+int llm_cpu_matmul(int64_t m, int64_t n, int64_t k, const void *a, int a_transposed, const void *b,
+                   int b_transposed, llm_dtype dtype, const float *bias, void *c, llm_dtype c_dtype,
+                   int accumulate);
+
+// sum = x + residual where residual is given (sum may be x itself); with r = 1 / sqrt(mean(sum²) +
+// epsilon) per row: y = sum · r · weight. x, residual, sum, y: [rows, width]; r: [rows].
+int llm_cpu_rms_norm(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
+                     llm_dtype dtype, const float *weight, float epsilon, void *y, float *inverse);
+// dx (+ dsum where given, the gradient of sum from elsewhere) and dweight [width].
+int llm_cpu_rms_norm_backward(int64_t rows, int64_t width, const void *dy, const void *x,
+                              llm_dtype dtype, const float *weight, const float *inverse,
+                              const void *dsum, void *dx, float *dweight);
+
+// The same with y = (sum - mean) · r · weight + bias, r = 1 / sqrt(var + epsilon) per row.
+int llm_cpu_layer_norm(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
+                       llm_dtype dtype, const float *weight, const float *bias, float epsilon,
+                       void *y, float *mean, float *inverse);
+int llm_cpu_layer_norm_backward(int64_t rows, int64_t width, const void *dy, const void *x,
+                                llm_dtype dtype, const float *weight, const float *mean,
+                                const float *inverse, const void *dsum, void *dx, float *dweight,
+                                float *dbias);
+
+typedef enum { LLM_SILU = 0, LLM_GELU = 1, LLM_GELU_TANH = 2, LLM_RELU = 3 } llm_activation;
+
+// y = f(x) · up, or f(x) where up is NULL. All [count].
+int llm_cpu_activation(int64_t count, llm_activation kind, const void *x, const void *up,
+                       llm_dtype dtype, void *y);
+int llm_cpu_activation_backward(int64_t count, llm_activation kind, const void *dy, const void *x,
+                                const void *up, llm_dtype dtype, void *dx, void *dup);
+
+// y [batch, length, heads, size] is x with its first `turned` features rotated: they are cut into
+// `spans` equal spans, whose first halves are paired with their second. cos and sin: [length, turned],
+// or [batch, length, turned] where table_batch is batch and not 1. sign is -1 for the gradient.
+int llm_cpu_rotary(int64_t batch, int64_t length, int64_t heads, int64_t size, int64_t turned,
+                   int64_t spans, const void *x, llm_dtype dtype, const float *cos,
+                   const float *sin, int64_t table_batch, float sign, void *y);
+
+// What a position sees; NULL leaves a rule out. See llm_pretrain/ops/mask.py.
+typedef struct {
+  const float *slopes;             // [query heads]
+  const int64_t *prefix_lengths;   // [batch]
+  const int64_t *document_starts;  // [batch, length]
+} llm_mask;
+
+// q, y: [batch, length, heads, size]; k, v: [batch, length, key_heads, size]; log_sums: [batch,
+// heads, length], the log of each row's sum of exponentials.
+int llm_cpu_flash_attention(int64_t batch, int64_t length, int64_t heads, int64_t key_heads,
+                            int64_t size, const void *q, const void *k, const void *v,
+                            llm_dtype dtype, const llm_mask *mask, void *y, float *log_sums);
+int llm_cpu_flash_attention_backward(int64_t batch, int64_t length, int64_t heads,
+                                     int64_t key_heads, int64_t size, const void *q, const void *k,
+                                     const void *v, llm_dtype dtype, const llm_mask *mask,
+                                     const void *y, const float *log_sums, const void *dy, void *dq,
+                                     void *dk, void *dv);
+
+// AdamW (Loshchilov and Hutter, arXiv:1711.05101) on one flat tensor, in place; the gradient is
+// multiplied by `factor` first. `weights` (bfloat16) gets the new master where it is given.
+int llm_cpu_adamw(int64_t count, float *master, float *moment1, float *moment2, const void *gradient,
+                  llm_dtype gradient_dtype, void *weights, float factor, float learning_rate,
+                  float beta1, float beta2, float epsilon, float weight_decay, float correction1,
+                  float correction2);
+
+#ifdef __cplusplus
+#pragma GCC visibility pop
+}
+#endif

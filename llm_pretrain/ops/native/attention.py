@@ -1,0 +1,68 @@
+"""Flash attention in C++: for every mask, without dropout of the probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from llm_pretrain.ops.mask import Mask
+from llm_pretrain.ops.native import library
+from llm_pretrain.ops.native.library import call, cast, packed
+from llm_pretrain.ops.trained import for_trained, note_trained
+
+
+class FlashAttention(PyLayer):
+    """`ops.flash_attention` with operands in `dtype`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_BSND: Tensor,
+        k_BSKD: Tensor,
+        v_BSKD: Tensor,
+        mask: Mask,
+        dtype: paddle.dtype,
+    ) -> Tensor:
+        note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
+        ctx.dtypes = [x.dtype for x in (q_BSND, k_BSKD, v_BSKD)]
+        q, k, v = (cast(x, dtype) for x in (q_BSND, k_BSKD, v_BSKD))
+        B, S, N, D = q.shape
+        y = paddle.empty_like(q)
+        log_sums = paddle.empty([B, N, S], "float32")
+        rules = _Rules(mask)
+        call("flash_attention", B, S, N, k.shape[2], D, q, k, v, dtype, rules.pointers, y, log_sums)
+        ctx.save_for_backward(q, k, v, y, log_sums)
+        ctx.rules = rules
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy_BSND: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, y, log_sums = ctx.saved_tensor()
+        B, S, N, D = q.shape
+        dq, dk, dv = (paddle.empty_like(x) for x in (q, k, v))
+        call("flash_attention_backward", B, S, N, k.shape[2], D, q, k, v, q.dtype,
+             ctx.rules.pointers, y, log_sums, packed(dy_BSND), dq, dk, dv)  # fmt: skip
+        gradients = (cast(x, t) for x, t in zip((dq, dk, dv), ctx.dtypes, strict=True))
+        return for_trained(ctx, *gradients)
+
+
+class _Rules:
+    """A mask's arrays, kept alive beside the pointers to them."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.arrays = (
+            _contiguous(mask.slopes, np.float32),
+            _contiguous(mask.prefix_lengths, np.int64),
+            _contiguous(mask.document_starts, np.int64),
+        )
+        addresses = (None if array is None else array.ctypes.data for array in self.arrays)
+        self.pointers = library.Mask(*addresses)
+
+
+def _contiguous(array: NDArray[Any] | None, dtype: type) -> NDArray[Any] | None:
+    return None if array is None else np.ascontiguousarray(array, dtype)

@@ -1,0 +1,122 @@
+"""The compiled library: where it is, its signatures, and calls with Paddle's tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+INTERFACE = 1
+"""What llm_cpu_interface() of a matching library returns."""
+HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
+
+_DTYPES = {paddle.float32: 0, paddle.bfloat16: 1}
+_POINTER, _SIZE, _FLAG, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_KINDS = {"p": _POINTER, "n": _SIZE, "i": _FLAG, "f": _REAL}
+# A letter per argument: p pointer, n size, i flag or type, f float.
+_SIGNATURES = {
+    "cast": "npipi",
+    "matmul": "nnnpipiippii",
+    "rms_norm": "nnpppipfpp",
+    "rms_norm_backward": "nnppippppp",
+    "layer_norm": "nnpppippfppp",
+    "layer_norm_backward": "nnppippppppp",
+    "activation": "nippip",
+    "activation_backward": "nipppipp",
+    "rotary": "nnnnnnpippnfp",
+    "flash_attention": "nnnnnpppippp",
+    "flash_attention_backward": "nnnnnpppippppppp",
+    "adamw": "nppppip" + 8 * "f",
+}
+
+
+class Mask(ctypes.Structure):
+    """llm_mask of llm_ops_cpu.h."""
+
+    _fields_ = [
+        ("slopes", _POINTER),
+        ("prefix_lengths", _POINTER),
+        ("document_starts", _POINTER),
+    ]
+
+
+@cache
+def find() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None; and its instruction set, or why there is none."""
+    if importlib.util.find_spec("llm_pretrain_ops") is None:
+        return None, f"the C++ operators are not built ({HOW_TO_BUILD})"
+    import llm_pretrain_ops
+
+    try:
+        folder = Path(paddle.__file__).parent / "libs"
+        # The library takes oneDNN and OpenMP from what is loaded: Paddle's own copies.
+        for name in ("libiomp5.so", "libdnnl.so.3"):
+            ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(str(llm_pretrain_ops.cpu_library()))
+        built_for = library.llm_cpu_interface()
+    except (OSError, AttributeError, StopIteration) as error:
+        return None, f"the C++ operators can't be loaded: {error} ({HOW_TO_BUILD})"
+    if built_for != INTERFACE:
+        return None, f"the C++ operators are of another version ({HOW_TO_BUILD})"
+    library.llm_cpu_error.restype = ctypes.c_char_p
+    library.llm_cpu_instructions.restype = ctypes.c_char_p
+    for name, letters in _SIGNATURES.items():
+        function = getattr(library, f"llm_cpu_{name}")
+        function.argtypes = [_KINDS[letter] for letter in letters]
+    return library, library.llm_cpu_instructions().decode()
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call llm_cpu_<name>. Tensors, which must be contiguous, and arrays go in as pointers.
+
+    Raises:
+        RuntimeError: the library refused.
+    """
+    library, reason = find()
+    assert library is not None, reason
+    if getattr(library, f"llm_cpu_{name}")(*map(_as_argument, arguments)):
+        raise RuntimeError(f"{name}: {library.llm_cpu_error().decode()}")
+
+
+def _as_argument(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        assert value.is_contiguous()
+        return value.data_ptr()
+    if isinstance(value, np.ndarray):
+        assert value.flags.c_contiguous
+        return value.ctypes.data
+    if isinstance(value, paddle.dtype):
+        return _DTYPES[value]
+    if isinstance(value, ctypes.Structure):
+        return ctypes.addressof(value)
+    return value
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether operands are of a kind that the library takes."""
+    return all(x.dtype in _DTYPES and x.place.is_cpu_place() and x.size > 0 for x in tensors)
+
+
+def packed(x: Tensor) -> Tensor:
+    """`x`, or a copy without gaps."""
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def cast(x: Tensor, dtype: paddle.dtype) -> Tensor:
+    """`x` in float32 or bfloat16, without a gradient."""
+    x = packed(x)
+    if x.dtype == dtype:
+        return x
+    y = paddle.empty(x.shape, dtype)
+    call("cast", x.size, x, x.dtype, y, dtype)
+    return y
+
+
+def as_float32(x: Tensor) -> Tensor:
+    return cast(x, paddle.float32)

@@ -1,0 +1,97 @@
+"""Linear maps by oneDNN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from llm_pretrain.ops.native import rounded_weights
+from llm_pretrain.ops.native.library import call, cast, packed
+from llm_pretrain.ops.trained import for_trained, note_trained
+
+
+def linears(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    dtype: paddle.dtype,
+    *,
+    transposed: bool = False,
+) -> list[Tensor]:
+    """x W + b for every W, with operands in `dtype`; see `ops.linears`."""
+    given = [bias for bias in biases if bias is not None]
+    has_bias = [bias is not None for bias in biases]
+    outputs = _Linears.apply(x, dtype, transposed, has_bias, *weights, *given)
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+
+
+class _Linears(PyLayer):
+    """dx = sum of dy Wᵀ;  dW = xᵀ dy;  db = sum of the rows of dy."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dtype: paddle.dtype,
+        transposed: bool,
+        has_bias: list[bool],
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        note_trained(ctx, x, *parameters)
+        weights, given = parameters[: len(has_bias)], iter(parameters[len(has_bias) :])
+        operand = cast(x, dtype)
+        ctx.save_for_backward(operand, *weights)
+        ctx.x_dtype, ctx.transposed, ctx.has_bias = x.dtype, transposed, has_bias
+        ctx.bias_dtypes = [bias.dtype for bias in parameters[len(has_bias) :]]
+        outputs = []
+        for weight, biased in zip(weights, has_bias, strict=True):
+            bias = cast(next(given), paddle.float32) if biased else None
+            outputs.append(_product(operand, weight, bias, transposed=transposed))
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        operand, *weights = ctx.saved_tensor()
+        x_trained, *weights_trained = ctx.trained[: 1 + len(weights)]
+        inputs = operand.shape[-1]
+        rows = operand.size // inputs
+        # Several products are summed in float32.
+        dx_dtype = ctx.x_dtype if len(weights) == 1 else paddle.float32
+        dx = paddle.empty(operand.shape, dx_dtype) if x_trained else None
+        dweights: list[Tensor | None] = []
+        dbiases: list[Tensor] = []
+        for number, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
+            dy = cast(dy, operand.dtype)
+            outputs = dy.shape[-1]
+            if dx is not None:
+                operand_weight = rounded_weights.of(weight, operand.dtype)
+                # dy [rows, outputs] by Wᵀ [outputs, inputs], stored as W.
+                call("matmul", rows, inputs, outputs, dy, 0, operand_weight, not ctx.transposed,
+                     operand.dtype, None, dx, dx.dtype, number > 0)  # fmt: skip
+            dweight = None
+            if weights_trained[number]:
+                left, right = (dy, operand) if ctx.transposed else (operand, dy)
+                dweight = paddle.empty(weight.shape, weight.dtype)
+                call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
+                     operand.dtype, None, dweight, weight.dtype, 0)  # fmt: skip
+            dweights.append(dweight)
+            if ctx.has_bias[number]:
+                total = cast(dy, paddle.float32).reshape([rows, outputs]).sum(0)
+                dbiases.append(total.astype(ctx.bias_dtypes[len(dbiases)]))
+        if dx is not None:
+            dx = cast(dx, ctx.x_dtype)
+        return for_trained(ctx, dx, *dweights, *dbiases)
+
+
+def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
+    inputs = operand.shape[-1]
+    outputs = weight.shape[0] if transposed else weight.shape[1]
+    y = paddle.empty([*operand.shape[:-1], outputs], operand.dtype)
+    call("matmul", operand.size // inputs, outputs, inputs, operand, 0,
+         packed(rounded_weights.of(weight, operand.dtype)), transposed, operand.dtype, bias, y,
+         y.dtype, 0)  # fmt: skip
+    return y

@@ -58,7 +58,8 @@ def test_training_and_evaluation_equal_one_process(found: Found) -> None:
                 assert ours[0] == pytest.approx(alone[0], rel=tolerance)
                 assert ours[1] == pytest.approx(alone[1], rel=1e-6)
                 assert evaluation == pytest.approx(expected, rel=tolerance)
-            assert rank["off"] <= 0.1 * tolerance
+            # A gain of a norm is near 1: two units in its last place.
+            assert rank["off"] <= 0.25 * tolerance
 
 
 def test_memory_does_not_grow_with_micro_batches(found: Found) -> None:

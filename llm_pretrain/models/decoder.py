@@ -16,7 +16,7 @@ from llm_pretrain.models.feed_forward import FeedForward
 from llm_pretrain.models.norm import norm
 from llm_pretrain.models.position import PositionEmbedding
 from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
-from llm_pretrain.parallel.tensor import VocabularyParallelEmbedding, VocabularyParallelHead
+from llm_pretrain.parallel.vocabulary import VocabularyParallelEmbedding, VocabularyParallelHead
 
 
 class TokenEmbedding(nn.Layer):
@@ -85,7 +85,7 @@ class DecoderBlock(nn.Layer):
 
 
 class LanguageModelHead(nn.Layer):
-    """Vectors to logits over the vocabulary.
+    """Vectors to logits over the vocabulary, or to losses.
 
     Args:
         table: the embedding's table where head and embedding are tied. A tied head that is built
@@ -110,10 +110,14 @@ class LanguageModelHead(nn.Layer):
             std=std,
             tied_weight=self.table.weight if config.tie_word_embeddings else None,
             normalised=config.norm_head,
+            in_chunks=config.use_fused_linear_cross_entropy,
         )
 
-    def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
-        return self.projection(self.norm(x_BSH))
+    def forward(
+        self, x_BSH: Tensor, sequences: Sequences, labels_BS: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, S, V]; with labels, the loss of every token, float32 [B, S]."""
+        return self.projection(self.norm(x_BSH), labels_BS)
 
 
 class Decoder(nn.Layer):
@@ -133,19 +137,28 @@ class Decoder(nn.Layer):
             ]
         )
 
-    def forward(self, tokens_BS: Tensor, sequences: Sequences | None = None) -> Tensor:
-        """Token ids [B, S] to logits [B, S, V]; each position sees itself and those before it."""
+    def forward(
+        self,
+        tokens_BS: Tensor,
+        sequences: Sequences | None = None,
+        labels_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids [B, S] to logits [B, S, V]; each position sees itself and those before it.
+
+        With labels [B, S], to the loss of every token, float32 [B, S].
+        """
         x, sequences = tokens_BS, sequences or whole_sequences(*tokens_BS.shape)
-        for piece in self.pieces:
+        *pieces, head = self.pieces
+        for piece in pieces:
             x = piece(x, sequences)
-        return x
+        return head(x, sequences, labels_BS)
 
 
 def decoder_pieces(config: ModelConfig) -> list[tuple[type[nn.Layer], dict[str, Any]]]:
     """The layers of a decoder in order, each with the arguments that build it.
 
     One tensor passes from each to the next, so that a model may be cut between any two. Each is
-    given the `Sequences` beside it.
+    given the `Sequences` beside it, and the last the labels where a loss is wanted.
     """
     blocks = [
         (DecoderBlock, {"config": config, "index": index})

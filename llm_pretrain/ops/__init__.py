@@ -7,8 +7,14 @@ from llm_pretrain.ops.adamw import Rates, adamw_
 from llm_pretrain.ops.attention import attention, take_heads
 from llm_pretrain.ops.cross_entropy import cross_entropy
 from llm_pretrain.ops.dropout_add import add, dropout, dropout_add
+from llm_pretrain.ops.embedding import embedding
 from llm_pretrain.ops.flash_attention import flash_attention
 from llm_pretrain.ops.linear import linear, linears
+from llm_pretrain.ops.linear_cross_entropy import (
+    head_is_native,
+    linear_cross_entropy_gradients,
+    linear_log_sums,
+)
 from llm_pretrain.ops.norm import layer_norm, normalise_columns, rms_norm
 from llm_pretrain.ops.rotary import rotary
 from llm_pretrain.ops.scale_gradient import scale_gradient
@@ -22,9 +28,13 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_add",
+    "embedding",
     "flash_attention",
+    "head_is_native",
     "layer_norm",
     "linear",
+    "linear_cross_entropy_gradients",
+    "linear_log_sums",
     "linears",
     "normalise_columns",
     "rms_norm",

@@ -20,6 +20,8 @@ OPERATORS = (
     "rotary",
     "activation",
     "attention",
+    "embedding",
+    "linear_cross_entropy",
     "adamw",
 )
 _native: set[str] = set()

@@ -15,6 +15,7 @@ from itertools import chain
 import paddle
 from paddle import Tensor, nn
 
+from llm_pretrain.ops import gradient_sum
 from llm_pretrain.parallel.collectives import Group
 from llm_pretrain.parallel.flat_gradients import (
     ShardedGradients,
@@ -102,6 +103,7 @@ class Bucket:
         self.arrivals = self.last_arrival = 0
         for placement in self.layout.placements:
             placement.parameter._register_grad_hook(partial(self._accumulate, placement))
+            gradient_sum.offer(placement.parameter, partial(self.gradients.sum_of, placement))
 
     @property
     def master(self) -> Tensor:

@@ -46,6 +46,11 @@ class WholeGradients:
     def add(self, placement: Placement, gradient: Tensor) -> None:
         _add(self.layout.view(self._flat(), placement), gradient)
 
+    def sum_of(self, placement: Placement) -> Tensor | None:
+        """Where a parameter's gradients are added up, if that is in float32."""
+        flat = self._flat()
+        return self.layout.view(flat, placement) if flat.dtype == paddle.float32 else None
+
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient; `is_last`: the step will bring no more."""
         if is_last:
@@ -131,9 +136,12 @@ class ShardedGradients:
         self.shard: Tensor | None = None
 
     def add(self, placement: Placement, gradient: Tensor) -> None:
-        if self.flat is None:
-            self.flat = paddle.zeros([self.layout.padded], self.summation.dtype)
-        _add(self.layout.view(self.flat, placement), gradient)
+        _add(self.layout.view(self._flat(), placement), gradient)
+
+    def sum_of(self, placement: Placement) -> Tensor | None:
+        """Where a parameter's gradients are added up, if that is in float32."""
+        flat = self._flat()
+        return self.layout.view(flat, placement) if flat.dtype == paddle.float32 else None
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient."""
@@ -164,6 +172,11 @@ class ShardedGradients:
             self.shard = None
         elif self.shard is not None:
             self.shard.zero_()
+
+    def _flat(self) -> Tensor:
+        if self.flat is None:
+            self.flat = paddle.zeros([self.layout.padded], self.summation.dtype)
+        return self.flat
 
     def _shard(self) -> Tensor:
         if self.shard is None:

@@ -5,7 +5,7 @@ One rank alone runs the same schedule without messages: plain gradient accumulat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import paddle
 from paddle import Tensor, nn
@@ -22,30 +22,26 @@ from llm_pretrain.parallel.schedules import (
 from llm_pretrain.parallel.stage_messages import StageMessages
 from llm_pretrain.parallel.topology import MessageKind, Topology
 
-Loss = Callable[[Tensor, Tensor, int], Tensor]
-
 
 class Pipeline:
     """Runs this rank's chunks of a model.
 
     Args:
-        stage: called with (x, sequences, chunk); the model's first chunk turns tokens [B, S] into
-            hidden states [B, S, H], its last turns them into logits.
-        loss: logits, labels and their count to the loss of a micro-batch.
+        stage: called with (x, sequences, chunk, labels); the model's first chunk turns tokens
+            [B, S] into hidden states [B, S, H], its last turns them, with labels, into losses
+            [B, S].
         hidden_size, activation_dtype: of the hidden states that pass between ranks.
     """
 
     def __init__(
         self,
         stage: nn.Layer,
-        loss: Loss,
         topology: Topology,
         *,
         hidden_size: int,
         activation_dtype: str,
     ) -> None:
         self.stage = stage
-        self.loss = loss
         self.topology = topology
         self.place = Place(
             topology.pipeline_rank, topology.degrees.pipeline, topology.degrees.virtual_pipeline
@@ -107,9 +103,11 @@ class _Run:
         chunk, number = at
         batch = self.micro_batches[number]
         x = batch.tokens if self.pipeline.place.is_first(chunk) else self.inputs[at]
-        output = self.pipeline.stage(x, batch.sequences, chunk)
-        if self.pipeline.place.is_last(chunk):
-            loss = self.pipeline.loss(output, batch.labels, batch.label_count)
+        is_last = self.pipeline.place.is_last(chunk)
+        labels = batch.labels if is_last else None
+        output = self.pipeline.stage(x, batch.sequences, chunk, labels)
+        if is_last:
+            loss = output.sum() / batch.label_count
             self.loss_sum += loss.detach().astype("float32").reshape([1])
             output = loss * self.loss_factor
         self.outputs[at] = output

@@ -30,7 +30,6 @@ from llm_pretrain.config import (
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Datasets, SampleCounts, build_datasets
 from llm_pretrain.data.shared_batches import build_once
-from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.lost_peer import watched_peers
@@ -106,7 +105,6 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
         stage = _build_model(config, model_config, layout, is_resumed=checkpoint is not None)
         pipeline = Pipeline(
             stage,
-            language_model_loss,
             layout,
             hidden_size=model_config.hidden_size,
             activation_dtype=_weight_dtype(config),

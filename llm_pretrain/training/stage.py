@@ -33,10 +33,14 @@ class Stage(nn.Layer):
         self.blocks = blocks
         self.pieces = nn.LayerList(chain(*chunks))
 
-    def forward(self, x: Tensor, sequences: Sequences, chunk: int = 0) -> Tensor:
-        for piece in self.chunks[chunk]:
+    def forward(
+        self, x: Tensor, sequences: Sequences, chunk: int = 0, labels: Tensor | None = None
+    ) -> Tensor:
+        """`labels`: of the model's last chunk, which then gives losses."""
+        *pieces, last = self.chunks[chunk]
+        for piece in pieces:
             x = piece(x, sequences)
-        return x
+        return last(x, sequences) if labels is None else last(x, sequences, labels)
 
     def join_blocks(self, length: int, *, apart: Collection[int] = ()) -> dict[int, nn.Layer]:
         """Make runs of `length` blocks, or of those left in a chunk, one piece each.

@@ -12,7 +12,6 @@ import paddle
 import pytest
 
 from llm_pretrain.models.decoder import Decoder, decoder_pieces
-from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel.micro_batch import whole_sequences
 from llm_pretrain.parallel.pieces import initialize, named_pieces
@@ -65,7 +64,7 @@ def test_initial_values_are_as_published(name: str) -> None:
 
 def test_initial_loss_is_that_of_a_blind_guess() -> None:
     labels = tokens(8, 32)
-    loss = language_model_loss(small_model()(labels), labels, labels.size)
+    loss = small_model()(labels, labels_BS=labels).mean()
     assert float(loss) == pytest.approx(math.log(64), abs=0.02)
 
 
@@ -140,7 +139,7 @@ def test_low_precision_is_near_float32(name: str, dtype: str, level: str) -> Non
 
 
 def loss_and_gradients(model: Decoder, x: paddle.Tensor) -> list[np.ndarray]:
-    loss = language_model_loss(model(x), x, x.size)
+    loss = model(x, labels_BS=x).mean()
     loss.backward()
     assert loss.dtype == paddle.float32
     tensors = [loss, *(parameter.grad for parameter in model.parameters())]

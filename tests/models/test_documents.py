@@ -13,7 +13,7 @@ from llm_pretrain.data import BatchLoader, Sample
 from llm_pretrain.data.documents import SamplesOfDocuments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
-from llm_pretrain.models.loss import IGNORED_LABEL
+from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pieces import initialize
 

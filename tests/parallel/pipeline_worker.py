@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from llm_pretrain.config import Degrees, TrainingArguments
-from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pieces import initialize, named_pieces
@@ -47,7 +46,6 @@ class Run:
             apply_recompute(self.stage.join_blocks(case["run_length"]), "full")
         self.pipeline = Pipeline(
             self.stage,
-            language_model_loss,
             layout,
             hidden_size=self.config.hidden_size,
             activation_dtype="float32",

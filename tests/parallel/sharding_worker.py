@@ -21,7 +21,6 @@ from llm_pretrain.checkpoint.save import save_checkpoint
 from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.loss import language_model_loss
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.gathering import gathered_pieces
 from llm_pretrain.parallel.pieces import initialize
@@ -92,7 +91,7 @@ class Run:
         return self.optimizer.step(LEARNING_RATE, LossScale(1.0, is_dynamic=False)).global_norm
 
     def _loss(self, batch):
-        return language_model_loss(self.model(batch[:, :-1]), batch[:, 1:], batch[:, 1:].size)
+        return self.model(batch[:, :-1], labels_BS=batch[:, 1:]).mean()
 
     def evaluate(self, tokens: np.ndarray) -> float:
         import paddle

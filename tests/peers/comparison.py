@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import FAMILIES, read_model_config
-from llm_pretrain.models.loss import IGNORED_LABEL, language_model_loss
 from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pieces import Piece, fill, named_pieces
+from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 
 TOLERANCE = 1e-5
 # A gradient that is zero in theory: without rotation, a key's bias moves no probability.
@@ -102,8 +103,9 @@ def outputs_of(model: Decoder, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def outputs_of_batch(model: Decoder, batch: MicroBatch) -> tuple[np.ndarray, np.ndarray, Tensors]:
     """Logits, loss, and gradients under canonical names."""
-    logits = model(batch.tokens, batch.sequences)
-    loss = language_model_loss(logits, batch.labels, batch.label_count)
+    with paddle.no_grad():
+        logits = model(batch.tokens, batch.sequences)
+    loss = model(batch.tokens, batch.sequences, batch.labels).sum() / batch.label_count
     loss.backward()
     gradients = [
         (piece.name, parameter.grad.numpy()[piece.region(0, 1)])

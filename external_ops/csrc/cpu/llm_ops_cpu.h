@@ -79,6 +79,28 @@ int llm_cpu_flash_attention_backward(int64_t batch, int64_t length, int64_t head
                                      const void *y, const float *log_sums, const void *dy, void *dq,
                                      void *dk, void *dv);
 
+// The logits z = x W of a head and their cross entropy, without rows × vocabulary numbers in memory.
+// x: [rows, width]. W: [width, vocabulary], or stored as [vocabulary, width] where transposed; float32
+// or of x's type, its lines in memory `weight_stride` elements apart. labels: [rows]; one outside
+// [0, vocabulary) stands for a token that another process has. Per row: largest = max(z), sum of
+// exp(z - largest), target = z[label], or 0 without one.
+int llm_cpu_linear_log_sums(int64_t rows, int64_t width, int64_t vocabulary, const void *x,
+                            llm_dtype dtype, const void *weight, llm_dtype weight_dtype,
+                            int64_t weight_stride, int transposed, const int64_t *labels,
+                            float *largest, float *sum, float *target);
+// With dz = factors · (exp(z - log_sums) - [column is the label]): dx = dz Wᵀ, and xᵀ dz is added to
+// dweight, which is laid out as W. Either may be NULL.
+int llm_cpu_linear_cross_entropy_backward(int64_t rows, int64_t width, int64_t vocabulary,
+                                          const void *x, llm_dtype dtype, const void *weight,
+                                          llm_dtype weight_dtype, int64_t weight_stride,
+                                          int transposed, const int64_t *labels,
+                                          const float *log_sums, const float *factors, float *dx,
+                                          float *dweight);
+
+// dtable[ids[i]] += dy[i] for count ids. dtable: [entries, width]; dy: [count, width].
+int llm_cpu_embedding_backward(int64_t count, int64_t entries, int64_t width, const int64_t *ids,
+                               const void *dy, llm_dtype dtype, float *dtable);
+
 // AdamW (Loshchilov and Hutter, arXiv:1711.05101) on one flat tensor, in place; the gradient is
 // multiplied by `factor` first. `weights` (bfloat16) gets the new master where it is given.
 int llm_cpu_adamw(int64_t count, float *master, float *moment1, float *moment2, const void *gradient,

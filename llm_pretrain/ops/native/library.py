@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-INTERFACE = 1
+INTERFACE = 2
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 
@@ -32,6 +32,9 @@ _SIGNATURES = {
     "rotary": "nnnnnnpippnfp",
     "flash_attention": "nnnnnpppippp",
     "flash_attention_backward": "nnnnnpppippppppp",
+    "linear_log_sums": "nnnpipinipppp",
+    "linear_cross_entropy_backward": "nnnpipinippppp",
+    "embedding_backward": "nnnppip",
     "adamw": "nppppip" + 8 * "f",
 }
 

@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.gradient_sum import sum_of_gradients
 from llm_pretrain.ops.native import rounded_weights
 from llm_pretrain.ops.native.library import call, cast, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
@@ -75,9 +76,11 @@ class _Linears(PyLayer):
             dweight = None
             if weights_trained[number]:
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
-                dweight = paddle.empty(weight.shape, weight.dtype)
+                total = sum_of_gradients(weight)
+                place = paddle.empty(weight.shape, weight.dtype) if total is None else total
                 call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
-                     operand.dtype, None, dweight, weight.dtype, 0)  # fmt: skip
+                     operand.dtype, None, place, place.dtype, total is not None)  # fmt: skip
+                dweight = place if total is None else None
             dweights.append(dweight)
             if ctx.has_bias[number]:
                 total = cast(dy, paddle.float32).reshape([rows, outputs]).sum(0)

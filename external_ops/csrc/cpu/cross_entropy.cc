@@ -1,0 +1,163 @@
+// A linear map to the vocabulary and its cross entropy, some thousand columns of logits at a time:
+// first what the softmax needs of every row, then, from the logits computed again, the gradients.
+#include <algorithm>
+#include <vector>
+
+#include "matmul.h"
+#include "status.h"
+#include "vector_math.h"
+
+namespace llm {
+namespace {
+
+constexpr int64_t kLanes = 16;
+// Logits in memory at a time: few enough to stay in the last cache.
+constexpr int64_t kLogits = int64_t{1} << 22;
+
+LLM_DISPATCHED float largest_of(int64_t count, const float *row) {
+  float lanes[kLanes];
+  for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = -INFINITY;
+  const int64_t whole = count - count % kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      lanes[lane] = row[i + lane] > lanes[lane] ? row[i + lane] : lanes[lane];
+  for (int64_t i = whole; i < count; ++i)
+    lanes[i - whole] = row[i] > lanes[i - whole] ? row[i] : lanes[i - whole];
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
+LLM_DISPATCHED float sum_of_exponentials(int64_t count, const float *row, float shift) {
+  float lanes[kLanes] = {};
+  const int64_t whole = count - count % kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      lanes[lane] += exponential(row[i + lane] - shift);
+  for (int64_t i = whole; i < count; ++i) lanes[i - whole] += exponential(row[i] - shift);
+  float sum = 0.0f;
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+  return sum;
+}
+
+LLM_DISPATCHED void scaled_softmax(int64_t count, float log_sum, float factor, float *row) {
+  for (int64_t i = 0; i < count; ++i) row[i] = factor * exponential(row[i] - log_sum);
+}
+
+// The head, walked through in chunks of the vocabulary.
+struct Head {
+  int64_t rows, width, vocabulary;
+  const void *x;
+  llm_dtype dtype;
+  const void *weight;
+  llm_dtype weight_dtype;
+  int64_t stride;  // elements from one row of the weight's memory to the next
+  bool transposed;
+  int64_t chunk;
+  std::vector<float> logits;
+  std::vector<uint16_t> rounded;
+
+  Head(int64_t rows_, int64_t width_, int64_t vocabulary_, const void *x_, llm_dtype dtype_,
+       const void *weight_, llm_dtype weight_dtype_, int64_t stride_, int transposed_)
+      : rows(rows_), width(width_), vocabulary(vocabulary_), x(x_), dtype(dtype_),
+        weight(weight_), weight_dtype(weight_dtype_), stride(stride_), transposed(transposed_ != 0) {
+    require(rows > 0 && width > 0 && vocabulary > 0, "a head of no size");
+    require(stride >= (transposed ? width : vocabulary), "rows of the weight overlap");
+    require(weight_dtype == LLM_FLOAT32 || weight_dtype == dtype,
+            "a weight that is neither float32 nor of the input's type");
+    const int64_t room = std::max<int64_t>(kLogits / rows / 256 * 256, 256);
+    chunk = std::min(room, vocabulary);
+    logits.resize(rows * chunk);
+    if (weight_dtype != dtype) rounded.resize(width * chunk);
+  }
+
+  int64_t offset(int64_t first) const { return transposed ? first * stride : first; }
+
+  // The weight of tokens [first, first + count), [width, count] in the input's type.
+  Operand columns(int64_t first, int64_t count) {
+    const void *data = at(weight, offset(first), weight_dtype);
+    if (weight_dtype == dtype) return {data, stride, transposed};
+    const auto *source = static_cast<const float *>(data);
+    const int64_t lines = transposed ? count : width, length = transposed ? width : count;
+#pragma omp parallel for schedule(static)
+    for (int64_t line = 0; line < lines; ++line) {
+      narrow(length, source + line * stride, rounded.data() + line * length);
+    }
+    return {rounded.data(), length, transposed};
+  }
+
+  void compute_logits(const Operand &columns, int64_t count) {
+    matmul(rows, count, width, {x, width, false}, columns, dtype, nullptr, logits.data(), count,
+           LLM_FLOAT32, false);
+  }
+};
+
+}  // namespace
+}  // namespace llm
+
+int llm_cpu_linear_log_sums(int64_t rows, int64_t width, int64_t vocabulary, const void *x,
+                            llm_dtype dtype, const void *weight, llm_dtype weight_dtype,
+                            int64_t weight_stride, int transposed, const int64_t *labels,
+                            float *largest, float *sum, float *target) {
+  using namespace llm;
+  return guarded([&] {
+    Head head(rows, width, vocabulary, x, dtype, weight, weight_dtype, weight_stride, transposed);
+    std::fill_n(largest, rows, -INFINITY);
+    std::fill_n(sum, rows, 0.0f);
+    std::fill_n(target, rows, 0.0f);
+    for (int64_t first = 0; first < vocabulary; first += head.chunk) {
+      const int64_t count = std::min(head.chunk, vocabulary - first);
+      head.compute_logits(head.columns(first, count), count);
+#pragma omp parallel for schedule(static)
+      for (int64_t row = 0; row < rows; ++row) {
+        const float *logits = head.logits.data() + row * count;
+        const float bound = std::max(largest[row], largest_of(count, logits));
+        sum[row] = sum[row] * exponential(largest[row] - bound) +
+                   sum_of_exponentials(count, logits, bound);
+        largest[row] = bound;
+        const int64_t label = labels[row] - first;
+        if (label >= 0 && label < count) target[row] = logits[label];
+      }
+    }
+  });
+}
+
+int llm_cpu_linear_cross_entropy_backward(int64_t rows, int64_t width, int64_t vocabulary,
+                                          const void *x, llm_dtype dtype, const void *weight,
+                                          llm_dtype weight_dtype, int64_t weight_stride,
+                                          int transposed, const int64_t *labels,
+                                          const float *log_sums, const float *factors, float *dx,
+                                          float *dweight) {
+  using namespace llm;
+  return guarded([&] {
+    Head head(rows, width, vocabulary, x, dtype, weight, weight_dtype, weight_stride, transposed);
+    std::vector<uint16_t> narrowed(dtype == LLM_BFLOAT16 ? head.logits.size() : 0);
+    for (int64_t first = 0; first < vocabulary; first += head.chunk) {
+      const int64_t count = std::min(head.chunk, vocabulary - first);
+      const Operand columns = head.columns(first, count);
+      head.compute_logits(columns, count);
+#pragma omp parallel for schedule(static)
+      for (int64_t row = 0; row < rows; ++row) {
+        float *logits = head.logits.data() + row * count;
+        scaled_softmax(count, log_sums[row], factors[row], logits);
+        const int64_t label = labels[row] - first;
+        if (label >= 0 && label < count) logits[label] -= factors[row];
+        if (dtype == LLM_BFLOAT16) narrow(count, logits, narrowed.data() + row * count);
+      }
+      const void *gradient = dtype == LLM_BFLOAT16 ? static_cast<const void *>(narrowed.data())
+                                                   : head.logits.data();
+      if (dx != nullptr) {
+        const Operand back{columns.data, columns.stride, !columns.transposed};
+        matmul(rows, width, count, {gradient, count, false}, back, dtype, nullptr, dx, width,
+               LLM_FLOAT32, first > 0);
+      }
+      if (dweight == nullptr) continue;
+      float *place = dweight + head.offset(first);
+      if (head.transposed) {
+        matmul(count, width, rows, {gradient, count, true}, {x, width, false}, dtype, nullptr,
+               place, weight_stride, LLM_FLOAT32, true);
+      } else {
+        matmul(width, count, rows, {x, width, true}, {gradient, count, false}, dtype, nullptr,
+               place, weight_stride, LLM_FLOAT32, true);
+      }
+    }
+  });
+}

@@ -1,0 +1,120 @@
+"""The head and its loss in chunks of the vocabulary, so that the logits are never in memory whole.
+
+Forward goes through the vocabulary once for what the softmax needs of each row; backward once more
+for the gradients, from logits that are computed again.
+
+Shapes: R rows (tokens), H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import paddle
+from paddle import Tensor
+from paddle.nn import functional as F
+
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.native import linear_cross_entropy as native
+from llm_pretrain.ops.precision import in_float32_on_cpu
+
+_LOGITS = 1 << 24
+"""About how many are computed at a time."""
+
+
+def head_is_native(x: Tensor, weight: Tensor) -> bool:
+    """Whether C++ serves the head."""
+    return dispatch.is_native("linear_cross_entropy", x, weight)
+
+
+def linear_log_sums(
+    x_RH: Tensor, weight: Tensor, labels_R: Tensor, *, vocabulary: int, transposed: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What cross entropy needs of the logits z = x W.
+
+    Args:
+        x_RH: in the compute dtype.
+        weight: [H, V], or [V, H] if `transposed`; what stands beyond `vocabulary` is left out.
+        labels_R: int64; -1 for none.
+
+    Returns:
+        max(z), sum(exp(z - max(z))) and z[label] (0 without label), float32 [R] each.
+    """
+    if vocabulary and head_is_native(x_RH, weight):
+        return native.linear_log_sums(x_RH, weight, labels_R, vocabulary, transposed=transposed)
+    largest = paddle.full([x_RH.shape[0]], -float("inf"), "float32")
+    total, target = paddle.zeros_like(largest), paddle.zeros_like(largest)
+    for part, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
+        z_RV = _logits(x_RH, part)
+        bound = paddle.maximum(largest, z_RV.max(-1))
+        total = total * (largest - bound).exp() + (z_RV - bound.unsqueeze(-1)).exp().sum(-1)
+        largest = bound
+        target += (z_RV * _is_label(labels_R - begin, z_RV)).sum(-1)
+    return largest, total, target
+
+
+def linear_cross_entropy_gradients(
+    x_RH: Tensor,
+    weight: Tensor,
+    labels_R: Tensor,
+    log_sums_R: Tensor,
+    factors_R: Tensor,
+    *,
+    vocabulary: int,
+    transposed: bool = False,
+    dweight: Tensor | None,
+) -> Tensor:
+    """With dz = factor · (exp(z - log_sum) - [column is the label]): dx = dz Wᵀ, float32 [R, H].
+
+    xᵀ dz is added to `dweight`, float32 and laid out as `weight`, where it is given.
+    """
+    operands = x_RH, weight, labels_R, log_sums_R, factors_R
+    if vocabulary and head_is_native(x_RH, weight):
+        return native.gradients(*operands, vocabulary, dweight, transposed=transposed)
+    dx_RH = paddle.zeros(x_RH.shape, "float32")
+    for part, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
+        z_RV = _logits(x_RH, part)
+        softmax = (z_RV - log_sums_R.unsqueeze(-1)).exp_()
+        dz = softmax.subtract_(_is_label(labels_R - begin, z_RV))
+        dz = dz.multiply_(factors_R.unsqueeze(-1)).astype(x_RH.dtype)
+        dx_RH += in_float32_on_cpu(lambda a, b: paddle.matmul(a, b, transpose_y=True), dz, part)
+        if dweight is not None:
+            _add_columns(dweight, begin, x_RH, dz, transposed=transposed)
+    return dx_RH
+
+
+def _chunks(
+    x_RH: Tensor, weight: Tensor, vocabulary: int, *, transposed: bool
+) -> Iterator[tuple[Tensor, int]]:
+    """Columns of the weight, [H, V] in the dtype of `x`, and the number of the first."""
+    count = max(_LOGITS // x_RH.shape[0], 256)
+    for begin in range(0, vocabulary, count):
+        columns = slice(begin, min(begin + count, vocabulary))
+        part = weight[columns].T if transposed else weight[:, columns]
+        yield part.astype(x_RH.dtype), begin
+
+
+def _logits(x_RH: Tensor, weight_HV: Tensor) -> Tensor:
+    return in_float32_on_cpu(paddle.matmul, x_RH, weight_HV).astype("float32")
+
+
+def _is_label(labels_R: Tensor, z_RV: Tensor) -> Tensor:
+    """1 in the column of each row's label, float32; labels outside are in none."""
+    width = z_RV.shape[-1]
+    inside = (labels_R >= 0) & (labels_R < width)
+    columns = F.one_hot(paddle.where(inside, labels_R, paddle.zeros_like(labels_R)), width)
+    return columns * inside.astype("float32").unsqueeze(-1)
+
+
+def _add_columns(
+    dweight: Tensor, begin: int, x_RH: Tensor, dz_RV: Tensor, *, transposed: bool
+) -> None:
+    columns = slice(begin, begin + dz_RV.shape[-1])
+    left, right = (dz_RV, x_RH) if transposed else (x_RH, dz_RV)
+    product = in_float32_on_cpu(lambda a, b: paddle.matmul(a, b, transpose_x=True), left, right)
+    place = dweight[columns] if transposed else dweight[:, columns]
+    total = place + product.astype("float32")
+    if transposed:
+        dweight[columns] = total
+    else:
+        dweight[:, columns] = total

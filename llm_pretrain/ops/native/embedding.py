@@ -1,0 +1,33 @@
+"""A table of vectors, with its gradient in C++."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+from paddle.nn import functional as F
+
+from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.ops.native.library import call, packed
+
+
+class Embedding(PyLayer):
+    """`ops.embedding`."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(ids, table)
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        ids, table = ctx.saved_tensor()
+        if table.stop_gradient:
+            return (None,)
+        total = sum_of_gradients(table)
+        dtable = paddle.zeros(table.shape, "float32") if total is None else total
+        call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
+             dy.dtype, dtable)  # fmt: skip
+        return (dtable.astype(table.dtype) if total is None else None,)

@@ -1,0 +1,130 @@
+"""The loss of every token, over a vocabulary that the tensor-parallel group shares.
+
+Shapes: B batch, S sequence, R = B S, H hidden, V vocabulary, of which this rank has V/t.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+from paddle.autograd import PyLayer
+
+from llm_pretrain import ops
+from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.parallel import collectives, topology
+
+IGNORED_LABEL = -100
+"""The label of a token that has no loss and no gradient."""
+
+
+def local_ids(tokens: Tensor, share: int) -> tuple[Tensor, Tensor]:
+    """Ids relative to this rank's rows (0 where they are another's), and which are this rank's."""
+    first = topology.current().tensor_rank * share
+    mine = (tokens >= first) & (tokens < first + share)
+    return paddle.where(mine, tokens - first, paddle.zeros_like(tokens)), mine
+
+
+def losses_of_logits(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
+    """Cross entropy per token, float32 [B, S], of logits [B, S, V/t] and labels [B, S]."""
+    if topology.current().degrees.tensor == 1:
+        return ops.cross_entropy(logits_BSV, labels_BS, IGNORED_LABEL)
+    return _CrossEntropy.apply(logits_BSV.astype("float32"), labels_BS)
+
+
+class _CrossEntropy(PyLayer):
+    """loss = log(sum(exp(z))) - z[label], over logits that the group shares."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        group = topology.current().tensor_group
+        largest = collectives.all_reduce(logits.max(axis=-1, keepdim=True), group, "max")
+        shifted = logits - largest
+        exponentials = shifted.exp()
+        total = collectives.all_reduce(exponentials.sum(axis=-1, keepdim=True), group)
+        counts = labels != IGNORED_LABEL
+        local, mine = local_ids(labels, logits.shape[-1])
+        mine = (mine & counts).unsqueeze(-1)
+        target = paddle.take_along_axis(shifted, local.unsqueeze(-1), axis=-1)
+        # Not a product: the logit of padding is minus infinity.
+        target = paddle.where(mine, target, paddle.zeros_like(target))
+        collectives.all_reduce(target, group)
+        ctx.save_for_backward(exponentials / total, local, mine.astype("float32"), counts)
+        return (total.log() - target).squeeze(-1) * counts.astype("float32")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        softmax, local, mine, counts = ctx.saved_tensor()
+        share = softmax.shape[-1]
+        one_hot = nn.functional.one_hot(local, share) * mine
+        return (softmax - one_hot) * (gradient * counts.astype("float32")).unsqueeze(-1)
+
+
+def losses_in_chunks(
+    x_BSH: Tensor, weight: Tensor, labels_BS: Tensor, *, present: int, transposed: bool
+) -> Tensor:
+    """`losses_of_logits` of the logits x W, which are never in memory whole.
+
+    Args:
+        x_BSH: in the compute dtype.
+        weight: [H, V/t], or [V/t, H] if `transposed`.
+        present: how many of this rank's tokens are not padding.
+
+    Returns:
+        float32 [B, S].
+    """
+    return _LinearCrossEntropy.apply(x_BSH, weight, labels_BS, present, transposed)
+
+
+class _LinearCrossEntropy(PyLayer):
+    @staticmethod
+    def forward(
+        ctx: Any, x_BSH: Tensor, weight: Tensor, labels_BS: Tensor, present: int, transposed: bool
+    ) -> Tensor:
+        x_RH = x_BSH.reshape([-1, x_BSH.shape[-1]])
+        counts = labels_BS != IGNORED_LABEL
+        local, mine = local_ids(labels_BS, weight.shape[0 if transposed else 1])
+        labels_R = paddle.where(mine & counts, local, paddle.full_like(local, -1)).reshape([-1])
+        labels_R = labels_R.astype("int64")
+        largest, total, target = ops.linear_log_sums(
+            x_RH, weight, labels_R, vocabulary=present, transposed=transposed
+        )
+        if topology.current().degrees.tensor > 1:
+            largest, total, target = _over_the_group(largest, total, target)
+        log_sums = largest + total.log()
+        ctx.save_for_backward(x_RH, weight, labels_R, log_sums, counts)
+        ctx.needs = [not x_BSH.stop_gradient, not weight.stop_gradient]
+        ctx.present, ctx.transposed = present, transposed
+        return (log_sums - target).reshape(labels_BS.shape) * counts.astype("float32")
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BS: Tensor) -> tuple[Tensor | None, ...]:
+        x_RH, weight, labels_R, log_sums, counts = ctx.saved_tensor()
+        x_is_trained, weight_is_trained = ctx.needs
+        total = sum_of_gradients(weight)
+        dweight = paddle.zeros(weight.shape, "float32") if total is None else total
+        dx_RH = ops.linear_cross_entropy_gradients(
+            x_RH,
+            weight,
+            labels_R,
+            log_sums,
+            (gradient_BS * counts.astype("float32")).reshape([-1]),
+            vocabulary=ctx.present,
+            transposed=ctx.transposed,
+            dweight=dweight if weight_is_trained else None,
+        )
+        dx_BSH = dx_RH.astype(x_RH.dtype).reshape([*gradient_BS.shape, -1])
+        returned = dweight.astype(weight.dtype) if total is None else None
+        return dx_BSH if x_is_trained else None, returned if weight_is_trained else None
+
+
+def _over_the_group(
+    largest_R: Tensor, total_R: Tensor, target_R: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Maxima, sums of exponentials and the labels' logits over the whole vocabulary."""
+    group = topology.current().tensor_group
+    common_R = collectives.all_reduce(largest_R.clone(), group, "max")
+    sums = paddle.stack([total_R * (largest_R - common_R).exp(), target_R])
+    total_R, target_R = collectives.all_reduce(sums, group).unbind(0)
+    return common_R, total_R, target_R

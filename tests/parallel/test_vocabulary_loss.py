@@ -1,0 +1,106 @@
+"""The loss of every token, from logits and without them."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from llm_pretrain.ops import dispatch, gradient_sum, linear_cross_entropy, precision
+from llm_pretrain.ops.native import library
+from llm_pretrain.parallel.vocabulary import VocabularyParallelHead
+from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL, losses_of_logits
+
+HIDDEN, PRESENT = 12, 700
+
+
+def test_the_losses_of_logits() -> None:
+    z = np.random.default_rng(0).standard_normal((1, 3, 5))
+    expected = [np.log(np.exp(z[0, i]).sum()) - z[0, i, label] for i, label in ((0, 2), (2, 4))]
+    labels = paddle.to_tensor([[2, IGNORED_LABEL, 4]])
+    losses = losses_of_logits(paddle.to_tensor(z, dtype="float32"), labels)
+    np.testing.assert_allclose(losses.numpy(), [[expected[0], 0, expected[1]]], rtol=1e-6)
+
+
+def test_where_nothing_counts_loss_and_gradient_are_zero() -> None:
+    logits = paddle.randn([2, 3, 5])
+    logits.stop_gradient = False
+    losses = losses_of_logits(logits, paddle.full([2, 3], IGNORED_LABEL, dtype="int64"))
+    losses.sum().backward()
+    assert (losses.numpy() == 0).all()
+    assert (logits.grad.numpy() == 0).all()
+
+
+@pytest.fixture(params=["C++", "in chunks of Paddle's operators"])
+def in_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Heads that keep no logits, of some hundred columns at a time."""
+    if request.param == "C++":
+        found, reason = library.find()
+        if found is None:
+            pytest.skip(reason)
+        monkeypatch.setattr(dispatch, "_native", {"linear_cross_entropy"})
+    else:
+        monkeypatch.setattr(linear_cross_entropy, "_LOGITS", 1)
+    yield request.param
+    precision.set_compute_dtype("float32")
+
+
+def head(*, tied: bool, normalised: bool, in_chunks: bool) -> VocabularyParallelHead:
+    paddle.seed(1)
+    table = paddle.create_parameter([PRESENT, HIDDEN], "float32") if tied else None
+    made = VocabularyParallelHead(
+        HIDDEN, PRESENT, std=1.0, tied_weight=table, normalised=normalised, in_chunks=in_chunks
+    )
+    made.weight.set_value(paddle.randn(made.weight.shape))
+    return made
+
+
+def outcome(made: VocabularyParallelHead) -> list[np.ndarray]:
+    """Losses, and gradients of the hidden states and of the weight."""
+    paddle.seed(2)
+    x, factors = paddle.randn([2, 9, HIDDEN]), paddle.randn([2, 9])
+    labels = paddle.randint(0, PRESENT, [2, 9])
+    labels[0, 3] = IGNORED_LABEL
+    x.stop_gradient = False
+    losses = made(x, labels)
+    (losses * factors).sum().backward()
+    assert losses[0, 3] == 0
+    assert (x.grad[0, 3] == 0).all()
+    return [losses.numpy(), x.grad.numpy(), made.weight.grad.numpy()]
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "own"])
+@pytest.mark.parametrize("normalised", [True, False], ids=["normalised", "plain"])
+def test_chunks_give_what_logits_give(
+    in_chunks: str, compute: str, tied: bool, normalised: bool
+) -> None:
+    precision.set_compute_dtype(compute)
+    found = outcome(head(tied=tied, normalised=normalised, in_chunks=True))
+    dispatch.use_references()
+    expected = outcome(head(tied=tied, normalised=normalised, in_chunks=False))
+    tolerance = 1e-5 if compute == "float32" else 3e-2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def test_a_gradient_is_added_where_the_run_sums_it(in_chunks: str) -> None:
+    returned = outcome(head(tied=False, normalised=False, in_chunks=True))[2]
+    made = head(tied=False, normalised=False, in_chunks=True)
+    total = paddle.ones(made.weight.shape)
+    gradient_sum.offer(made.weight, lambda: total)
+    with pytest.raises(AttributeError):  # autograd is given nothing
+        outcome(made)
+    np.testing.assert_allclose(total.numpy(), 1 + returned, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_weights_and_inputs_get_no_gradient(in_chunks: str) -> None:
+    made = head(tied=False, normalised=False, in_chunks=True)
+    made.weight.stop_gradient = True
+    x = paddle.randn([1, 4, HIDDEN])
+    x.stop_gradient = False
+    made(x, paddle.zeros([1, 4], "int64")).sum().backward()
+    assert made.weight.grad is None
+    made.weight.stop_gradient = False
+    made(x.detach(), paddle.zeros([1, 4], "int64")).sum().backward()
+    assert made.weight.grad is not None

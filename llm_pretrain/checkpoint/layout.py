@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import family_of, paddlenlp
+from llm_pretrain.models.families import family_of, is_redundant, paddlenlp
 from llm_pretrain.models.families.published import Source
 
 
@@ -37,7 +37,7 @@ HUGGING_FACE = Layout(
     "torch_dtype",
     lambda config: family_of(config).write_config(config),
     lambda canonical, config: family_of(config).source(canonical, config),
-    lambda published, config: family_of(config).is_redundant(published, config),
+    is_redundant,
 )
 PADDLENLP = Layout(
     "PaddleNLP",

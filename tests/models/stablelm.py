@@ -37,12 +37,11 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields(published, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     # The present spelling has both settings of the rotary embedding in one object.
     rope = {**published, **(published.get("rope_parameters") or {})}
     turning = Fields(rope, source, problems=fields.problems)
-    turning.require_supported("rope_type", ("default", None))
+    turning.require_supported({"rope_type": ("default", None)})
     share, theta = turning.number("partial_rotary_factor", 0.25), turning.number("rope_theta", 1e4)
     norm_eps = fields.number("layer_norm_eps", 1e-5)
     has_biases = fields.flag("use_qkv_bias", False)
@@ -103,13 +102,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+PASSED_OVER = llama.PASSED_OVER
+
+
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    if canonical == "norm.bias":
-        return Source("model.norm.bias")
     return llama.source(canonical, config)
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    return llama.is_redundant(published, config)

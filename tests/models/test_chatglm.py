@@ -106,10 +106,10 @@ def read_chatglm2() -> ModelConfig:
     [
         ({"activation": "relu"}, "activation: 'relu': this program computes 'gelu' or 'geglu'"),
         ({"pre_seq_len": 128}, "pre_seq_len: 128: this is not supported"),
-        ({"num_attention_heads": 32}, "64 does not give 32 attention heads whole pairs"),
+        ({"num_attention_heads": 32}, "heads of 2 are not whole pairs to rotate"),
         ({"gmask_token_id": None}, "gmask_token_id: is missing"),
         ({"eos_token_id": 130}, "eos_token_id: 130 is outside the vocabulary of 130"),
-        ({"gpt_prob": 1.5}, "gpt_prob: 1.5 is not a probability"),
+        ({"gpt_prob": 1.5}, "gpt_prob: 1.5 is above 1"),
     ],
 )
 def test_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:

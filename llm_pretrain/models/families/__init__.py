@@ -1,8 +1,9 @@
 """The families of models that can be trained, and which config a run trains.
 
 A family is a module that maps a published config.json to a `ModelConfig` and back
-(`read_config`, `write_config`) and says where the published weights stand (`source`,
-`is_redundant`). Nothing here needs a deep-learning framework or a network.
+(`read_config`, `write_config`) and says where the published weights stand (`source`) and which
+published tensors are none of its own (`PASSED_OVER`). Nothing here needs a deep-learning framework
+or a network.
 """
 
 from __future__ import annotations
@@ -83,6 +84,17 @@ _CHANGEABLE = (
 def family_of(config: ModelConfig) -> ModuleType:
     """The module of `config`'s family."""
     return FAMILIES[config.family]
+
+
+def is_redundant(published: str, config: ModelConfig) -> bool:
+    """Whether Hugging Face's files may hold a tensor that no parameter is read from.
+
+    A tied head is the embedding once more; the family names the others.
+    """
+    family = family_of(config)
+    if config.tie_word_embeddings and published == family.source("head.weight", config).name:
+        return True
+    return published.endswith(family.PASSED_OVER)
 
 
 def load_model_config(

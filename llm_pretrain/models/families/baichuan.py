@@ -14,7 +14,7 @@ from typing import Any
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import llama
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, third
+from llm_pretrain.models.families.published import Source, named_source, query_key_value
 
 MODEL_TYPES = ("baichuan",)
 
@@ -41,10 +41,9 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields(published, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     heads = published.get("num_attention_heads")
-    fields.require_supported("num_key_value_heads", (heads, None))
+    fields.require_supported({"num_key_value_heads": (heads, None)})
     fields.raise_problems()
     length = "max_position_embeddings"
     if not fields.has(length):
@@ -78,19 +77,9 @@ def _is_later(config: ModelConfig) -> bool:
     return config.alibi or config.norm_head
 
 
+PASSED_OVER = llama.PASSED_OVER
+
+
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    scope, _, rest = canonical.rpartition("attention.")
-    name, _, kind = rest.partition(".")
-    if not scope or name not in QUERY_KEY_VALUE:
-        return llama.source(canonical, config)
-    return Source(
-        f"model.{scope}self_attn.W_pack.{kind}",
-        is_transposed=True,
-        outputs=third(name, config.num_attention_heads * config.head_dim),
-    )
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    return llama.is_redundant(published, config)
+    return named_source(canonical, llama.NAMES, {"self_attn.W_pack": query_key_value(config)})

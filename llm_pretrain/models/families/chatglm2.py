@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig, Rope
+from llm_pretrain.models.families.common import read_common, write_common
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source, one_block
+from llm_pretrain.models.families.published import Source, gate_up, named_source, query_key_value
 
 MODEL_TYPES = ("chatglm_v2",)
 
@@ -42,8 +43,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields(published, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     hidden_size = fields.positive_integer("hidden_size")
     heads = fields.positive_integer("num_attention_heads")
     head_dim = fields.positive_integer("kv_channels", max(hidden_size // heads, 1))
@@ -73,18 +73,13 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ),
         norm_eps=fields.number("layernorm_epsilon", 1e-5),
         rope=Rope(pairs="neighbours", rotary_dim=head_dim // 2),
-        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=bias or fields.flag("add_qkv_bias", False),
         attention_output_bias=bias,
         mlp_bias=bias,
         initializer_range=fields.number("initializer_range", 0.02),
         hidden_dropout=fields.probability("hidden_dropout"),
         attention_dropout=fields.probability("attention_dropout"),
-        fuse_attention_qkv=fields.flag("fuse_attention_qkv", False),
-        fuse_attention_ffn=fields.flag("fuse_attention_ffn", False),
-        bos_token_id=fields.token("bos_token_id"),
-        eos_token_id=fields.tokens("eos_token_id"),
-        pad_token_id=fields.token("pad_token_id"),
+        **read_common(fields),
     )
     fields.raise_problems()
     return config
@@ -92,7 +87,6 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that describes `config`; read back, it is `config` again."""
-    eos = config.eos_token_id
     return {
         "architectures": ["ChatGLMForConditionalGeneration"],
         "model_type": "chatglm",
@@ -109,65 +103,32 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "rmsnorm": True,
         "post_layer_norm": True,
         "original_rope": True,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "add_qkv_bias": config.attention_bias,
         "add_bias_linear": config.mlp_bias,
         "initializer_range": config.initializer_range,
         "hidden_dropout": config.hidden_dropout,
         "attention_dropout": config.attention_dropout,
-        "fuse_attention_qkv": config.fuse_attention_qkv,
-        "fuse_attention_ffn": config.fuse_attention_ffn,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        "pad_token_id": config.pad_token_id,
+        **write_common(config),
     }
 
 
-_OUTSIDE_LAYERS = {
-    "embedding.weight": Source("transformer.embedding.word_embeddings.weight"),
-    "norm.weight": Source("transformer.encoder.final_layernorm.weight"),
-    "head.weight": Source("transformer.output_layer.weight", is_transposed=True),
-}
-_LAYERS = {
+_NAMES = {
+    "embedding": "transformer.embedding.word_embeddings",
+    "layers": "transformer.encoder.layers",
     "attention_norm": "input_layernorm",
-    "attention.query": "self_attention.query_key_value",
-    "attention.key": "self_attention.query_key_value",
-    "attention.value": "self_attention.query_key_value",
     "attention.output": "self_attention.dense",
     "feed_forward_norm": "post_attention_layernorm",
-    "feed_forward.gate": "mlp.dense_h_to_4h",
-    "feed_forward.up": "mlp.dense_h_to_4h",
     "feed_forward.down": "mlp.dense_4h_to_h",
+    "norm": "transformer.encoder.final_layernorm",
+    "head": "transformer.output_layer",
 }
+PASSED_OVER = ("rotary_pos_emb.inv_freq",)
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    if canonical in _OUTSIDE_LAYERS:
-        return _OUTSIDE_LAYERS[canonical]
-    _, index, rest = canonical.split(".", 2)
-    layer, _, kind = rest.rpartition(".")
-    query, key = (
-        count * config.head_dim
-        for count in (config.num_attention_heads, config.num_key_value_heads)
-    )
-    inner, total = config.intermediate_size, query + 2 * key
     packed = {
-        "attention.query": one_block(0, query, total),
-        "attention.key": one_block(query, key, total),
-        "attention.value": one_block(query + key, key, total),
-        "feed_forward.gate": one_block(0, inner, 2 * inner),
-        "feed_forward.up": one_block(inner, inner, 2 * inner),
+        "self_attention.query_key_value": query_key_value(config),
+        "mlp.dense_h_to_4h": gate_up(config),
     }
-    return Source(
-        f"transformer.encoder.layers.{index}.{_LAYERS[layer]}.{kind}",
-        is_transposed=kind == "weight" and not layer.endswith("norm"),
-        outputs=packed.get(layer),
-    )
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    if published == "transformer.output_layer.weight":
-        return config.tie_word_embeddings
-    return published == "transformer.rotary_pos_emb.inv_freq"
+    return named_source(canonical, _NAMES, packed)

@@ -45,12 +45,13 @@ class Fields:
         """The first of `keys` that is present, else the first of all."""
         return next(filter(self.has, keys), keys[0])
 
-    def require_supported(self, key: str, supported: tuple[Any, ...]) -> None:
-        """Record a problem unless the key is absent or holds one of `supported`."""
-        if key in self.values and self.values[key] not in supported:
-            usable = " or ".join(repr(value) for value in supported if value is not None)
-            advice = f"this program computes {usable} only" if usable else "this is not supported"
-            self.problem(key, f"{self.values[key]!r}: {advice}")
+    def require_supported(self, supported: Mapping[str, tuple[Any, ...]]) -> None:
+        """Record a problem for each key that is there and holds none of its supported values."""
+        for key, values in supported.items():
+            if key in self.values and self.values[key] not in values:
+                usable = " or ".join(repr(value) for value in values if value is not None)
+                only = f"this program computes {usable} only" if usable else "this is not supported"
+                self.problem(key, f"{self.values[key]!r}: {only}")
 
     def positive_integer(self, key: str, default: int | None = None) -> int:
         value = self._value(key, default)
@@ -87,6 +88,13 @@ class Fields:
             self.problem(key, f"{value} is not a probability below 1")
         return 0.0
 
+    def share(self, key: str, default: float) -> float:
+        """A number from 0 to 1."""
+        value = self.number(key, default)
+        if value > 1:
+            self.problem(key, f"{value} is above 1")
+        return value
+
     def token(self, key: str) -> int | None:
         """A token id; null and the older -1 both mean none."""
         value = self.values.get(key)
@@ -95,6 +103,15 @@ class Fields:
         if type(value) is not int or value < 0:
             self.problem(key, f"{value!r} is not a token id")
         return value
+
+    def required_token(self, key: str, vocab_size: int) -> int:
+        """A token id of the vocabulary."""
+        value = self.token(key)
+        if value is None:
+            self.problem(key, "is missing")
+        elif value >= vocab_size > 1:
+            self.problem(key, f"{value} is outside the vocabulary of {vocab_size}")
+        return value or 0
 
     def tokens(self, key: str) -> int | tuple[int, ...] | None:
         """One token id, or several."""

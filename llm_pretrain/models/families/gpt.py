@@ -8,11 +8,13 @@ both stand under GPT-2's names in Hugging Face's files, which PaddleNLP reads to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from llm_pretrain.config.model_config import LearnedPositions, ModelConfig
+from llm_pretrain.models.families.common import equal_heads, read_common, write_common
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, third
+from llm_pretrain.models.families.published import Source, named_source, query_key_value
 
 MODEL_TYPES = ("gpt", "gpt2")
 
@@ -55,31 +57,25 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields({**_DROPOUTS, **published}, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
 
     def size(key: str, default: int | None = None) -> int:
         return fields.positive_integer(fields.first(key, _GPT2_KEYS[key]), default)
 
     hidden_size, heads = size("hidden_size"), size("num_attention_heads")
-    if hidden_size % heads:
-        fields.problem("hidden_size", f"{hidden_size} is not a multiple of {heads} attention heads")
     config = ModelConfig(
         family="gpt",
         vocab_size=fields.positive_integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=size("intermediate_size", 4 * hidden_size),
         num_hidden_layers=size("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=max(hidden_size // heads, 1),
+        **equal_heads(fields, hidden_size, heads),
         max_position_embeddings=size("max_position_embeddings", 1024),
         norm_eps=fields.number("layer_norm_epsilon", 1e-5),
         learned_positions=LearnedPositions(),
         norm="layer_norm",
         activation="gelu_tanh",
         is_gated=False,
-        tie_word_embeddings=fields.flag("tie_word_embeddings", True),
         attention_bias=True,
         attention_output_bias=True,
         mlp_bias=True,
@@ -88,10 +84,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         embedding_dropout=fields.probability("hidden_dropout_prob", "embd_pdrop"),
         hidden_dropout=fields.probability("hidden_dropout_prob", "resid_pdrop"),
         attention_dropout=fields.probability("attention_probs_dropout_prob", "attn_pdrop"),
-        fuse_attention_qkv=fields.flag("fuse_attention_qkv", False),
-        bos_token_id=fields.token("bos_token_id"),
-        eos_token_id=fields.tokens("eos_token_id"),
-        pad_token_id=fields.token("pad_token_id"),
+        **read_common(fields, tied=True),
     )
     fields.raise_problems()
     return config
@@ -102,7 +95,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
     transformers has no GPT-3; GPT-2 is the same architecture.
     """
-    eos = config.eos_token_id
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -114,48 +106,31 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "n_positions": config.max_position_embeddings,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": config.norm_eps,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
         "embd_pdrop": config.embedding_dropout,
         "resid_pdrop": config.hidden_dropout,
         "attn_pdrop": config.attention_dropout,
-        "fuse_attention_qkv": config.fuse_attention_qkv,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        "pad_token_id": config.pad_token_id,
+        **write_common(config),
     }
 
 
-_LAYERS = {
-    "embedding": "wte",
-    "positions": "wpe",
-    "norm": "ln_f",
+_NAMES = {
+    "embedding": "transformer.wte",
+    "positions": "transformer.wpe",
+    "layers": "transformer.h",
     "attention_norm": "ln_1",
     "attention.output": "attn.c_proj",
     "feed_forward_norm": "ln_2",
     "feed_forward.up": "mlp.c_fc",
     "feed_forward.down": "mlp.c_proj",
+    "norm": "transformer.ln_f",
+    "head": "lm_head",
 }
+# The causal mask.
+PASSED_OVER = (".attn.bias", ".attn.masked_bias")
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
-    """Where a tensor stands in Hugging Face's files, whose linear weights are [in, out] here."""
-    layer, _, kind = canonical.rpartition(".")
-    if layer == "head":
-        return Source("lm_head.weight", is_transposed=True)
-    scope = "transformer."
-    if layer.startswith("layers."):
-        _, index, layer = layer.split(".", 2)
-        scope = f"transformer.h.{index}."
-    name = layer.removeprefix("attention.")
-    if name in QUERY_KEY_VALUE:
-        outputs = third(name, config.num_attention_heads * config.head_dim)
-        return Source(f"{scope}attn.c_attn.{kind}", outputs=outputs)
-    return Source(f"{scope}{_LAYERS[layer]}.{kind}")
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    if published.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask
-        return True
-    return published == "lm_head.weight" and config.tie_word_embeddings
+    """Where a tensor stands in Hugging Face's files, whose weights are [in, out] but the head's."""
+    found = named_source(canonical, _NAMES, {"attn.c_attn": query_key_value(config)})
+    return replace(found, is_transposed=canonical == "head.weight")

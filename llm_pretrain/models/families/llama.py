@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families.common import read_common, write_common
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source
+from llm_pretrain.models.families.published import Source, named_source
 from llm_pretrain.models.families.rope import read_rope, write_rope
 
 MODEL_TYPES = ("llama",)
@@ -36,8 +37,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields(published, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     heads = fields.positive_integer("num_attention_heads")
     hidden_size = fields.positive_integer("hidden_size")
     if hidden_size % heads and not published.get("head_dim"):
@@ -67,17 +67,12 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         rope=None if has_alibi else read_rope(fields, max_position_embeddings),
         alibi=has_alibi,
-        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=fields.flag("attention_bias", False),
         attention_output_bias=fields.flag("attention_bias", False),
         mlp_bias=fields.flag("mlp_bias", False),
         initializer_range=fields.number("initializer_range", 0.02),
         attention_dropout=fields.probability("attention_dropout"),
-        fuse_attention_qkv=fields.flag("fuse_attention_qkv", False),
-        fuse_attention_ffn=fields.flag("fuse_attention_ffn", False),
-        bos_token_id=fields.token("bos_token_id"),
-        eos_token_id=fields.tokens("eos_token_id"),
-        pad_token_id=fields.token("pad_token_id"),
+        **read_common(fields),
     )
     fields.raise_problems()
     return config
@@ -89,7 +84,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     Rotary embedding is written in the older and the present spelling, so that old and new
     versions of other programs read the same model. "alibi" is PaddleNLP's.
     """
-    eos = config.eos_token_id
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -104,49 +98,32 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.norm_eps,
         **({"alibi": True} if config.rope is None else write_rope(config.rope)),
-        "tie_word_embeddings": config.tie_word_embeddings,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
         "initializer_range": config.initializer_range,
         "attention_dropout": config.attention_dropout,
-        "fuse_attention_qkv": config.fuse_attention_qkv,
-        "fuse_attention_ffn": config.fuse_attention_ffn,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        "pad_token_id": config.pad_token_id,
+        **write_common(config),
     }
 
 
-_OUTSIDE_LAYERS = {
-    "embedding.weight": Source("model.embed_tokens.weight"),
-    "norm.weight": Source("model.norm.weight"),
-    "head.weight": Source("lm_head.weight", is_transposed=True),
-}
-_LINEAR = {
+NAMES = {
+    "embedding": "model.embed_tokens",
+    "layers": "model.layers",
+    "attention_norm": "input_layernorm",
     "attention.query": "self_attn.q_proj",
     "attention.key": "self_attn.k_proj",
     "attention.value": "self_attn.v_proj",
     "attention.output": "self_attn.o_proj",
+    "feed_forward_norm": "post_attention_layernorm",
     "feed_forward.gate": "mlp.gate_proj",
     "feed_forward.up": "mlp.up_proj",
     "feed_forward.down": "mlp.down_proj",
+    "norm": "model.norm",
+    "head": "lm_head",
 }
-_NORM = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
+PASSED_OVER = ("rotary_emb.inv_freq",)
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    if canonical in _OUTSIDE_LAYERS:
-        return _OUTSIDE_LAYERS[canonical]
-    _, index, rest = canonical.split(".", 2)
-    layer, _, kind = rest.rpartition(".")
-    if layer in _NORM:
-        return Source(f"model.layers.{index}.{_NORM[layer]}.{kind}")
-    return Source(f"model.layers.{index}.{_LINEAR[layer]}.{kind}", is_transposed=kind == "weight")
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    if published.endswith("rotary_emb.inv_freq"):
-        return True
-    return published == "lm_head.weight" and config.tie_word_embeddings
+    return named_source(canonical, NAMES)

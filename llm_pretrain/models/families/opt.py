@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_pretrain.config.model_config import LearnedPositions, ModelConfig
+from llm_pretrain.models.families.common import equal_heads, read_common, write_common
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source
+from llm_pretrain.models.families.published import Source, named_source
 
 MODEL_TYPES = ("opt",)
 
@@ -37,13 +38,10 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields({"dropout": 0.1, **published}, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     hidden_size = fields.positive_integer("hidden_size")
-    fields.require_supported("word_embed_proj_dim", (hidden_size, None))
+    fields.require_supported({"word_embed_proj_dim": (hidden_size, None)})
     heads = fields.positive_integer("num_attention_heads")
-    if hidden_size % heads:
-        fields.problem("hidden_size", f"{hidden_size} is not a multiple of {heads} attention heads")
     has_biases = fields.flag("enable_bias", True)
     config = ModelConfig(
         family="opt",
@@ -51,26 +49,20 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         hidden_size=hidden_size,
         intermediate_size=fields.positive_integer(fields.first("intermediate_size", "ffn_dim")),
         num_hidden_layers=fields.positive_integer("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=max(hidden_size // heads, 1),
+        **equal_heads(fields, hidden_size, heads),
         max_position_embeddings=fields.positive_integer("max_position_embeddings", 2048),
         norm_eps=1e-5,
         learned_positions=LearnedPositions(offset=2),
         norm="layer_norm",
         activation="relu",
         is_gated=False,
-        tie_word_embeddings=fields.flag("tie_word_embeddings", True),
         attention_bias=has_biases,
         attention_output_bias=has_biases,
         mlp_bias=has_biases,
         initializer_range=fields.number(fields.first("initializer_range", "init_std"), 0.02),
         hidden_dropout=fields.probability("hidden_dropout_prob", "dropout"),
         attention_dropout=fields.probability("attention_probs_dropout_prob", "attention_dropout"),
-        fuse_attention_qkv=fields.flag("fuse_attention_qkv", False),
-        bos_token_id=fields.token("bos_token_id"),
-        eos_token_id=fields.tokens("eos_token_id"),
-        pad_token_id=fields.token("pad_token_id"),
+        **read_common(fields, tied=True),
     )
     fields.raise_problems()
     return config
@@ -78,7 +70,6 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that describes `config`; read back, it is `config` again."""
-    eos = config.eos_token_id
     return {
         "architectures": ["OPTForCausalLM"],
         "model_type": "opt",
@@ -92,21 +83,17 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "activation_function": "relu",
         "do_layer_norm_before": True,
         "enable_bias": config.mlp_bias,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "init_std": config.initializer_range,
         "dropout": config.hidden_dropout,
         "attention_dropout": config.attention_dropout,
-        "fuse_attention_qkv": config.fuse_attention_qkv,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        "pad_token_id": config.pad_token_id,
+        **write_common(config),
     }
 
 
-_LAYERS = {
-    "embedding": "embed_tokens",
-    "positions": "embed_positions",
-    "norm": "final_layer_norm",
+_NAMES = {
+    "embedding": "model.decoder.embed_tokens",
+    "positions": "model.decoder.embed_positions",
+    "layers": "model.decoder.layers",
     "attention_norm": "self_attn_layer_norm",
     "attention.query": "self_attn.q_proj",
     "attention.key": "self_attn.k_proj",
@@ -115,22 +102,12 @@ _LAYERS = {
     "feed_forward_norm": "final_layer_norm",
     "feed_forward.up": "fc1",
     "feed_forward.down": "fc2",
+    "norm": "model.decoder.final_layer_norm",
+    "head": "lm_head",
 }
+PASSED_OVER = ()
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    layer, _, kind = canonical.rpartition(".")
-    if layer == "head":
-        return Source("lm_head.weight", is_transposed=True)
-    scope = "model.decoder."
-    if layer.startswith("layers."):
-        _, index, layer = layer.split(".", 2)
-        scope = f"model.decoder.layers.{index}."
-    is_matrix = kind == "weight" and layer.startswith(("attention.", "feed_forward."))
-    return Source(f"{scope}{_LAYERS[layer]}.{kind}", is_transposed=is_matrix)
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    return published == "lm_head.weight" and config.tie_word_embeddings
+    return named_source(canonical, _NAMES)

@@ -14,7 +14,13 @@ from typing import Any
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import family_of, llama
-from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Blocks, Source, one_block
+from llm_pretrain.models.families.published import (
+    Packed,
+    Source,
+    gate_up,
+    named_source,
+    query_key_value,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ def source(canonical: str, config: ModelConfig) -> Source:
         ConfigError: PaddleNLP has no such model.
     """
     model = _model_of(config)
-    found = model.source(canonical, config)
+    found = replace(model.source(canonical, config), is_transposed=False)
     return replace(found, copy=model.head_copy) if canonical == "embedding.weight" else found
 
 
@@ -90,36 +96,19 @@ def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
     """The names of Hugging Face's LLaMA, with the class's own name in front, and fused layers."""
 
     def source(canonical: str, config: ModelConfig) -> Source:
-        scope, _, rest = canonical.partition("attention.")
-        name, _, kind = rest.partition(".")
-        if config.fuse_attention_qkv and name in QUERY_KEY_VALUE:
-            return Source(
-                f"{model}.{scope}self_attn.qkv_proj.{kind}", outputs=_grouped(name, config)
-            )
-        scope, _, rest = canonical.partition("feed_forward.")
-        name, _, kind = rest.partition(".")
-        if config.fuse_attention_ffn and name in ("gate", "up"):
-            size = config.intermediate_size
-            return Source(
-                f"{model}.{scope}mlp.gate_up_fused_proj.{kind}",
-                outputs=one_block(0 if name == "gate" else size, size, 2 * size),
-            )
-        return _renamed(llama.source(canonical, config), "model.", f"{model}.")
+        packed = _fused_qkv(config)
+        if config.fuse_attention_ffn:
+            packed["mlp.gate_up_fused_proj"] = gate_up(config)
+        return _renamed(named_source(canonical, llama.NAMES, packed), "model.", f"{model}.")
 
     return source
 
 
-def _grouped(name: str, config: ModelConfig) -> Blocks:
+def _fused_qkv(config: ModelConfig) -> dict[str, Packed]:
     """Each key head follows its query heads, and its value head follows it."""
-    groups, size = config.num_key_value_heads, config.head_dim
-    queries = config.num_attention_heads // groups * size
-    stride = queries + 2 * size
-    start, length = {
-        "query": (0, queries),
-        "key": (queries, size),
-        "value": (queries + size, size),
-    }[name]
-    return Blocks(start, groups, length, stride, groups * stride)
+    if not config.fuse_attention_qkv:
+        return {}
+    return {"self_attn.qkv_proj": query_key_value(config, groups=config.num_key_value_heads)}
 
 
 def _prefixed(prefix: str, paddle_prefix: str) -> Callable[[str, ModelConfig], Source]:
@@ -132,44 +121,28 @@ def _prefixed(prefix: str, paddle_prefix: str) -> Callable[[str, ModelConfig], S
 
 
 def _renamed(source: Source, prefix: str, paddle_prefix: str) -> Source:
-    name = source.name
-    if name.startswith(prefix):
-        name = paddle_prefix + name.removeprefix(prefix)
-    return replace(source, name=name, is_transposed=False)
-
-
-_DECODER_LAYERS = {
-    "attention_norm": "norm1",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.out_proj",
-    "feed_forward_norm": "norm2",
-    "feed_forward.up": "linear1",
-    "feed_forward.down": "linear2",
-}
+    if not source.name.startswith(prefix):
+        return source
+    return replace(source, name=paddle_prefix + source.name.removeprefix(prefix))
 
 
 def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], Source]:
     """The names of PaddleNLP's GPT and OPT."""
-    outside = {
-        "embedding": "embeddings.word_embeddings",
-        "positions": "embeddings.position_embeddings",
-        "norm": f"decoder.{final_norm}",
+    names = {
+        "embedding": f"{model}.embeddings.word_embeddings",
+        "positions": f"{model}.embeddings.position_embeddings",
+        "layers": f"{model}.decoder.layers",
+        "attention_norm": "norm1",
+        "attention.query": "self_attn.q_proj",
+        "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj",
+        "attention.output": "self_attn.out_proj",
+        "feed_forward_norm": "norm2",
+        "feed_forward.up": "linear1",
+        "feed_forward.down": "linear2",
+        "norm": f"{model}.decoder.{final_norm}",
     }
-
-    def source(canonical: str, config: ModelConfig) -> Source:
-        layer, _, kind = canonical.rpartition(".")
-        if layer in outside:
-            return Source(f"{model}.{outside[layer]}.{kind}")
-        _, index, layer = layer.split(".", 2)
-        scope = f"{model}.decoder.layers.{index}"
-        name = layer.removeprefix("attention.")
-        if config.fuse_attention_qkv and name in QUERY_KEY_VALUE:
-            return Source(f"{scope}.self_attn.qkv_proj.{kind}", outputs=_grouped(name, config))
-        return Source(f"{scope}.{_DECODER_LAYERS[layer]}.{kind}")
-
-    return source
+    return lambda canonical, config: named_source(canonical, names, _fused_qkv(config))
 
 
 _MODELS: dict[str, _Model] = {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llm_pretrain.config.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -29,22 +33,38 @@ class Blocks:
         return self.start + numbers // self.size * self.stride + numbers % self.size
 
 
-def one_block(start: int, size: int, total: int) -> Blocks:
-    """Elements [start, start + size) of an axis of length `total`."""
-    return Blocks(start, 1, size, size, total)
+Packed = dict[str, Blocks]
+"""Layers that stand in one matrix, each with the place of its outputs."""
 
 
-QUERY_KEY_VALUE = ("query", "key", "value")
+def one_after_another(sizes: Mapping[str, int], groups: int = 1) -> Packed:
+    """Layers of these numbers of outputs, packed in their order.
+
+    Args:
+        groups: of equal size that the outputs of every layer fall into. The first groups of all
+            layers come before the second ones.
+    """
+    starts = accumulate((size // groups for size in sizes.values()), initial=0)
+    total = sum(sizes.values())
+    return {
+        layer: Blocks(start, groups, size // groups, total // groups, total)
+        for (layer, size), start in zip(sizes.items(), starts, strict=False)
+    }
 
 
-def third(name: str, width: int) -> Blocks:
-    """Where query, key or value stands in a matrix of all three, one after another."""
-    return one_block(QUERY_KEY_VALUE.index(name) * width, width, 3 * width)
+def query_key_value(config: ModelConfig, groups: int = 1) -> Packed:
+    """Query, key and value, one after another within each group of heads."""
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    sizes = {"attention.query": queries, "attention.key": keys, "attention.value": keys}
+    return one_after_another(sizes, groups)
 
 
-def part_of_heads(name: str, heads: int, size: int) -> Blocks:
-    """Where query, key or value stands in a matrix of all three, head by head."""
-    return Blocks(QUERY_KEY_VALUE.index(name) * size, heads, size, 3 * size, 3 * size * heads)
+def gate_up(config: ModelConfig, *, gate_first: bool = True) -> Packed:
+    """Gate and up, one after the other."""
+    layers = ("feed_forward.gate", "feed_forward.up")
+    order = layers if gate_first else layers[::-1]
+    return one_after_another(dict.fromkeys(order, config.intermediate_size))
 
 
 @dataclass(frozen=True)
@@ -64,3 +84,27 @@ class Source:
         if self.outputs is not None:
             shape = (*shape[:-1], self.outputs.total)
         return shape[::-1] if self.is_transposed else shape
+
+
+def named_source(
+    canonical: str, names: Mapping[str, str], packed: Mapping[str, Packed] | None = None
+) -> Source:
+    """Where a tensor stands in files whose weights of linear layers are [out, in].
+
+    Args:
+        canonical: "head.weight", "layers.3.attention.query.bias".
+        names: published names by canonical ones, both without "weight" or "bias"; those within a
+            decoder layer come after the name of "layers" and its number.
+        packed: by published names, the layers that stand together under each.
+    """
+    layer, _, kind = canonical.rpartition(".")
+    scope = ""
+    if layer.startswith("layers."):
+        _, number, layer = layer.split(".", 2)
+        scope = f"{names['layers']}.{number}."
+    is_linear = not layer.endswith(("embedding", "positions", "norm"))
+    is_transposed = is_linear and kind == "weight"
+    for name, places in (packed or {}).items():
+        if layer in places:
+            return Source(f"{scope}{name}.{kind}", is_transposed, places[layer])
+    return Source(f"{scope}{names[layer]}.{kind}", is_transposed)

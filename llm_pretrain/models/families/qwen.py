@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_pretrain.config.model_config import Extrapolation, ModelConfig, Rope
-from llm_pretrain.models.families import llama
+from llm_pretrain.models.families.common import read_common, write_common
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import QUERY_KEY_VALUE, Source, third
+from llm_pretrain.models.families.published import Source, named_source, query_key_value
+from llm_pretrain.models.families.rope import read_theta
 
 MODEL_TYPES = ("qwen",)
 
@@ -37,8 +38,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields(published, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     heads = fields.positive_integer("num_attention_heads")
     hidden_size = fields.positive_integer("hidden_size")
     head_dim = fields.positive_integer("kv_channels", max(hidden_size // heads, 1))
@@ -51,9 +51,6 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     width = fields.positive_integer("intermediate_size")
     if width % 2:
         fields.problem("intermediate_size", f"{width} is odd; half of it is the layer's width")
-    theta = fields.number("rotary_emb_base", 10000.0)
-    if theta <= 1:
-        fields.problem("rotary_emb_base", f"{theta} is not above 1")
     config = ModelConfig(
         family="qwen",
         vocab_size=fields.positive_integer("vocab_size"),
@@ -65,18 +62,13 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         head_dim=head_dim,
         max_position_embeddings=fields.positive_integer("max_position_embeddings", 8192),
         norm_eps=fields.number("layer_norm_epsilon", 1e-6),
-        rope=Rope(theta),
+        rope=Rope(read_theta(fields, "rotary_emb_base")),
         extrapolation=_read_extrapolation(fields),
-        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=True,
         initializer_range=fields.number("initializer_range", 0.02),
         embedding_dropout=fields.probability("emb_dropout_prob"),
         attention_dropout=fields.probability("attn_dropout_prob"),
-        fuse_attention_qkv=fields.flag("fuse_attention_qkv", False),
-        fuse_attention_ffn=fields.flag("fuse_attention_ffn", False),
-        bos_token_id=fields.token("bos_token_id"),
-        eos_token_id=fields.tokens("eos_token_id"),
-        pad_token_id=fields.token("pad_token_id"),
+        **read_common(fields),
     )
     fields.raise_problems()
     return config
@@ -99,7 +91,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
     The classes of "auto_map" are those of the files that stand beside the published weights.
     """
-    eos = config.eos_token_id
     assert config.rope is not None
     beyond = config.extrapolation or Extrapolation(
         config.max_position_embeddings, larger_base=False, scaled_queries=False
@@ -126,47 +117,28 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "rotary_pct": 1.0,
         "no_bias": True,
         "scale_attn_weights": True,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
         "attn_dropout_prob": config.attention_dropout,
         "emb_dropout_prob": config.embedding_dropout,
-        "fuse_attention_qkv": config.fuse_attention_qkv,
-        "fuse_attention_ffn": config.fuse_attention_ffn,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        "pad_token_id": config.pad_token_id,
+        **write_common(config),
     }
 
 
-_OUTSIDE_LAYERS = {
-    "embedding.weight": Source("transformer.wte.weight"),
-    "norm.weight": Source("transformer.ln_f.weight"),
-    "head.weight": Source("lm_head.weight", is_transposed=True),
-}
-_LAYERS = {
+_NAMES = {
+    "embedding": "transformer.wte",
+    "layers": "transformer.h",
     "attention_norm": "ln_1",
     "attention.output": "attn.c_proj",
     "feed_forward_norm": "ln_2",
     "feed_forward.gate": "mlp.w2",
     "feed_forward.up": "mlp.w1",
     "feed_forward.down": "mlp.c_proj",
+    "norm": "transformer.ln_f",
+    "head": "lm_head",
 }
+PASSED_OVER = ("rotary_emb.inv_freq",)
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    if canonical in _OUTSIDE_LAYERS:
-        return _OUTSIDE_LAYERS[canonical]
-    _, index, rest = canonical.split(".", 2)
-    layer, _, kind = rest.rpartition(".")
-    prefix = f"transformer.h.{index}."
-    name = layer.removeprefix("attention.")
-    if name in QUERY_KEY_VALUE:
-        outputs = third(name, config.num_attention_heads * config.head_dim)
-        return Source(f"{prefix}attn.c_attn.{kind}", kind == "weight", outputs)
-    return Source(f"{prefix}{_LAYERS[layer]}.{kind}", is_transposed="norm" not in layer)
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    return llama.is_redundant(published, config)
+    return named_source(canonical, _NAMES, {"attn.c_attn": query_key_value(config)})

@@ -13,7 +13,7 @@ from typing import Any
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import llama
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source
+from llm_pretrain.models.families.published import Source, named_source
 
 MODEL_TYPES = ("qwen2", "qwen3")
 
@@ -42,8 +42,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         ConfigError: every key that is missing, malformed or beyond this decoder.
     """
     fields = Fields(published, source)
-    for key, supported in _SUPPORTED.items():
-        fields.require_supported(key, supported)
+    fields.require_supported(_SUPPORTED)
     if "sliding_attention" in (published.get("layer_types") or ()):
         fields.problem("layer_types", "sliding windows are not supported")
     fields.raise_problems()
@@ -68,18 +67,13 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     return published
 
 
-_HEAD_NORM = {"query_norm": "q_norm", "key_norm": "k_norm"}
+_NAMES = llama.NAMES | {
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+}
+PASSED_OVER = llama.PASSED_OVER
 
 
 def source(canonical: str, config: ModelConfig) -> Source:
     """Where a tensor stands in Hugging Face's files."""
-    scope, _, rest = canonical.rpartition("attention.")
-    name, _, kind = rest.partition(".")
-    if scope and name in _HEAD_NORM:
-        return Source(f"model.{scope}self_attn.{_HEAD_NORM[name]}.{kind}")
-    return llama.source(canonical, config)
-
-
-def is_redundant(published: str, config: ModelConfig) -> bool:
-    """Whether published weights may hold a tensor that no parameter is read from."""
-    return llama.is_redundant(published, config)
+    return named_source(canonical, _NAMES)

@@ -29,7 +29,7 @@ _TYPE_OF = {
 
 def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
     """The rotary embedding that a config.json describes; problems go to `fields`."""
-    theta = _theta(fields, 10000.0)
+    theta = read_theta(fields)
     # The older key wins where both stand, as it does for transformers.
     key = "rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters"
     values = fields.values.get(key)
@@ -39,15 +39,16 @@ def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
         fields.problem(key, f"{values!r} is not an object")
         return Rope(theta)
     inner = Fields(values, fields.source, inside=f"{key}.", problems=fields.problems)
-    inner.require_supported("partial_rotary_factor", (1, None))
-    return Rope(_theta(inner, theta), _read_scaling(inner, max_position_embeddings))
+    inner.require_supported({"partial_rotary_factor": (1, None)})
+    return Rope(read_theta(inner, default=theta), _read_scaling(inner, max_position_embeddings))
 
 
-def _theta(fields: Fields, default: float) -> float:
-    theta = fields.number("rope_theta", default)
+def read_theta(fields: Fields, key: str = "rope_theta", default: float = 10000.0) -> float:
+    """The base of the angles."""
+    theta = fields.number(key, default)
     if theta <= 1:
-        fields.problem("rope_theta", f"{theta} is not above 1")
-        return 10000.0
+        fields.problem(key, f"{theta} is not above 1")
+        return default
     return theta
 
 

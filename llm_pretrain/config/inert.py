@@ -5,7 +5,7 @@ The reason completes the sentence "KEY has no effect here: …".
 
 from __future__ import annotations
 
-_CHOSEN_AT_START = "plain Paddle operators serve for now; faster ones will be chosen at start-up"
+_FASTEST = "the fastest operator that works on the machine is chosen at start-up"
 _ANY_LAYOUT = "checkpoints do not depend on the layout, so there is one kind, read at any layout"
 _NO_EXPERTS = "there are no mixture-of-experts models here"
 _ONE_ENGINE = "there is one engine, dynamic graphs over Fleet"
@@ -18,15 +18,12 @@ INERT: dict[str, str] = {
     # Model
     "model_type": "the family is read from the model's config.json",
     "config_name": "the model's config is read from model_name_or_path",
-    "use_fast_layer_norm": _CHOSEN_AT_START,
-    "use_fused_rms_norm": _CHOSEN_AT_START,
-    "use_fused_rope": _CHOSEN_AT_START,
-    "use_fused_linear": _CHOSEN_AT_START,
-    "use_fused_dropout_add": _CHOSEN_AT_START,
-    "use_fused_linear_cross_entropy": _CHOSEN_AT_START,
-    "fused_linear": _CHOSEN_AT_START,
-    "fused_linear_param_grad_add": _CHOSEN_AT_START,
-    "enable_linear_fused_grad_add": _CHOSEN_AT_START,
+    "use_fast_layer_norm": "use_fused_rms_norm chooses for both kinds of norm",
+    "use_fused_linear": _FASTEST,
+    "use_fused_dropout_add": "dropout and addition are one operator already",
+    "fused_linear": _FASTEST,
+    "fused_linear_param_grad_add": _FASTEST,
+    "enable_linear_fused_grad_add": _FASTEST,
     "tensor_parallel_output": "logits always stay split over the vocabulary until the loss",
     "tensor_parallel_rank": "ranks come from the launcher",
     "pad_token_id": "samples are full, so nothing is padded",

@@ -7,7 +7,32 @@ from pydantic import Field
 from llm_pretrain.config.arguments import Arguments, Flag, Integer, Number, Text
 
 
-class ModelArguments(Arguments):
+class OperatorArguments(Arguments):
+    """Operators: which implementations serve, where null takes the fastest that works here."""
+
+    use_flash_attention: Flag | None = Field(
+        None,
+        description="Compute attention block by block, so that its memory grows with the length "
+        "of the sequence and not with its square. true asks for it even where no fast operator is "
+        "built; false computes all scores.",
+    )
+    use_fused_rms_norm: Flag | None = Field(
+        None, description="Norms, RMS and layer norm, by one fast operator each."
+    )
+    use_fused_rope: Flag | None = Field(None, description="Rotary embedding by one fast operator.")
+    use_fused_linear_cross_entropy: Flag | None = Field(
+        None,
+        description="Compute the loss in chunks of the vocabulary, so that the logits are never "
+        "in memory whole. true asks for it even where no fast operator is built.",
+    )
+    strict_ops: Flag = Field(
+        False,
+        description="Stop where a fast operator that is set to true above can't serve, instead of "
+        "going on with a plain one.",
+    )
+
+
+class ModelArguments(OperatorArguments):
     """Model: which one, and what of its published config is changed."""
 
     model_name_or_path: Text = Field(
@@ -52,11 +77,6 @@ class ModelArguments(Arguments):
         lt=1,
         description="Dropout of attention probabilities in place of the published one, for GPT "
         "and OPT.",
-    )
-    use_flash_attention: Flag = Field(
-        False,
-        description="Compute attention block by block, so that its memory grows with the length "
-        "of the sequence and not with its square.",
     )
     fuse_attention_qkv: Flag | None = Field(
         None,

@@ -6,7 +6,8 @@ against its reference, and takes those that agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import paddle
@@ -24,6 +25,7 @@ OPERATORS = (
     "linear_cross_entropy",
     "adamw",
 )
+_REFERENCE = "reference"
 _native: set[str] = set()
 
 
@@ -35,9 +37,9 @@ class Choice:
     implementation: str
     reason: str
 
-
-class OperatorError(ValueError):
-    """An operator that the config asks for isn't there (`strict_ops`)."""
+    @property
+    def is_reference(self) -> bool:
+        return self.implementation == _REFERENCE
 
 
 def is_native(operator: str, *operands: Tensor | None) -> bool:
@@ -50,11 +52,23 @@ def use_references() -> None:
     _native.clear()
 
 
+@contextmanager
+def reference_of(operator: str) -> Iterator[None]:
+    """Let the reference of `operator` serve meanwhile."""
+    was_native = operator in _native
+    _native.discard(operator)
+    try:
+        yield
+    finally:
+        if was_native:
+            _native.add(operator)
+
+
 def choose(
     switches: Mapping[str, bool | None],
     trials: Mapping[str, Callable[[], None]],
     *,
-    strict: bool = False,
+    by_paddle: Collection[str] = (),
 ) -> list[Choice]:
     """Decide for every operator.
 
@@ -62,50 +76,40 @@ def choose(
         switches: by operator: True asks for the fast one, False for the reference, None for the
             fastest that works here.
         trials: by operator, a function that raises where the fast one disagrees.
-        strict: raise instead of falling back where a switch is True.
-
-    Raises:
-        OperatorError: strict, and a fast operator that was asked for doesn't serve.
+        by_paddle: operators for which Paddle itself brings a fast kernel here.
     """
     use_references()
+    return [
+        Choice(operator, "Paddle's kernel", "the fastest here")
+        if operator in by_paddle
+        else _choose(operator, switches.get(operator), trials[operator])
+        for operator in OPERATORS
+    ]
+
+
+def _choose(operator: str, wanted: bool | None, trial: Callable[[], None]) -> Choice:
+    """Take the C++ operator if it can serve."""
     found, state = library.find()
-    on_cpu = paddle.get_device() == "cpu"
-    choices = []
-    for operator in OPERATORS:
-        wanted = switches.get(operator)
-        if wanted is False:
-            choices.append(Choice(operator, "reference", "switched off in the config"))
-            continue
-        problem = _problem(operator, trials, state, is_there=found is not None, on_cpu=on_cpu)
-        if problem is None:
-            choices.append(Choice(operator, "C++", state))
-            continue
-        if wanted and strict:
-            raise OperatorError(f"strict_ops: {operator} can't be served by C++: {problem}.")
-        choices.append(Choice(operator, "reference", problem))
-    return choices
-
-
-def _problem(
-    operator: str,
-    trials: Mapping[str, Callable[[], None]],
-    state: str,
-    *,
-    is_there: bool,
-    on_cpu: bool,
-) -> str | None:
-    """Why the C++ operator can't serve; where it can, it does from now on."""
-    if not on_cpu:
-        return "the C++ operators are for the CPU"
-    if not is_there:
-        return state
+    if wanted is False:
+        return Choice(operator, _REFERENCE, "switched off in the config")
+    if paddle.get_device() != "cpu":
+        return Choice(operator, _REFERENCE, "the C++ operators are for the CPU")
+    if found is None:
+        return Choice(operator, _REFERENCE, state)
     _native.add(operator)
     try:
-        trials[operator]()
+        trial()
     except Exception as error:  # whatever it is, the reference still serves
         _native.discard(operator)
-        return f"its trial failed: {error}"
-    return None
+        problem = str(error).partition("\n")[0]
+        return Choice(operator, _REFERENCE, f"the trial of the C++ operator failed: {problem}")
+    return Choice(operator, "C++", state)
+
+
+def withdraw(choice: Choice) -> Choice:
+    """Let the reference serve after all, as it must in another process of the job."""
+    _native.discard(choice.operator)
+    return Choice(choice.operator, _REFERENCE, "another process of the job can't do better")
 
 
 def table(choices: Iterable[Choice]) -> list[str]:

@@ -120,8 +120,14 @@ def _has_kernel(q_BSND: Tensor) -> bool:
         q_BSND.place.is_gpu_place()
         and q_BSND.dtype in (paddle.bfloat16, paddle.float16)
         and q_BSND.shape[-1] <= 256
-        and paddle.device.cuda.get_device_capability()[0] >= 8
+        and device_has_kernel()
     )
+
+
+def device_has_kernel() -> bool:
+    """Whether Paddle's kernel of flash attention runs on the device in use."""
+    is_gpu = paddle.get_device().startswith("gpu")
+    return is_gpu and paddle.device.cuda.get_device_capability()[0] >= 8
 
 
 class _FlashAttention(PyLayer):

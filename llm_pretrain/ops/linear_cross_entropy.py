@@ -77,7 +77,8 @@ def linear_cross_entropy_gradients(
         softmax = (z_RV - log_sums_R.unsqueeze(-1)).exp_()
         dz = softmax.subtract_(_is_label(labels_R - begin, z_RV))
         dz = dz.multiply_(factors_R.unsqueeze(-1)).astype(x_RH.dtype)
-        dx_RH += in_float32_on_cpu(lambda a, b: paddle.matmul(a, b, transpose_y=True), dz, part)
+        dx = in_float32_on_cpu(lambda a, b: paddle.matmul(a, b, transpose_y=True), dz, part)
+        dx_RH += dx.astype("float32")
         if dweight is not None:
             _add_columns(dweight, begin, x_RH, dz, transposed=transposed)
     return dx_RH

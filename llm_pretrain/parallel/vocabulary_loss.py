@@ -116,7 +116,7 @@ class _LinearCrossEntropy(PyLayer):
         )
         dx_BSH = dx_RH.astype(x_RH.dtype).reshape([*gradient_BS.shape, -1])
         returned = dweight.astype(weight.dtype) if total is None else None
-        return dx_BSH if x_is_trained else None, returned if weight_is_trained else None
+        return dx_BSH if x_is_trained else None, returned if weight_is_trained else None, None
 
 
 def _over_the_group(

@@ -22,9 +22,10 @@ from llm_pretrain.data import DataError
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.lost_peer import missing_peers
 from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.training.operators import OperatorError
 from llm_pretrain.training.optimizer import NonFiniteGradientError
 
-USER_ERRORS = (ConfigError, DataError, PreprocessError, NonFiniteGradientError)
+USER_ERRORS = (ConfigError, DataError, OperatorError, PreprocessError, NonFiniteGradientError)
 """Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0
 _COUNT = "failure/count"

@@ -45,6 +45,7 @@ from llm_pretrain.training.model_choice import (
     model_config_of,
     tokenizer_directory,
 )
+from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import choose_checkpoint
 from llm_pretrain.training.stage import Stage, build_stage, recompute_activations
@@ -102,6 +103,8 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
         # The ranks meet after work that may take some of them much longer than others.
         collectives.barrier()
         checkpoint = choose_checkpoint(config, layout, reports)
+        set_compute_dtype(config.training.compute_dtype)
+        choose_operators(config, reports.message)
         stage = _build_model(config, model_config, layout, is_resumed=checkpoint is not None)
         pipeline = Pipeline(
             stage,
@@ -216,7 +219,6 @@ def _build_model(
 ) -> Stage:
     """This rank's stage, with values unless a checkpoint will give them."""
     training = config.training
-    set_compute_dtype(training.compute_dtype)
     paddle.set_default_dtype(_weight_dtype(config))
     try:
         stage = build_stage(model_config, layout)

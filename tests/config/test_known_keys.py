@@ -62,6 +62,7 @@ def test_other_spellings(load, spelling: str, key: str) -> None:
     run = load(**{spelling: value})
     assert any(line.startswith(f"{spelling}: read as {key}") for line in run.notices)
     if key in keys.OWNER:
-        part = {"max_seq_length": run.data}.get(key, run.training)
+        parts = {"max_seq_length": run.data, "use_fused_rope": run.model}
+        part = parts.get(key, run.training)
         assert getattr(part, key) == value
         assert run.sources[key] == "run.json"

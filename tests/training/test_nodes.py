@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.launching import RUN_PRETRAIN, Job, free_port, logged, run_job
@@ -49,7 +50,8 @@ def test_two_nodes_equal_one(one_node: Path, tmp_path: Path, shares_disk: bool) 
     output_dir = tmp_path / ("shared" if shares_disk else "node0") / "out"
     found = [(line["loss"], line["global_norm"]) for line in logged(output_dir)]
     expected = [(line["loss"], line["global_norm"]) for line in logged(one_node / "out")]
-    assert found == expected
+    # A node's processes have other numbers of threads, whose sums have another order.
+    assert np.array(found) == pytest.approx(np.array(expected), rel=1e-6)
     if not shares_disk:
         other = tmp_path / "node1" / "out" / "checkpoint-4"
         assert list(other.glob("optimizer/rank-*.safetensors")), "its node can resume from it"

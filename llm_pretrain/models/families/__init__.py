@@ -122,7 +122,8 @@ def load_model_config(
     published, source = _published_config(model_name_or_path)
     config = replace(
         _read(*_changed(published, source, model_arguments)),
-        use_flash_attention=model_arguments.use_flash_attention,
+        use_flash_attention=bool(model_arguments.use_flash_attention),
+        use_fused_linear_cross_entropy=bool(model_arguments.use_fused_linear_cross_entropy),
     )
     if not model_arguments.continue_training:
         config = replace(

@@ -25,9 +25,9 @@ class Embedding(PyLayer):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         ids, table = ctx.saved_tensor()
         if table.stop_gradient:
-            return (None,)
+            return None, None
         total = sum_of_gradients(table)
         dtable = paddle.zeros(table.shape, "float32") if total is None else total
         call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
              dy.dtype, dtable)  # fmt: skip
-        return (dtable.astype(table.dtype) if total is None else None,)
+        return None, dtable.astype(table.dtype) if total is None else None

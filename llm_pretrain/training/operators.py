@@ -1,0 +1,55 @@
+"""Which implementation serves each operator in this run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import paddle
+
+from llm_pretrain.config import RunConfig
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.flash_attention import device_has_kernel
+from llm_pretrain.ops.trials import trials_in
+from llm_pretrain.parallel import collectives
+
+_SWITCHES = {
+    "attention": "use_flash_attention",
+    "norm": "use_fused_rms_norm",
+    "rotary": "use_fused_rope",
+    "linear_cross_entropy": "use_fused_linear_cross_entropy",
+}
+
+
+class OperatorError(ValueError):
+    """A fast operator that the config asks for isn't there (`strict_ops`)."""
+
+
+def choose_operators(run: RunConfig, say: Callable[[str], None]) -> None:
+    """Decide for every operator, alike on all ranks, and say what serves which.
+
+    Raises:
+        OperatorError: with `strict_ops`, an operator that is switched on can't serve.
+    """
+    wanted = {operator: getattr(run.model, key) for operator, key in _SWITCHES.items()}
+    flash = wanted["attention"] and device_has_kernel()
+    choices = dispatch.choose(
+        wanted,
+        trials_in("bfloat16" if run.training.compute_dtype == "bfloat16" else "float32"),
+        by_paddle={"attention"} if flash else (),
+    )
+    plain = paddle.to_tensor([choice.is_reference for choice in choices], dtype="int64")
+    collectives.all_reduce_world(plain, "max")
+    choices = [
+        dispatch.withdraw(choice) if somewhere and not choice.is_reference else choice
+        for choice, somewhere in zip(choices, plain.tolist(), strict=True)
+    ]
+    for line in dispatch.table(choices):
+        say(line)
+    missed = [choice for choice in choices if choice.is_reference and wanted.get(choice.operator)]
+    if not missed:
+        return
+    keys = ", ".join(_SWITCHES[choice.operator] for choice in missed)
+    problem = f"{keys}: no fast operator serves here: {missed[0].reason}"
+    if run.model.strict_ops:
+        raise OperatorError(f"{problem}; strict_ops makes that an error.")
+    say(f"warning: {problem}.")

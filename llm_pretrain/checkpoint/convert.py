@@ -87,7 +87,7 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
     config = read_model_config(source)
     weights = PublishedWeights(source, config)
     dtype = dtype or weights.dtype
-    layout.sources(config)  # has the other program such a model?
+    layout.write_config(config)  # has the other program such a model?
     write_weights(weights.whole_tensors(), config, destination, dtype=dtype, layout=layout)
     for pattern in _TOKENIZER_FILES:
         for path in source.glob(pattern):

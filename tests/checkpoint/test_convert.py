@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,15 +59,63 @@ def test_a_family_that_paddlenlp_lacks(
     assert not (tmp_path / "there").exists()
 
 
-def test_norms_that_paddlenlp_would_compute_otherwise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def write_changed(name: str, directory: Path, **changes: Any) -> None:
+    """Write one of `TINY` with changes in its config, with random weights."""
+    published = SEEDS[name] | changes
+    config = FAMILIES[published["model_type"]].read_config(published, "config.json")
+    write_weights(random_tensors(config).items(), config, directory)
+
+
+def scaled(kind: str) -> dict[str, Any]:
+    """A setting of LLaMA and Qwen2."""
+    bounds = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+    return {"rope_scaling": {"rope_type": kind, "factor": 2.0, **bounds}}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tiny/gpt2", {"layer_norm_epsilon": 1e-3}, "GPTForCausalLM has norm_eps 1e-05, not 0.001"),
+        ("tiny/gpt2", {"tie_word_embeddings": False}, "has tie_word_embeddings True, not False"),
+        ("tiny/opt", {"enable_bias": False}, "OPTForCausalLM has attention_bias True, not False"),
+        ("tiny/llama", {"attention_bias": True}, "has attention_bias False, not True"),
+        ("tiny/llama", {"mlp_bias": True}, "LlamaForCausalLM has mlp_bias False, not True"),
+        ("tiny/llama", {"head_dim": 12}, "has heads of hidden_size / num_attention_heads, 8, not "),
+        ("tiny/llama", scaled("yarn"), "does not scale its rotary embedding by 'yarn'"),
+        ("tiny/qwen2", {"head_dim": 12}, "has heads of hidden_size / num_attention_heads, 8, not "),
+        ("tiny/qwen2", scaled("linear"), "does not scale its rotary embedding by 'linear'"),
+        ("tiny/qwen2", scaled("dynamic"), "does not scale its rotary embedding by 'dynamic'"),
+        ("tiny/qwen2", scaled("llama3"), "does not scale its rotary embedding by 'llama3'"),
+        ("tiny/qwen2", scaled("yarn"), "does not scale its rotary embedding by 'yarn'"),
+    ],
+)
+def test_what_paddlenlp_would_compute_otherwise(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    changes: dict[str, Any],
+    message: str,
 ) -> None:
-    published = SEEDS["tiny/gpt2"] | {"layer_norm_epsilon": 1e-3}
-    config = FAMILIES["gpt2"].read_config(published, "config.json")
-    write_weights(random_tensors(config).items(), config, tmp_path / "original")
+    write_changed(name, tmp_path / "original", **changes)
     assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 1
-    assert "computes its norms with 1e-05, this model with 0.001" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"), [("linear", "linear"), ("dynamic", "dynamic_ntk"), ("llama3", None)]
+)
+def test_scalings_that_paddlenlp_computes_too(
+    tmp_path: Path, kind: str, theirs: str | None
+) -> None:
+    """Its LLaMA has keys of its own for two of them (tests/peers/test_paddlenlp_llama.py)."""
+    write_changed("tiny/llama", tmp_path / "original", **scaled(kind))
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 0
+    written = json.loads((tmp_path / "there/config.json").read_text())
+    assert written.get("rope_scaling_type") == theirs
+    assert written.get("rope_scaling_factor") == (2.0 if theirs else None)
+    assert convert(tmp_path / "there", tmp_path / "back", "--to", "huggingface") == 0
+    assert_same_files(tmp_path / "original", tmp_path / "back")
 
 
 def test_what_is_said_and_what_comes_along(

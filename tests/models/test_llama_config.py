@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llm_pretrain.config import ConfigError
@@ -16,6 +17,7 @@ from llm_pretrain.config.model_config import (
 )
 from llm_pretrain.models.families import llama
 from llm_pretrain.models.families.llama_seeds import SEEDS
+from llm_pretrain.models.position import rotary_frequencies
 
 OLD = {
     "model_type": "llama",
@@ -106,6 +108,54 @@ def test_rotary_embedding_in_both_spellings(published: dict[str, Any], rope: Rop
 
 
 @pytest.mark.parametrize(
+    ("published", "rope"),
+    [
+        ({"rope_scaling_type": None, "rope_scaling_factor": 2.0}, Rope()),
+        ({"rope_scaling_type": "linear"}, Rope(10000.0, LinearScaling(1.0))),
+        (
+            {"rope_scaling_type": "linear", "rope_scaling_factor": 2, "rope_theta": 5e5},
+            Rope(5e5, LinearScaling(2.0)),
+        ),
+        (
+            {"rope_scaling_type": "dynamic_ntk", "rope_scaling_factor": 4.0},
+            Rope(10000.0, DynamicScaling(4.0)),
+        ),
+        (
+            {"rope_scaling_type": "linear", "rope_scaling_factor": 2.0,
+             "rope_scaling": {"type": "linear", "factor": 2.0}},
+            Rope(10000.0, LinearScaling(2.0)),
+        ),
+        (
+            {"rope_scaling_type": "linear", "rope_scaling_factor": 2.0,
+             "rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": 64,
+                              **LLAMA_3}},
+            Rope(10000.0, Llama3Scaling(8.0, 1.0, 4.0, 64)),
+        ),
+    ],
+)  # fmt: skip
+def test_scaling_in_paddlenlps_spelling(published: dict[str, Any], rope: Rope) -> None:
+    assert read(**published).rope == rope
+
+
+@pytest.mark.parametrize(("heads", "growth"), [(4, 8 ** (8 / 6)), (8, 8 ** (4 / 2))])
+def test_ntk_is_a_larger_base(heads: int, growth: float) -> None:
+    """s^(D/(D-2)) times larger for heads of D."""
+    published = {"rope_scaling_type": "ntk", "rope_scaling_factor": 8.0}
+    rope = read(num_attention_heads=heads, rope_theta=500.0, **published).rope
+    assert rope.scaling is None
+    assert rope.theta == pytest.approx(500 * growth)
+
+
+def test_ntk_of_heads_of_one_pair() -> None:
+    """Which turns by one radian per position, whatever the base."""
+    published = {"rope_scaling_type": "ntk", "rope_scaling_factor": 8.0}
+    config = read(hidden_size=8, **published)
+    assert config.head_dim == 2
+    frequencies, _ = rotary_frequencies(config.rope, 2, 2048, 16)
+    np.testing.assert_array_equal(frequencies, [1.0])
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu': this program computes 'silu'"),
@@ -117,6 +167,25 @@ def test_rotary_embedding_in_both_spellings(published: dict[str, Any], rope: Rop
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor: is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "0.5 is below 1"),
         ({"rope_scaling": 2.0}, "rope_scaling: 2.0 is not an object"),
+        ({"rope_scaling_type": "yarn"}, "rope_scaling_type: 'yarn' is none of linear, ntk,"),
+        (
+            {"rope_scaling_type": "ntk", "rope_scaling_factor": 0.5},
+            "rope_scaling_factor: 0.5 is below 1",
+        ),
+        (
+            {"rope_scaling_type": "linear", "rope_scaling_factor": 2.0,
+             "rope_scaling": {"type": "linear", "factor": 4.0}},
+            "rope_scaling_type: 'linear' by 2.0 is not what rope_scaling or rope_parameters says",
+        ),
+        ({"rope_scaling_type": ["ntk"]}, "rope_scaling_type: ['ntk'] is none of linear, ntk"),
+        (
+            {"rope_scaling_type": "linear", "rope_parameters": {"rope_type": "llama3", **LLAMA_3}},
+            "rope_scaling_type: 'linear' by 1.0 is not what rope_scaling or rope_parameters says",
+        ),
+        (
+            {"rope_scaling_type": "ntk", "rope_parameters": {"rope_type": "yarn", "factor": 1}},
+            "rope_scaling_type: 'ntk' by 1.0 is not what rope_scaling or rope_parameters says",
+        ),
         ({"rope_theta": 1.0}, "rope_theta: 1.0 is not above 1"),
         ({"rope_parameters": {"rope_theta": 0}}, "rope_parameters.rope_theta: 0.0 is not above 1"),
         (
@@ -141,7 +210,7 @@ def test_rotary_embedding_in_both_spellings(published: dict[str, Any], rope: Rop
         ({"eos_token_id": ["</s>"]}, "eos_token_id"),
         ({"bos_token_id": 1.5}, "bos_token_id: 1.5 is not a token id"),
     ],
-)
+)  # fmt: skip
 def test_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     text = problems(**changes)
     assert "config.json: " in text

@@ -70,6 +70,7 @@ def test_qwen3_has_norms_of_heads() -> None:
         ({"use_sliding_window": True}, "use_sliding_window: True: this program computes False"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: sliding windows"),
         ({"rope_scaling": {"type": "mrope"}}, "rope_scaling.rope_type: 'mrope'"),
+        ({"rope_scaling_type": "linear"}, "rope_scaling_type: 'linear': this is not supported"),
         ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4"),
     ],
 )

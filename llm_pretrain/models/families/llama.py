@@ -20,7 +20,6 @@ MODEL_TYPES = ("llama",)
 _SUPPORTED = {
     "hidden_act": ("silu", "swish"),
     "use_long_sequence_strategies": (False, None),
-    "rope_scaling_type": (None,),
     "quantization_config": (None,),
     "partial_rotary_factor": (1, None),
 }
@@ -30,7 +29,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     """The model that a published config.json describes.
 
     Args:
-        published: the parsed file, in the older or the present spelling.
+        published: the parsed file, in the older or the present spelling, or PaddleNLP's.
         source: the file's name for error messages.
 
     Raises:
@@ -65,7 +64,7 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         head_dim=head_dim,
         max_position_embeddings=max_position_embeddings,
         norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope=None if has_alibi else read_rope(fields, max_position_embeddings),
+        rope=None if has_alibi else read_rope(fields, max_position_embeddings, head_dim),
         alibi=has_alibi,
         attention_bias=fields.flag("attention_bias", False),
         attention_output_bias=fields.flag("attention_bias", False),

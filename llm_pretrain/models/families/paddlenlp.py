@@ -12,7 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_pretrain.config.errors import ConfigError
-from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.model_config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    RopeScaling,
+)
 from llm_pretrain.models.families import family_of, llama
 from llm_pretrain.models.families.published import (
     Packed,
@@ -21,6 +27,7 @@ from llm_pretrain.models.families.published import (
     named_source,
     query_key_value,
 )
+from llm_pretrain.models.families.rope import SCALING_NAMES
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,12 @@ class _Model:
     source: Callable[[str, ModelConfig], Source]
     keys: dict[str, str] = field(default_factory=dict)
     """Keys of its config.json that are not in Hugging Face's, and what they are there."""
-    always_tied: bool = False
-    """Whether its head has no table of its own."""
+    settled: dict[str, Any] = field(default_factory=dict)
+    """Fields of `ModelConfig` that have one value in its code."""
+    has_head_dim: bool = False
+    """Whether the size of its heads is a setting."""
+    scalings: dict[type[RopeScaling], str | None] = field(default_factory=dict)
+    """Scalings of its rotary embedding, with its "rope_scaling_type"; None is Hugging Face's."""
     head_copy: str | None = None
     """What its head calls a copy of the embedding's table."""
 
@@ -52,12 +63,18 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that describes `config` to PaddleNLP.
 
     Raises:
-        ConfigError: PaddleNLP has no such model.
+        ConfigError: PaddleNLP has no such model, or would compute it otherwise.
     """
     model = _model_of(config)
+    if differences := _differences(model, config):
+        raise ConfigError([f"PaddleNLP's {model.architecture} {text}." for text in differences])
     published: dict[str, Any] = family_of(config).write_config(config)
-    names = {"model_type": config.family, "architectures": [model.architecture]}
-    return published | names | {key: published[other] for key, other in model.keys.items()}
+    published |= {"model_type": config.family, "architectures": [model.architecture]}
+    published |= {key: published[other] for key, other in model.keys.items()}
+    scaling = config.rope.scaling if config.rope else None
+    if scaling and (kind := model.scalings[type(scaling)]):
+        published |= {"rope_scaling_type": kind, "rope_scaling_factor": scaling.factor}
+    return published
 
 
 def is_redundant(published: str, config: ModelConfig) -> bool:
@@ -76,20 +93,26 @@ def _model_of(config: ModelConfig) -> _Model:
                 f"its layout is known for {', '.join(_MODELS)}."
             ]
         )
-    if model.always_tied and not config.tie_word_embeddings:
-        raise ConfigError(
-            [f"PaddleNLP's {model.architecture} has no head apart from the embedding's table."]
-        )
-    if config.family == "gpt" and config.norm_eps != 1e-5:
-        raise ConfigError(
-            [
-                f"PaddleNLP's {model.architecture} computes its norms with 1e-05, "
-                f"this model with {config.norm_eps}."
-            ]
-        )
-    if config.family == "chatglm" and config.is_gated:
-        raise ConfigError([f"PaddleNLP's {model.architecture} has no gate, as GLM-130B does."])
     return model
+
+
+def _differences(model: _Model, config: ModelConfig) -> list[str]:
+    """What `model` would compute otherwise than `config` has it."""
+    differences = [
+        f"has {key} {value}, not {getattr(config, key)}"
+        for key, value in model.settled.items()
+        if getattr(config, key) != value
+    ]
+    head_dim = config.hidden_size // config.num_attention_heads
+    if config.head_dim != head_dim and not model.has_head_dim:
+        differences.append(
+            f"has heads of hidden_size / num_attention_heads, {head_dim}, not of {config.head_dim}"
+        )
+    scaling = config.rope.scaling if config.rope else None
+    if scaling and type(scaling) not in model.scalings:
+        name = SCALING_NAMES[type(scaling)]
+        differences.append(f"does not scale its rotary embedding by {name!r}")
+    return differences
 
 
 def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
@@ -141,15 +164,22 @@ def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], S
         "feed_forward.up": "linear1",
         "feed_forward.down": "linear2",
         "norm": f"{model}.decoder.{final_norm}",
+        "head": "lm_head",
     }
     return lambda canonical, config: named_source(canonical, names, _fused_qkv(config))
 
 
+_TIED = {"tie_word_embeddings": True}
 _MODELS: dict[str, _Model] = {
-    "llama": _Model("LlamaForCausalLM", _llama_like("llama")),
+    "llama": _Model(
+        "LlamaForCausalLM",
+        _llama_like("llama"),
+        settled={"attention_bias": False, "mlp_bias": False},
+        scalings={LinearScaling: "linear", DynamicScaling: "dynamic_ntk", Llama3Scaling: None},
+    ),
     "qwen": _Model("QWenForCausalLM", _prefixed("transformer.", "qwen.")),
     "qwen2": _Model("Qwen2ForCausalLM", _llama_like("qwen2")),
-    "bloom": _Model("BloomForCausalLM", _prefixed("transformer.", "bloom."), always_tied=True),
+    "bloom": _Model("BloomForCausalLM", _prefixed("transformer.", "bloom."), settled=_TIED),
     "gpt": _Model(
         "GPTForCausalLM",
         _decoder_like("gpt", "norm"),
@@ -163,7 +193,7 @@ _MODELS: dict[str, _Model] = {
             "hidden_dropout_prob": "resid_pdrop",
             "attention_probs_dropout_prob": "attn_pdrop",
         },
-        always_tied=True,
+        settled=_TIED | {"norm_eps": 1e-5},
     ),
     "opt": _Model(
         "OPTForCausalLM",
@@ -174,14 +204,14 @@ _MODELS: dict[str, _Model] = {
             "hidden_dropout_prob": "dropout",
             "attention_probs_dropout_prob": "attention_dropout",
         },
-        always_tied=True,
+        settled=_TIED | {"attention_bias": True},
         head_copy="lm_head.decoder_weight",
     ),
     "chatglm": _Model(
         "ChatGLMForCausalLM",
         _prefixed("transformer.", "chatglm.transformer."),
         {"num_hidden_layers": "num_layers"},
-        always_tied=True,
+        settled=_TIED | {"is_gated": False},
     ),
     "chatglm_v2": _Model(
         "ChatGLMv2ForCausalLM",
@@ -191,5 +221,6 @@ _MODELS: dict[str, _Model] = {
             "vocab_size": "padded_vocab_size",
             "max_sequence_length": "seq_length",
         },
+        has_head_dim=True,
     ),
 }

@@ -22,6 +22,8 @@ MODEL_TYPES = ("qwen2", "qwen3")
 _SUPPORTED = {
     "use_sliding_window": (False, None),
     "use_mrope": (False, None),
+    # PaddleNLP takes no notice of it here.
+    "rope_scaling_type": (None,),
     "alibi": (False, None),
     "mlp_bias": (False, None),
 }

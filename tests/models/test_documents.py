@@ -13,9 +13,9 @@ from llm_pretrain.data import BatchLoader, Sample
 from llm_pretrain.data.documents import SamplesOfDocuments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 
 END = 2
 # Of each sample, where its second document begins.
@@ -32,6 +32,14 @@ def causal_seeds() -> dict[str, ModelConfig]:
 
 
 CAUSAL = causal_seeds()
+
+
+def test_every_causal_model_type_has_a_seed() -> None:
+    """A family with none in the capability table would pass the test below by its absence."""
+    seeds = set(CAPABILITIES.values())
+    causal = {SEEDS[seed]["model_type"] for seed in CAUSAL}
+    with_blanks = {SEEDS[seed]["model_type"] for seed in seeds - CAUSAL.keys()}
+    assert causal == FAMILIES.keys() - with_blanks
 
 
 class TwoDocuments:

@@ -18,27 +18,6 @@ from llm_pretrain.models.families.gpt_seeds import SEEDS
 from llm_pretrain.parallel.pieces import initialize
 from tests.peers.comparison import whole_tensors
 
-# Those of transformers' GPT2LMHeadModel of the same sizes, which are the published totals.
-PUBLISHED_COUNTS = {
-    "gpt2": 124_439_808,
-    "openai-community/gpt2-medium": 354_823_168,
-    "gpt2-large": 774_030_080,
-    "gpt2-xl": 1_557_611_200,
-    "gpt2-small-en": 102_946_816,
-    "gpt2-en": 124_439_808,
-    "gpt2-medium-en": 354_871_296,
-    "gpt2-large-en": 774_030_080,
-    "gpt2-xl-en": 1_557_611_200,
-    "gpt-cpm-small-cn-distill": 108_882_432,
-    "gpt-cpm-large-cn": 2_597_073_920,
-    "gpt3-1.3B-en": 1_313_722_368,
-    "gpt3-6.7B-en": 6_654_402_560,
-    "gpt3-13B-en": 12_848_384_000,
-    "gpt3-13B-en-128-heads": 12_848_384_000,
-    "gpt3-89B-en": 87_622_508_544,
-    "gpt3-175B-en": 174_603_264_000,
-}
-
 
 def read(name: str = "tiny/gpt3", **changes: Any) -> ModelConfig:
     return gpt.read_config({**SEEDS[name], **changes}, "config.json")
@@ -47,11 +26,6 @@ def read(name: str = "tiny/gpt3", **changes: Any) -> ModelConfig:
 def run_model(name: str, **arguments: Any) -> ModelConfig:
     arguments = {"model_name_or_path": name, **arguments}
     return load_model_config(name, ModelArguments(**arguments), max_seq_length=16)
-
-
-@pytest.mark.parametrize(("name", "count"), PUBLISHED_COUNTS.items())
-def test_sizes_are_the_published_ones(name: str, count: int) -> None:
-    assert read(name).parameter_count() == count
 
 
 def test_both_published_head_counts_of_13b() -> None:

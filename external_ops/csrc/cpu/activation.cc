@@ -18,8 +18,8 @@ LLM_INLINE float tanh_argument(float x) {
 LLM_INLINE float normal_cdf(float x) { return 0.5f * (1.0f + std::erf(x * 0.70710678f)); }
 
 // f(x) and f'(x)
-LLM_DISPATCHED void evaluate(int64_t count, llm_activation kind, const float *__restrict x,
-                             float *__restrict value, float *__restrict slope) {
+LLM_INLINE void evaluate_body(int64_t count, llm_activation kind, const float *__restrict x,
+                              float *__restrict value, float *__restrict slope) {
   switch (kind) {
     case LLM_SILU:
       for (int64_t i = 0; i < count; ++i) {
@@ -51,10 +51,12 @@ LLM_DISPATCHED void evaluate(int64_t count, llm_activation kind, const float *__
       break;
   }
 }
+constexpr Dispatched<evaluate_body> evaluate;
 
-LLM_DISPATCHED void multiply(int64_t count, const float *a, const float *b, float *y) {
+LLM_INLINE void multiply_body(int64_t count, const float *a, const float *b, float *y) {
   for (int64_t i = 0; i < count; ++i) y[i] = a[i] * b[i];
 }
+constexpr Dispatched<multiply_body> multiply;
 
 void check(int64_t count, llm_activation kind) {
   require(count >= 0, "a negative count");

@@ -12,9 +12,9 @@ struct Rates {
   float factor, beta1, beta2, epsilon, decay, step, root_correction2;
 };
 
-LLM_DISPATCHED void update(int64_t count, Rates rates, float *__restrict master,
-                           float *__restrict moment1, float *__restrict moment2,
-                           const float *__restrict gradient) {
+LLM_INLINE void update_body(int64_t count, Rates rates, float *__restrict master,
+                            float *__restrict moment1, float *__restrict moment2,
+                            const float *__restrict gradient) {
   for (int64_t i = 0; i < count; ++i) {
     const float g = gradient[i] * rates.factor;
     const float m = rates.beta1 * moment1[i] + (1.0f - rates.beta1) * g;
@@ -25,6 +25,7 @@ LLM_DISPATCHED void update(int64_t count, Rates rates, float *__restrict master,
     master[i] = master[i] * rates.decay - rates.step * (m / denominator);
   }
 }
+constexpr Dispatched<update_body> update;
 
 }  // namespace
 }  // namespace llm

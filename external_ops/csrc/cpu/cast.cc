@@ -4,20 +4,6 @@
 #include "status.h"
 #include "vector_math.h"
 
-namespace llm {
-
-LLM_DISPATCHED void widen(int64_t count, const uint16_t *__restrict source,
-                          float *__restrict target) {
-  for (int64_t i = 0; i < count; ++i) target[i] = from_bfloat16(source[i]);
-}
-
-LLM_DISPATCHED void narrow(int64_t count, const float *__restrict source,
-                           uint16_t *__restrict target) {
-  for (int64_t i = 0; i < count; ++i) target[i] = to_bfloat16(source[i]);
-}
-
-}  // namespace llm
-
 int llm_cpu_cast(int64_t count, const void *source, llm_dtype from, void *target, llm_dtype to) {
   using namespace llm;
   return guarded([&] {

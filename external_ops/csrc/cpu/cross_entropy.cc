@@ -14,7 +14,7 @@ constexpr int64_t kLanes = 16;
 // Logits in memory at a time: few enough to stay in the last cache.
 constexpr int64_t kLogits = int64_t{1} << 22;
 
-LLM_DISPATCHED float largest_of(int64_t count, const float *row) {
+LLM_INLINE float largest_of_body(int64_t count, const float *row) {
   float lanes[kLanes];
   for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = -INFINITY;
   const int64_t whole = count - count % kLanes;
@@ -25,8 +25,9 @@ LLM_DISPATCHED float largest_of(int64_t count, const float *row) {
     lanes[i - whole] = row[i] > lanes[i - whole] ? row[i] : lanes[i - whole];
   return *std::max_element(lanes, lanes + kLanes);
 }
+constexpr Dispatched<largest_of_body> largest_of;
 
-LLM_DISPATCHED float sum_of_exponentials(int64_t count, const float *row, float shift) {
+LLM_INLINE float sum_of_exponentials_body(int64_t count, const float *row, float shift) {
   float lanes[kLanes] = {};
   const int64_t whole = count - count % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes)
@@ -37,10 +38,12 @@ LLM_DISPATCHED float sum_of_exponentials(int64_t count, const float *row, float 
   for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
   return sum;
 }
+constexpr Dispatched<sum_of_exponentials_body> sum_of_exponentials;
 
-LLM_DISPATCHED void scaled_softmax(int64_t count, float log_sum, float factor, float *row) {
+LLM_INLINE void scaled_softmax_body(int64_t count, float log_sum, float factor, float *row) {
   for (int64_t i = 0; i < count; ++i) row[i] = factor * exponential(row[i] - log_sum);
 }
+constexpr Dispatched<scaled_softmax_body> scaled_softmax;
 
 // The head, walked through in chunks of the vocabulary.
 struct Head {

@@ -9,9 +9,10 @@
 namespace llm {
 namespace {
 
-LLM_DISPATCHED void add(int64_t count, const float *__restrict source, float *__restrict target) {
+LLM_INLINE void add_body(int64_t count, const float *__restrict source, float *__restrict target) {
   for (int64_t i = 0; i < count; ++i) target[i] += source[i];
 }
+constexpr Dispatched<add_body> add;
 
 }  // namespace
 }  // namespace llm

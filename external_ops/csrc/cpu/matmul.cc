@@ -1,5 +1,7 @@
 #include "matmul.h"
 
+#include <omp.h>
+
 #include <array>
 #include <map>
 #include <mutex>
@@ -9,6 +11,7 @@
 #include <vector>
 
 #include "status.h"
+#include "vector_math.h"
 
 namespace llm {
 namespace {
@@ -24,8 +27,8 @@ struct Product {
   memory::desc a, b, c, bias, scratchpad;
 };
 
-// All that a compiled product depends on.
-using Key = std::array<int64_t, 12>;
+// All that a compiled product depends on, the number of its threads included.
+using Key = std::array<int64_t, 13>;
 
 const dnnl::engine &engine() {
   static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
@@ -34,8 +37,11 @@ const dnnl::engine &engine() {
 
 memory::desc describe(int64_t rows, int64_t columns, llm_dtype dtype, int64_t stride,
                       bool transposed) {
-  const memory::dims strides =
-      transposed ? memory::dims{1, stride} : memory::dims{stride, 1};
+  // One row without gaps lies in memory as its transpose does, but oneDNN 3.6 leaves a product with
+  // one unwritten where it is described as a transpose.
+  const bool is_plain = !transposed || (rows == 1 && stride == 1);
+  const int64_t apart = transposed ? columns : stride;
+  const memory::dims strides = is_plain ? memory::dims{apart, 1} : memory::dims{1, stride};
   return {{rows, columns}, type_of(dtype), strides};
 }
 
@@ -83,12 +89,11 @@ Product find(const Key &key, const Make &make) {
   return made;
 }
 
-}  // namespace
-
-void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dtype,
-            const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
+void multiply(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b, llm_dtype dtype,
+              const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
   const Key key{m, n, k, a.stride, a.transposed, b.stride, b.transposed,
-                dtype, bias != nullptr, c_stride, c_dtype, accumulate};
+                dtype, bias != nullptr, c_stride, c_dtype, accumulate,
+                omp_in_parallel() ? 1 : omp_get_max_threads()};
   const Product product = find(key, [&] {
     return compile(m, n, k, a, b, dtype, bias != nullptr, c_stride, c_dtype, accumulate);
   });
@@ -106,6 +111,58 @@ void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dty
   if (bias != nullptr) arguments.emplace(DNNL_ARG_BIAS, wrap(product.bias, bias));
   product.primitive.execute(stream, arguments);
   stream.wait();
+}
+
+// Whether oneDNN multiplies bfloat16 on this processor: it does from AVX-512 on.
+bool multiplies_bfloat16() {
+  static const bool does = [] {
+    try {
+      const Operand one{nullptr, 1, false};
+      compile(1, 1, 1, one, one, LLM_BFLOAT16, false, 1, LLM_FLOAT32, false);
+      return true;
+    } catch (const dnnl::error &) {
+      return false;
+    }
+  }();
+  return does;
+}
+
+std::vector<float> widened(const void *data, int64_t lines, int64_t length, int64_t stride) {
+  std::vector<float> wide(lines * length);
+  const auto *source = static_cast<const uint16_t *>(data);
+  for (int64_t line = 0; line < lines; ++line)
+    widen(length, source + line * stride, wide.data() + line * length);
+  return wide;
+}
+
+// A product of bfloat16 by one of float32.
+void multiply_widened(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b,
+                      const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype,
+                      bool accumulate) {
+  const int64_t a_length = a.transposed ? m : k, b_length = b.transposed ? k : n;
+  const auto left = widened(a.data, a.transposed ? k : m, a_length, a.stride);
+  const auto right = widened(b.data, b.transposed ? n : k, b_length, b.stride);
+  const Operand wide_a{left.data(), a_length, a.transposed};
+  const Operand wide_b{right.data(), b_length, b.transposed};
+  if (c_dtype == LLM_FLOAT32) {
+    multiply(m, n, k, wide_a, wide_b, LLM_FLOAT32, bias, c, c_stride, LLM_FLOAT32, accumulate);
+    return;
+  }
+  auto wide_c = accumulate ? widened(c, m, n, c_stride) : std::vector<float>(m * n);
+  multiply(m, n, k, wide_a, wide_b, LLM_FLOAT32, bias, wide_c.data(), n, LLM_FLOAT32, accumulate);
+  for (int64_t row = 0; row < m; ++row)
+    narrow(n, wide_c.data() + row * n, static_cast<uint16_t *>(c) + row * c_stride);
+}
+
+}  // namespace
+
+void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dtype,
+            const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
+  if (dtype == LLM_BFLOAT16 && !multiplies_bfloat16()) {
+    multiply_widened(m, n, k, a, b, bias, c, c_stride, c_dtype, accumulate);
+  } else {
+    multiply(m, n, k, a, b, dtype, bias, c, c_stride, c_dtype, accumulate);
+  }
 }
 
 }  // namespace llm

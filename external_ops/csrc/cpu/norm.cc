@@ -20,7 +20,7 @@ LLM_INLINE float total(const float *lanes) {
 }
 
 // sum(a · b)
-LLM_DISPATCHED float dot(int64_t width, const float *__restrict a, const float *__restrict b) {
+LLM_INLINE float dot_body(int64_t width, const float *__restrict a, const float *__restrict b) {
   float lanes[kLanes] = {};
   const int64_t whole = width - width % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes)
@@ -28,9 +28,10 @@ LLM_DISPATCHED float dot(int64_t width, const float *__restrict a, const float *
   for (int64_t i = whole; i < width; ++i) lanes[i - whole] += a[i] * b[i];
   return total(lanes);
 }
+constexpr Dispatched<dot_body> dot;
 
 // sum(a)
-LLM_DISPATCHED float sum_of(int64_t width, const float *__restrict a) {
+LLM_INLINE float sum_of_body(int64_t width, const float *__restrict a) {
   float lanes[kLanes] = {};
   const int64_t whole = width - width % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes)
@@ -38,23 +39,27 @@ LLM_DISPATCHED float sum_of(int64_t width, const float *__restrict a) {
   for (int64_t i = whole; i < width; ++i) lanes[i - whole] += a[i];
   return total(lanes);
 }
+constexpr Dispatched<sum_of_body> sum_of;
 
-LLM_DISPATCHED void add_rows(int64_t width, const float *a, const float *b, float *sum) {
+LLM_INLINE void add_rows_body(int64_t width, const float *a, const float *b, float *sum) {
   for (int64_t i = 0; i < width; ++i) sum[i] = a[i] + b[i];
 }
+constexpr Dispatched<add_rows_body> add_rows;
 
-LLM_DISPATCHED void scale_row(int64_t width, const float *x, float factor, const float *weight,
-                              float *y) {
+LLM_INLINE void scale_row_body(int64_t width, const float *x, float factor, const float *weight,
+                               float *y) {
   for (int64_t i = 0; i < width; ++i) y[i] = x[i] * factor * weight[i];
 }
+constexpr Dispatched<scale_row_body> scale_row;
 
 // n = (x - mean) · inverse; y = n · weight + bias
-LLM_DISPATCHED void normalise_row(int64_t width, const float *x, float mean, float inverse,
-                                  const float *weight, const float *bias, float *y) {
+LLM_INLINE void normalise_row_body(int64_t width, const float *x, float mean, float inverse,
+                                   const float *weight, const float *bias, float *y) {
   for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
+constexpr Dispatched<normalise_row_body> normalise_row;
 
-LLM_DISPATCHED float squares_around(int64_t width, const float *__restrict x, float mean) {
+LLM_INLINE float squares_around_body(int64_t width, const float *__restrict x, float mean) {
   float lanes[kLanes] = {};
   const int64_t whole = width - width % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes)
@@ -65,27 +70,30 @@ LLM_DISPATCHED float squares_around(int64_t width, const float *__restrict x, fl
   for (int64_t i = whole; i < width; ++i) lanes[i - whole] += (x[i] - mean) * (x[i] - mean);
   return total(lanes);
 }
+constexpr Dispatched<squares_around_body> squares_around;
 
 // h = dy · weight and n = (x - mean) · inverse; dweight += dy · n, dbias += dy.
-LLM_DISPATCHED void backward_terms(int64_t width, const float *__restrict dy,
-                                   const float *__restrict x, float mean, float inverse,
-                                   const float *__restrict weight, float *__restrict h,
-                                   float *__restrict n, float *__restrict dweight) {
+LLM_INLINE void backward_terms_body(int64_t width, const float *__restrict dy,
+                                    const float *__restrict x, float mean, float inverse,
+                                    const float *__restrict weight, float *__restrict h,
+                                    float *__restrict n, float *__restrict dweight) {
   for (int64_t i = 0; i < width; ++i) {
     n[i] = (x[i] - mean) * inverse;
     h[i] = dy[i] * weight[i];
     dweight[i] += dy[i] * n[i];
   }
 }
+constexpr Dispatched<backward_terms_body> backward_terms;
 
-LLM_DISPATCHED void add_to(int64_t width, const float *__restrict x, float *__restrict sum) {
+LLM_INLINE void add_to_body(int64_t width, const float *__restrict x, float *__restrict sum) {
   for (int64_t i = 0; i < width; ++i) sum[i] += x[i];
 }
+constexpr Dispatched<add_to_body> add_to;
 
 // dx = (h - mean_h - n · mean_hn) · inverse (+ dsum)
-LLM_DISPATCHED void backward_row(int64_t width, const float *__restrict h,
-                                 const float *__restrict n, float mean_h, float mean_hn,
-                                 float inverse, const float *dsum, float *dx) {
+LLM_INLINE void backward_row_body(int64_t width, const float *__restrict h,
+                                  const float *__restrict n, float mean_h, float mean_hn,
+                                  float inverse, const float *dsum, float *dx) {
   if (dsum == nullptr) {
     for (int64_t i = 0; i < width; ++i) dx[i] = (h[i] - mean_h - n[i] * mean_hn) * inverse;
   } else {
@@ -93,6 +101,7 @@ LLM_DISPATCHED void backward_row(int64_t width, const float *__restrict h,
       dx[i] = (h[i] - mean_h - n[i] * mean_hn) * inverse + dsum[i];
   }
 }
+constexpr Dispatched<backward_row_body> backward_row;
 
 // Both norms' backward pass; means and dbias are null for RMSNorm, whose mean counts as 0. Each
 // thread sums the weights' gradients of its rows, and the threads' sums are added in their order.

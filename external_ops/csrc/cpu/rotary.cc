@@ -8,24 +8,26 @@ namespace llm {
 namespace {
 
 // One span of one head: (a, b) -> (a cos - sign b sin, b cos + sign a sin).
-LLM_DISPATCHED void rotate_halves(int64_t half, const float *__restrict x,
-                                  const float *__restrict cos, const float *__restrict sin,
-                                  float sign, float *__restrict y) {
+LLM_INLINE void rotate_halves_body(int64_t half, const float *__restrict x,
+                                   const float *__restrict cos, const float *__restrict sin,
+                                   float sign, float *__restrict y) {
   for (int64_t i = 0; i < half; ++i) {
     y[i] = x[i] * cos[i] - sign * x[half + i] * sin[i];
     y[half + i] = x[half + i] * cos[half + i] + sign * x[i] * sin[half + i];
   }
 }
+constexpr Dispatched<rotate_halves_body> rotate_halves;
 
 // Spans of two features, the neighbours of each other.
-LLM_DISPATCHED void rotate_neighbours(int64_t turned, const float *__restrict x,
-                                      const float *__restrict cos, const float *__restrict sin,
-                                      float sign, float *__restrict y) {
+LLM_INLINE void rotate_neighbours_body(int64_t turned, const float *__restrict x,
+                                       const float *__restrict cos, const float *__restrict sin,
+                                       float sign, float *__restrict y) {
   for (int64_t i = 0; i < turned; i += 2) {
     y[i] = x[i] * cos[i] - sign * x[i + 1] * sin[i];
     y[i + 1] = x[i + 1] * cos[i + 1] + sign * x[i] * sin[i + 1];
   }
 }
+constexpr Dispatched<rotate_neighbours_body> rotate_neighbours;
 
 }  // namespace
 }  // namespace llm

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "instructions.h"
+
 namespace llm {
 
 std::string &last_error();
@@ -15,6 +17,7 @@ inline void require(bool holds, const char *message) {
 template <class Body>
 int guarded(Body body) noexcept {
   try {
+    instructions();  // a wrong choice is refused here, outside parallel regions
     body();
     return 0;
   } catch (const std::exception &error) {

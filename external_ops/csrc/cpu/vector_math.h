@@ -4,12 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "instructions.h"
 #include "llm_ops_cpu.h"
-
-// A function compiled for several instruction sets, of which the processor's best runs.
-#define LLM_DISPATCHED \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define LLM_INLINE static inline __attribute__((always_inline))
 
 namespace llm {
 
@@ -62,8 +58,17 @@ inline void *at(void *data, int64_t element, llm_dtype dtype) {
   return static_cast<char *>(data) + element * bytes_of(dtype);
 }
 
-void widen(int64_t count, const uint16_t *source, float *target);
-void narrow(int64_t count, const float *source, uint16_t *target);
+LLM_INLINE void widen_body(int64_t count, const uint16_t *__restrict source,
+                           float *__restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] = from_bfloat16(source[i]);
+}
+constexpr Dispatched<widen_body> widen;
+
+LLM_INLINE void narrow_body(int64_t count, const float *__restrict source,
+                            uint16_t *__restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] = to_bfloat16(source[i]);
+}
+constexpr Dispatched<narrow_body> narrow;
 
 // `count` values as float32: the data themselves, or a copy in `buffer`.
 inline const float *load(const void *data, int64_t count, llm_dtype dtype, float *buffer) {

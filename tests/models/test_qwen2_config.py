@@ -35,6 +35,13 @@ def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
     assert len(biases) == 6
 
 
+def test_qwen2_has_no_setting_for_its_biases() -> None:
+    """transformers and PaddleNLP take no notice of "attention_bias" in its files."""
+    assert (
+        read("qwen2", attention_bias=True) == read("qwen2") == read("qwen2", attention_bias=False)
+    )
+
+
 def test_qwen3_has_norms_of_heads() -> None:
     config = read("qwen3")
     assert config.head_dim == 128

@@ -28,7 +28,7 @@ _SUPPORTED = {
     "mlp_bias": (False, None),
 }
 _DEFAULTS = {
-    "qwen2": {"max_position_embeddings": 32768, "attention_bias": False},
+    "qwen2": {"max_position_embeddings": 32768},
     "qwen3": {"max_position_embeddings": 32768, "head_dim": 128},
 }
 
@@ -50,9 +50,10 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     fields.raise_problems()
     family = published["model_type"]
     config = llama.read_config({**_DEFAULTS[family], **published}, source)
+    config = replace(config, family=family)
     if family == "qwen2":
-        return replace(config, family=family, attention_bias=True)
-    return replace(config, family=family, query_key_norm=True)
+        return replace(config, attention_bias=True, attention_output_bias=False)
+    return replace(config, query_key_norm=True)
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

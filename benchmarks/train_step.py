@@ -1,10 +1,11 @@
-"""One training step of a 125M-parameter LLaMA, here and in the programs one might use instead.
+"""A training step, here and in the programs one might use instead.
 
-Each program runs in its own environment (`make peers`), with the same threads, one at a time; the
-rounds are interleaved, so that a machine that slows down slows all of them. A program that isn't
-installed is left out with a line that says so.
+Two shapes: a LLaMA of 134 million parameters, and one of two layers with a vocabulary of 128,000,
+whose head is most of it. Each program runs in its own environment (`make peers`), with the same
+threads, one at a time; the rounds are interleaved, so that a machine that slows down slows all of
+them. A program that isn't installed is left out with a line that says so.
 
-    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--layers 12] [--json FILE]
+    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--shapes base,wide] [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,28 +29,60 @@ from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.monitor.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ROOT / "benchmarks" / "programs"
-OURS = "llm_pretrain float32"
-BATCH, SEQUENCE = 2, 512
+SCRIPTS = ROOT / "benchmarks" / "programs"
 # Steps at the start that are not counted: allocators and caches fill in them.
-WARM_UP = 2
+WARM_UP = 3
 
 
-class Peer(NamedTuple):
-    """A program to compare with: its label, environment, script and the script's last argument."""
+class Shape(NamedTuple):
+    """A model and a batch."""
+
+    title: str
+    vocabulary: int
+    layers: int
+    batch: int
+    sequence: int
+
+    def published(self) -> dict[str, Any]:
+        """The model's config.json, and the batch for the peers' programs."""
+        return {
+            "vocab_size": self.vocabulary,
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 12,
+            "max_position_embeddings": self.sequence,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+        }
+
+
+SHAPES = {
+    "base": Shape("768 × 12 layers, vocabulary 32,000, 2 × 512 tokens", 32_000, 12, 2, 512),
+    "wide": Shape("768 × 2 layers, vocabulary 128,000, 1 × 2048 tokens", 128_000, 2, 1, 2048),
+    "tiny": Shape("768 × 1 layer, vocabulary 1,000, 1 × 64 tokens", 1_000, 1, 1, 64),
+}
+
+
+class Program(NamedTuple):
+    """A label, the precision of products, and for a peer its environment and script."""
 
     label: str
-    environment: str
-    script: str
     dtype: str
+    environment: str = ""
+    script: str = ""
 
 
-PEERS = (
-    Peer("PaddleNLP float32", "paddlenlp", "paddlenlp_llama.py", "float32"),
-    Peer("transformers float32", "transformers", "transformers_llama.py", "float32"),
-    Peer("transformers bfloat16", "transformers", "transformers_llama.py", "bfloat16"),
-    Peer("PyTorch float32", "transformers", "torch_llama.py", "float32"),
-    Peer("PyTorch bfloat16", "transformers", "torch_llama.py", "bfloat16"),
+OURS = "llm_pretrain"
+PROGRAMS = (
+    Program(OURS, "float32"),
+    Program("PyTorch", "float32", "transformers", "torch_llama.py"),
+    Program("transformers", "float32", "transformers", "transformers_llama.py"),
+    Program("PaddleNLP", "float32", "paddlenlp", "paddlenlp_llama.py"),
+    Program(OURS, "bfloat16"),
+    Program("PyTorch", "bfloat16", "transformers", "torch_llama.py"),
+    Program("transformers", "bfloat16", "transformers", "transformers_llama.py"),
 )
 
 
@@ -59,20 +92,6 @@ class Measured(NamedTuple):
     seconds: list[float]
     memory_mib: float
     loss: float
-
-
-def model_shape(layers: int) -> dict[str, Any]:
-    return {
-        "vocab_size": 32000,
-        "hidden_size": 768,
-        "intermediate_size": 2048,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 12,
-        "max_position_embeddings": SEQUENCE,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-    }
 
 
 def peer_python(environment: str) -> Path:
@@ -95,16 +114,22 @@ def run(command: Sequence[str | Path], environment: dict[str, str], log: Path) -
         raise SystemExit(f"{command[1]} ended with status {done.returncode}")
 
 
-def measure_ours(shape: dict[str, Any], steps: int, folder: Path) -> Measured:
+def measure(program: Program, shape: Shape, steps: int, folder: Path) -> Measured:
+    if program.label == OURS:
+        return measure_ours(program.dtype, shape, steps, folder)
+    return measure_peer(program, shape, steps, folder)
+
+
+def measure_ours(dtype: str, shape: Shape, steps: int, folder: Path) -> Measured:
     """The whole program: it reads its batches, clips, logs and reports as in any training."""
     model, data, output = folder / "model", folder / "data", folder / "run"
     if not data.exists():
         data.mkdir()
         model.mkdir()
-        published = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **shape}
-        (model / "config.json").write_text(json.dumps(published))
-        tokens = np.random.default_rng(0).integers(0, shape["vocab_size"], (64, 1000))
-        with IndexedWriter(data / "random", np.uint16) as writer:
+        published = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+        (model / "config.json").write_text(json.dumps({**published, **shape.published()}))
+        tokens = np.random.default_rng(0).integers(0, shape.vocabulary, (64, 1000))
+        with IndexedWriter(data / "random", np.int32) as writer:
             writer.add_documents(tokens.reshape(-1), np.full(64, 1000, dtype=np.int32))
     config = {
         "model_name_or_path": str(model),
@@ -112,12 +137,13 @@ def measure_ours(shape: dict[str, Any], steps: int, folder: Path) -> Measured:
         "output_dir": str(output),
         "overwrite_output_dir": True,
         "split": "100,0,0",
-        "max_seq_length": SEQUENCE,
-        "per_device_train_batch_size": BATCH,
+        "max_seq_length": shape.sequence,
+        "per_device_train_batch_size": shape.batch,
         "max_steps": steps,
         "learning_rate": 1e-4,
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.1,
+        "bf16": dtype == "bfloat16",
         "do_train": True,
         "logging_steps": 1,
         "save_strategy": "no",
@@ -131,31 +157,47 @@ def measure_ours(shape: dict[str, Any], steps: int, folder: Path) -> Measured:
     lines = [line for line in read_metrics(output) if line["kind"] == "step"]
     speeds = [line["interval_tokens_per_second_per_device"] for line in lines]
     return Measured(
-        [BATCH * SEQUENCE / speed for speed in speeds[WARM_UP:]],
+        [shape.batch * shape.sequence / speed for speed in speeds[WARM_UP:]],
         lines[-1]["max_memory_allocated"],
         lines[-1]["loss"],
     )
 
 
-def measure_peer(peer: Peer, shape: dict[str, Any], steps: int, folder: Path) -> Measured:
+def measure_peer(program: Program, shape: Shape, steps: int, folder: Path) -> Measured:
     described, result = folder / "shape.json", folder / "result.json"
-    described.write_text(json.dumps({**shape, "batch": BATCH, "sequence": SEQUENCE}))
+    batch = {"batch": shape.batch, "sequence": shape.sequence}
+    described.write_text(json.dumps({**shape.published(), **batch}))
     # With what was chosen for this program: the same threads, and MKL's fast path.
     environment = dict(os.environ)
     environment.pop("PYTHONPATH", None)
-    script = PROGRAMS / peer.script
-    program = [peer_python(peer.environment), script]
-    run([*program, described, str(steps), result, peer.dtype], environment, folder / "peer.txt")
+    command = [peer_python(program.environment), SCRIPTS / program.script]
+    run([*command, described, str(steps), result, program.dtype], environment, folder / "peer.txt")
     measured = json.loads(result.read_text())
     return Measured(measured["seconds"][WARM_UP:], measured["memory_mib"], measured["losses"][-1])
 
 
-def table(medians: dict[str, float], memory: dict[str, float]) -> list[str]:
-    lines = ["| program | s per step | tokens/s | MiB | llm_pretrain is |", "|---|---|---|---|---|"]
-    for label, seconds in medians.items():
-        ratio = f"{seconds / medians[OURS]:.2f} times as fast" if label != OURS else ""
-        speed = BATCH * SEQUENCE / seconds
-        lines.append(f"| {label} | {seconds:.3f} | {speed:.0f} | {memory[label]:.0f} | {ratio} |")
+def table(shape: Shape, runs: dict[Program, list[Measured]]) -> list[str]:
+    """Medians over all counted steps and peaks of memory, each beside ours of the same dtype."""
+    seconds = {
+        program: statistics.median(second for one in measured for second in one.seconds)
+        for program, measured in runs.items()
+    }
+    memory = {program: max(one.memory_mib for one in each) for program, each in runs.items()}
+    lines = [
+        f"{shape.title}:",
+        "",
+        "| program | dtype | s per step | tokens/s | MiB | llm_pretrain: speed | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for program in runs:
+        ours = Program(OURS, program.dtype)
+        speed = f"{seconds[program] / seconds[ours]:.2f} ×" if program != ours else ""
+        share = f"{memory[ours] / memory[program]:.2f} ×" if program != ours else ""
+        rate = shape.batch * shape.sequence / seconds[program]
+        lines.append(
+            f"| {program.label} | {program.dtype} | {seconds[program]:.3f} | {rate:.0f} | "
+            f"{memory[program]:.0f} | {speed} | {share} |"
+        )
     return lines
 
 
@@ -170,45 +212,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each program (default: 3)")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of a run (default: 5)")
-    parser.add_argument("--layers", type=int, default=12, help="layers of the model (default: 12)")
+    parser.add_argument(
+        "--shapes", default="base,wide", help="of: base, wide, tiny (default: base,wide)"
+    )
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
-    shape = model_shape(arguments.layers)
-    peers = [peer for peer in PEERS if peer_python(peer.environment).exists()]
-    for peer in PEERS:
-        if peer not in peers:
-            missing = peer_python(peer.environment)
-            print(f"Left out: {peer.label}; {missing} is missing (make peers)")
+    programs = []
+    for program in PROGRAMS:
+        if program.label == OURS or peer_python(program.environment).exists():
+            programs.append(program)
+        else:
+            missing = peer_python(program.environment)
+            print(f"Left out: {program.label}; {missing} is missing (make peers)")
     settings = ", ".join(f"{choice.name}={choice.value}" for choice in machine.choices())
     print(f"{processor()}; {settings}", flush=True)
-    steps = WARM_UP + arguments.steps
-    by_label = {peer.label: peer for peer in peers}
-    runs: dict[str, list[Measured]] = {label: [] for label in (OURS, *by_label)}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for _ in range(arguments.rounds):
-            for label, measured in runs.items():
-                measured.append(
-                    measure_ours(shape, steps, folder)
-                    if label == OURS
-                    else measure_peer(by_label[label], shape, steps, folder)
-                )
-                print(f"{label}: {statistics.median(measured[-1].seconds):.3f} s", flush=True)
-    medians = {
-        label: statistics.median(second for one in measured for second in one.seconds)
-        for label, measured in runs.items()
-    }
-    memory = {label: max(one.memory_mib for one in measured) for label, measured in runs.items()}
-    print("\n".join(["", *table(medians, memory)]))
-    if arguments.json:
-        figures = {
-            "processor": processor(),
-            "settings": settings,
-            "shape": {**shape, "batch": BATCH, "sequence": SEQUENCE},
-            "median_seconds": medians,
-            "runs": {label: [one._asdict() for one in each] for label, each in runs.items()},
+    figures: dict[str, Any] = {"processor": processor(), "settings": settings}
+    for name in arguments.shapes.split(","):
+        shape = SHAPES[name]
+        runs = measure_all(programs, shape, arguments.rounds, WARM_UP + arguments.steps)
+        print("\n".join(["", *table(shape, runs), ""]), flush=True)
+        figures[name] = {
+            f"{program.label} {program.dtype}": [one._asdict() for one in measured]
+            for program, measured in runs.items()
         }
+    if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def measure_all(
+    programs: Sequence[Program], shape: Shape, rounds: int, steps: int
+) -> dict[Program, list[Measured]]:
+    runs: dict[Program, list[Measured]] = {program: [] for program in programs}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for program, measured in runs.items():
+                measured.append(measure(program, shape, steps, Path(folder)))
+                middle = statistics.median(measured[-1].seconds)
+                print(f"{program.label} {program.dtype}: {middle:.3f} s", flush=True)
+    return runs
 
 
 if __name__ == "__main__":

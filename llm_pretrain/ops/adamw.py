@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import paddle
 from paddle import Tensor
 
 from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.native.library import call
+from llm_pretrain.ops.native.library import call, expect
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def adamw_(
         gradient: [size], float32 or a 16-bit type.
     """
     if dispatch.is_native("adamw", weights, gradient):
+        for name, x in (("weights", weights), ("moment1", moment1), ("moment2", moment2)):
+            expect(name, x, gradient.shape, paddle.float32)
         call("adamw", weights.size, weights, moment1, moment2, gradient, gradient.dtype, None,
              rates.gradient_factor, rates.learning_rate, rates.beta1, rates.beta2, rates.epsilon,
              rates.weight_decay, 1 - rates.beta1_power, 1 - rates.beta2_power)  # fmt: skip

@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.native.library import call, packed
+from llm_pretrain.ops.native.library import call, expect, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 _KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -41,6 +41,7 @@ class _Gated(PyLayer):
     @staticmethod
     def forward(ctx: Any, kind: int, x: Tensor, up: Tensor) -> Tensor:
         note_trained(ctx, x, up)
+        expect("up", up, x.shape, x.dtype)
         x, up = packed(x), packed(up)
         y = paddle.empty_like(x)
         call("activation", x.size, kind, x, up, x.dtype, y)

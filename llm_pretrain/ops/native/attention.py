@@ -12,7 +12,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
-from llm_pretrain.ops.native.library import call, cast, packed
+from llm_pretrain.ops.native.library import call, cast, expect, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
@@ -34,7 +34,9 @@ class FlashAttention(PyLayer):
         B, S, N, D = q.shape
         y = paddle.empty_like(q)
         log_sums = paddle.empty([B, N, S], "float32")
-        rules = _Rules(mask)
+        expect("k", k, [B, S, k.shape[2], D])
+        expect("v", v, k.shape)
+        rules = _Rules(mask, B, S, N)
         call("flash_attention", B, S, N, k.shape[2], D, q, k, v, dtype, rules.pointers, y, log_sums)
         ctx.save_for_backward(q, k, v, y, log_sums)
         ctx.rules = rules
@@ -54,12 +56,19 @@ class FlashAttention(PyLayer):
 class _Rules:
     """A mask's arrays, kept alive beside the pointers to them."""
 
-    def __init__(self, mask: Mask) -> None:
+    def __init__(self, mask: Mask, B: int, S: int, N: int) -> None:
         self.arrays = (
             _contiguous(mask.slopes, np.float32),
             _contiguous(mask.prefix_lengths, np.int64),
             _contiguous(mask.document_starts, np.int64),
         )
+        for name, array, shape in zip(
+            ("slopes", "prefix_lengths", "document_starts"),
+            self.arrays,
+            ([N], [B], [B, S]),
+            strict=True,
+        ):
+            expect(name, array, shape)
         addresses = (None if array is None else array.ctypes.data for array in self.arrays)
         self.pointers = library.Mask(*addresses)
 

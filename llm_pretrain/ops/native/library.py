@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,22 @@ def _as_argument(value: Any) -> Any:
 def serves(*tensors: Tensor) -> bool:
     """Whether operands are of a kind that the library takes."""
     return all(x.dtype in _DTYPES and x.place.is_cpu_place() and x.size > 0 for x in tensors)
+
+
+def expect(
+    name: str, x: Tensor | np.ndarray | None, shape: Sequence[int], dtype: Any = None
+) -> None:
+    """Refuse an operand that the library would misread; None is no operand.
+
+    Raises:
+        ValueError: its shape, or its dtype where one is given, is another.
+    """
+    if x is None:
+        return
+    if list(x.shape) != list(shape):
+        raise ValueError(f"{name} is {list(x.shape)} where {list(shape)} is needed")
+    if dtype is not None and x.dtype != dtype:
+        raise ValueError(f"{name} is {x.dtype} where {dtype} is needed")
 
 
 def packed(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
 from llm_pretrain.ops.native import rounded_weights
-from llm_pretrain.ops.native.library import call, cast, packed
+from llm_pretrain.ops.native.library import call, cast, expect, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
@@ -93,6 +93,8 @@ class _Linears(PyLayer):
 def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
     inputs = operand.shape[-1]
     outputs = weight.shape[0] if transposed else weight.shape[1]
+    expect("weight", weight, [outputs, inputs] if transposed else [inputs, outputs])
+    expect("bias", bias, [outputs])
     y = paddle.empty([*operand.shape[:-1], outputs], operand.dtype)
     call("matmul", operand.size // inputs, outputs, inputs, operand, 0,
          packed(rounded_weights.of(weight, operand.dtype)), transposed, operand.dtype, bias, y,

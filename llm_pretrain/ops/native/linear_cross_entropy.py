@@ -5,13 +5,14 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native.library import call, packed
+from llm_pretrain.ops.native.library import call, expect, packed
 
 
 def linear_log_sums(
     x_RH: Tensor, weight: Tensor, labels_R: Tensor, vocabulary: int, *, transposed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """max(z), sum(exp(z - max(z))) and z[label], float32 [R] each."""
+    _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
     x_RH, weight = packed(x_RH), packed(weight)
     largest, total, target = (paddle.empty([x_RH.shape[0]], "float32") for _ in range(3))
     call("linear_log_sums", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight, weight.dtype,
@@ -31,9 +32,24 @@ def gradients(
     transposed: bool,
 ) -> Tensor:
     """dx, float32 [R, H]; the weight's gradient is added to `dweight`."""
+    _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
+    expect("log_sums", log_sums_R, labels_R.shape, paddle.float32)
+    expect("factors", factors_R, labels_R.shape, paddle.float32)
+    expect("dweight", dweight, weight.shape, paddle.float32)
     x_RH, weight = packed(x_RH), packed(weight)
     dx_RH = paddle.empty(x_RH.shape, "float32")
     call("linear_cross_entropy_backward", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight,
          weight.dtype, weight.shape[1], transposed, packed(labels_R), packed(log_sums_R),
          packed(factors_R), dx_RH, dweight)  # fmt: skip
     return dx_RH
+
+
+def _expect_head(
+    x_RH: Tensor, weight: Tensor, labels_R: Tensor, vocabulary: int, *, transposed: bool
+) -> None:
+    R, H = x_RH.shape
+    columns = weight.shape[0 if transposed else 1]
+    expect("weight", weight, [columns, H] if transposed else [H, columns])
+    expect("labels", labels_R, [R], paddle.int64)
+    if vocabulary > columns:
+        raise ValueError(f"a vocabulary of {vocabulary} where the weight has {columns} columns")

@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.native.library import as_float32, call, packed
+from llm_pretrain.ops.native.library import as_float32, call, expect, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
@@ -19,6 +19,7 @@ class RMSNorm(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         note_trained(ctx, x, weight)
         x, width = packed(x), x.shape[-1]
+        expect("weight", weight, [width])
         y, inverse = paddle.empty_like(x), paddle.empty([x.size // width], "float32")
         call("rms_norm", x.size // width, width, x, None, None, x.dtype, as_float32(weight),
              epsilon, y, inverse)  # fmt: skip
@@ -41,6 +42,8 @@ class LayerNorm(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         note_trained(ctx, x, weight, bias)
         x, width = packed(x), x.shape[-1]
+        expect("weight", weight, [width])
+        expect("bias", bias, [width])
         y = paddle.empty_like(x)
         mean, inverse = (paddle.empty([x.size // width], "float32") for _ in range(2))
         call("layer_norm", x.size // width, width, x, None, None, x.dtype, as_float32(weight),

@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.native.library import call, packed
+from llm_pretrain.ops.native.library import call, expect, packed
 
 
 def rotary(
@@ -37,6 +37,13 @@ class _Rotate(PyLayer):
 def _rotate(x_BSND: Tensor, cos: Tensor, sin: Tensor, spans: int, sign: float) -> Tensor:
     x_BSND = packed(x_BSND)
     y_BSND = paddle.empty_like(x_BSND)
+    B, S, _, D = x_BSND.shape
+    R = cos.shape[-1]
+    table = [B, S, R] if cos.ndim == 3 else [S, R]
+    expect("cos", cos, table, paddle.float32)
+    expect("sin", sin, table, paddle.float32)
+    if R > D:
+        raise ValueError(f"cos and sin turn {R} features of a head of {D}")
     table_batch = cos.shape[0] if cos.ndim == 3 else 1
     call("rotary", *x_BSND.shape, cos.shape[-1], spans, x_BSND, x_BSND.dtype, cos, sin,
          table_batch, sign, y_BSND)  # fmt: skip

@@ -31,12 +31,11 @@ from llm_pretrain.config import (
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
 from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.preprocess.tokenizers import find_tokenizer
 from llm_pretrain.training.folders import examine_folders, index_cache_problems
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
-    tokenizer_directory,
+    tokenizer_notices,
 )
 
 USAGE = """\
@@ -163,10 +162,7 @@ def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mod
         report.problems.append(str(error))
         return None
     report.section("MODEL", _describe_model(name, model, run.data.max_seq_length))
-    if find_tokenizer(tokenizer_directory(run)) is None:
-        report.notices.append(
-            f"no tokenizer in {tokenizer_directory(run)}: training works on token ids alone"
-        )
+    report.notices += tokenizer_notices(run)
     report.problems += missing_weights(run)
     if degrees is not None:
         report.problems += check_layout(run, model, degrees)

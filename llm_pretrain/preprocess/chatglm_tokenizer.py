@@ -1,4 +1,7 @@
-"""ChatGLM-6B's tokenizer: SentencePiece's `ice_text.model` behind the ids of image tokens."""
+"""ChatGLM-6B's tokenizer: SentencePiece's `ice_text.model` behind the ids of image tokens.
+
+That of ChatGLM2 and 3 is SentencePiece's `tokenizer.model` before the ids of `APPENDED`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,12 @@ from llm_pretrain.preprocess.tokenizer_settings import eos_name, read_json
 from llm_pretrain.preprocess.words import Ragged
 
 FILE_NAME = "ice_text.model"
+SECOND = frozenset({"ChatGLMTokenizer", "ChatGLMv2Tokenizer"})
+# The last four are ChatGLM3's; in text none of them is looked for ("sop" is in "philosophy").
+APPENDED = (
+    *("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+)
 # The number where tokenizer_config.json says none; the weights without images say 0.
 _IMAGE_TOKENS = 20000
 _BLANKS = re.compile(" {2,80}")

@@ -23,7 +23,8 @@ from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.formats import FormatOptions
 from llm_pretrain.preprocess.inputs import Source, find_sources
 from llm_pretrain.preprocess.progress import Progress
-from llm_pretrain.preprocess.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
+from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
+from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
 
 DUPLICATE = "left out, there already"
@@ -183,10 +184,11 @@ def _description(
         for name, value in vars(arguments).items()
         if name not in aside | WITHOUT_EFFECT.keys()
     }
-    # One that PaddleNLP reads is named in its settings.
-    file = find_tokenizer(arguments.tokenizer) or arguments.tokenizer / "tokenizer_config.json"
+    files = hashlib.sha256()
+    for path in tokenizer_files(arguments.tokenizer):
+        files.update(hashlib.sha256(path.read_bytes()).digest())
     inputs = "\n".join(f"{source.name} {source.size} {source.modified_ns}" for source in sources)
     return description | {
-        "tokenizer": f"{hashlib.sha256(file.read_bytes()).hexdigest()}, EOS {tokenizer.eos_id}",
+        "tokenizer": f"{files.hexdigest()}, EOS {tokenizer.eos_id}",
         "list of input files": hashlib.sha256(inputs.encode()).hexdigest(),
     }

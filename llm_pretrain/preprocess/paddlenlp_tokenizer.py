@@ -17,13 +17,15 @@ class PaddleNLPTokenizer:
 
     def __init__(self, folder: Path, class_name: str) -> None:
         try:
-            from paddlenlp.transformers import AutoTokenizer
+            from paddlenlp import transformers
         except ImportError as error:
             raise PreprocessError(
                 f"{folder} holds a {class_name}, which only PaddleNLP reads: install the extra, "
                 "pip install 'llm_pretrain[paddlenlp]', in an environment of its own."
             ) from error
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        # AutoTokenizer doesn't know all of PaddleNLP's classes, GLMBertTokenizer for one.
+        found = getattr(transformers, class_name, transformers.AutoTokenizer)
+        self._tokenizer = found.from_pretrained(str(folder))
         self.vocab_size = len(self._tokenizer)
         self.eos_id: int | None = self._tokenizer.eos_token_id
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.hugging_face_tokenizer import END_OF_TEXT
 from llm_pretrain.preprocess.word_split import QWEN_PATTERN
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
 # Their ids follow the largest rank: 151643 and on, where the published file is read.
 _SPECIAL = (
     END_OF_TEXT,
@@ -28,14 +28,25 @@ _SPECIAL = (
 
 def read_qwen_tiktoken(path: Path) -> Tokenizer:
     """The same tokenizer as one of the library `tokenizers`. Raises PreprocessError."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-    from tokenizers import pre_tokenizers as pre
+    from tokenizers import AddedToken, Tokenizer, models
 
     ranks = _read_ranks(path)
     signs = _signs_of_bytes()
     vocabulary = {"".join(signs[byte] for byte in token): rank for token, rank in ranks.items()}
     # A token that is a whole word is taken as it is, as tiktoken does.
     tokenizer = Tokenizer(models.BPE(vocabulary, _merges(vocabulary), ignore_merges=True))
+    cut_as_qwen(tokenizer)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in _SPECIAL]
+    )
+    return tokenizer
+
+
+def cut_as_qwen(tokenizer: Tokenizer) -> None:
+    """Gives the tokenizer the normalizer, words and decoder of all Qwen models."""
+    from tokenizers import Regex, decoders, normalizers
+    from tokenizers import pre_tokenizers as pre
+
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre.Sequence(
         [
@@ -44,10 +55,6 @@ def read_qwen_tiktoken(path: Path) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in _SPECIAL]
-    )
-    return tokenizer
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:

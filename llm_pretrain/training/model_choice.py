@@ -9,12 +9,28 @@ from llm_pretrain.checkpoint.weight_files import has_weights
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import load_model_config
-from llm_pretrain.preprocess.tokenizers import find_tokenizer, load_tokenizer
+from llm_pretrain.preprocess.tokenizer_files import class_for_paddlenlp, find_tokenizer
+from llm_pretrain.preprocess.tokenizers import load_tokenizer
 
 
 def tokenizer_directory(run: RunConfig) -> Path:
     """Where the run's tokenizer would be."""
     return Path(run.model.tokenizer_name_or_path or run.model.model_name_or_path)
+
+
+def tokenizer_notices(run: RunConfig) -> list[str]:
+    """What a user should know who expects the tokenizer to count."""
+    directory = tokenizer_directory(run)
+    if find_tokenizer(directory) is not None:
+        return []
+    class_name = class_for_paddlenlp(directory)
+    if class_name is None:
+        return [f"no tokenizer in {directory}: training works on token ids alone"]
+    return [
+        f"the tokenizer in {directory} is a {class_name}, which only PaddleNLP reads: training "
+        "doesn't read it, so the size of the vocabulary is the model's own, not made to hold the "
+        "tokenizer's; ids that don't fit are found when the data is opened"
+    ]
 
 
 def model_config_of(run: RunConfig) -> ModelConfig:

@@ -36,7 +36,7 @@ from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.preprocess.tokenizers import find_tokenizer
+from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import examine_folders
@@ -44,6 +44,7 @@ from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
     tokenizer_directory,
+    tokenizer_notices,
 )
 from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
@@ -104,7 +105,7 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
         collectives.barrier()
         checkpoint = choose_checkpoint(config, layout, reports)
         set_compute_dtype(config.training.compute_dtype)
-        choose_operators(config, reports.message)
+        reports.operators(choose_operators(config, reports.message))
         stage = _build_model(config, model_config, layout, is_resumed=checkpoint is not None)
         pipeline = Pipeline(
             stage,
@@ -120,7 +121,8 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
                 pipeline,
                 datasets,
                 reports,
-                checkpoint_extras=_tokenizer_files(config),
+                # So that saved weights can be used with their tokenizer.
+                checkpoint_extras=tokenizer_files(tokenizer_directory(config)),
                 stop=stop,
             )
             if checkpoint is not None:
@@ -136,15 +138,6 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
     finally:
         reports.close()
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
-
-
-def _tokenizer_files(config: RunConfig) -> list[Path]:
-    """What goes beside saved weights so that they can be used with their tokenizer."""
-    tokenizer = find_tokenizer(tokenizer_directory(config))
-    if tokenizer is None:
-        return []
-    settings = tokenizer.with_name("tokenizer_config.json")
-    return [tokenizer, settings] if settings.is_file() else [tokenizer]
 
 
 def _select_device(config: RunConfig) -> None:
@@ -177,10 +170,8 @@ def _say_what_is_run(
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
-    if find_tokenizer(tokenizer_directory(config)) is None:
-        reports.message(
-            f"No tokenizer in {tokenizer_directory(config)}: training works on token ids alone."
-        )
+    for notice in tokenizer_notices(config):
+        reports.message(f"{notice[0].upper()}{notice[1:]}.")
     for line in describe_batches(config, degrees):
         reports.message(line)
 

@@ -187,6 +187,7 @@ def test_chatglm_without_its_end_token_is_an_error(tmp_path: Path, ice_text: byt
 
 def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paddlenlp", None)
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPTTokenizer"}')
-    with pytest.raises(PreprocessError, match=r"GPTTokenizer, .* 'llm_pretrain\[paddlenlp\]'"):
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (tmp_path / "vocab.txt").write_text("[UNK]")
+    with pytest.raises(PreprocessError, match=r"BertTokenizer, .* 'llm_pretrain\[paddlenlp\]'"):
         load_tokenizer(tmp_path)

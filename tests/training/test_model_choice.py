@@ -9,7 +9,7 @@ import pytest
 
 from llm_pretrain.config import load_run_config
 from llm_pretrain.config.model_config import Extrapolation
-from llm_pretrain.training.model_choice import model_config_of
+from llm_pretrain.training.model_choice import model_config_of, tokenizer_notices
 from tests.small_runs import small_config, write_config
 
 QWEN = {
@@ -33,3 +33,27 @@ def test_what_is_trained_on_is_no_extrapolation(
     )
     run = load_run_config(write_config(tmp_path / "run.json", config))
     assert model_config_of(run).extrapolation == Extrapolation(length)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, "no tokenizer in "),
+        ({"tokenizer.json": "{}"}, None),
+        (
+            {"tokenizer_config.json": '{"tokenizer_class": "BertTokenizer"}', "vocab.txt": "[UNK]"},
+            "is a BertTokenizer, which only PaddleNLP reads",
+        ),
+    ],
+    ids=["none", "one that is read", "PaddleNLP's"],
+)
+def test_a_tokenizer_that_does_not_count_is_said(
+    files: dict[str, str], expected: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    config = small_config(tmp_path, tmp_path, tmp_path / "output")
+    notices = tokenizer_notices(load_run_config(write_config(tmp_path / "run.json", config)))
+    assert len(notices) == (expected is not None)
+    assert all(expected and expected in notice for notice in notices)

@@ -1,0 +1,90 @@
+"""Tokenizers of Hugging Face's library `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm_pretrain.preprocess.tokenizer_settings import model_eos, named_eos
+from llm_pretrain.preprocess.word_split import byte_level_split, metaspace_split
+from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+_WORDS_AT_ONCE = 1000
+
+
+class HuggingFaceTokenizer:
+    """A Tokenizer. `path`: the file that `loaded` comes from; its neighbours name the EOS token.
+
+    Where they name none, it is `<|endoftext|>` if `end_of_text` says so.
+    """
+
+    def __init__(self, loaded: Tokenizer, path: Path, *, end_of_text: bool = False) -> None:
+        self._tokenizer = loaded
+        # A saved tokenizer may cut and pad texts, which would lose and invent tokens.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids, default=-1) + 1
+        eos: int | None = named_eos(path, self._tokenizer.token_to_id)
+        if eos is None:
+            eos = model_eos(path.parent, self.vocab_size)
+        if eos is None and end_of_text:
+            eos = self._tokenizer.token_to_id(END_OF_TEXT)
+        self.eos_id = eos
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
+        # An added token is found before a text is cut into words, which the table can't do.
+        return encode_by_table(
+            texts, self._table, lambda some: _encode_batch(self._tokenizer, some), self._added
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    @cached_property
+    def _table(self) -> WordTable | None:
+        from tokenizers import Tokenizer as Bare
+        from tokenizers import pre_tokenizers
+
+        parts = json.loads(self._tokenizer.to_str())
+        bare = Bare(self._tokenizer.model)
+        split = metaspace_split(self._tokenizer, parts)
+        if split is None:
+            split = byte_level_split(self._tokenizer, parts)
+            bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return split and WordTable(split, lambda words: _encode_words(bare, words))
+
+    @cached_property
+    def _added(self) -> re.Pattern[str]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return re.compile("|".join(re.escape(token.content) for token in added) or r"(?!)")
+
+
+def _encode_batch(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encoded]
+
+
+def _encode_words(tokenizer: Any, words: list[str]) -> Ragged:
+    """Each word by itself, but few of the library's results, which cost more than the encoding."""
+    tokens, sizes = [], []
+    for begin in range(0, len(words), _WORDS_AT_ONCE):
+        part = words[begin : begin + _WORDS_AT_ONCE]
+        encoded = tokenizer.encode(part, is_pretokenized=True, add_special_tokens=False)
+        tokens.append(np.array(encoded.ids, np.uint32))
+        words_of_tokens = np.array(encoded.word_ids, np.int64)
+        sizes.append(np.bincount(words_of_tokens, minlength=len(part)))
+    return Ragged.join(tokens, sizes)

@@ -1,0 +1,51 @@
+"""Which files of a directory are its tokenizer, and which of them it is read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_pretrain.preprocess import byte_level_files
+from llm_pretrain.preprocess.tokenizer_settings import read_json, tokenizer_class
+
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_VOCABULARIES = ("tokenizer.json", "*vocab*", "merges.txt", "*.model", "*.tiktoken")
+# GPT-3 CPM's cuts Chinese by jieba first; LLaMA 3's tokenizer.model isn't SentencePiece's.
+_MODELS_FOR_PADDLENLP = frozenset({"GPTChineseTokenizer", "Llama3Tokenizer"})
+
+
+def find_tokenizer(directory: str | Path) -> Path | None:
+    """The file that the directory's tokenizer is read from; None if it has none.
+
+    `tokenizer.json` comes first, then `tokenizer.model`, `qwen.tiktoken`, `vocab.json` beside
+    `merges.txt`, and the only `*.model`. None, too, if only PaddleNLP can read it.
+    """
+    folder = Path(directory)
+    if (folder / "tokenizer.json").is_file():
+        return folder / "tokenizer.json"
+    class_name = tokenizer_class(folder)
+    models = [] if class_name in _MODELS_FOR_PADDLENLP else sorted(folder.glob("*.model"))
+    if folder / "tokenizer.model" in models:
+        return folder / "tokenizer.model"
+    if (folder / "qwen.tiktoken").is_file():
+        return folder / "qwen.tiktoken"
+    pair = [folder / "vocab.json", folder / "merges.txt"]
+    if class_name in byte_level_files.CLASSES and all(path.is_file() for path in pair):
+        return pair[0]
+    return models[0] if len(models) == 1 else None
+
+
+def tokenizer_files(directory: str | Path) -> list[Path]:
+    """All files that a tokenizer needs, settings included, sorted; empty if there are none."""
+    folder = Path(directory)
+    found = {path for name in (*_SETTINGS, *_VOCABULARIES) for path in folder.glob(name)}
+    return sorted(path for path in found if path.is_file())
+
+
+def class_for_paddlenlp(directory: str | Path) -> str | None:
+    """The class of a tokenizer that only PaddleNLP reads; None if there is no such one."""
+    folder = Path(directory)
+    vocabularies = [path for path in tokenizer_files(folder) if path.name not in _SETTINGS]
+    if find_tokenizer(folder) is not None or not vocabularies:
+        return None
+    class_name = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    return class_name if isinstance(class_name, str) else None

@@ -51,6 +51,10 @@ class Reporter:
         self._console.step(metrics)
         self._record("step", "train", metrics)
 
+    def operators(self, served_by: Metrics) -> None:
+        """What serves each operator, for the log alone."""
+        self._write_line("operators", served_by)
+
     def evaluation(self, metrics: Metrics) -> None:
         """An evaluation. Keys: global_step, eval_loss, eval_ppl, ..."""
         self._console.evaluation(metrics)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import paddle
 
-from llm_pretrain.config import RunConfig
+from llm_pretrain.config import ModelArguments, RunConfig
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.flash_attention import device_has_kernel
 from llm_pretrain.ops.trials import trials_in
@@ -24,8 +24,11 @@ class OperatorError(ValueError):
     """A fast operator that the config asks for isn't there (`strict_ops`)."""
 
 
-def choose_operators(run: RunConfig, say: Callable[[str], None]) -> None:
+def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, str]:
     """Decide for every operator, alike on all ranks, and say what serves which.
+
+    Returns:
+        What serves it, by operator.
 
     Raises:
         OperatorError: with `strict_ops`, an operator that is switched on can't serve.
@@ -46,10 +49,16 @@ def choose_operators(run: RunConfig, say: Callable[[str], None]) -> None:
     for line in dispatch.table(choices):
         say(line)
     missed = [choice for choice in choices if choice.is_reference and wanted.get(choice.operator)]
-    if not missed:
-        return
+    if missed:
+        _say_missing(missed, run.model, say)
+    return {choice.operator: choice.implementation for choice in choices}
+
+
+def _say_missing(
+    missed: list[dispatch.Choice], model: ModelArguments, say: Callable[[str], None]
+) -> None:
     keys = ", ".join(_SWITCHES[choice.operator] for choice in missed)
     problem = f"{keys}: no fast operator serves here: {missed[0].reason}"
-    if run.model.strict_ops:
+    if model.strict_ops:
         raise OperatorError(f"{problem}; strict_ops makes that an error.")
     say(f"warning: {problem}.")

@@ -42,6 +42,10 @@ class Reports:
         if self.reporter:
             self.reporter.message(text)
 
+    def operators(self, served_by: dict[str, str]) -> None:
+        if self.reporter:
+            self.reporter.operators(served_by)
+
     def step(self, progress: Progress, interval: Interval, result: StepResult) -> None:
         if not self.reporter:
             return

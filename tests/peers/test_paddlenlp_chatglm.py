@@ -11,8 +11,8 @@ import pytest
 from llm_pretrain.checkpoint.layout import PADDLENLP
 from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
+from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 from tests.models.blank_batches import batch_with_blanks
 from tests.peers.comparison import (
     Case,

@@ -1,0 +1,152 @@
+"""What serves the operators of a run, and that training is the same whatever serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from llm_pretrain.config import load_run_config
+from llm_pretrain.config.training_arguments import TrainingArguments
+from llm_pretrain.models.decoder import Decoder
+from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
+from llm_pretrain.ops import dispatch, precision, trials
+from llm_pretrain.ops.native import library
+from llm_pretrain.parallel import topology
+from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.training.operators import OperatorError, choose_operators
+from llm_pretrain.training.optimizer import ShardedAdamW
+from llm_pretrain.training.precision import LossScale
+from tests.launching import RUN_PRETRAIN, logged, run_job
+from tests.small_runs import small_config, write_config, write_data, write_model
+
+STEPS = 8
+NOT_BUILT = "the C++ operators are not built (make ops, or pip install ./external_ops, builds it)"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    dispatch.use_references()
+    precision.set_compute_dtype("float32")
+
+
+@pytest.fixture
+def _built() -> None:
+    found, reason = library.find()
+    if found is None:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def _not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "find", lambda: (None, NOT_BUILT))
+
+
+def said(tmp_path: Path, **keys: object) -> list[str]:
+    config = small_config(tmp_path / "model", tmp_path / "data", tmp_path / "out", **keys)
+    lines: list[str] = []
+    path = write_config(tmp_path / "config.json", config)
+    choose_operators(load_run_config(path), lines.append)
+    return lines
+
+
+@pytest.mark.usefixtures("_built")
+def test_every_operator_of_the_library_passes_its_trial(tmp_path: Path) -> None:
+    for low in (False, True):
+        (line,) = said(tmp_path, bf16=low)
+        assert line.startswith(f"Operators by C++: {', '.join(dispatch.OPERATORS)} (")
+
+
+@pytest.mark.usefixtures("_built")
+def test_a_switch_set_to_false_takes_the_reference(tmp_path: Path) -> None:
+    served, plain = said(tmp_path, use_flash_attention=False, use_fused_rope=False)
+    assert plain == "Operators by reference: rotary, attention (switched off in the config)."
+    assert "norm" in served
+
+
+@pytest.mark.usefixtures("_built")
+def test_an_operator_that_computes_something_else_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trials, "rms_norm", lambda x, weight, _: x + float(dispatch.is_native("norm", x))
+    )
+    table, problem = said(tmp_path)
+    assert "norm" not in table
+    assert problem.startswith("Operators by reference: norm (the trial of the C++ operator failed:")
+
+
+@pytest.mark.usefixtures("_not_built")
+def test_without_the_library_one_line_says_how_to_build_it(tmp_path: Path) -> None:
+    assert said(tmp_path) == [
+        f"Operators by reference: {', '.join(dispatch.OPERATORS)} ({NOT_BUILT})."
+    ]
+
+
+@pytest.mark.usefixtures("_not_built")
+def test_switches_that_nothing_serves_warn_once(tmp_path: Path) -> None:
+    _, warning = said(tmp_path, use_fused_rms_norm=True, use_flash_attention=True)
+    assert warning == (
+        "warning: use_fused_rms_norm, use_flash_attention: no fast operator serves here: "
+        f"{NOT_BUILT}."
+    )
+
+
+@pytest.mark.usefixtures("_not_built")
+def test_strict_ops_makes_that_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=r"use_fused_rope: no fast operator.*make ops"):
+        said(tmp_path, use_fused_rope=True, strict_ops=True)
+    said(tmp_path, strict_ops=True)  # nothing is asked for
+
+
+def losses(seed: str, dtype: str) -> list[float]:
+    """Of some steps on one batch, with what serves now."""
+    published = SEEDS[seed]
+    config = FAMILIES[published["model_type"]].read_config(published, seed)
+    kinds = ("embedding_dropout", "hidden_dropout", "attention_dropout")
+    model = Decoder(replace(config, **dict.fromkeys(kinds, 0.0)))
+    initialize(model, seed=1)
+    precision.set_compute_dtype(dtype)
+    training = TrainingArguments(output_dir="out", max_steps=STEPS, adam_epsilon=1e-3)
+    optimizer = ShardedAdamW(
+        model, training, topology.current(), tied_embedding=config.tie_word_embeddings
+    )
+    samples = np.random.default_rng(1).integers(0, config.vocab_size, (2, 33))
+    tokens, labels = paddle.to_tensor(samples[:, :-1]), paddle.to_tensor(samples[:, 1:])
+    found = []
+    for _ in range(STEPS):
+        optimizer.begin_step(1)
+        loss = model(tokens, labels_BS=labels).mean()
+        loss.backward()
+        optimizer.step(2e-3, LossScale(1.0, is_dynamic=False))
+        found.append(float(loss))
+    return found
+
+
+@pytest.mark.usefixtures("_built")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", sorted(set(CAPABILITIES.values())))
+def test_training_is_the_same_with_and_without_the_operators(seed: str, dtype: str) -> None:
+    expected = losses(seed, dtype)
+    dispatch.choose({}, trials.trials_in(dtype))
+    assert dispatch.is_native("linear", paddle.zeros([1]))
+    found = losses(seed, dtype)
+    assert found[-1] < found[0] - 0.05
+    tolerance = 1e-5 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+@pytest.mark.usefixtures("_built")
+def test_the_log_of_a_run_keeps_the_table(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    write_data(tmp_path / "data")
+    config = small_config(tmp_path / "model", tmp_path / "data", tmp_path / "out", max_steps=1)
+    output = run_job(RUN_PRETRAIN, write_config(tmp_path / "run.json", config), log_dir=tmp_path)
+    assert output.count("Operators by C++:") == 1
+    (kept,) = logged(tmp_path / "out", "operators")
+    assert {kept[operator] for operator in dispatch.OPERATORS} == {"C++"}

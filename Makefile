@@ -36,6 +36,8 @@ ops: .venv/ops
 
 # make demo ARGS="--max_steps 100" hands arguments to the training.
 demo: setup
+	@if command -v $(CXX) >/dev/null; then $(MAKE) --no-print-directory ops; else \
+	echo "No C++ compiler ($(CXX)): the demo runs on Paddle's own operators."; fi
 	$(BIN)/python -m llm_pretrain.demo $(ARGS)
 
 lint: setup

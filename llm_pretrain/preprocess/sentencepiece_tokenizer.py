@@ -48,15 +48,14 @@ class SentencePieceTokenizer:
         begin = 0
         for match in self._added.finditer(text):
             ids += self._processor.encode(text[begin : match.start()], out_type=int)
-            ids.append(self._ids[match[match.lastindex or 0]])
+            found = match[0]
+            ids.append(self._ids[found if found in self._ids else found.strip()])
             begin = match.end()
         return [*ids, *self._processor.encode(text[begin:], out_type=int)]
 
     def encode_batch(self, texts: Sequence[str]) -> Ragged:
         # An added token is found before a text is cut into words, which the table can't do.
-        return encode_by_table(
-            texts, self._table, lambda some: [self.encode(text) for text in some], self._added
-        )
+        return encode_by_table(texts, self._table, self._encode_texts, self._added)
 
     def decode(self, ids: Sequence[int]) -> str:
         runs = groupby(ids, self._contents.get)
@@ -69,6 +68,14 @@ class SentencePieceTokenizer:
     def _table(self) -> WordTable | None:
         split = sentencepiece_split(self._processor)
         return split and WordTable(split, self._encode_words)
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        apart = {number for number, text in enumerate(texts) if self._added.search(text)}
+        others = ["" if number in apart else text for number, text in enumerate(texts)]
+        rows = self._processor.encode(others, out_type=int, num_threads=1)
+        for number in apart:
+            rows[number] = self.encode(texts[number])
+        return rows
 
     def _encode_words(self, words: list[str]) -> Ragged:
         # The processor puts the first "▁" before each word itself.

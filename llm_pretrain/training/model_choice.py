@@ -28,8 +28,8 @@ def tokenizer_notices(run: RunConfig) -> list[str]:
         return [f"no tokenizer in {directory}: training works on token ids alone"]
     return [
         f"the tokenizer in {directory} is a {class_name}, which only PaddleNLP reads: training "
-        "doesn't read it, so the size of the vocabulary is the model's own, not made to hold the "
-        "tokenizer's; ids that don't fit are found when the data is opened"
+        "takes the size of the vocabulary from the model alone; set vocab_size if the tokenizer "
+        "has more tokens"
     ]
 
 

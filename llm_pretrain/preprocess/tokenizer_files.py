@@ -45,7 +45,9 @@ def class_for_paddlenlp(directory: str | Path) -> str | None:
     """The class of a tokenizer that only PaddleNLP reads; None if there is no such one."""
     folder = Path(directory)
     vocabularies = [path for path in tokenizer_files(folder) if path.name not in _SETTINGS]
-    if find_tokenizer(folder) is not None or not vocabularies:
+    # Byte-level BPE isn't found where merges.txt is missing, which PaddleNLP can't make good.
+    is_byte_level = tokenizer_class(folder) in byte_level_files.CLASSES
+    if find_tokenizer(folder) is not None or not vocabularies or is_byte_level:
         return None
     class_name = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
     return class_name if isinstance(class_name, str) else None

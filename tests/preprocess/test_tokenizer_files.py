@@ -45,6 +45,7 @@ def test_no_files_where_there_is_no_tokenizer(tmp_path: Path) -> None:
         ("tokenizer.json", "BertTokenizer", None),
         # The class alone, without its vocabulary, is a download that isn't complete.
         ("README.md", "LlamaTokenizer", None),
+        ("vocab.json", "Qwen2Tokenizer", None),
     ],
 )
 def test_what_only_paddlenlp_reads(

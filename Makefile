@@ -64,3 +64,6 @@ bench: setup peers
 
 lock:
 	requirements/lock.sh
+
+# The CUDA kernels: gpu-build, gpu-test and gpu-bench.
+include external_ops/cuda.mk

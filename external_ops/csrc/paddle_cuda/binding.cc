@@ -2,6 +2,9 @@
 // the PyLayers of llm_pretrain/ops call the backward operators.
 //
 // Paddle's infer-shape functions are left out, as the operators are run eagerly alone.
+// Operators need no pybind, and with it come headers of cuBLAS.
+#define PADDLE_NO_PYTHON
+
 #include <string>
 #include <vector>
 

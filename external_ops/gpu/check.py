@@ -40,6 +40,11 @@ class Draw:
     def size(self, most: int, most_emulated: int) -> int:
         return self.random.randint(1, most_emulated if self.emulated else most)
 
+    def width(self, most: int, most_emulated: int) -> int:
+        """A size that half the time is a multiple of 8, so that kernels move 16 bytes at once."""
+        size = self.size(most, most_emulated)
+        return size if self.random.random() < 0.5 else (size + 7) // 8 * 8
+
     def values(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor whose rows lie farther apart than they are long."""
         padding = 8 * self.random.randint(0, 3)
@@ -68,7 +73,7 @@ def exact(*tensors: Tensor | None) -> list[Tensor]:
 
 
 def check_norms(draw: Draw) -> None:
-    R, H = draw.size(700, 150), draw.size(9000, 300)
+    R, H = draw.size(700, 150), draw.width(9000, 300)
     has_residual, has_bias = draw.random.random() < 0.6, draw.random.random() < 0.5
     x, weight = draw.values(R, H), draw.vector(H)
     residual = draw.values(R, H) if has_residual else None
@@ -94,9 +99,9 @@ def check_norms(draw: Draw) -> None:
 
 def check_rotary(draw: Draw) -> None:
     B, S, N = draw.size(3, 2), draw.size(300, 9), draw.size(9, 3)
-    half, spans = draw.random.randint(1, 16), draw.random.randint(1, 4)
+    half, spans = draw.width(16, 16), draw.random.randint(1, 4)
     turned = 2 * half * spans
-    D = turned + draw.random.randint(0, 9)
+    D = turned + draw.random.choice((0, 1, 8, 9))
     x = draw.values(B, S, N, D)
     angle = draw.vector(*([B] if draw.random.random() < 0.5 else []), S, half * spans,
                         dtype=torch.float32)  # fmt: skip
@@ -109,7 +114,7 @@ def check_rotary(draw: Draw) -> None:
 
 
 def check_activations(draw: Draw) -> None:
-    R, H = draw.size(500, 9), draw.size(5000, 70)
+    R, H = draw.size(500, 9), draw.width(5000, 70)
     for kind in ("silu", "gelu", "gelu_tanh", "relu"):
         for has_gate in (True, False):
             x, dy = draw.values(R, H), draw.values(R, H)
@@ -167,8 +172,8 @@ def check_attention(draw: Draw) -> None:
 
 
 def check_cross_entropy(draw: Draw) -> None:
-    R, H, V = draw.size(300, 9), draw.size(200, 20), 2 * draw.size(3000, 90)
-    ignored, chunk = -100, draw.random.randint(1, V)
+    R, H, V = draw.size(300, 9), draw.size(200, 20), 2 * draw.width(3000, 90)
+    ignored, chunk = -100, draw.width(V, V)
     x, head = draw.values(R, H), (draw.values(H, V) / math.sqrt(H)).contiguous()
     labels = torch.tensor([ignored if draw.random.random() < 0.2 else draw.random.randrange(V)
                            for _ in range(R)]).to(draw.library.device)  # fmt: skip
@@ -196,7 +201,7 @@ def check_cross_entropy(draw: Draw) -> None:
 
 
 def check_adamw(draw: Draw) -> None:
-    sizes = [draw.size(50_000, 300) for _ in range(draw.random.randint(1, 60))]
+    sizes = [draw.width(50_000, 300) for _ in range(draw.random.randint(1, 60))]
     weights_dtype = draw.random.choice((torch.bfloat16, torch.float16))
     states = []
     for size in sizes:
@@ -228,6 +233,33 @@ def check_adamw(draw: Draw) -> None:
             raise WrongResultError("weights are not the rounded master")
 
 
+def check_large_strides(draw: Draw) -> None:
+    """Rows so far apart that 32 bits don't count the elements between the first and the last."""
+    R, H, apart = 3, 2 * draw.size(40, 9), 2**30 + 8
+    far = torch.empty((R - 1) * apart + H, dtype=draw.dtype, device=draw.library.device)
+    x = far.as_strided((R, H), (apart, 1)).copy_(draw.values(R, H))
+    weight, dy = draw.vector(H), draw.values(R, H)
+    y, _, statistics = operators.norm(draw.library, x, None, weight, None, 1e-5)
+    x64, weight64 = exact(x, weight)
+    reference = F.rms_norm(x64, [H], weight64, 1e-5)
+    compare("norm", y, reference, draw.dtype)
+    dx, _ = operators.norm_backward(draw.library, dy, x, weight, statistics, None)
+    compare("dx", dx, torch.autograd.grad(reference, x64, dy.double())[0], draw.dtype)
+    y = operators.activation(draw.library, "silu", x, x)
+    compare("silu", y, gated("silu", x.double(), x.double()), draw.dtype)
+    angle = draw.vector(R, H // 2, dtype=torch.float32).repeat(1, 2)
+    heads = x.view(1, R, 1, H)
+    y = operators.rotary(draw.library, heads, angle.cos(), angle.sin(), 1, 1)
+    turned = rotate(heads.double(), angle.cos().double(), angle.sin().double(), 1)
+    compare("rotary", y, turned, draw.dtype)
+    if draw.dtype != torch.float32:
+        far = torch.empty((R - 1) * apart + 64, dtype=draw.dtype, device=draw.library.device)
+        q = far.as_strided((1, R, 1, 64), (8, apart, 8, 1)).copy_(draw.values(1, R, 1, 64))
+        y, _ = operators.attention(draw.library, q, q, q, Mask.of(None, None, None))
+        expected, _ = attention(q.double(), q.double(), q.double(), None, None, None)
+        compare("attention", y, expected, draw.dtype)
+
+
 def check_refusals(draw: Draw) -> None:
     """What a caller gets wrong is said in words, before anything is queued."""
     q, mask = draw.vector(1, 2, 3, 64, dtype=torch.float16), Mask.of(None, None, None)
@@ -254,6 +286,7 @@ CHECKS: dict[str, Callable[[Draw], None]] = {
     "attention": check_attention,
     "cross entropy": check_cross_entropy,
     "adamw": check_adamw,
+    "large strides": check_large_strides,
     "refusals": check_refusals,
 }
 

@@ -1,6 +1,6 @@
 // The activations of the feed-forward layers, with or without a gate (Shazeer, arXiv:2002.05202).
-#include "launch.cuh"
-#include "numbers.cuh"
+// Columns of blocks have the rows; the threads of a column go through its packs.
+#include "packs.cuh"
 
 namespace llm_ops {
 
@@ -35,41 +35,65 @@ __device__ inline ValueAndSlope activate(llm_ops_activation_kind kind, float x) 
 }
 
 template <class T>
-__global__ void activation(int64_t count, int64_t width, llm_ops_activation_kind kind,
-                           llm_ops_matrix x, llm_ops_matrix up, llm_ops_matrix y) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= count) { return; }
-  const int64_t row = i / width, column = i % width;
-  float value =
-      activate(kind, to_float(static_cast<const T *>(x.data)[row * x.stride + column])).value;
-  if (up.data) { value *= to_float(static_cast<const T *>(up.data)[row * up.stride + column]); }
-  static_cast<T *>(y.data)[row * y.stride + column] = from_float<T>(value);
+__device__ T *row_of(const llm_ops_matrix &matrix) {
+  return static_cast<T *>(matrix.data) + blockIdx.x * matrix.stride;
 }
 
-template <class T>
-__global__ void activation_backward(int64_t count, int64_t width, llm_ops_activation_kind kind,
+__device__ inline int64_t first_pack() {
+  return static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+}
+__device__ inline int64_t packs_of_step() {
+  return static_cast<int64_t>(gridDim.y) * blockDim.x;
+}
+
+template <class T, int count>
+__global__ void activation(int64_t width, llm_ops_activation_kind kind, llm_ops_matrix x,
+                           llm_ops_matrix up, llm_ops_matrix y) {
+  for (int64_t i = first_pack() * count; i < width; i += packs_of_step() * count) {
+    Pack<T, count> values = read<count>(row_of<T>(x) + i), gates{};
+    if (up.data) { gates = read<count>(row_of<T>(up) + i); }
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float value = activate(kind, to_float(values.of[j])).value;
+      values.of[j] = from_float<T>(up.data ? value * to_float(gates.of[j]) : value);
+    }
+    write(row_of<T>(y) + i, values);
+  }
+}
+
+template <class T, int count>
+__global__ void activation_backward(int64_t width, llm_ops_activation_kind kind,
                                     llm_ops_matrix dy, llm_ops_matrix x, llm_ops_matrix up,
                                     llm_ops_matrix dx, llm_ops_matrix dup) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= count) { return; }
-  const int64_t row = i / width, column = i % width;
-  // All is read before anything is written: results may lie where operands did.
-  const float gradient = to_float(static_cast<const T *>(dy.data)[row * dy.stride + column]);
-  const ValueAndSlope f =
-      activate(kind, to_float(static_cast<const T *>(x.data)[row * x.stride + column]));
-  float factor = 1;
-  if (up.data) {
-    factor = to_float(static_cast<const T *>(up.data)[row * up.stride + column]);
-    static_cast<T *>(dup.data)[row * dup.stride + column] = from_float<T>(gradient * f.value);
+  for (int64_t i = first_pack() * count; i < width; i += packs_of_step() * count) {
+    // All is read before anything is written: results may lie where operands did.
+    const auto gradients = read<count>(row_of<T>(dy) + i);
+    auto values = read<count>(row_of<T>(x) + i);
+    Pack<T, count> gates{};
+    if (up.data) { gates = read<count>(row_of<T>(up) + i); }
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float gradient = to_float(gradients.of[j]);
+      const float factor = up.data ? to_float(gates.of[j]) : 1;
+      const ValueAndSlope f = activate(kind, to_float(values.of[j]));
+      gates.of[j] = from_float<T>(gradient * f.value);
+      values.of[j] = from_float<T>(gradient * factor * f.slope);
+    }
+    if (up.data) { write(row_of<T>(dup) + i, gates); }
+    write(row_of<T>(dx) + i, values);
   }
-  static_cast<T *>(dx.data)[row * dx.stride + column] = from_float<T>(gradient * factor * f.slope);
 }
 
 static int check_operands(int64_t rows, int64_t width, llm_ops_activation_kind kind) {
   LLM_OPS_CHECK(check(rows >= 0 && width >= 0, LLM_OPS_BAD_SHAPE));
-  LLM_OPS_CHECK(check(ceil_div(rows * width, kThreads) <= kMostBlocks, LLM_OPS_BAD_SHAPE));
+  LLM_OPS_CHECK(check(rows <= kMostBlocks, LLM_OPS_BAD_SHAPE));
   const int number = static_cast<int>(kind);
   return check(number >= LLM_OPS_SILU && number <= LLM_OPS_RELU, LLM_OPS_BAD_OPTION);
+}
+
+static dim3 grid_of(int64_t rows, int64_t packs) {
+  const int64_t blocks = ceil_div(packs, kThreads);
+  return dim3(rows, blocks < kMostOfOtherDimensions ? blocks : kMostOfOtherDimensions);
 }
 
 }  // namespace llm_ops
@@ -80,15 +104,17 @@ int llm_ops_activation(int64_t rows, int64_t width, llm_ops_activation_kind kind
                        llm_ops_dtype dtype, llm_ops_matrix x, llm_ops_matrix up, llm_ops_matrix y,
                        void *stream) {
   LLM_OPS_CHECK(check_operands(rows, width, kind));
-  const int64_t count = rows * width;
-  if (count == 0) { return LLM_OPS_OK; }
+  if (rows == 0 || width == 0) { return LLM_OPS_OK; }
   LLM_OPS_CHECK(check_matrix(x, width));
   LLM_OPS_CHECK(check_optional(up, width));
   LLM_OPS_CHECK(check_matrix(y, width));
   return with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(activation<T>, dim3(ceil_div(count, kThreads)), kThreads, 0, stream, count,
-                  width, kind, x, up, y);
+    return with_packs<T>(width, {x, up, y}, {}, [&](auto pack) {
+      constexpr int count = decltype(pack)::value;
+      return launch(activation<T, count>, grid_of(rows, width / count), kThreads, 0, stream, width,
+                    kind, x, up, y);
+    });
   });
 }
 
@@ -97,8 +123,7 @@ int llm_ops_activation_backward(int64_t rows, int64_t width, llm_ops_activation_
                                 llm_ops_matrix up, llm_ops_matrix dx, llm_ops_matrix dup,
                                 void *stream) {
   LLM_OPS_CHECK(check_operands(rows, width, kind));
-  const int64_t count = rows * width;
-  if (count == 0) { return LLM_OPS_OK; }
+  if (rows == 0 || width == 0) { return LLM_OPS_OK; }
   LLM_OPS_CHECK(check_matrix(dy, width));
   LLM_OPS_CHECK(check_matrix(x, width));
   LLM_OPS_CHECK(check_optional(up, width));
@@ -106,7 +131,10 @@ int llm_ops_activation_backward(int64_t rows, int64_t width, llm_ops_activation_
   if (up.data) { LLM_OPS_CHECK(check_matrix(dup, width)); }
   return with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(activation_backward<T>, dim3(ceil_div(count, kThreads)), kThreads, 0, stream,
-                  count, width, kind, dy, x, up, dx, dup);
+    return with_packs<T>(width, {dy, x, up, dx, dup}, {}, [&](auto pack) {
+      constexpr int count = decltype(pack)::value;
+      return launch(activation_backward<T, count>, grid_of(rows, width / count), kThreads, 0,
+                    stream, width, kind, dy, x, up, dx, dup);
+    });
   });
 }

@@ -1,13 +1,12 @@
 // Layer norm (Ba et al., arXiv:1607.06450). A warp has a row.
 #include "column_sums.cuh"
-#include "launch.cuh"
-#include "numbers.cuh"
+#include "packs.cuh"
 
 namespace llm_ops {
 
 constexpr int kRowsOfBlock = kThreads / kWarp;
 
-template <class T>
+template <class T, int count>
 __global__ void layer_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_ops_matrix residual,
                            llm_ops_matrix sum, const T *weight, const T *bias, float epsilon,
                            llm_ops_matrix y, float *means, float *inverse) {
@@ -15,28 +14,45 @@ __global__ void layer_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_op
   const int lane = threadIdx.x % kWarp;
   if (row >= rows) { return; }
   const T *normalised = static_cast<const T *>(x.data) + row * x.stride;
-  if (residual.data) {
-    const T *added = static_cast<const T *>(residual.data) + row * residual.stride;
-    T *total = static_cast<T *>(sum.data) + row * sum.stride;
-    for (int64_t i = lane; i < width; i += kWarp) {
-      total[i] = from_float<T>(to_float(normalised[i]) + to_float(added[i]));
+  const T *added = static_cast<const T *>(residual.data) + row * residual.stride;
+  T *total = static_cast<T *>(sum.data) + row * sum.stride;
+  float whole = 0;
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    auto values = read<count>(normalised + i);
+    if (residual.data) {
+      const auto others = read<count>(added + i);
+#pragma unroll
+      for (int j = 0; j < count; ++j) {
+        values.of[j] = from_float<T>(to_float(values.of[j]) + to_float(others.of[j]));
+      }
+      write(total + i, values);
     }
-    normalised = total;  // a lane reads what it wrote itself
+#pragma unroll
+    for (int j = 0; j < count; ++j) { whole += to_float(values.of[j]); }
   }
-  float values = 0;
-  for (int64_t i = lane; i < width; i += kWarp) { values += to_float(normalised[i]); }
-  const float mean = warp_sum(values) / width;
+  if (residual.data) { normalised = total; }  // a lane reads what it wrote itself
+  const float mean = warp_sum(whole) / width;
   // From the deviations, since mean(x²) - mean² cancels where the mean is large.
   float squares = 0;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    const float deviation = to_float(normalised[i]) - mean;
-    squares += deviation * deviation;
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    const auto values = read<count>(normalised + i);
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float deviation = to_float(values.of[j]) - mean;
+      squares += deviation * deviation;
+    }
   }
   const float r = 1 / sqrtf(warp_sum(squares) / width + epsilon);
   T *out = static_cast<T *>(y.data) + row * y.stride;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    const float n = (to_float(normalised[i]) - mean) * r;
-    out[i] = from_float<T>(n * to_float(weight[i]) + to_float(bias[i]));
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    auto values = read<count>(normalised + i);
+    const auto weights = read<count>(weight + i), biases = read<count>(bias + i);
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float n = (to_float(values.of[j]) - mean) * r;
+      values.of[j] = from_float<T>(n * to_float(weights.of[j]) + to_float(biases.of[j]));
+    }
+    write(out + i, values);
   }
   if (lane == 0) {
     means[row] = mean;
@@ -45,7 +61,7 @@ __global__ void layer_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_op
 }
 
 // With n = (sum - mean) · r and h = weight · dy: dx = (h - mean(h) - n · mean(h · n)) · r + dsum.
-template <class T>
+template <class T, int count>
 __global__ void layer_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, llm_ops_matrix sum,
                               const T *weight, const float *means, const float *inverse,
                               llm_ops_matrix dsum, llm_ops_matrix dx) {
@@ -57,19 +73,32 @@ __global__ void layer_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, ll
   const T *other = dsum.data ? static_cast<const T *>(dsum.data) + row * dsum.stride : nullptr;
   const float mean = means[row], r = inverse[row];
   float gradients = 0, products = 0;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    const float h = to_float(weight[i]) * to_float(gradient[i]);
-    gradients += h;
-    products += h * (to_float(normalised[i]) - mean) * r;
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    const auto weights = read<count>(weight + i), slopes = read<count>(gradient + i);
+    const auto values = read<count>(normalised + i);
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float h = to_float(weights.of[j]) * to_float(slopes.of[j]);
+      gradients += h;
+      products += h * (to_float(values.of[j]) - mean) * r;
+    }
   }
   const float mean_gradient = warp_sum(gradients) / width;
   const float mean_product = warp_sum(products) / width;
   T *out = static_cast<T *>(dx.data) + row * dx.stride;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    const float h = to_float(weight[i]) * to_float(gradient[i]);
-    const float n = (to_float(normalised[i]) - mean) * r;
-    const float through_norm = (h - mean_gradient - n * mean_product) * r;
-    out[i] = from_float<T>(through_norm + (other ? to_float(other[i]) : 0));
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    const auto weights = read<count>(weight + i), slopes = read<count>(gradient + i);
+    auto values = read<count>(normalised + i);
+    Pack<T, count> others{};
+    if (other) { others = read<count>(other + i); }
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float h = to_float(weights.of[j]) * to_float(slopes.of[j]);
+      const float n = (to_float(values.of[j]) - mean) * r;
+      const float through_norm = (h - mean_gradient - n * mean_product) * r;
+      values.of[j] = from_float<T>(through_norm + (other ? to_float(others.of[j]) : 0));
+    }
+    write(out + i, values);
   }
 }
 
@@ -115,9 +144,12 @@ int llm_ops_layer_norm(int64_t rows, int64_t width, llm_ops_dtype dtype, llm_ops
   LLM_OPS_CHECK(check(weight && bias && mean && inverse, LLM_OPS_NULL_POINTER));
   return with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(layer_norm<T>, dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream, rows,
-                  width, x, residual, sum, static_cast<const T *>(weight),
-                  static_cast<const T *>(bias), epsilon, y, mean, inverse);
+    return with_packs<T>(width, {x, residual, sum, y}, {weight, bias}, [&](auto pack) {
+      return launch(layer_norm<T, decltype(pack)::value>, dim3(ceil_div(rows, kRowsOfBlock)),
+                    kThreads, 0, stream, rows, width, x, residual, sum,
+                    static_cast<const T *>(weight), static_cast<const T *>(bias), epsilon, y, mean,
+                    inverse);
+    });
   });
 }
 
@@ -142,8 +174,11 @@ int llm_ops_layer_norm_backward(int64_t rows, int64_t width, llm_ops_dtype dtype
       using T = decltype(zero);
       LLM_OPS_CHECK(launch(layer_norm_dweight<T>, dim3(columns.x, slices), kThreads, 0, stream,
                            rows, width, dy, sum, mean, inverse, workspace, partial_bias));
-      return launch(layer_norm_dx<T>, dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream,
-                    rows, width, dy, sum, static_cast<const T *>(weight), mean, inverse, dsum, dx);
+      return with_packs<T>(width, {dy, sum, dsum, dx}, {weight}, [&](auto pack) {
+        return launch(layer_norm_dx<T, decltype(pack)::value>,
+                      dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream, rows, width, dy, sum,
+                      static_cast<const T *>(weight), mean, inverse, dsum, dx);
+      });
     }));
   }
   LLM_OPS_CHECK(launch(add_slices, columns, kThreads, 0, stream, slices, width, workspace,

@@ -1,13 +1,12 @@
 // Root mean square norm (Zhang and Sennrich, arXiv:1910.07467). A warp has a row.
 #include "column_sums.cuh"
-#include "launch.cuh"
-#include "numbers.cuh"
+#include "packs.cuh"
 
 namespace llm_ops {
 
 constexpr int kRowsOfBlock = kThreads / kWarp;
 
-template <class T>
+template <class T, int count>
 __global__ void rms_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_ops_matrix residual,
                          llm_ops_matrix sum, const T *weight, float epsilon, llm_ops_matrix y,
                          float *inverse) {
@@ -15,29 +14,42 @@ __global__ void rms_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_ops_
   const int lane = threadIdx.x % kWarp;
   if (row >= rows) { return; }
   const T *normalised = static_cast<const T *>(x.data) + row * x.stride;
-  if (residual.data) {
-    const T *added = static_cast<const T *>(residual.data) + row * residual.stride;
-    T *total = static_cast<T *>(sum.data) + row * sum.stride;
-    for (int64_t i = lane; i < width; i += kWarp) {
-      total[i] = from_float<T>(to_float(normalised[i]) + to_float(added[i]));
-    }
-    normalised = total;  // a lane reads what it wrote itself
-  }
+  const T *added = static_cast<const T *>(residual.data) + row * residual.stride;
+  T *total = static_cast<T *>(sum.data) + row * sum.stride;
   float squares = 0;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    const float value = to_float(normalised[i]);
-    squares += value * value;
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    auto values = read<count>(normalised + i);
+    if (residual.data) {
+      const auto others = read<count>(added + i);
+#pragma unroll
+      for (int j = 0; j < count; ++j) {
+        values.of[j] = from_float<T>(to_float(values.of[j]) + to_float(others.of[j]));
+      }
+      write(total + i, values);
+    }
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float value = to_float(values.of[j]);
+      squares += value * value;
+    }
   }
+  if (residual.data) { normalised = total; }  // a lane reads what it wrote itself
   const float r = 1 / sqrtf(warp_sum(squares) / width + epsilon);
   T *out = static_cast<T *>(y.data) + row * y.stride;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    out[i] = from_float<T>(to_float(normalised[i]) * r * to_float(weight[i]));
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    auto values = read<count>(normalised + i);
+    const auto weights = read<count>(weight + i);
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      values.of[j] = from_float<T>(to_float(values.of[j]) * r * to_float(weights.of[j]));
+    }
+    write(out + i, values);
   }
   if (lane == 0) { inverse[row] = r; }
 }
 
 // With n = sum · r and h = weight · dy: dx = (h - n · mean(h · n)) · r + dsum.
-template <class T>
+template <class T, int count>
 __global__ void rms_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, llm_ops_matrix sum,
                             const T *weight, const float *inverse, llm_ops_matrix dsum,
                             llm_ops_matrix dx) {
@@ -49,15 +61,28 @@ __global__ void rms_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, llm_
   const T *other = dsum.data ? static_cast<const T *>(dsum.data) + row * dsum.stride : nullptr;
   const float r = inverse[row];
   float products = 0;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    products += to_float(weight[i]) * to_float(gradient[i]) * to_float(normalised[i]) * r;
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    const auto weights = read<count>(weight + i), gradients = read<count>(gradient + i);
+    const auto values = read<count>(normalised + i);
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      products += to_float(weights.of[j]) * to_float(gradients.of[j]) * to_float(values.of[j]) * r;
+    }
   }
   const float mean = warp_sum(products) / width;
   T *out = static_cast<T *>(dx.data) + row * dx.stride;
-  for (int64_t i = lane; i < width; i += kWarp) {
-    const float h = to_float(weight[i]) * to_float(gradient[i]);
-    const float through_norm = (h - to_float(normalised[i]) * r * mean) * r;
-    out[i] = from_float<T>(through_norm + (other ? to_float(other[i]) : 0));
+  for (int64_t i = lane * count; i < width; i += kWarp * count) {
+    const auto weights = read<count>(weight + i), gradients = read<count>(gradient + i);
+    auto values = read<count>(normalised + i);
+    Pack<T, count> others{};
+    if (other) { others = read<count>(other + i); }
+#pragma unroll
+    for (int j = 0; j < count; ++j) {
+      const float h = to_float(weights.of[j]) * to_float(gradients.of[j]);
+      const float through_norm = (h - to_float(values.of[j]) * r * mean) * r;
+      values.of[j] = from_float<T>(through_norm + (other ? to_float(others.of[j]) : 0));
+    }
+    write(out + i, values);
   }
 }
 
@@ -99,8 +124,11 @@ int llm_ops_rms_norm(int64_t rows, int64_t width, llm_ops_dtype dtype, llm_ops_m
   LLM_OPS_CHECK(check(weight && inverse, LLM_OPS_NULL_POINTER));
   return with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(rms_norm<T>, dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream, rows,
-                  width, x, residual, sum, static_cast<const T *>(weight), epsilon, y, inverse);
+    return with_packs<T>(width, {x, residual, sum, y}, {weight}, [&](auto pack) {
+      return launch(rms_norm<T, decltype(pack)::value>, dim3(ceil_div(rows, kRowsOfBlock)),
+                    kThreads, 0, stream, rows, width, x, residual, sum,
+                    static_cast<const T *>(weight), epsilon, y, inverse);
+    });
   });
 }
 
@@ -123,8 +151,11 @@ int llm_ops_rms_norm_backward(int64_t rows, int64_t width, llm_ops_dtype dtype, 
       using T = decltype(zero);
       LLM_OPS_CHECK(launch(rms_norm_dweight<T>, dim3(columns.x, slices), kThreads, 0, stream, rows,
                            width, dy, sum, inverse, workspace));
-      return launch(rms_norm_dx<T>, dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream, rows,
-                    width, dy, sum, static_cast<const T *>(weight), inverse, dsum, dx);
+      return with_packs<T>(width, {dy, sum, dsum, dx}, {weight}, [&](auto pack) {
+        return launch(rms_norm_dx<T, decltype(pack)::value>, dim3(ceil_div(rows, kRowsOfBlock)),
+                      kThreads, 0, stream, rows, width, dy, sum, static_cast<const T *>(weight),
+                      inverse, dsum, dx);
+      });
     }));
   }
   return launch(add_slices, columns, kThreads, 0, stream, slices, width, workspace, dweight);

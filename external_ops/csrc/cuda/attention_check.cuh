@@ -18,7 +18,7 @@ inline int check_attention(int64_t batch, int64_t length, int64_t heads, int64_t
                            int64_t size, llm_ops_dtype dtype) {
   const bool fits = batch >= 0 && batch <= kMostOfOtherDimensions && heads >= 0 &&
                     heads <= kMostOfOtherDimensions && key_heads > 0 && heads % key_heads == 0 &&
-                    length >= 0 && ceil_div(length, kRows) <= kMostBlocks &&
+                    length >= 0 && length <= kMostBlocks &&
                     batch * heads * length / kWarps < kMostBlocks;
   LLM_OPS_CHECK(check(fits, LLM_OPS_BAD_SHAPE));
   LLM_OPS_CHECK(check(size == 64 || size == 80 || size == 96 || size == 128,

@@ -21,8 +21,19 @@ struct Rules {
     return (key <= query || key < prefix) && (!starts || key >= starts[query]);
   }
 
+  // Whether each of queries [first_query, end_query) sees all of keys [first_key, end_key): then
+  // none of them has to be asked for.
+  __device__ bool sees_all(int64_t first_query, int64_t end_query, int64_t first_key,
+                           int64_t end_key) const {
+    return end_query <= length && end_key <= length &&
+           (end_key <= first_query + 1 || end_key <= prefix) &&
+           (!starts || starts[end_query - 1] <= first_key);
+  }
+
   // What joins the score of a visible key.
-  __device__ float bias(int64_t query, int64_t key) const { return slope * (key - query); }
+  __device__ float bias(int64_t query, int64_t key) const {
+    return slope * static_cast<int>(key - query);
+  }
 
   // Of queries [first, end): the keys that any of them may see are [first_key, end_key).
   __device__ int64_t first_key(int64_t first) const { return starts ? starts[first] : 0; }

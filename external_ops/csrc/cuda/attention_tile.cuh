@@ -47,37 +47,38 @@ __device__ void load_tile(T *tile, int rows, const T *head, int64_t position_str
   }
 }
 
-template <class T>
-__device__ unsigned two(const T *address) {
-  return *reinterpret_cast<const unsigned *>(address);
-}
-
 // a [16, 16] from `row` and `column` of a tile.
 template <class T, int size>
 __device__ void read_left(unsigned (&a)[4], const T *tile, int row, int column) {
-  constexpr int stride = row_stride(size);
-  const T *at = tile + (row + fragment_row()) * stride + column + fragment_column();
-  a[0] = two(at);
-  a[1] = two(at + 8 * stride);
-  a[2] = two(at + 8);
-  a[3] = two(at + 8 * stride + 8);
+  const int lane = threadIdx.x % kWarp;
+  read_matrices<false>(a, tile + (row + lane % 16) * row_stride(size) + column + lane / 16 * 8);
 }
 
-// b [16, 8] is the transpose of [8, 16] from `row` and `column` of a tile.
+// Two b [16, 8] side by side are the transpose of [16, 16] from `row` and `column` of a tile.
 template <class T, int size>
-__device__ void read_right_transposed(unsigned (&b)[2], const T *tile, int row, int column) {
-  const T *at = tile + (row + fragment_row()) * row_stride(size) + column + fragment_column();
-  b[0] = two(at);
-  b[1] = two(at + 8);
+__device__ void read_right_transposed(unsigned (&b)[2][2], const T *tile, int row, int column) {
+  const int lane = threadIdx.x % kWarp;
+  const int below = lane / 16 * 8 + lane % 8, beside = lane / 8 % 2 * 8;
+  unsigned both[4];
+  read_matrices<false>(both, tile + (row + below) * row_stride(size) + column + beside);
+  b[0][0] = both[0], b[0][1] = both[1], b[1][0] = both[2], b[1][1] = both[3];
 }
 
-// b [16, 8] from `row` and `column` of a tile.
+// Two b [16, 8] side by side from `row` and `column` of a tile.
 template <class T, int size>
-__device__ void read_right(unsigned (&b)[2], const T *tile, int row, int column) {
-  constexpr int stride = row_stride(size);
-  const T *at = tile + (row + fragment_column()) * stride + column + fragment_row();
-  b[0] = pack(at[0], at[stride]);
-  b[1] = pack(at[8 * stride], at[9 * stride]);
+__device__ void read_right(unsigned (&b)[2][2], const T *tile, int row, int column) {
+  const int lane = threadIdx.x % kWarp;
+  unsigned both[4];
+  read_matrices<true>(both, tile + (row + lane % 16) * row_stride(size) + column + lane / 16 * 8);
+  b[0][0] = both[0], b[0][1] = both[1], b[1][0] = both[2], b[1][1] = both[3];
+}
+
+// c of two neighbouring products += a b.
+template <class T>
+__device__ void multiply_add_two(float (&left)[4], float (&right)[4], const unsigned (&a)[4],
+                                 const unsigned (&b)[2][2]) {
+  multiply_add<T>(left, a, b[0]);
+  multiply_add<T>(right, a, b[1]);
 }
 
 // a [16, 16] out of two results c [16, 8] that lie side by side: a lane has what it needs.

@@ -14,9 +14,9 @@ struct RowStatistics {
   const float *log_sums, *corrections;  // [length]
 
   // The probability of a score and its gradient, from that of the probability.
-  __device__ void apply(const Rules &rules, int64_t query, int64_t key, float scale, float &score,
-                        float &gradient) const {
-    if (!rules.sees(query, key)) {
+  __device__ void apply(const Rules &rules, bool all_seen, int64_t query, int64_t key, float scale,
+                        float &score, float &gradient) const {
+    if (!all_seen && !rules.sees(query, key)) {
       score = gradient = 0;
       return;
     }
@@ -80,38 +80,39 @@ __global__ void __launch_bounds__(kThreads)
       float scores[kOthers / kColumns][4] = {}, slopes[kOthers / kColumns][4] = {};
 #pragma unroll
       for (int depth = 0; depth < size; depth += kDepth) {
-        unsigned key[4], value[4], b[2];
+        unsigned key[4], value[4], b[2][2];
         read_left<T, size>(key, keys, own, depth);
         read_left<T, size>(value, values, own, depth);
 #pragma unroll
-        for (int n = 0; n < kOthers / kColumns; ++n) {
+        for (int n = 0; n < kOthers / kColumns; n += 2) {
           read_right_transposed<T, size>(b, queries, n * kColumns, depth);
-          multiply_add<T>(scores[n], key, b);
+          multiply_add_two<T>(scores[n], scores[n + 1], key, b);
           read_right_transposed<T, size>(b, gradients, n * kColumns, depth);
-          multiply_add<T>(slopes[n], value, b);
+          multiply_add_two<T>(slopes[n], slopes[n + 1], value, b);
         }
       }
+      const bool all_seen = rules.sees_all(query0, query0 + kOthers, first, first + kRows);
 #pragma unroll
       for (int n = 0; n < kOthers / kColumns; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int64_t key = first + own + fragment_row() + i / 2 * 8;
           const int64_t query = query0 + n * kColumns + fragment_column() + i % 2;
-          statistics.apply(rules, query, key, scale, scores[n][i], slopes[n][i]);
+          statistics.apply(rules, all_seen, query, key, scale, scores[n][i], slopes[n][i]);
         }
       }
 #pragma unroll
       for (int depth = 0; depth < kOthers; depth += kDepth) {
-        unsigned probability[4], slope[4], b[2];
+        unsigned probability[4], slope[4], b[2][2];
         const int tile = depth / kColumns;
         left_of_results<T>(probability, scores[tile], scores[tile + 1]);
         left_of_results<T>(slope, slopes[tile], slopes[tile + 1]);
 #pragma unroll
-        for (int n = 0; n < size / kColumns; ++n) {
+        for (int n = 0; n < size / kColumns; n += 2) {
           read_right<T, size>(b, gradients, depth, n * kColumns);
-          multiply_add<T>(of_values[n], probability, b);
+          multiply_add_two<T>(of_values[n], of_values[n + 1], probability, b);
           read_right<T, size>(b, queries, depth, n * kColumns);
-          multiply_add<T>(of_keys[n], slope, b);
+          multiply_add_two<T>(of_keys[n], of_keys[n + 1], slope, b);
         }
       }
     }
@@ -157,34 +158,35 @@ __global__ void __launch_bounds__(kThreads)
     float scores[kOthers / kColumns][4] = {}, slopes[kOthers / kColumns][4] = {};
 #pragma unroll
     for (int depth = 0; depth < size; depth += kDepth) {
-      unsigned query[4], gradient[4], b[2];
+      unsigned query[4], gradient[4], b[2][2];
       read_left<T, size>(query, queries, own, depth);
       read_left<T, size>(gradient, gradients, own, depth);
 #pragma unroll
-      for (int n = 0; n < kOthers / kColumns; ++n) {
+      for (int n = 0; n < kOthers / kColumns; n += 2) {
         read_right_transposed<T, size>(b, keys, n * kColumns, depth);
-        multiply_add<T>(scores[n], query, b);
+        multiply_add_two<T>(scores[n], scores[n + 1], query, b);
         read_right_transposed<T, size>(b, values, n * kColumns, depth);
-        multiply_add<T>(slopes[n], gradient, b);
+        multiply_add_two<T>(slopes[n], slopes[n + 1], gradient, b);
       }
     }
+    const bool all_seen = rules.sees_all(first, first + kRows, key0, key0 + kOthers);
 #pragma unroll
     for (int n = 0; n < kOthers / kColumns; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int64_t query = first + own + fragment_row() + i / 2 * 8;
         const int64_t key = key0 + n * kColumns + fragment_column() + i % 2;
-        statistics.apply(rules, query, key, scale, scores[n][i], slopes[n][i]);
+        statistics.apply(rules, all_seen, query, key, scale, scores[n][i], slopes[n][i]);
       }
     }
 #pragma unroll
     for (int depth = 0; depth < kOthers; depth += kDepth) {
-      unsigned slope[4], b[2];
+      unsigned slope[4], b[2][2];
       left_of_results<T>(slope, slopes[depth / kColumns], slopes[depth / kColumns + 1]);
 #pragma unroll
-      for (int n = 0; n < size / kColumns; ++n) {
+      for (int n = 0; n < size / kColumns; n += 2) {
         read_right<T, size>(b, keys, depth, n * kColumns);
-        multiply_add<T>(of_queries[n], slope, b);
+        multiply_add_two<T>(of_queries[n], of_queries[n + 1], slope, b);
       }
     }
   }

@@ -38,15 +38,16 @@ __global__ void __launch_bounds__(kThreads)
     float scores[kKeys / kColumns][4] = {};
 #pragma unroll
     for (int depth = 0; depth < size; depth += kDepth) {
-      unsigned a[4], b[2];
+      unsigned a[4], b[2][2];
       read_left<T, size>(a, queries, own, depth);
 #pragma unroll
-      for (int n = 0; n < kKeys / kColumns; ++n) {
+      for (int n = 0; n < kKeys / kColumns; n += 2) {
         read_right_transposed<T, size>(b, keys, n * kColumns, depth);
-        multiply_add<T>(scores[n], a, b);
+        multiply_add_two<T>(scores[n], scores[n + 1], a, b);
       }
     }
 
+    const bool all_seen = rules.sees_all(first, first + kRows, key0, key0 + kKeys);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // rows g and g + 8
       float largest = maximum[half];
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
           const int64_t row = query + 8 * half;
           const int64_t key = key0 + n * kColumns + fragment_column() + side;
           float &score = scores[n][2 * half + side];
-          score = rules.sees(row, key) ? score * scale + rules.bias(row, key) : -INFINITY;
+          score = all_seen || rules.sees(row, key) ? score * scale + rules.bias(row, key) : -INFINITY;
           largest = fmaxf(largest, score);
         }
       }
@@ -87,12 +88,12 @@ __global__ void __launch_bounds__(kThreads)
 
 #pragma unroll
     for (int depth = 0; depth < kKeys; depth += kDepth) {
-      unsigned a[4], b[2];
+      unsigned a[4], b[2][2];
       left_of_results<T>(a, scores[depth / kColumns], scores[depth / kColumns + 1]);
 #pragma unroll
-      for (int n = 0; n < size / kColumns; ++n) {
+      for (int n = 0; n < size / kColumns; n += 2) {
         read_right<T, size>(b, values, depth, n * kColumns);
-        multiply_add<T>(output[n], a, b);
+        multiply_add_two<T>(output[n], output[n + 1], a, b);
       }
     }
   }

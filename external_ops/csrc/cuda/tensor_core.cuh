@@ -11,6 +11,25 @@
 
 namespace llm_ops {
 
+// Four matrices [8, 8] of 16-bit numbers from shared memory. Lane l says where row l % 8 of matrix
+// l / 8 is (16 bytes, aligned), and gets, as register i, of matrix i: [g, 2t] and [g, 2t + 1], or
+// [2t, g] and [2t + 1, g] where transposed. (PTX ISA, "ldmatrix".)
+template <bool transposed>
+__device__ inline void read_matrices(unsigned (&registers)[4], const void *row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if (transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+                 : "r"(address)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+                 : "r"(address)
+                 : "memory");
+  }
+}
+
 template <class T>
 __device__ void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
 

@@ -16,6 +16,27 @@ float neighbour(uint32_t word, int side) {
   return to_float(values[side]);
 }
 
+template <bool transposed>
+void read_matrices(unsigned (&registers)[4], const void *row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) { std::abort(); }
+  uint32_t words[2];
+  std::memcpy(words, &row, sizeof(words));
+  const int lane = emulation::current % 32, g = lane / 4, t = lane % 4;
+  emulation::exchange(words, 2, [&](auto words_of) {
+    for (int i = 0; i < 4; ++i) {
+      uint16_t values[2];
+      for (int side = 0; side < 2; ++side) {
+        const int of_row = transposed ? 2 * t + side : g, column = transposed ? g : 2 * t + side;
+        const uint16_t *numbers;
+        std::memcpy(&numbers, words_of(8 * i + of_row), sizeof(numbers));
+        values[side] = numbers[column];
+      }
+      std::memcpy(&registers[i], values, 4);
+    }
+    return 0;
+  });
+}
+
 template <class T>
 void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   const uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};

@@ -3,32 +3,38 @@
     python bench.py LIBRARY
 
 Prints a Markdown table: microseconds of one call, the median of 50 after 10 that warm up, each
-timed by events of CUDA. "theirs" is the fastest of what PyTorch offers, which is named.
+timed by events of CUDA; "theirs" is the fastest of what PyTorch offers, which is named. Then what
+share of the bandwidth of a copy, measured first, an operator reaches by the bytes that it cannot
+do without, or its TFLOP/s where products are the work.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import operators
 import torch
-from library import Library, Mask
-from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from bench_cases import Case, cases
+from library import Library
 
-Call = Callable[[], object]
 WARM_UP, CALLS = 10, 50
 
 
-def microseconds(call: Call) -> float:
-    """The median time of a call on the device."""
+class Timing(NamedTuple):
+    """Of one call: microseconds, and MiB that it allocates at its peak."""
+
+    microseconds: float
+    memory: float
+
+
+def timing(call: Callable[[], object]) -> Timing:
     for _ in range(WARM_UP):
         call()
-    times = []
+    torch.cuda.reset_peak_memory_stats()
+    before, times = torch.cuda.memory_allocated(), []
     for _ in range(CALLS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -36,91 +42,41 @@ def microseconds(call: Call) -> float:
         end.record()
         end.synchronize()
         times.append(1000 * begin.elapsed_time(end))
-    return statistics.median(times)
+    memory = torch.cuda.max_memory_allocated() - before
+    return Timing(statistics.median(times), memory / 2**20)
 
 
-def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(shape, device="cuda", dtype=dtype)
+def copy_bandwidth() -> float:
+    """GB/s read and written together while 1 GiB is copied."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * 2**30 / timing(lambda: target.copy_(source)).microseconds / 1000
 
 
-def norms(library: Library) -> Iterator[tuple[str, Call, dict[str, Call]]]:
-    """RMSNorm of [8192, 4096]."""
-    x, weight, dy = random(8192, 4096), random(4096), random(8192, 4096)
-    _, total, stats = operators.norm(library, x, None, weight, None, 1e-5)
-    x_, weight_ = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    y = F.rms_norm(x_, [4096], weight_, 1e-5)
-    yield (
-        "rms_norm",
-        lambda: operators.norm(library, x, None, weight, None, 1e-5),
-        {"rms_norm": lambda: F.rms_norm(x, [4096], weight, 1e-5)},
-    )
-    yield (
-        "rms_norm backward",
-        lambda: operators.norm_backward(library, dy, total, weight, stats, None),
-        {"rms_norm": lambda: torch.autograd.grad(y, [x_, weight_], dy, retain_graph=True)},
-    )
-
-
-def attention(library: Library) -> Iterator[tuple[str, Call, dict[str, Call]]]:
-    """Causal attention of 32 heads of 128, 8 key heads, 4096 positions."""
-    q, k, v, dy = (random(1, 4096, heads, 128) for heads in (32, 8, 8, 32))
-    mask = Mask.of(None, None, None)
-    y, log_sums = operators.attention(library, q, k, v, mask)
-    theirs = [x.transpose(1, 2).requires_grad_() for x in (q.clone(), k.clone(), v.clone())]
-    gradient = dy.transpose(1, 2)
-
-    def forward(backend: SDPBackend) -> Tensor:
-        with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)
-
-    def backward_of(output: Tensor) -> Call:
-        return lambda: torch.autograd.grad(output, theirs, gradient, retain_graph=True)
-
-    backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-    yield (
-        "attention",
-        lambda: operators.attention(library, q, k, v, mask),
-        {name: lambda backend=backend: forward(backend) for name, backend in backends.items()},
-    )
-    yield (
-        "attention backward",
-        lambda: operators.attention_backward(library, q, k, v, mask, y, log_sums, dy),
-        {name: backward_of(forward(backend)) for name, backend in backends.items()},
-    )
-
-
-def adamw(library: Library) -> Iterator[tuple[str, Call, dict[str, Call]]]:
-    """AdamW over 64 tensors of 4 Mi float32 values."""
-    sizes = [4 * 2**20] * 64
-    states = [
-        operators.AdamWState(
-            *(random(size, dtype=torch.float32).abs() for _ in range(4)), None, 0.1
-        )
-        for size in sizes
-    ]
-    parameters = [state.master.clone().requires_grad_() for state in states]
-    for parameter, state in zip(parameters, states, strict=True):
-        parameter.grad = state.gradient.clone()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.1, fused=True)
-    yield (
-        "adamw",
-        lambda: operators.adamw(
-            library, states, weights_dtype=torch.float32, factor=1.0, learning_rate=1e-5,
-            betas=(0.9, 0.999), epsilon=1e-8, step=10,
-        ),
-        {"fused AdamW": optimizer.step},
-    )  # fmt: skip
+def work_of(case: Case, microseconds: float, bandwidth: float) -> str:
+    if case.operations:
+        return f"{case.operations / microseconds / 1e6:.0f} TFLOP/s"
+    return f"{case.bytes / microseconds / 1000 / bandwidth:.0%} of copy"
 
 
 def main() -> None:
     library = Library(Path(sys.argv[1]), "cuda")
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}\n")
-    print("| operator | ours, µs | theirs, µs | which |\n|---|---|---|---|")
-    for group in (norms, attention, adamw):
-        for name, ours, theirs in group(library):
-            times = {which: microseconds(call) for which, call in theirs.items()}
-            which = min(times, key=lambda key: times[key])
-            print(f"| {name} | {microseconds(ours):.0f} | {times[which]:.0f} | {which} |")
+    bandwidth = copy_bandwidth()
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
+    print(f"A copy: {bandwidth:.0f} GB/s read and written.\n")
+    print("| operator | ours, µs | of the machine | MiB | theirs, µs | MiB | which |")
+    print("|---|---|---|---|---|---|---|")
+    for case in cases(library):
+        ours = timing(case.ours)
+        theirs = {which: timing(call) for which, call in case.theirs.items()}
+        which = min(theirs, key=lambda name: theirs[name].microseconds)
+        best = theirs[which]
+        print(
+            f"| {case.name} | {ours.microseconds:.0f} | "
+            f"{work_of(case, ours.microseconds, bandwidth)} | {ours.memory:.0f} | "
+            f"{best.microseconds:.0f} | {best.memory:.0f} | {which} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

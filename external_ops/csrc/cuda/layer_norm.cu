@@ -1,5 +1,4 @@
 // Layer norm (Ba et al., arXiv:1607.06450). A warp has a row.
-#include "column_sums.cuh"
 #include "packs.cuh"
 
 namespace llm_ops {
@@ -60,67 +59,6 @@ __global__ void layer_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_op
   }
 }
 
-// With n = (sum - mean) · r and h = weight · dy: dx = (h - mean(h) - n · mean(h · n)) · r + dsum.
-template <class T, int count>
-__global__ void layer_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, llm_ops_matrix sum,
-                              const T *weight, const float *means, const float *inverse,
-                              llm_ops_matrix dsum, llm_ops_matrix dx) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  if (row >= rows) { return; }
-  const T *gradient = static_cast<const T *>(dy.data) + row * dy.stride;
-  const T *normalised = static_cast<const T *>(sum.data) + row * sum.stride;
-  const T *other = dsum.data ? static_cast<const T *>(dsum.data) + row * dsum.stride : nullptr;
-  const float mean = means[row], r = inverse[row];
-  float gradients = 0, products = 0;
-  for (int64_t i = lane * count; i < width; i += kWarp * count) {
-    const auto weights = read<count>(weight + i), slopes = read<count>(gradient + i);
-    const auto values = read<count>(normalised + i);
-#pragma unroll
-    for (int j = 0; j < count; ++j) {
-      const float h = to_float(weights.of[j]) * to_float(slopes.of[j]);
-      gradients += h;
-      products += h * (to_float(values.of[j]) - mean) * r;
-    }
-  }
-  const float mean_gradient = warp_sum(gradients) / width;
-  const float mean_product = warp_sum(products) / width;
-  T *out = static_cast<T *>(dx.data) + row * dx.stride;
-  for (int64_t i = lane * count; i < width; i += kWarp * count) {
-    const auto weights = read<count>(weight + i), slopes = read<count>(gradient + i);
-    auto values = read<count>(normalised + i);
-    Pack<T, count> others{};
-    if (other) { others = read<count>(other + i); }
-#pragma unroll
-    for (int j = 0; j < count; ++j) {
-      const float h = to_float(weights.of[j]) * to_float(slopes.of[j]);
-      const float n = (to_float(values.of[j]) - mean) * r;
-      const float through_norm = (h - mean_gradient - n * mean_product) * r;
-      values.of[j] = from_float<T>(through_norm + (other ? to_float(others.of[j]) : 0));
-    }
-    write(out + i, values);
-  }
-}
-
-// A thread has a column of a slice of the rows: partials [slices, width].
-template <class T>
-__global__ void layer_norm_dweight(int64_t rows, int64_t width, llm_ops_matrix dy,
-                                   llm_ops_matrix sum, const float *means, const float *inverse,
-                                   float *partial_weight, float *partial_bias) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (column >= width) { return; }
-  const T *gradient = static_cast<const T *>(dy.data) + column;
-  const T *normalised = static_cast<const T *>(sum.data) + column;
-  float of_weight = 0, of_bias = 0;
-  for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const float g = to_float(gradient[row * dy.stride]);
-    of_weight += g * (to_float(normalised[row * sum.stride]) - means[row]) * inverse[row];
-    of_bias += g;
-  }
-  partial_weight[blockIdx.y * width + column] = of_weight;
-  partial_bias[blockIdx.y * width + column] = of_bias;
-}
-
 static int check_rows(int64_t rows, int64_t width) {
   const bool fits = rows >= 0 && width > 0 && ceil_div(rows, kRowsOfBlock) <= kMostBlocks &&
                     ceil_div(width, kThreads) <= kMostBlocks;
@@ -151,42 +89,4 @@ int llm_ops_layer_norm(int64_t rows, int64_t width, llm_ops_dtype dtype, llm_ops
                     inverse);
     });
   });
-}
-
-int llm_ops_layer_norm_backward(int64_t rows, int64_t width, llm_ops_dtype dtype,
-                                llm_ops_matrix dy, llm_ops_matrix sum, const void *weight,
-                                const float *mean, const float *inverse, llm_ops_matrix dsum,
-                                llm_ops_matrix dx, float *dweight, float *dbias, float *workspace,
-                                void *stream) {
-  LLM_OPS_CHECK(check_rows(rows, width));
-  LLM_OPS_CHECK(check(dweight && dbias, LLM_OPS_NULL_POINTER));
-  const int64_t slices = slices_of(rows);
-  const dim3 columns(ceil_div(width, kThreads));
-  float *partial_bias = workspace ? workspace + slices * width : nullptr;
-  if (rows > 0) {
-    LLM_OPS_CHECK(check_matrix(dy, width));
-    LLM_OPS_CHECK(check_matrix(sum, width));
-    LLM_OPS_CHECK(check_optional(dsum, width));
-    LLM_OPS_CHECK(check_matrix(dx, width));
-    LLM_OPS_CHECK(check(weight && mean && inverse && workspace, LLM_OPS_NULL_POINTER));
-    // The weights' gradients go first: dx may overwrite dy.
-    LLM_OPS_CHECK(with_dtype(dtype, [&](auto zero) {
-      using T = decltype(zero);
-      LLM_OPS_CHECK(launch(layer_norm_dweight<T>, dim3(columns.x, slices), kThreads, 0, stream,
-                           rows, width, dy, sum, mean, inverse, workspace, partial_bias));
-      return with_packs<T>(width, {dy, sum, dsum, dx}, {weight}, [&](auto pack) {
-        return launch(layer_norm_dx<T, decltype(pack)::value>,
-                      dim3(ceil_div(rows, kRowsOfBlock)), kThreads, 0, stream, rows, width, dy, sum,
-                      static_cast<const T *>(weight), mean, inverse, dsum, dx);
-      });
-    }));
-  }
-  LLM_OPS_CHECK(launch(add_slices, columns, kThreads, 0, stream, slices, width, workspace,
-                       dweight));
-  return launch(add_slices, columns, kThreads, 0, stream, slices, width, partial_bias, dbias);
-}
-
-int64_t llm_ops_norm_workspace(int64_t rows, int64_t width) {
-  const int64_t gradients = 2;  // of weight and bias
-  return check_rows(rows, width) == LLM_OPS_OK ? gradients * slices_of(rows) * width : 0;
 }

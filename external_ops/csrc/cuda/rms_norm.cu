@@ -1,5 +1,4 @@
 // Root mean square norm (Zhang and Sennrich, arXiv:1910.07467). A warp has a row.
-#include "column_sums.cuh"
 #include "packs.cuh"
 
 namespace llm_ops {
@@ -48,60 +47,6 @@ __global__ void rms_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_ops_
   if (lane == 0) { inverse[row] = r; }
 }
 
-// With n = sum · r and h = weight · dy: dx = (h - n · mean(h · n)) · r + dsum.
-template <class T, int count>
-__global__ void rms_norm_dx(int64_t rows, int64_t width, llm_ops_matrix dy, llm_ops_matrix sum,
-                            const T *weight, const float *inverse, llm_ops_matrix dsum,
-                            llm_ops_matrix dx) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  if (row >= rows) { return; }
-  const T *gradient = static_cast<const T *>(dy.data) + row * dy.stride;
-  const T *normalised = static_cast<const T *>(sum.data) + row * sum.stride;
-  const T *other = dsum.data ? static_cast<const T *>(dsum.data) + row * dsum.stride : nullptr;
-  const float r = inverse[row];
-  float products = 0;
-  for (int64_t i = lane * count; i < width; i += kWarp * count) {
-    const auto weights = read<count>(weight + i), gradients = read<count>(gradient + i);
-    const auto values = read<count>(normalised + i);
-#pragma unroll
-    for (int j = 0; j < count; ++j) {
-      products += to_float(weights.of[j]) * to_float(gradients.of[j]) * to_float(values.of[j]) * r;
-    }
-  }
-  const float mean = warp_sum(products) / width;
-  T *out = static_cast<T *>(dx.data) + row * dx.stride;
-  for (int64_t i = lane * count; i < width; i += kWarp * count) {
-    const auto weights = read<count>(weight + i), gradients = read<count>(gradient + i);
-    auto values = read<count>(normalised + i);
-    Pack<T, count> others{};
-    if (other) { others = read<count>(other + i); }
-#pragma unroll
-    for (int j = 0; j < count; ++j) {
-      const float h = to_float(weights.of[j]) * to_float(gradients.of[j]);
-      const float through_norm = (h - to_float(values.of[j]) * r * mean) * r;
-      values.of[j] = from_float<T>(through_norm + (other ? to_float(others.of[j]) : 0));
-    }
-    write(out + i, values);
-  }
-}
-
-// A thread has a column of a slice of the rows: partial [slices, width].
-template <class T>
-__global__ void rms_norm_dweight(int64_t rows, int64_t width, llm_ops_matrix dy,
-                                 llm_ops_matrix sum, const float *inverse, float *partial) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (column >= width) { return; }
-  const T *gradient = static_cast<const T *>(dy.data) + column;
-  const T *normalised = static_cast<const T *>(sum.data) + column;
-  float total = 0;
-  for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    total += to_float(gradient[row * dy.stride]) * to_float(normalised[row * sum.stride]) *
-             inverse[row];
-  }
-  partial[blockIdx.y * width + column] = total;
-}
-
 static int check_rows(int64_t rows, int64_t width) {
   const bool fits = rows >= 0 && width > 0 && ceil_div(rows, kRowsOfBlock) <= kMostBlocks &&
                     ceil_div(width, kThreads) <= kMostBlocks;
@@ -130,33 +75,4 @@ int llm_ops_rms_norm(int64_t rows, int64_t width, llm_ops_dtype dtype, llm_ops_m
                     static_cast<const T *>(weight), epsilon, y, inverse);
     });
   });
-}
-
-int llm_ops_rms_norm_backward(int64_t rows, int64_t width, llm_ops_dtype dtype, llm_ops_matrix dy,
-                              llm_ops_matrix sum, const void *weight, const float *inverse,
-                              llm_ops_matrix dsum, llm_ops_matrix dx, float *dweight,
-                              float *workspace, void *stream) {
-  LLM_OPS_CHECK(check_rows(rows, width));
-  LLM_OPS_CHECK(check(dweight != nullptr, LLM_OPS_NULL_POINTER));
-  const int64_t slices = slices_of(rows);
-  const dim3 columns(ceil_div(width, kThreads));
-  if (rows > 0) {
-    LLM_OPS_CHECK(check_matrix(dy, width));
-    LLM_OPS_CHECK(check_matrix(sum, width));
-    LLM_OPS_CHECK(check_optional(dsum, width));
-    LLM_OPS_CHECK(check_matrix(dx, width));
-    LLM_OPS_CHECK(check(weight && inverse && workspace, LLM_OPS_NULL_POINTER));
-    // The weight's gradient goes first: dx may overwrite dy.
-    LLM_OPS_CHECK(with_dtype(dtype, [&](auto zero) {
-      using T = decltype(zero);
-      LLM_OPS_CHECK(launch(rms_norm_dweight<T>, dim3(columns.x, slices), kThreads, 0, stream, rows,
-                           width, dy, sum, inverse, workspace));
-      return with_packs<T>(width, {dy, sum, dsum, dx}, {weight}, [&](auto pack) {
-        return launch(rms_norm_dx<T, decltype(pack)::value>, dim3(ceil_div(rows, kRowsOfBlock)),
-                      kThreads, 0, stream, rows, width, dy, sum, static_cast<const T *>(weight),
-                      inverse, dsum, dx);
-      });
-    }));
-  }
-  return launch(add_slices, columns, kThreads, 0, stream, slices, width, workspace, dweight);
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_pretrain.preprocess.tokenizer_settings import model_eos, named_eos
+from llm_pretrain.preprocess.wide_text import WideText, wide_text
 from llm_pretrain.preprocess.word_split import byte_level_split, metaspace_split
 from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
 
@@ -48,7 +49,7 @@ class HuggingFaceTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> Ragged:
         # An added token is found before a text is cut into words, which the table can't do.
         return encode_by_table(
-            texts, self._table, lambda some: _encode_batch(self._tokenizer, some), self._added
+            texts, self._table, self._by_library, exceptions=self._added, wide=self._by_characters
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -67,15 +68,22 @@ class HuggingFaceTokenizer:
             bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return split and WordTable(split, lambda words: _encode_words(bare, words))
 
+    def _by_library(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def _by_characters(self, texts: Sequence[str]) -> Ragged:
+        return self._wide.encode(texts) if self._wide else Ragged.of(self._by_library(texts))
+
+    @cached_property
+    def _wide(self) -> WideText | None:
+        assert self._table is not None
+        return wide_text(json.loads(self._tokenizer.to_str()), self._table)
+
     @cached_property
     def _added(self) -> re.Pattern[str]:
         added = self._tokenizer.get_added_tokens_decoder().values()
         return re.compile("|".join(re.escape(token.content) for token in added) or r"(?!)")
-
-
-def _encode_batch(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [encoding.ids for encoding in encoded]
 
 
 def _encode_words(tokenizer: Any, words: list[str]) -> Ragged:

@@ -10,6 +10,7 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_pretrain.preprocess.byte_signs import signs_of_bytes
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.hugging_face_tokenizer import END_OF_TEXT
 from llm_pretrain.preprocess.word_split import QWEN_PATTERN
@@ -31,7 +32,7 @@ def read_qwen_tiktoken(path: Path) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, models
 
     ranks = _read_ranks(path)
-    signs = _signs_of_bytes()
+    signs = signs_of_bytes()
     vocabulary = {"".join(signs[byte] for byte in token): rank for token, rank in ranks.items()}
     # A token that is a whole word is taken as it is, as tiktoken does.
     tokenizer = Tokenizer(models.BPE(vocabulary, _merges(vocabulary), ignore_merges=True))
@@ -86,10 +87,3 @@ def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:
         if token[:cut] in vocabulary and token[cut:] in vocabulary
     ]
     return [(left, right) for _, left, right in sorted(pairs, key=lambda pair: pair[0])]
-
-
-def _signs_of_bytes() -> list[str]:
-    """The printable sign that stands for each byte in byte-level BPE (GPT-2's table)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 # About 50 MB. A table that is full is given up for an empty one: what is frequent comes back.
 _MOST_WORDS = 1 << 18
 _MOST_TOKENS = 1 << 21
-# Bytes to a character in UTF-8; in Chinese and Japanese, in Thai and Lao they are nearly 3.
-_MOST_BYTES = 2.2
+# Bytes to a character in UTF-8; in Chinese and Japanese, in Thai and Lao they are nearly 3. Of the
+# scripts that have spaces, none but Korean has more than 2.
+_MOST_BYTES = 2
 _NEVER = re.compile(r"(?!)")
+# Ways to encode a text.
+_LIBRARY, _TABLE, _WIDE = range(3)
 
 
 @dataclass(frozen=True)
@@ -57,26 +60,28 @@ class WordTable:
         split: Callable[[str], list[str]],
         encode: Callable[[list[str]], Ragged],
     ) -> None:
-        self._split = split
+        self.split = split
         self._encode = encode
         self._clear()
 
     def encode(self, texts: Sequence[str]) -> Ragged:
-        words = [self._split(text) for text in texts]
-        counts = np.fromiter(map(len, words), np.int64, len(words))
-        numbers = np.fromiter(
-            map(self._numbers.__getitem__, chain.from_iterable(words)), np.int64, int(counts.sum())
-        )
+        words = [self.split(text) for text in texts]
+        of_words = self.encode_words(list(chain.from_iterable(words)))
+        ends = np.concatenate(([0], np.cumsum(of_words.sizes)))
+        text_ends = ends[np.cumsum([len(some) for some in words], dtype=np.int64)]
+        return Ragged(of_words.tokens, np.diff(text_ends, prepend=0))
+
+    def encode_words(self, words: list[str]) -> Ragged:
+        """The ids of each word."""
+        numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
         self._learn()
         sizes = self._sizes[numbers]
-        ends = np.cumsum(sizes)
         # Token k of a word at position p of the output is at its start in the table plus k.
-        shift = np.repeat(self._starts[numbers] - (ends - sizes), sizes)
+        shift = np.repeat(self._starts[numbers] - (np.cumsum(sizes) - sizes), sizes)
         tokens = self._tokens[np.arange(len(shift)) + shift]
-        text_ends = np.concatenate(([0], ends))[np.cumsum(counts)]
         if len(self._numbers) > _MOST_WORDS or len(self._tokens) > _MOST_TOKENS:
             self._clear()
-        return Ragged(tokens, np.diff(text_ends, prepend=0))
+        return Ragged(tokens, sizes)
 
     def _clear(self) -> None:
         # An unknown word gets the next number by being asked for.
@@ -97,26 +102,32 @@ def encode_by_table(
     table: WordTable | None,
     library: Callable[[Sequence[str]], Sequence[Sequence[int]]],
     exceptions: re.Pattern[str] = _NEVER,
+    wide: Callable[[Sequence[str]], Ragged] | None = None,
 ) -> Ragged:
     """The ids of texts by a table, if there is one; `library` encodes those with `exceptions`.
 
-    It also encodes texts in scripts without spaces, whose words are whole clauses and never come
-    again.
+    Texts in scripts without spaces, whose words are whole clauses and never come again, are encoded
+    by `wide`, or else by the library, too.
     """
     if table is None:
         return Ragged.of(library(texts))
-    others = [
-        number
-        for number, text in enumerate(texts)
-        if len(text.encode()) > _MOST_BYTES * len(text) or exceptions.search(text)
-    ]
-    if not others:
-        return table.encode(texts)
-    left = set(others)
-    ragged = table.encode(["" if number in left else text for number, text in enumerate(texts)])
-    rows: list[Sequence[int] | NDArray[np.uint32]] = [
-        *np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
-    ]
-    for number, ids in zip(others, library([texts[number] for number in others]), strict=True):
-        rows[number] = ids
-    return Ragged.of(rows)
+
+    def by_library(some: Sequence[str]) -> Ragged:
+        return Ragged.of(library(some))
+
+    ways = {_LIBRARY: by_library, _TABLE: table.encode, _WIDE: wide or by_library}
+    way = np.array([_way(text, exceptions) for text in texts], np.int64)
+    rows = [np.zeros(0, np.uint32)] * len(texts)
+    for kind in np.unique(way).tolist():
+        members = np.flatnonzero(way == kind)
+        encoded = ways[kind]([texts[member] for member in members])
+        parts = np.split(encoded.tokens, np.cumsum(encoded.sizes)[:-1])
+        for member, part in zip(members, parts, strict=True):
+            rows[member] = part
+    return Ragged.join(rows, [np.fromiter(map(len, rows), np.int64, len(rows))])
+
+
+def _way(text: str, exceptions: re.Pattern[str]) -> int:
+    if exceptions.search(text):
+        return _LIBRARY
+    return _WIDE if len(text.encode()) > _MOST_BYTES * len(text) else _TABLE

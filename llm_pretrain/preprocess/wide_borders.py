@@ -1,0 +1,122 @@
+"""Where a text in wide characters can be cut without changing its tokens.
+
+Wide are characters of three bytes in UTF-8: those of Chinese, Japanese, Korean, Thai and others.
+Where BPE has no merge that joins what ends in one character with what begins with the next one,
+the tokens of a text are those of its parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+JOINED = 1
+"""All of one character may be merged with all of the next one."""
+MIXED = 2
+"""Some bytes of one may be merged with the other before it is whole, or one of them isn't wide."""
+_IF_APART = 4
+"""So they may if its other bytes are merged with what is on its other side: it is never whole."""
+
+BASIC = 0x10000
+NEVER = np.iinfo(np.int64).max
+_FIRST_WIDE = 0x800
+_WHOLE_BYTES = 3
+_WHOLE = rb"[\xe0-\xef][\x80-\xbf]{2}"
+# What a merge joins: whole characters or, if nothing else, a part of one.
+_LEFT = re.compile(rb"%b\Z|\A[\x80-\xbf]{1,2}\Z" % _WHOLE)
+_RIGHT = re.compile(rb"\A%b|\A[\xe0-\xef][\x80-\xbf]?\Z" % _WHOLE)
+# Classes of characters: wide ones that no merge begins or ends with, and all that are not wide.
+_OTHER_WIDE, _NOT_WIDE = 0, 1
+
+Merges = Mapping[tuple[bytes, bytes], int]
+
+
+class Borders:
+    """What may be merged across two characters.
+
+    Args:
+        merges: the rank of each merge, by what it joins.
+        whole_at: shape [BASIC]: for each character the rank of the merge that makes it whole, or
+            NEVER. What joins a part of it later finds no such part.
+    """
+
+    def __init__(self, merges: Merges, whole_at: NDArray[np.int64]) -> None:
+        sides = [
+            (left[0], right[0], rank)
+            for (before, after), rank in merges.items()
+            if (left := _LEFT.search(before)) and (right := _RIGHT.search(after))
+        ]
+        self._left = _classes(side for side, _, _ in sides)
+        self._right = _classes(side for _, side, _ in sides)
+        kinds = np.zeros((int(self._left.max()) + 1, int(self._right.max()) + 1), np.uint8)
+        for before, after, rank in sides:
+            ending, beginning = _ending_in(before), _beginning_with(after)
+            lefts, rights = self._left[ending], self._right[beginning]
+            if len(before) == len(after) == _WHOLE_BYTES:
+                kinds[lefts, rights] |= JOINED
+                continue
+            kinds[np.ix_(np.unique(lefts), np.unique(rights))] |= _IF_APART
+            if len(before) < _WHOLE_BYTES:
+                lefts = lefts[whole_at[ending] > rank]
+            if len(after) < _WHOLE_BYTES:
+                rights = rights[whole_at[beginning] > rank]
+            kinds[np.ix_(np.unique(lefts), np.unique(rights))] |= MIXED
+        kinds[_NOT_WIDE] = kinds[:, _NOT_WIDE] = MIXED
+        self._columns = kinds.shape[1]
+        self._kinds = kinds.ravel()
+
+    def between(
+        self, codes: NDArray[np.integer], word_ends: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """JOINED or MIXED for each two neighbours, or 0: they can be cut apart.
+
+        `codes`: all characters, 0 for those from BASIC on; `word_ends`: where words end, across
+        which nothing is merged.
+        """
+        kinds = self._kinds[self._left[codes[:-1]] * self._columns + self._right[codes[1:]]]
+        kinds[word_ends[:-1] - 1] = 0
+        mixed = np.zeros(len(codes) + 1, np.bool_)
+        mixed[1:-1] = kinds & MIXED
+        apart = (kinds & _IF_APART).astype(np.bool_)
+        while True:
+            more = apart & ~mixed[1:-1] & (mixed[:-2] | mixed[2:])
+            if not more.any():
+                return np.where(mixed[1:-1], np.uint8(MIXED), kinds & JOINED)
+            mixed[1:-1] |= more
+
+
+def _classes(sides: Iterable[bytes]) -> NDArray[np.int64]:
+    """The class of each character below BASIC: its own if it is a side of a merge."""
+    classes = np.full(BASIC, _OTHER_WIDE)
+    whole = sorted({side for side in sides if len(side) == _WHOLE_BYTES})
+    for number, side in enumerate(whole, _NOT_WIDE + 1):
+        classes[_bits(side)] = number
+    classes[:_FIRST_WIDE] = _NOT_WIDE
+    return classes
+
+
+def _ending_in(side: bytes) -> slice:
+    """The wide characters whose last bytes these are."""
+    if len(side) == _WHOLE_BYTES:
+        return _beginning_with(side)
+    # Each byte that continues a character has six bits of it.
+    count = 1 << 6 * len(side)
+    return slice(_FIRST_WIDE + (_bits(side) - _FIRST_WIDE) % count, BASIC, count)
+
+
+def _beginning_with(side: bytes) -> slice:
+    """The wide characters whose first bytes these are."""
+    count = 1 << 6 * (_WHOLE_BYTES - len(side))
+    first = _bits(side) * count
+    return slice(max(first, _FIRST_WIDE), first + count)
+
+
+def _bits(side: bytes) -> int:
+    """The bits of a character that its bytes, or some of them, hold."""
+    value = 0
+    for byte in side:
+        value = value << 6 | byte & (0x0F if byte >= 0xE0 else 0x3F)
+    return value

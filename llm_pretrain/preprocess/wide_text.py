@@ -1,0 +1,172 @@
+"""Tokens of texts in scripts without spaces, by NumPy.
+
+Their words are whole clauses, which never come again, so that a table of words is of no use. But
+they can be cut between most characters (see `wide_borders`), and what is between two cuts is a few
+characters, whose merges are done here, all pieces of many texts at once.
+
+That is exact although byte-level BPE begins at bytes. Where no token has a part of a character
+beside another one, every merge is either within a character or of whole ones. If no merge comes
+before those that make its parts, merges are done in the order of their ranks, and a merge of whole
+characters finds them complete. What isn't so is left to the library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_pretrain.preprocess.byte_signs import bytes_of
+from llm_pretrain.preprocess.wide_borders import BASIC, MIXED, NEVER, Borders, Merges
+from llm_pretrain.preprocess.words import Ragged, WordTable
+
+# A longer piece, such as a row of dashes, is left to the library: merges here are one at a time.
+_MOST_CHARACTERS = 16
+_CHARACTER = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}")
+_WIDE = re.compile(rb"([\xe0-\xef][\x80-\xbf]{2})+")
+_ID_BITS = 32
+
+
+class WideText:
+    """Encodes texts as the library does.
+
+    Args:
+        table: cuts texts into words, and encodes what isn't encoded here by the library.
+        tokens: the vocabulary as UTF-8.
+        merges: the rank of each merge.
+        whole_at: of each character that becomes a token, the rank of the merge that makes it.
+    """
+
+    def __init__(
+        self,
+        table: WordTable,
+        tokens: Mapping[bytes, int],
+        merges: Merges,
+        whole_at: Mapping[bytes, int],
+    ) -> None:
+        self._table = table
+        ranks = np.full(BASIC, NEVER)
+        self._characters = np.full(BASIC, -1)
+        for character, rank in whole_at.items():
+            ranks[ord(character.decode())] = rank
+            self._characters[ord(character.decode())] = tokens[character]
+        self._borders = Borders(merges, ranks)
+        wide = {token: number for token, number in tokens.items() if _WIDE.fullmatch(token)}
+        known = {
+            (wide[left] << _ID_BITS | wide[right]): (rank, tokens[left + right])
+            for (left, right), rank in merges.items()
+            if left in wide and right in wide
+        }
+        # The last is a pair that no two ids are, so that every search ends at one.
+        self._pairs = np.array([*sorted(known), np.iinfo(np.int64).max])
+        values = np.array([*(known[pair] for pair in sorted(known)), (0, 0)])
+        self._ranks, self._merged = values.T
+
+    def encode(self, texts: Sequence[str]) -> Ragged:
+        words = [self._table.split(text) for text in texts]
+        whole = "".join(chain.from_iterable(words))
+        if not whole:
+            return Ragged.of([[]] * len(texts))
+        codes = np.frombuffer(whole.encode("utf-32-le"), np.uint32)
+        codes = np.where(codes < BASIC, codes, 0)
+        word_ends = np.cumsum(np.fromiter(map(len, chain.from_iterable(words)), np.int64))
+        text_ends = np.concatenate([[0], word_ends])[np.cumsum([len(some) for some in words])]
+        borders = self._borders.between(codes, word_ends)
+        starts = np.concatenate([[0], np.flatnonzero(borders == 0) + 1])
+        lengths = np.diff(starts, append=len(codes))
+        ids = self._characters[codes]
+        unknown = ids < 0
+        unknown[:-1] |= borders == MIXED
+        plain = (lengths <= _MOST_CHARACTERS) & ~np.logical_or.reduceat(unknown, starts)
+
+        kept = self._merge(ids, lengths, plain)
+        sizes = np.add.reduceat(kept, starts, dtype=np.int64)
+        others = [
+            whole[start : start + length]
+            for start, length in zip(starts[~plain], lengths[~plain], strict=True)
+        ]
+        by_table = self._table.encode_words(others)
+        sizes[~plain] = by_table.sizes
+        of_plain = np.repeat(plain, sizes)
+        tokens = np.empty(len(of_plain), np.uint32)
+        tokens[of_plain] = ids[kept]
+        tokens[~of_plain] = by_table.tokens
+
+        ends = np.concatenate([[0], np.cumsum(sizes)])[np.searchsorted(starts, text_ends)]
+        return Ragged(tokens, np.diff(ends, prepend=0))
+
+    def _merge(
+        self, ids: NDArray[np.int64], lengths: NDArray[np.int64], plain: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Merge the characters of all plain pieces in `ids`; where the tokens are that remain.
+
+        BPE as it is defined: again and again the pair of the lowest rank, the first of equals.
+        """
+        kept = np.repeat(plain, lengths)
+        piece = np.repeat(np.arange(len(lengths)), lengths)
+        at = np.flatnonzero(np.repeat(plain & (lengths > 1), lengths))
+        while True:
+            left, right = at[:-1], at[1:]
+            pairs = ids[left] << _ID_BITS | ids[right]
+            found = np.searchsorted(self._pairs, pairs)
+            can = np.flatnonzero((self._pairs[found] == pairs) & (piece[left] == piece[right]))
+            if not len(can):
+                return kept
+            ranks = self._ranks[found[can]]
+            firsts = np.flatnonzero(np.diff(piece[left[can]], prepend=-1))
+            lowest = np.minimum.reduceat(ranks, firsts)
+            can = can[ranks == np.repeat(lowest, np.diff(firsts, append=len(can)))]
+            can = can[np.diff(piece[left[can]], prepend=-1) != 0]
+            ids[left[can]] = self._merged[found[can]]
+            kept[right[can]] = False
+            goes_on = np.zeros(len(lengths), np.bool_)
+            goes_on[piece[left[can]]] = True
+            at = at[goes_on[piece[at]] & kept[at]]
+
+
+def wide_text(parts: dict[str, Any], table: WordTable) -> WideText | None:
+    """For a tokenizer that has a table, if it can be done; `parts` is what its file holds."""
+    model, pre = parts["model"], parts["pre_tokenizer"]
+    # A whole word in the vocabulary is taken as it is, and a part of a word must not be.
+    if model["ignore_merges"]:
+        return None
+    begins_at_bytes = pre is not None and pre["type"] != "Metaspace"
+    as_bytes = bytes_of if begins_at_bytes else str.encode
+    by_sign = {sign: as_bytes(sign) for sign in model["vocab"]}
+    tokens = {token: model["vocab"][sign] for sign, token in by_sign.items() if token is not None}
+    merges: dict[tuple[bytes, bytes], int] = {}
+    for rank, (left, right) in enumerate(model["merges"]):
+        before, after = by_sign[left], by_sign[right]
+        # Byte-level BPE never comes to other signs.
+        if before is not None and after is not None:
+            merges[before, after] = rank
+    characters = [token for token in tokens if _CHARACTER.fullmatch(token)]
+    if not begins_at_bytes:
+        return WideText(table, tokens, merges, dict.fromkeys(characters, -1))
+    if not _ranks_rise(merges):
+        return None
+    ranks = {character: _whole_at(character, merges) for character in characters}
+    return WideText(
+        table, tokens, merges, {key: rank for key, rank in ranks.items() if rank is not None}
+    )
+
+
+def _whole_at(character: bytes, merges: Merges) -> int | None:
+    """The rank of the second of the two merges that join a character's bytes, if they do."""
+    first, second, third = (character[at : at + 1] for at in range(3))
+    begin, end = merges.get((first, second), NEVER), merges.get((second, third), NEVER)
+    if begin == end == NEVER:
+        return None
+    return merges.get((first + second, third) if begin < end else (first, second + third))
+
+
+def _ranks_rise(merges: Merges) -> bool:
+    """Whether every merge comes after all those that make its parts."""
+    made: dict[bytes, int] = {}
+    for (left, right), rank in merges.items():
+        made[left + right] = max(rank, made.get(left + right, -1))
+    return all(made.get(part, -1) < rank for pair, rank in merges.items() for part in pair)

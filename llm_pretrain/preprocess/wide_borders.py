@@ -8,7 +8,7 @@ the tokens of a text are those of its parts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,11 @@ _WHOLE = rb"[\xe0-\xef][\x80-\xbf]{2}"
 # What a merge joins: whole characters or, if nothing else, a part of one.
 _LEFT = re.compile(rb"%b\Z|\A[\x80-\xbf]{1,2}\Z" % _WHOLE)
 _RIGHT = re.compile(rb"\A%b|\A[\xe0-\xef][\x80-\xbf]?\Z" % _WHOLE)
-# Classes of characters: wide ones that no merge begins or ends with, and all that are not wide.
+# Classes of characters: wide ones that never are whole, and all that are not wide. The other ones
+# have a class each.
 _OTHER_WIDE, _NOT_WIDE = 0, 1
 
+Codes = NDArray[np.int64]
 Merges = Mapping[tuple[bytes, bytes], int]
 
 
@@ -44,28 +46,31 @@ class Borders:
     """
 
     def __init__(self, merges: Merges, whole_at: NDArray[np.int64]) -> None:
-        sides = [
-            (left[0], right[0], rank)
-            for (before, after), rank in merges.items()
-            if (left := _LEFT.search(before)) and (right := _RIGHT.search(after))
-        ]
-        self._left = _classes(side for side, _, _ in sides)
-        self._right = _classes(side for _, side, _ in sides)
-        kinds = np.zeros((int(self._left.max()) + 1, int(self._right.max()) + 1), np.uint8)
-        for before, after, rank in sides:
-            ending, beginning = _ending_in(before), _beginning_with(after)
-            lefts, rights = self._left[ending], self._right[beginning]
-            if len(before) == len(after) == _WHOLE_BYTES:
-                kinds[lefts, rights] |= JOINED
+        known = np.flatnonzero(whole_at < NEVER)
+        self._classes = np.full(BASIC, _OTHER_WIDE)
+        self._classes[known] = np.arange(_NOT_WIDE + 1, _NOT_WIDE + 1 + len(known))
+        self._classes[:_FIRST_WIDE] = _NOT_WIDE
+        self._count = _NOT_WIDE + 1 + len(known)
+        # Most of its pages are never written to, and take no memory.
+        kinds = np.zeros((self._count, self._count), np.uint8)
+        whole = []
+        for (before, after), rank in merges.items():
+            left, right = _LEFT.search(before), _RIGHT.search(after)
+            if left is None or right is None:
                 continue
-            kinds[np.ix_(np.unique(lefts), np.unique(rights))] |= _IF_APART
-            if len(before) < _WHOLE_BYTES:
-                lefts = lefts[whole_at[ending] > rank]
-            if len(after) < _WHOLE_BYTES:
-                rights = rights[whole_at[beginning] > rank]
-            kinds[np.ix_(np.unique(lefts), np.unique(rights))] |= MIXED
+            if len(left[0]) == len(right[0]) == _WHOLE_BYTES:
+                whole.append((_bits(left[0]), _bits(right[0])))
+                continue
+            lefts, rights = _ending_in(left[0]), _beginning_with(right[0])
+            kinds[self._block(lefts, rights)] |= _IF_APART
+            if len(left[0]) < _WHOLE_BYTES:
+                lefts = lefts[whole_at[lefts] > rank]
+            if len(right[0]) < _WHOLE_BYTES:
+                rights = rights[whole_at[rights] > rank]
+            kinds[self._block(lefts, rights)] |= MIXED
+        lefts, rights = np.array(whole, np.int64).reshape(-1, 2).T
+        kinds[self._classes[lefts], self._classes[rights]] |= JOINED
         kinds[_NOT_WIDE] = kinds[:, _NOT_WIDE] = MIXED
-        self._columns = kinds.shape[1]
         self._kinds = kinds.ravel()
 
     def between(
@@ -76,7 +81,7 @@ class Borders:
         `codes`: all characters, 0 for those from BASIC on; `word_ends`: where words end, across
         which nothing is merged.
         """
-        kinds = self._kinds[self._left[codes[:-1]] * self._columns + self._right[codes[1:]]]
+        kinds = self._kinds[self._classes[codes[:-1]] * self._count + self._classes[codes[1:]]]
         kinds[word_ends[:-1] - 1] = 0
         mixed = np.zeros(len(codes) + 1, np.bool_)
         mixed[1:-1] = kinds & MIXED
@@ -87,31 +92,24 @@ class Borders:
                 return np.where(mixed[1:-1], np.uint8(MIXED), kinds & JOINED)
             mixed[1:-1] |= more
 
-
-def _classes(sides: Iterable[bytes]) -> NDArray[np.int64]:
-    """The class of each character below BASIC: its own if it is a side of a merge."""
-    classes = np.full(BASIC, _OTHER_WIDE)
-    whole = sorted({side for side in sides if len(side) == _WHOLE_BYTES})
-    for number, side in enumerate(whole, _NOT_WIDE + 1):
-        classes[_bits(side)] = number
-    classes[:_FIRST_WIDE] = _NOT_WIDE
-    return classes
+    def _block(self, lefts: Codes, rights: Codes) -> tuple[NDArray[np.int64], ...]:
+        return np.ix_(np.unique(self._classes[lefts]), np.unique(self._classes[rights]))
 
 
-def _ending_in(side: bytes) -> slice:
+def _ending_in(side: bytes) -> Codes:
     """The wide characters whose last bytes these are."""
     if len(side) == _WHOLE_BYTES:
         return _beginning_with(side)
     # Each byte that continues a character has six bits of it.
     count = 1 << 6 * len(side)
-    return slice(_FIRST_WIDE + (_bits(side) - _FIRST_WIDE) % count, BASIC, count)
+    return np.arange(_FIRST_WIDE + (_bits(side) - _FIRST_WIDE) % count, BASIC, count)
 
 
-def _beginning_with(side: bytes) -> slice:
+def _beginning_with(side: bytes) -> Codes:
     """The wide characters whose first bytes these are."""
     count = 1 << 6 * (_WHOLE_BYTES - len(side))
     first = _bits(side) * count
-    return slice(max(first, _FIRST_WIDE), first + count)
+    return np.arange(max(first, _FIRST_WIDE), first + count)
 
 
 def _bits(side: bytes) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.preprocess.byte_signs import bytes_of
+from llm_pretrain.preprocess.pair_table import PairTable
 from llm_pretrain.preprocess.wide_borders import BASIC, MIXED, NEVER, Borders, Merges
 from llm_pretrain.preprocess.words import Ragged, WordTable
 
@@ -28,7 +29,6 @@ from llm_pretrain.preprocess.words import Ragged, WordTable
 _MOST_CHARACTERS = 16
 _CHARACTER = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}")
 _WIDE = re.compile(rb"([\xe0-\xef][\x80-\xbf]{2})+")
-_ID_BITS = 32
 
 
 class WideText:
@@ -56,15 +56,13 @@ class WideText:
             self._characters[ord(character.decode())] = tokens[character]
         self._borders = Borders(merges, ranks)
         wide = {token: number for token, number in tokens.items() if _WIDE.fullmatch(token)}
-        known = {
-            (wide[left] << _ID_BITS | wide[right]): (rank, tokens[left + right])
-            for (left, right), rank in merges.items()
-            if left in wide and right in wide
-        }
-        # The last is a pair that no two ids are, so that every search ends at one.
-        self._pairs = np.array([*sorted(known), np.iinfo(np.int64).max])
-        values = np.array([*(known[pair] for pair in sorted(known)), (0, 0)])
-        self._ranks, self._merged = values.T
+        self._pairs = PairTable(
+            {
+                (wide[left], wide[right]): (rank, tokens[left + right])
+                for (left, right), rank in merges.items()
+                if left in wide and right in wide
+            }
+        )
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         words = [self._table.split(text) for text in texts]
@@ -111,17 +109,17 @@ class WideText:
         at = np.flatnonzero(np.repeat(plain & (lengths > 1), lengths))
         while True:
             left, right = at[:-1], at[1:]
-            pairs = ids[left] << _ID_BITS | ids[right]
-            found = np.searchsorted(self._pairs, pairs)
-            can = np.flatnonzero((self._pairs[found] == pairs) & (piece[left] == piece[right]))
-            if not len(can):
+            same = np.flatnonzero(piece[left] == piece[right])
+            found, ranks, merged = self._pairs.find(ids[left[same]], ids[right[same]])
+            if not len(found):
                 return kept
-            ranks = self._ranks[found[can]]
+            can = same[found]
             firsts = np.flatnonzero(np.diff(piece[left[can]], prepend=-1))
             lowest = np.minimum.reduceat(ranks, firsts)
-            can = can[ranks == np.repeat(lowest, np.diff(firsts, append=len(can)))]
-            can = can[np.diff(piece[left[can]], prepend=-1) != 0]
-            ids[left[can]] = self._merged[found[can]]
+            is_lowest = np.flatnonzero(ranks == np.repeat(lowest, np.diff(firsts, append=len(can))))
+            chosen = is_lowest[np.diff(piece[left[can[is_lowest]]], prepend=-1) != 0]
+            can = can[chosen]
+            ids[left[can]] = merged[chosen]
             kept[right[can]] = False
             goes_on = np.zeros(len(lengths), np.bool_)
             goes_on[piece[left[can]]] = True

@@ -12,24 +12,34 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "external_ops/csrc/cuda"
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-BARRIER = "__syncthreads();\n"
+BARRIER = "__syncthreads();"
 
 
-def build(folder: Path, sources: Path = KERNELS, flags: tuple[str, ...] = ()) -> Path:
-    """The kernels as a library for the CPU."""
-    includes = [f"-I{ROOT / 'external_ops/gpu/emulation'}", f"-I{sources}"]
+def compiled(source: Path, folder: Path, *flags: str) -> Path:
+    """A kernel for the CPU; what it includes is in csrc/cuda, wherever it is itself."""
+    target = folder / f"{source.stem}.o"
+    includes = [f"-I{ROOT / 'external_ops/gpu/emulation'}", f"-I{KERNELS}"]
+    options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", *includes, *flags]
+    subprocess.run(["g++", "-x", "c++", *options, "-c", source, "-o", target], check=True)
+    return target
 
-    def compiled(source: Path) -> str:
-        target = str(folder / f"{source.stem}.o")
-        options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", *includes, *flags]
-        subprocess.run(["g++", "-x", "c++", *options, "-c", str(source), "-o", target], check=True)
-        return target
 
+def all_compiled(folder: Path, *flags: str) -> list[Path]:
     with ThreadPoolExecutor(max_workers=2) as pool:
-        objects = list(pool.map(compiled, sorted(sources.glob("*.cu"))))
+        return list(
+            pool.map(lambda path: compiled(path, folder, *flags), sorted(KERNELS.glob("*.cu")))
+        )
+
+
+def linked(objects: list[Path], folder: Path, *flags: str) -> Path:
     library = folder / "libllm_ops.so"
-    subprocess.run(["g++", "-shared", *flags, *objects, "-o", str(library)], check=True)
+    subprocess.run(["g++", "-shared", *flags, *objects, "-o", library], check=True)
     return library
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return all_compiled(tmp_path_factory.mktemp("kernels"))
 
 
 def run_checks(
@@ -45,34 +55,38 @@ def run_checks(
 
 
 @pytest.mark.peer_transformers
-def test_every_kernel_is_right_on_random_shapes(transformers_python: Path, tmp_path: Path) -> None:
-    run = run_checks(transformers_python, build(tmp_path), "--seeds", "2")
+def test_every_kernel_is_right_on_random_shapes(
+    transformers_python: Path, objects: list[Path], tmp_path: Path
+) -> None:
+    run = run_checks(transformers_python, linked(objects, tmp_path), "--seeds", "2")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "attention: 6 cases" in run.stdout
 
 
 @pytest.mark.peer_transformers
-def test_a_forgotten_barrier_is_noticed(transformers_python: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_forgotten_barrier_is_noticed(
+    transformers_python: Path, objects: list[Path], tmp_path: Path, number: int
+) -> None:
     """The emulation is no good if a kernel that races passes its checks."""
-    sources = tmp_path / "cuda"
-    sources.mkdir()
-    for path in KERNELS.iterdir():
-        (sources / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    kernel = sources / "flash_attention_forward.cu"
-    before, _, after = kernel.read_text(encoding="utf-8").rpartition(BARRIER)
-    assert before
-    kernel.write_text(before + after, encoding="utf-8")
-    options = ("--seeds", "1", "--only", "attention")
-    run = run_checks(transformers_python, build(tmp_path, sources), *options)
+    name = "flash_attention_forward"
+    parts = (KERNELS / f"{name}.cu").read_text(encoding="utf-8").split(BARRIER)
+    assert len(parts) == 3
+    parts[number] += parts.pop(number + 1)
+    damaged = tmp_path / f"{name}.cu"
+    damaged.write_text(BARRIER.join(parts), encoding="utf-8")
+    others = [path for path in objects if path.stem != name]
+    library = linked([*others, compiled(damaged, tmp_path)], tmp_path)
+    run = run_checks(transformers_python, library, "--seeds", "2", "--only", "attention")
     assert run.returncode == 1
-    assert "attention, seed 0: y " in run.stdout
+    assert "attention, seed" in run.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.peer_transformers
 def test_the_kernels_stay_within_their_tensors(transformers_python: Path, tmp_path: Path) -> None:
     """No access outside a tensor, none that isn't aligned, no undefined arithmetic."""
-    library = build(tmp_path, flags=SANITIZERS)
+    library = linked(all_compiled(tmp_path, *SANITIZERS), tmp_path, *SANITIZERS)
     runtimes = [
         subprocess.check_output(["g++", f"-print-file-name=lib{name}.so"], text=True).strip()
         for name in ("asan", "ubsan")

@@ -42,28 +42,17 @@ struct Attention {
 // Most queries and keys of a block: its scores stay in the second-level cache.
 constexpr int64_t kQueries = 128, kKeys = 256;
 
-constexpr int64_t kLanes = 16;
-
 // scores[j] = scores[j] · scale + slope · (j + offset) for seen keys [begin, end); returns the largest.
 LLM_INLINE float finish_scores_body(float *scores, int64_t begin, int64_t end, float scale,
                                     float slope, float offset) {
-  float lanes[kLanes];
-  for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = -INFINITY;
-  const int64_t count = end - begin, whole = count - count % kLanes;
-  float *row = scores + begin;
-  for (int64_t j = 0; j < whole; j += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const float score = row[j + lane] * scale +
-                          slope * (static_cast<float>(static_cast<int32_t>(begin + j + lane)) + offset);
-      row[j + lane] = score;
-      lanes[lane] = score > lanes[lane] ? score : lanes[lane];
-    }
-  for (int64_t j = whole; j < count; ++j) {
-    row[j] = row[j] * scale + slope * (static_cast<float>(static_cast<int32_t>(begin + j)) + offset);
-    lanes[j - whole] = row[j] > lanes[j - whole] ? row[j] : lanes[j - whole];
+  float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = begin; j < end; ++j) {
+    const float distance = static_cast<float>(static_cast<int32_t>(j)) + offset;
+    const float score = scores[j] * scale + slope * distance;
+    scores[j] = score;
+    largest = score > largest ? score : largest;
   }
-  float largest = lanes[0];
-  for (int64_t lane = 1; lane < kLanes; ++lane) largest = std::max(largest, lanes[lane]);
   return largest;
 }
 constexpr Dispatched<finish_scores_body> finish_scores;
@@ -71,22 +60,14 @@ constexpr Dispatched<finish_scores_body> finish_scores;
 // scores[j] = exp(scores[j] - shift) in [begin, end) and 0 elsewhere in [0, keys); returns their sum.
 LLM_INLINE float exponentials_body(float *scores, int64_t keys, int64_t begin, int64_t end,
                                    float shift) {
-  float lanes[kLanes] = {};
   for (int64_t j = 0; j < begin; ++j) scores[j] = 0.0f;
-  const int64_t count = end - begin, whole = count - count % kLanes;
-  float *row = scores + begin;
-  for (int64_t j = 0; j < whole; j += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      row[j + lane] = exponential(row[j + lane] - shift);
-      lanes[lane] += row[j + lane];
-    }
-  for (int64_t j = whole; j < count; ++j) {
-    row[j] = exponential(row[j] - shift);
-    lanes[j - whole] += row[j];
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = begin; j < end; ++j) {
+    scores[j] = exponential(scores[j] - shift);
+    sum += scores[j];
   }
   for (int64_t j = end; j < keys; ++j) scores[j] = 0.0f;
-  float sum = 0.0f;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
   return sum;
 }
 constexpr Dispatched<exponentials_body> exponentials;
@@ -105,13 +86,9 @@ constexpr Dispatched<multiply_row_body> multiply_row;
 
 LLM_INLINE float inner_product_body(int64_t count, const float *__restrict a,
                                     const float *__restrict b) {
-  float lanes[kLanes] = {};
-  const int64_t whole = count - count % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-  for (int64_t i = whole; i < count; ++i) lanes[i - whole] += a[i] * b[i];
   float sum = 0.0f;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
   return sum;
 }
 constexpr Dispatched<inner_product_body> inner_product;

@@ -10,32 +10,21 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kLanes = 16;
 // Logits in memory at a time: few enough to stay in the last cache.
 constexpr int64_t kLogits = int64_t{1} << 22;
 
 LLM_INLINE float largest_of_body(int64_t count, const float *row) {
-  float lanes[kLanes];
-  for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = -INFINITY;
-  const int64_t whole = count - count % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane)
-      lanes[lane] = row[i + lane] > lanes[lane] ? row[i + lane] : lanes[lane];
-  for (int64_t i = whole; i < count; ++i)
-    lanes[i - whole] = row[i] > lanes[i - whole] ? row[i] : lanes[i - whole];
-  return *std::max_element(lanes, lanes + kLanes);
+  float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < count; ++i) largest = row[i] > largest ? row[i] : largest;
+  return largest;
 }
 constexpr Dispatched<largest_of_body> largest_of;
 
 LLM_INLINE float sum_of_exponentials_body(int64_t count, const float *row, float shift) {
-  float lanes[kLanes] = {};
-  const int64_t whole = count - count % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane)
-      lanes[lane] += exponential(row[i + lane] - shift);
-  for (int64_t i = whole; i < count; ++i) lanes[i - whole] += exponential(row[i] - shift);
   float sum = 0.0f;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += exponential(row[i] - shift);
   return sum;
 }
 constexpr Dispatched<sum_of_exponentials_body> sum_of_exponentials;

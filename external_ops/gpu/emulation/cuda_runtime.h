@@ -1,7 +1,8 @@
 // A device of CUDA on the CPU, as far as csrc/cuda needs one: the threads of a block are coroutines
-// that hand over at barriers and shuffles, and blocks run one after another. It finds errors of
-// arithmetic and indices, and of alignment where it is built with a sanitizer; of races it finds
-// only some, of speed nothing.
+// that hand over at barriers and shuffles. Blocks run one after another, and so do the warps of a
+// block from barrier to barrier: where one is missing, a warp meets what the others have not done, or
+// have overdone. It finds errors of arithmetic and indices, and of alignment where it is built with a
+// sanitizer; of races within a warp it finds only some, of speed nothing.
 #pragma once
 #include <ucontext.h>
 
@@ -111,6 +112,21 @@ inline bool is_overrun(size_t shared_bytes) {
                      [](unsigned char byte) { return byte != 0xff; });
 }
 
+// Runs the lanes of a warp in turns until all wait for the block or have ended.
+inline void run_warp(unsigned first) {
+  const unsigned end = std::min<unsigned>(first + 32, block.threads.size());
+  for (bool any_runs = true; any_runs;) {
+    any_runs = false;
+    for (unsigned i = first; i < end; ++i) {
+      if (block.threads[i].state != State::kRuns) { continue; }
+      any_runs = true;
+      current = i;
+      threadIdx = dim3(i, 0, 0);
+      swapcontext(&block.scheduler, &block.threads[i].context);
+    }
+  }
+}
+
 inline void run_block(size_t shared_bytes) {
   for (unsigned i = 0; i < block.threads.size(); ++i) {
     Thread &thread = block.threads[i];
@@ -123,16 +139,8 @@ inline void run_block(size_t shared_bytes) {
   // What shared memory holds before it is written must not matter.
   std::memset(static_cast<void *>(llm_ops::shared), 0xff, sizeof(llm_ops::shared));
   while (true) {
-    bool any_runs = false, any_waits = false;
-    for (unsigned i = 0; i < block.threads.size(); ++i) {
-      if (block.threads[i].state == State::kRuns) {
-        any_runs = true;
-        current = i;
-        threadIdx = dim3(i, 0, 0);
-        swapcontext(&block.scheduler, &block.threads[i].context);
-      }
-    }
-    if (any_runs) { continue; }
+    bool any_waits = false;
+    for (unsigned first = 0; first < block.threads.size(); first += 32) { run_warp(first); }
     for (Thread &thread : block.threads) {
       if (thread.state == State::kAtBarrier) {
         any_waits = true;

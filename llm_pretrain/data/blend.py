@@ -18,6 +18,10 @@ except ImportError:
 
 # The native builder numbers datasets in int16.
 _MOST_DATASETS = np.iinfo(np.int16).max
+# It looks at every dataset for each sample, which beyond this number takes longer than NumPy does.
+_MOST_FOR_NATIVE = 2000
+# Samples for which NumPy chooses among the same datasets.
+_BLOCK = 512
 
 
 def normalized(weights: Sequence[float]) -> list[float]:
@@ -55,10 +59,9 @@ def blend_order(
     shares /= np.sum(shares)
     datasets, numbers = np.zeros(samples, np.int16), np.zeros(samples, np.int64)
     if np.all(shares == shares[0]):
-        # They take turns. The general way takes datasets × samples steps, too many for a folder
-        # of tens of thousands of files.
+        # They take turns.
         numbers[:], datasets[:] = np.divmod(np.arange(samples), len(shares))
-    elif _native is None:
+    elif _native is None or len(shares) > _MOST_FOR_NATIVE:
         _numpy_blend(datasets, numbers, shares)
     elif samples:
         _native.build_blending_indices(datasets, numbers, shares, len(shares), samples, False)
@@ -68,12 +71,44 @@ def blend_order(
 def _numpy_blend(
     datasets: NDArray[np.int16], numbers: NDArray[np.int64], shares: NDArray[np.float64]
 ) -> None:
-    taken = np.zeros(len(shares), np.int64)
-    for step in range(len(datasets)):
-        chosen = int(np.argmax(shares * max(step, 1.0) - taken))
-        datasets[step] = chosen
-        numbers[step] = taken[chosen]
-        taken[chosen] += 1
+    """The native builder's order in time that hardly grows with the number of datasets.
+
+    What a dataset is behind by grows until it is chosen. So those that will be behind by less than
+    some threshold at the end of a block of samples can't be chosen within it, as long as all that
+    are chosen are behind by at least that much. Where one isn't, the block ends early.
+    """
+    taken = np.zeros(len(shares))
+    looked_at = 2 * _BLOCK
+    step = 0
+    while step < len(datasets):
+        begin, end = step, min(step + _BLOCK, len(datasets))
+        at_the_end = shares * end - taken
+        threshold = -np.inf
+        if looked_at < len(shares):
+            threshold = np.partition(at_the_end, -looked_at)[-looked_at]
+        # In their order, since of equals the first is chosen.
+        candidates = np.flatnonzero(at_the_end >= threshold)
+        their_shares, their_taken = shares[candidates], taken[candidates]
+        behind = np.empty(len(candidates))
+        chosen: list[int] = []
+        while step < end:
+            np.multiply(their_shares, max(step, 1), out=behind)
+            np.subtract(behind, their_taken, out=behind)
+            furthest = int(behind.argmax())
+            if behind[furthest] < threshold:
+                break
+            chosen.append(furthest)
+            numbers[step] = their_taken[furthest]
+            their_taken[furthest] += 1
+            step += 1
+        datasets[begin:step] = candidates[chosen]
+        taken[candidates] = their_taken
+        if step == begin:
+            looked_at *= 4
+        elif step < end:
+            looked_at += looked_at // 2
+        else:
+            looked_at = max(looked_at - looked_at // 16, _BLOCK)
 
 
 class BlendedSamples:

@@ -8,7 +8,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup ops peers lint demo test test-all capabilities bench lock
+.PHONY: setup ops peers lint demo test test-all capabilities bench lock \
+	gpu-build gpu-test gpu-bench
 
 setup: .venv/ready
 peers: .venv-transformers/ready .venv-paddlenlp/ready
@@ -65,5 +66,6 @@ bench: setup peers
 lock:
 	requirements/lock.sh
 
-# The CUDA kernels: gpu-build, gpu-test and gpu-bench.
-include external_ops/cuda.mk
+# The CUDA kernels: compiled, checked and timed.
+gpu-build gpu-test gpu-bench:
+	$(MAKE) --file external_ops/cuda.mk $@

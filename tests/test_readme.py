@@ -77,8 +77,8 @@ def run(folder: Path, command: str) -> str:
     for name, stand_in in STAND_INS.items():
         command = re.sub(rf"(?<![\w/.]){re.escape(name)}(?:\.json)?(?![\w.])", stand_in, command)
     if command == "make demo":
-        # The set-up is this interpreter's, and make is told that it is done.
-        command = f'make demo BIN=bin --old-file .venv/ready ARGS="{SHORT}"'
+        # The set-up is this interpreter's, and make is told that it is done; so are the operators.
+        command = f'make demo BIN=bin CXX=none --old-file .venv/ready ARGS="{SHORT}"'
     elif "run_pretrain.py" in command or "run_trainer" in command or " train " in command:
         command = f"{command} {SHORT}"
     environment = {

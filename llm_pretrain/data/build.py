@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from numpy.typing import NDArray
+
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
@@ -27,6 +29,11 @@ from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_to
 _FORMAT = 1
 # Notices of single files: with thousands of files nobody would read them all.
 _MOST_NOTICES = 12
+# Of more files than this, what is made as fast as it is found in the cache isn't kept there: its
+# files would be most of what a start waits for.
+_MANY_FILES = 256
+_SMALL_INDEX = 1000
+_SMALL_DATA_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,15 @@ def build_datasets(
             name: samples_asked(samples, share) if blended and samples else samples
             for name, samples in counts.by_split().items()
         }
-        source = _Source(data, tokens, written, seed, builder=builder, timeout_s=timeout_s)
+        source = _Source(
+            data,
+            tokens,
+            written,
+            seed,
+            one_of_many=len(opened) > _MANY_FILES,
+            builder=builder,
+            timeout_s=timeout_s,
+        )
         for name, dataset in source.build(wanted, vocab_size).items():
             parts[name].append(dataset)
         of_files.extend((*tokens.notices, *source.notices))
@@ -168,9 +183,11 @@ class _Source:
         written: str,
         seed: int,
         *,
+        one_of_many: bool,
         builder: bool,
         timeout_s: float,
     ) -> None:
+        self._one_of_many = one_of_many
         self._data = data
         self._tokens = tokens
         self._written = written
@@ -196,47 +213,49 @@ class _Source:
         }
 
     def _check_ids(self, vocab_size: int) -> None:
-        if needs_scan(self._tokens, vocab_size):
-            arrays = self._cache.fetch(
+        if not needs_scan(self._tokens, vocab_size):
+            return
+        if self._one_of_many and self._tokens.tokens.nbytes <= _SMALL_DATA_BYTES:
+            token_range = scan_token_range(self._tokens)
+        else:
+            token_range = self._cache.fetch(
                 token_range_description(self._tokens),
                 lambda: {"token_range": scan_token_range(self._tokens)},
-            )
-            check_token_range(self._tokens, arrays["token_range"], vocab_size)
+            )["token_range"]
+        check_token_range(self._tokens, token_range, vocab_size)
 
     def _index(self, name: str, documents: range, samples: int) -> SampleIndex:
-        description = _describe(
-            "sample index",
-            self._tokens,
-            {
-                "Dataset name": name,
-                "Number of samples": samples,
-                "Sequence length": self._data.max_seq_length,
-                "Random seed": self._seed,
-                "Split": self._data.split,
-                "CRC-32 of the lengths": zlib.crc32(self._tokens.sizes.data),
-            },
-        )
-
-        def build() -> dict:
-            index = build_sample_index(
+        def build() -> SampleIndex:
+            return build_sample_index(
                 self._tokens.sizes,
                 documents,
                 sequence_length=self._data.max_seq_length,
                 samples=samples,
                 seed=self._seed,
             )
-            return {
-                "doc_idx": index.documents,
-                "sample_idx": index.samples,
-                "shuffle_idx": index.shuffle,
-            }
 
+        length = self._data.max_seq_length
+        epochs = samples * length / tokens_in(self._tokens, documents)
+        if self._one_of_many and (epochs + 1) * len(documents) + samples <= _SMALL_INDEX:
+            return build()
+        description = _describe(
+            "sample index",
+            self._tokens,
+            {
+                "Dataset name": name,
+                "Number of samples": samples,
+                "Sequence length": length,
+                "Random seed": self._seed,
+                "Split": self._data.split,
+                "CRC-32 of the lengths": zlib.crc32(self._tokens.sizes.data),
+            },
+        )
         arrays = self._cache.find(description)
         if arrays is None:
             theirs = self._index_of_paddlenlp(name, documents, samples)
             if theirs is not None:
                 return theirs
-            arrays = self._cache.fetch(description, build)
+            arrays = self._cache.fetch(description, lambda: _arrays(build()))
         return SampleIndex(arrays["doc_idx"], arrays["sample_idx"], arrays["shuffle_idx"])
 
     def _index_of_paddlenlp(self, name: str, documents: range, samples: int) -> SampleIndex | None:
@@ -253,6 +272,15 @@ class _Source:
         index, notices = read_paddlenlp_index(wanted, self._cache.folders)
         self.notices.extend(notices)
         return index
+
+
+def _arrays(index: SampleIndex) -> dict[str, NDArray]:
+    """By the names that PaddleNLP's cache files have, too."""
+    return {
+        "doc_idx": index.documents,
+        "sample_idx": index.samples,
+        "shuffle_idx": index.shuffle,
+    }
 
 
 def _describe(kind: str, tokens: TokenData, values: Mapping[str, object]) -> str:

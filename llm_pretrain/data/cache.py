@@ -4,6 +4,10 @@ An entry is `<key>_<name>.npy` for each array and `<key>.json`, which lists them
 last. Every file is written under a temporary name and renamed, and what is built depends on its
 description alone; so a reader never sees half an entry, and two builders at once only do the same
 work twice.
+
+After a crash of the machine, names may be on the disk without what was written. Therefore large
+arrays are there before the list that names them. To wait for the disk takes milliseconds, which
+with tens of thousands of files are minutes; so the list has checksums of small arrays instead.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import json
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +31,8 @@ from llm_pretrain.data.mapping import map_npy
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2
+# Up to this size an array has a checksum; that takes less time than to wait for the disk.
+_SMALL_BYTES = 1 << 20
 # A builder replaces what an earlier one left before anything else. What stays this long is
 # therefore of this run, even if it was there before this process looked.
 _OLD_FAILURE_S = 15.0
@@ -161,6 +168,9 @@ def _read(folder: Path, description: str) -> Arrays:
             array = map_npy(path)
             if array.dtype.str != dtype or list(array.shape) != shape:
                 raise DataError(f"{path} is not the array that {manifest_path.name} lists.")
+            checksum = manifest.get("checksums", {}).get(name)
+            if checksum is not None and checksum != zlib.crc32(array.data):
+                raise DataError(f"{path} is damaged.")
             arrays[name] = array
         return arrays
     except DataError:
@@ -173,24 +183,27 @@ def _read(folder: Path, description: str) -> Arrays:
 
 def _write(folder: Path, description: str, arrays: Arrays) -> None:
     key = _key(description)
+    small = {name for name, array in arrays.items() if array.nbytes <= _SMALL_BYTES}
     manifest = {
         "description": description,
         "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
+        "checksums": {name: zlib.crc32(np.ascontiguousarray(arrays[name]).data) for name in small},
     }
     for name, array in arrays.items():
-        _write_file(folder / f"{key}_{name}.npy", lambda file, array=array: np.save(file, array))
+        path = folder / f"{key}_{name}.npy"
+        _write_file(path, lambda file, array=array: np.save(file, array), sync=name not in small)
     text = json.dumps(manifest, indent=1).encode()
-    _write_file(folder / f"{key}.json", lambda file: file.write(text))
+    _write_file(folder / f"{key}.json", lambda file: file.write(text), sync=False)
 
 
-def _write_file(path: Path, write: Callable) -> None:
+def _write_file(path: Path, write: Callable, *, sync: bool) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)
-            file.flush()
-            # The manifest must not outlive, after a crash of the machine, what it lists.
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -199,7 +212,7 @@ def _write_file(path: Path, write: Callable) -> None:
 def _leave_failure(path: Path, error: Exception) -> None:
     reason = str(error) or type(error).__name__
     try:
-        _write_file(path, lambda file: file.write(reason.encode(errors="replace")))
+        _write_file(path, lambda file: file.write(reason.encode(errors="replace")), sync=False)
     except OSError:
         # The folder itself is what failed; the error that follows says so.
         return

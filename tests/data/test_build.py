@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,11 @@ def test_error_in_the_builder_is_everybodys(tmp_path: Path) -> None:
             build(tmp_path, builder=is_builder, vocab_size=400)
 
 
-def test_damaged_index_values_are_an_error_not_a_crash(tmp_path: Path) -> None:
+def test_damaged_index_values_are_an_error_not_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Large arrays have no checksum.
+    monkeypatch.setattr("llm_pretrain.data.cache._SMALL_BYTES", 0)
     write(tmp_path / "web")
     build(tmp_path)
     for name in ("doc", "sample", "shuffle"):
@@ -242,6 +247,25 @@ def test_many_files_hold_no_descriptor(tmp_path: Path) -> None:
     datasets = build(tmp_path, SampleCounts(train=300))
     assert len(samples(datasets.train)) == 300
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_small_files_of_many_leave_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the first start with tens of thousands of files writes four files for each."""
+    for number in range(4):
+        write(tmp_path / f"part{number}", 20)
+    write(tmp_path / "part4", 2000)
+    expected = samples(build(tmp_path, SampleCounts(train=300), vocab_size=60000).train)
+    shutil.rmtree(tmp_path / "index-cache")
+    monkeypatch.setattr("llm_pretrain.data.build._MANY_FILES", 4)
+    built = build(tmp_path, SampleCounts(train=300), vocab_size=60000)
+    np.testing.assert_array_equal(samples(built.train), expected)
+    lists = [path.read_text() for path in (tmp_path / "index-cache").glob("*.json")]
+    assert lists
+    assert all("part4" in text for text in lists)
+    with pytest.raises(DataError, match="part0"):
+        build(tmp_path, SampleCounts(train=300), vocab_size=5)
 
 
 def test_notices_of_many_files_are_cut_short(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def test_first_folder_wins_and_the_last_is_written(tmp_path: Path) -> None:
     assert builder(beside, extra).fetch("thing", never)["a"].shape == (1,)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "missing", "foreign", "manifest"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "empty", "zeros", "missing", "foreign", "manifest", "zeros of manifest"]
+)
 def test_damaged_entry_is_built_again(tmp_path: Path, damage: str) -> None:
     builder(tmp_path).fetch("thing", arrays)
     array = next(tmp_path.glob("*_b.npy"))
@@ -62,6 +64,13 @@ def test_damaged_entry_is_built_again(tmp_path: Path, damage: str) -> None:
         array.write_bytes(array.read_bytes()[:-1])
     elif damage == "empty":
         array.write_bytes(b"")
+    elif damage == "zeros":
+        # What a crash of the machine may leave: the length is on the disk, and the content is not.
+        content = array.read_bytes()
+        array.write_bytes(content[:-16] + bytes(16))
+    elif damage == "zeros of manifest":
+        manifest = next(tmp_path.glob("*.json"))
+        manifest.write_bytes(bytes(manifest.stat().st_size))
     elif damage == "missing":
         array.unlink()
     elif damage == "foreign":
@@ -144,7 +153,7 @@ def test_folder_that_cannot_be_written_suggests_data_cache(
     with pytest.raises(DataError, match=r"index-cache: .*\. Set data_cache to a folder"):
         builder(tmp_path / "index-cache").fetch("thing", arrays)
 
-    def full(path: Path, write: object) -> None:
+    def full(path: Path, write: object, *, sync: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "_write_file", full)

@@ -1,7 +1,7 @@
 """A blend as a YAML file: datasets by name, each with a weight or a number of epochs.
 
 - name: web
-  path: web/text        # a prefix or a folder, relative to this file
+  path: web/text        # a prefix, a folder or a glob, relative to this file
   weight: 0.7
 - name: books
   path: books
@@ -31,7 +31,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Entry:
     name: str
     path: Path
-    """A prefix or a folder."""
+    """A prefix, a folder or a glob."""
     weight: float | None
     epochs: float | None
     """Passes over its training split; exactly one of the two is given, the same one in a file."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from llm_pretrain.data.blend_file import ENDINGS, Entry, read_blend_file
@@ -82,7 +84,7 @@ def _of_blend_file(path: Path) -> Inputs:
     entries: list[Entry] = []
     notices = []
     for entry in read_blend_file(path):
-        found = _in_folder(entry.path) if entry.path.is_dir() else (_checked_prefix(entry.path),)
+        found = _in_folder(entry.path) if entry.path.is_dir() else _matching(entry.path)
         if entry.amount == 0:
             notices.append(_left_out(f"{entry.name} ({entry.path})"))
             continue
@@ -144,6 +146,22 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
     if not found:
         raise DataError(f"input_dir {folder} holds no training data. {_EXPECTED}.")
     return tuple(folder / stem for stem in sorted(found))
+
+
+def _matching(path: Path) -> tuple[Path, ...]:
+    """The prefixes of a glob, or the one prefix that the path is."""
+    if _exists(path) or not any(sign in str(path) for sign in "*?["):
+        return (_checked_prefix(path),)
+    files = filter(os.path.isfile, glob.glob(str(path), recursive=True))
+    prefixes = {
+        name[: -len(ending)]
+        for name in files
+        for ending in chain.from_iterable(_PAIRS)
+        if name.endswith(ending)
+    }
+    if not prefixes:
+        raise DataError(f"input_dir names {path}, which matches no training data. {_EXPECTED}.")
+    return tuple(map(Path, sorted(prefixes)))
 
 
 def _checked_prefix(prefix: Path) -> Path:

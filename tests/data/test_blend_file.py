@@ -106,6 +106,26 @@ def test_epochs(tmp_path: Path) -> None:
             call()
 
 
+def test_glob_is_one_dataset_of_several_files(tmp_path: Path) -> None:
+    for number, documents in enumerate((60, 20, 20), 1):
+        write(tmp_path / f"crawl/{number % 2}/part-{number}", number, documents)
+    write(tmp_path / "crawl/1/other", 4, 20)
+    write(tmp_path / "books", 5, 100)
+    books = "- {name: books, path: books, weight: 1}\n"
+    for pattern in ("crawl/*/part-*", "crawl/**/part-[123].bin"):
+        path = blend(tmp_path, f"- {{name: crawl, path: '{pattern}', weight: 1}}\n" + books)
+        datasets = build(path, 100)
+        assert taken(datasets) == {1: 30, 2: 10, 3: 10, 5: 50}
+        assert "Blend: crawl 50.0000%, books 50.0000%" in datasets.notices
+    with pytest.raises(DataError, match=r"part-\?\.txt, which matches no training data"):
+        build(blend(tmp_path, "- {name: a, path: 'crawl/*/part-?.txt', weight: 1}\n"), 10)
+
+
+def test_sign_of_a_glob_in_a_name(tmp_path: Path) -> None:
+    write(tmp_path / "text[1]", 7, 100)
+    assert taken(build(blend(tmp_path, "- {name: a, path: 'text[1]', weight: 1}\n"), 9)) == {7: 9}
+
+
 def test_share_0_is_left_out_and_said(tmp_path: Path) -> None:
     write(tmp_path / "a", 1, 100)
     write(tmp_path / "b", 2, 100)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.samples import Sample, Texts
 
@@ -22,6 +24,8 @@ _MOST_DATASETS = np.iinfo(np.int16).max
 _MOST_FOR_NATIVE = 2000
 # Samples for which NumPy chooses among the same datasets.
 _BLOCK = 512
+# Datasets × samples that take some five seconds.
+_LONG = 4_000_000_000
 
 
 def normalized(weights: Sequence[float]) -> list[float]:
@@ -111,12 +115,45 @@ def _numpy_blend(
             looked_at = max(looked_at - looked_at // 16, _BLOCK)
 
 
-class BlendedSamples:
-    """`samples` samples of several datasets, each used in proportion to its weight."""
+def kept_order(
+    weights: Sequence[float], samples: int, cache: IndexCache
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """`blend_order`, kept in the cache where computing it takes long."""
+    looked_at = min(len(weights), _MOST_FOR_NATIVE) * samples
+    if looked_at < _LONG or len(set(weights)) == 1:
+        return blend_order(weights, samples)
+    digest = hashlib.sha256(np.array(weights, np.float64).tobytes()).hexdigest()
+    description = (
+        f"llm_pretrain blend, format 1\nNumber of samples: {samples}\n"
+        f"Number of datasets: {len(weights)}\nSHA-256 of their shares: {digest}"
+    )
 
-    def __init__(self, datasets: Sequence[Texts], weights: Sequence[float], samples: int) -> None:
+    def build() -> dict[str, NDArray]:
+        datasets, numbers = blend_order(weights, samples)
+        return {"dataset": datasets, "number": numbers}
+
+    arrays = cache.fetch(description, build)
+    return arrays["dataset"], arrays["number"]
+
+
+class BlendedSamples:
+    """Samples of several datasets, each used in proportion to its weight.
+
+    `order`: as `blend_order` gives it.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Texts], order: tuple[NDArray[np.int16], NDArray[np.int64]]
+    ) -> None:
         self.datasets = list(datasets)
-        self._dataset, self._number = blend_order(weights, samples)
+        self._dataset, self._number = order
+        if self._dataset.size and not 0 <= self._dataset.min() <= self._dataset.max() < len(
+            datasets
+        ):
+            raise DataError(
+                "The order of the blend in the index cache is damaged. Delete the folder index-cache "
+                "(and what is in data_cache) and start again."
+            )
         taken = np.bincount(self._dataset, minlength=len(self.datasets))
         for dataset, count in zip(self.datasets, taken, strict=True):
             assert count <= len(dataset), f"{count} samples wanted of {len(dataset)}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
-from llm_pretrain.data.blend import BlendedSamples, samples_asked
+from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.documents import SamplesOfDocuments
 from llm_pretrain.data.errors import DataError
@@ -121,7 +121,10 @@ def build_datasets(
             return None
         texts = parts[name][0]
         if blended:
-            texts = BlendedSamples(parts[name], shares, counts.by_split()[name])
+            folders = cache_folders(data, inputs.prefixes[0])
+            cache = IndexCache(folders, builder=builder, timeout_s=timeout_s)
+            order = kept_order(shares, counts.by_split()[name], cache)
+            texts = BlendedSamples(parts[name], order)
         if blanks is not None:
             return SamplesWithBlanks(texts, blanks, seed)
         if keeps_apart:

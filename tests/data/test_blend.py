@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_pretrain.data import DataError, Sample, blend
-from llm_pretrain.data.blend import BlendedSamples, blend_order, normalized, samples_asked
+from llm_pretrain.data.blend import (
+    BlendedSamples,
+    blend_order,
+    kept_order,
+    normalized,
+    samples_asked,
+)
+from llm_pretrain.data.cache import IndexCache
 
 weights = st.lists(st.floats(0.001, 1000), min_size=1, max_size=12)
 
@@ -114,17 +122,39 @@ def test_order_of_thousands_is_the_native_one_and_takes_no_longer(spread: float)
 
 
 def test_more_than_255_datasets() -> None:
-    blended = BlendedSamples([Numbered(i, 30) for i in range(600)], [1.0] * 600, 1800)
+    blended = BlendedSamples([Numbered(i, 30) for i in range(600)], blend_order([1.0] * 600, 1800))
     seen = [tuple(blended[i].tokens.tolist()) for i in range(len(blended))]
     assert sorted(seen) == [(i, k) for i in range(600) for k in range(3)]
 
 
+def test_long_order_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = IndexCache([tmp_path / "cache"], builder=True, timeout_s=0)
+    kept_order([1, 2], 40, cache)
+    monkeypatch.setattr(blend, "_LONG", 80)
+    kept_order([2, 2], 40, cache)
+    assert not (tmp_path / "cache").exists()
+    expected = kept_order([1, 2], 40, cache)
+    np.testing.assert_array_equal(expected, blend_order([1, 2], 40))
+    others = kept_order([1, 2], 41, cache), kept_order([2, 1], 40, cache)
+    assert len(others[0][0]) == 41
+    assert others[1][0].tolist() != expected[0].tolist()
+    monkeypatch.setattr(blend, "blend_order", None)
+    reader = IndexCache([tmp_path / "cache"], builder=False, timeout_s=0)
+    np.testing.assert_array_equal(kept_order([1, 2], 40, reader), expected)
+
+
 def test_blend_ends_where_it_should() -> None:
-    blended = BlendedSamples([Numbered(0, 40), Numbered(1, 40)], [3, 1], 40)
+    blended = BlendedSamples([Numbered(0, 40), Numbered(1, 40)], blend_order([3, 1], 40))
     assert len(blended) == 40
     for number in (-1, 40):
         with pytest.raises(IndexError):
             blended[number]
+
+
+def test_damaged_order_is_an_error() -> None:
+    order = np.array([0, 2], np.int16), np.array([0, 0])
+    with pytest.raises(DataError, match="order of the blend in the index cache is damaged"):
+        BlendedSamples([Numbered(0, 40), Numbered(1, 40)], order)
 
 
 def test_too_many_datasets_are_an_error() -> None:

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from tests.external_ops import cpu_checks
-from tests.external_ops.cpu_library import CpuLibrary, LibraryError, Mask, empty, signatures
+from tests.external_ops.cpu_library import (
+    CpuLibrary,
+    LibraryError,
+    Mask,
+    empty,
+    exact,
+    signatures,
+    stored,
+)
 
 ROOT = Path(__file__).parents[2]
 SUMS_OVER_ROWS = {
@@ -89,6 +97,24 @@ def test_the_same_threads_give_the_same_bits(
     assert first == second
     for name in one.keys() - SUMS_OVER_ROWS.get(operator, set()):
         assert one[name] == first[name], f"{name} depends on the number of threads"
+
+
+class SpoiltDraw(cpu_checks.Draw):
+    """Its operands begin with NaN."""
+
+    def values(self, *shape: int, dtype: str | None = None) -> np.ndarray:
+        array = super().values(*shape, dtype=dtype)
+        array.reshape(-1)[0] = stored(np.full(1, np.nan), dtype or self.dtype)[0]
+        return array
+
+
+@pytest.mark.parametrize("dtype", cpu_checks.BOUNDS)
+@pytest.mark.parametrize("operator", cpu_checks.OPERATORS)
+def test_a_nan_is_not_hidden(library: CpuLibrary, operator: str, dtype: str) -> None:
+    results, expected = cpu_checks.OPERATORS[operator](SpoiltDraw(library, 1, dtype))
+    # The largest logit may pass over a NaN, which the sum then has.
+    for name in results.keys() - {"largest"}:
+        assert np.isnan(exact(results[name])).any() == np.isnan(expected[name]).any(), name
 
 
 @pytest.mark.parametrize("spread", [1e-30, 1e4])

@@ -31,6 +31,7 @@ NOT_RUN = {
     "make test": "is what runs this test",
     "make bench": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
+    "benchmarks/ops.py": "takes minutes; tests/test_benchmarks_ops.py has a small one",
     "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
     "make gpu-": "needs a GPU; tests/external_ops/test_cuda_compiles.py has it without one",
     "visualdl": "serves until it is stopped",

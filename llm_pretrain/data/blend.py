@@ -151,8 +151,8 @@ class BlendedSamples:
             datasets
         ):
             raise DataError(
-                "The order of the blend in the index cache is damaged. Delete the folder index-cache "
-                "(and what is in data_cache) and start again."
+                "The order of the blend in the index cache is damaged. Delete the folder "
+                "index-cache (and what is in data_cache) and start again."
             )
         taken = np.bincount(self._dataset, minlength=len(self.datasets))
         for dataset, count in zip(self.datasets, taken, strict=True):

@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "external_ops/csrc/cuda"
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-BARRIER = "__syncthreads();"
 
 
 def compiled(source: Path, folder: Path, *flags: str) -> Path:
@@ -65,16 +64,17 @@ def test_every_kernel_is_right_on_random_shapes(
 
 @pytest.mark.peer_transformers
 @pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("statement", ["__syncthreads();", "wait_for_copies();"])
 def test_a_forgotten_barrier_is_noticed(
-    transformers_python: Path, objects: list[Path], tmp_path: Path, number: int
+    transformers_python: Path, objects: list[Path], tmp_path: Path, statement: str, number: int
 ) -> None:
     """The emulation is no good if a kernel that races passes its checks."""
     name = "flash_attention_forward"
-    parts = (KERNELS / f"{name}.cu").read_text(encoding="utf-8").split(BARRIER)
+    parts = (KERNELS / f"{name}.cu").read_text(encoding="utf-8").split(statement)
     assert len(parts) == 3
     parts[number] += parts.pop(number + 1)
     damaged = tmp_path / f"{name}.cu"
-    damaged.write_text(BARRIER.join(parts), encoding="utf-8")
+    damaged.write_text(statement.join(parts), encoding="utf-8")
     others = [path for path in objects if path.stem != name]
     library = linked([*others, compiled(damaged, tmp_path)], tmp_path)
     run = run_checks(transformers_python, library, "--seeds", "2", "--only", "attention")

@@ -2,7 +2,8 @@
 #pragma once
 #include <string.h>
 
-// In angle brackets: a test puts a product on the CPU in its place.
+// In angle brackets: a test puts files for the CPU in their place.
+#include <async_copy.cuh>
 #include <tensor_core.cuh>
 
 #include "launch.cuh"
@@ -31,11 +32,13 @@ __device__ unsigned pack(T low, T high) {
   return packed;
 }
 
+// Elements of 16 bytes.
+constexpr int kOfCopy = 8;
+
 // The heads' rows `first` to first + rows, zeros from `length` on. All threads of the block copy.
 template <class T, int size>
 __device__ void load_tile(T *tile, int rows, const T *head, int64_t position_stride, int64_t first,
                           int64_t length) {
-  constexpr int kOfCopy = 8;
   constexpr int kCopies = size / kOfCopy;
   for (int i = threadIdx.x; i < rows * kCopies; i += kThreads) {
     const int row = i / kCopies, column = i % kCopies * kOfCopy;
@@ -44,6 +47,19 @@ __device__ void load_tile(T *tile, int rows, const T *head, int64_t position_str
       values = *reinterpret_cast<const int4 *>(head + (first + row) * position_stride + column);
     }
     *reinterpret_cast<int4 *>(tile + row * row_stride(size) + column) = values;
+  }
+}
+
+// The same, going on until wait_for_copies.
+template <class T, int size>
+__device__ void begin_tile(T *tile, int rows, const T *head, int64_t position_stride, int64_t first,
+                           int64_t length) {
+  constexpr int kCopies = size / kOfCopy;
+  for (int i = threadIdx.x; i < rows * kCopies; i += kThreads) {
+    const int row = i / kCopies, column = i % kCopies * kOfCopy;
+    const bool given = first + row < length;
+    const T *from = head + (given ? (first + row) * position_stride + column : 0);
+    begin_copy(tile + row * row_stride(size) + column, from, given);
   }
 }
 

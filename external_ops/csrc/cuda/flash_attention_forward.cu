@@ -1,5 +1,6 @@
 // Flash attention (Dao, arXiv:2307.08691), forward: a block has 64 queries of a head, keeps their
-// output in registers and goes through the keys, 64 at a time.
+// output in registers and goes through the keys, 64 at a time. Values come while scores are computed,
+// and the next keys while values are summed.
 #include "attention_check.cuh"
 #include "attention_mask.cuh"
 #include "attention_tile.cuh"
@@ -27,13 +28,15 @@ __global__ void __launch_bounds__(kThreads)
 
   float output[size / kColumns][4] = {};
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-  load_tile<T, size>(queries, kRows, head_of<T>(q, sample, head), q.position_stride, first, length);
+  const int64_t begin_key = rules.first_key(first) / kKeys * kKeys;
   const int64_t end_key = rules.end_key(first + kRows);
-  for (int64_t key0 = rules.first_key(first) / kKeys * kKeys; key0 < end_key; key0 += kKeys) {
-    __syncthreads();  // the previous tiles have been read
-    load_tile<T, size>(keys, kKeys, key_head, k.position_stride, key0, length);
-    load_tile<T, size>(values, kKeys, value_head, v.position_stride, key0, length);
-    __syncthreads();
+  begin_tile<T, size>(queries, kRows, head_of<T>(q, sample, head), q.position_stride, first,
+                      length);
+  begin_tile<T, size>(keys, kKeys, key_head, k.position_stride, begin_key, length);
+  for (int64_t key0 = begin_key; key0 < end_key; key0 += kKeys) {
+    wait_for_copies();
+    __syncthreads();  // the keys are there, and the previous values have been read
+    begin_tile<T, size>(values, kKeys, value_head, v.position_stride, key0, length);
 
     float scores[kKeys / kColumns][4] = {};
 #pragma unroll
@@ -86,6 +89,11 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
 
+    wait_for_copies();
+    __syncthreads();  // the values are there, and the keys have been read
+    if (key0 + kKeys < end_key) {
+      begin_tile<T, size>(keys, kKeys, key_head, k.position_stride, key0 + kKeys, length);
+    }
 #pragma unroll
     for (int depth = 0; depth < kKeys; depth += kDepth) {
       unsigned a[4], b[2][2];

@@ -44,11 +44,18 @@ namespace emulation {
 
 enum class State { kRuns, kAtBarrier, kEnded };
 
+// 16 bytes on their way to shared memory; zeros where `from` is NULL.
+struct Copy {
+  void *to;
+  const void *from;
+};
+
 struct Thread {
   ucontext_t context;
   std::vector<char> stack;
   State state;
   uint32_t published[8];
+  std::vector<Copy> copies;
 };
 
 struct Block {
@@ -135,6 +142,7 @@ inline void run_block(size_t shared_bytes) {
     thread.context.uc_stack.ss_size = thread.stack.size();
     makecontext(&thread.context, run_thread, 0);
     thread.state = State::kRuns;
+    thread.copies.clear();
   }
   // What shared memory holds before it is written must not matter.
   std::memset(static_cast<void *>(llm_ops::shared), 0xff, sizeof(llm_ops::shared));

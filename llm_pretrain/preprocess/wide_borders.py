@@ -24,10 +24,10 @@ BASIC = 0x10000
 NEVER = np.iinfo(np.int64).max
 _FIRST_WIDE = 0x800
 _WHOLE_BYTES = 3
-_WHOLE = rb"[\xe0-\xef][\x80-\xbf]{2}"
-# What a merge joins: whole characters or, if nothing else, a part of one.
-_LEFT = re.compile(rb"%b\Z|\A[\x80-\xbf]{1,2}\Z" % _WHOLE)
-_RIGHT = re.compile(rb"\A%b|\A[\xe0-\xef][\x80-\xbf]?\Z" % _WHOLE)
+_LEADS, _FOLLOWING = range(0xE0, 0xF0), range(0x80, 0xC0)
+# The last and the first three bytes of what a merge joins: a whole character, or a part of one.
+_LEFT = re.compile(rb"([\xe0-\xef][\x80-\xbf]{2}|[\x80-\xbf]{1,2})\Z")
+_RIGHT = re.compile(rb"[\xe0-\xef][\x80-\xbf]{0,2}\Z")
 # Classes of characters: wide ones that never are whole, and all that are not wide. The other ones
 # have a class each.
 _OTHER_WIDE, _NOT_WIDE = 0, 1
@@ -53,22 +53,24 @@ class Borders:
         self._count = _NOT_WIDE + 1 + len(known)
         # Most of its pages are never written to, and take no memory.
         kinds = np.zeros((self._count, self._count), np.uint8)
-        whole = []
+        whole_lefts, whole_rights = [], []
         for (before, after), rank in merges.items():
-            left, right = _LEFT.search(before), _RIGHT.search(after)
-            if left is None or right is None:
+            left, right = before[-_WHOLE_BYTES:], after[:_WHOLE_BYTES]
+            # Nearly all merges of other characters end here.
+            if right[0] not in _LEADS or left[-1] not in _FOLLOWING:
                 continue
-            if len(left[0]) == len(right[0]) == _WHOLE_BYTES:
-                whole.append((_bits(left[0]), _bits(right[0])))
-                continue
-            lefts, rights = _ending_in(left[0]), _beginning_with(right[0])
-            kinds[self._block(lefts, rights)] |= _IF_APART
-            if len(left[0]) < _WHOLE_BYTES:
-                lefts = lefts[whole_at[lefts] > rank]
-            if len(right[0]) < _WHOLE_BYTES:
-                rights = rights[whole_at[rights] > rank]
-            kinds[self._block(lefts, rights)] |= MIXED
-        lefts, rights = np.array(whole, np.int64).reshape(-1, 2).T
+            if left[0] in _LEADS and len(left) == len(right) == _WHOLE_BYTES:
+                whole_lefts.append(left)
+                whole_rights.append(right)
+            elif _LEFT.match(left) and _RIGHT.match(right):
+                lefts, rights = _ending_in(left), _beginning_with(right)
+                kinds[self._block(lefts, rights)] |= _IF_APART
+                if len(left) < _WHOLE_BYTES:
+                    lefts = lefts[whole_at[lefts] > rank]
+                if len(right) < _WHOLE_BYTES:
+                    rights = rights[whole_at[rights] > rank]
+                kinds[self._block(lefts, rights)] |= MIXED
+        lefts, rights = _codes(whole_lefts), _codes(whole_rights)
         kinds[self._classes[lefts], self._classes[rights]] |= JOINED
         kinds[_NOT_WIDE] = kinds[:, _NOT_WIDE] = MIXED
         self._kinds = kinds.ravel()
@@ -110,6 +112,11 @@ def _beginning_with(side: bytes) -> Codes:
     count = 1 << 6 * (_WHOLE_BYTES - len(side))
     first = _bits(side) * count
     return np.arange(max(first, _FIRST_WIDE), first + count)
+
+
+def _codes(characters: list[bytes]) -> Codes:
+    each = np.frombuffer(b"".join(characters), np.uint8).reshape(-1, _WHOLE_BYTES).astype(np.int64)
+    return (each & 0x3F) @ np.array([0, 1 << 6, 1]) + ((each[:, 0] & 0x0F) << 12)
 
 
 def _bits(side: bytes) -> int:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from paddle import Tensor
 
 from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.pieces import Piece
 from llm_pretrain.parallel.topology import Topology
+
+
+def values_of(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor, which may be a part of another.
+
+    It is copied first, because `numpy()` copies all of the memory that a part lies in: a bucket's
+    256 MB for every parameter.
+    """
+    values: np.ndarray = tensor.clone().numpy()
+    return values
 
 
 def whole_tensors(

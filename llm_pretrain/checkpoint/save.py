@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
 from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, flush_file, publish, writing_path
-from llm_pretrain.checkpoint.gather import whole_tensors
+from llm_pretrain.checkpoint.gather import values_of, whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel import collectives
@@ -87,7 +87,7 @@ def save_weights(
     written: dict[str, write_weights.WrittenTensor] = {}
     if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
         label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
-        arrays = ((name, tensor.numpy()) for name, tensor in tensors)
+        arrays = ((name, values_of(tensor)) for name, tensor in tensors)
         written = write_weights.write_weight_files(
             arrays, config, directory, label=label, dtype=dtype
         )

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.checkpoint.gather import values_of
 from llm_pretrain.checkpoint.optimizer_state import (
     VALUES,
     SavedOptimizer,
@@ -46,7 +47,7 @@ def save_optimizer(
             parts.append((tensors, begin - layout.shard_begin, end - layout.shard_begin))
         powers = {name: float(tensor) for name, tensor in tensors.items() if name not in VALUES}
     arrays = (
-        (f"{entry.key}/{value}", tensors[value]._slice(begin, end).numpy())
+        (f"{entry.key}/{value}", values_of(tensors[value]._slice(begin, end)))
         for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
         for value in VALUES
     )

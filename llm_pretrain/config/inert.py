@@ -20,7 +20,7 @@ INERT: dict[str, str] = {
     "config_name": "the model's config is read from model_name_or_path",
     "use_fast_layer_norm": "use_fused_rms_norm chooses for both kinds of norm",
     "use_fused_linear": _FASTEST,
-    "use_fused_dropout_add": "dropout and addition are one operator already",
+    "use_fused_dropout_add": _FASTEST,
     "fused_linear": _FASTEST,
     "fused_linear_param_grad_add": _FASTEST,
     "enable_linear_fused_grad_add": _FASTEST,

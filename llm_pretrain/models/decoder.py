@@ -67,21 +67,19 @@ class DecoderBlock(nn.Layer):
 
     def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
         n_BSH = self.attention_norm(x_BSH)
-        branch_BSH = self.attention(n_BSH, sequences)
-        x_BSH = self._add(branch_BSH, x_BSH, n_BSH, sequences, "attention_dropout")
-        n_BSH = self.feed_forward_norm(x_BSH)
-        branch_BSH = self.feed_forward(n_BSH)
-        return self._add(branch_BSH, x_BSH, n_BSH, sequences, "feed_forward_dropout")
+        branch_BSH = self._dropped(self.attention(n_BSH, sequences), sequences, "attention_dropout")
+        x_BSH, n_BSH = self.feed_forward_norm.of_sum(self._residual(x_BSH, n_BSH), branch_BSH)
+        branch_BSH = self._dropped(self.feed_forward(n_BSH), sequences, "feed_forward_dropout")
+        return ops.add(self._residual(x_BSH, n_BSH), branch_BSH)
 
-    def _add(
-        self, branch_BSH: Tensor, x_BSH: Tensor, n_BSH: Tensor, sequences: Sequences, place: str
-    ) -> Tensor:
-        rows_BS = None
-        if self.dropout and self.training:
-            rows_BS = sequences.random_rows(self.prefix + place, sequences.hidden_positions)
-        if self.residual_from_norm:
-            x_BSH = n_BSH.scale(self.residual_scale)
-        return ops.dropout_add(branch_BSH, x_BSH, self.dropout, rows_BS)
+    def _residual(self, x_BSH: Tensor, n_BSH: Tensor) -> Tensor:
+        return n_BSH.scale(self.residual_scale) if self.residual_from_norm else x_BSH
+
+    def _dropped(self, branch_BSH: Tensor, sequences: Sequences, place: str) -> Tensor:
+        if not (self.dropout and self.training):
+            return branch_BSH
+        rows_BS = sequences.random_rows(self.prefix + place, sequences.hidden_positions)
+        return ops.dropout(branch_BSH, self.dropout, rows_BS)
 
 
 class LanguageModelHead(nn.Layer):

@@ -23,6 +23,10 @@ class RMSNorm(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, self.epsilon)
 
+    def of_sum(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """x + branch, and its norm."""
+        return ops.add_rms_norm(x, branch, self.weight, self.epsilon)
+
 
 class LayerNorm(RMSNorm):
     """Layer norm over the last axis, with a learned scale and a learned shift from zero."""
@@ -33,6 +37,9 @@ class LayerNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+    def of_sum(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.add_layer_norm(x, branch, self.weight, self.bias, self.epsilon)
 
 
 def norm(config: ModelConfig, size: int | None = None) -> nn.Layer:

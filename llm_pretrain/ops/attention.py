@@ -18,7 +18,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.dropout_add import dropout as random_dropout
+from llm_pretrain.ops.dropout import dropout as random_dropout
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import attention as native
 from llm_pretrain.ops.precision import in_float32_on_cpu, operand_dtype, to_compute_dtype

@@ -23,6 +23,7 @@ OPERATORS = (
     "attention",
     "embedding",
     "linear_cross_entropy",
+    "sum_of_squares",
     "adamw",
 )
 _REFERENCE = "reference"

@@ -11,13 +11,17 @@ from collections.abc import Callable
 
 from paddle import Tensor
 
+Sum = tuple[Tensor, bool]
+"""A float32 tensor of the weight's shape, and whether it holds gradients already. Otherwise what
+stands there means nothing, and who asks for it writes all of it."""
 
-def offer(weight: Tensor, sum_of_gradients: Callable[[], Tensor | None]) -> None:
-    """Say where the gradients of `weight` go: a float32 tensor of its shape, or None."""
+
+def offer(weight: Tensor, sum_of_gradients: Callable[[], Sum | None]) -> None:
+    """Say where the gradients of `weight` go."""
     weight.sum_of_gradients = sum_of_gradients
 
 
-def sum_of_gradients(weight: Tensor) -> Tensor | None:
-    """The float32 tensor in which the gradients of `weight` are added up, if there is one."""
-    offered: Callable[[], Tensor | None] | None = getattr(weight, "sum_of_gradients", None)
+def sum_of_gradients(weight: Tensor) -> Sum | None:
+    """Where the gradients of `weight` are added up, if that can be done directly."""
+    offered: Callable[[], Sum | None] | None = getattr(weight, "sum_of_gradients", None)
     return None if offered is None else offered()

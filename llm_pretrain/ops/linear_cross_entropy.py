@@ -63,14 +63,23 @@ def linear_cross_entropy_gradients(
     vocabulary: int,
     transposed: bool = False,
     dweight: Tensor | None,
+    accumulate: bool = False,
 ) -> Tensor:
     """With dz = factor · (exp(z - log_sum) - [column is the label]): dx = dz Wᵀ, float32 [R, H].
 
-    xᵀ dz is added to `dweight`, float32 and laid out as `weight`, where it is given.
+    xᵀ dz goes into `dweight`, float32 and laid out as `weight`, where it is given; it is added to
+    what is there if `accumulate`.
     """
+    if dweight is not None and not accumulate:
+        has_padding = vocabulary < dweight.shape[0 if transposed else 1]
+        if has_padding or not (vocabulary and head_is_native(x_RH, weight)):
+            dweight.zero_()
+            accumulate = True
     operands = x_RH, weight, labels_R, log_sums_R, factors_R
     if vocabulary and head_is_native(x_RH, weight):
-        return native.gradients(*operands, vocabulary, dweight, transposed=transposed)
+        return native.gradients(
+            *operands, vocabulary, dweight, transposed=transposed, accumulate=accumulate
+        )
     dx_RH = paddle.zeros(x_RH.shape, "float32")
     for part, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
         z_RV = _logits(x_RH, part)

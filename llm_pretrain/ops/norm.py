@@ -10,6 +10,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.add import add
 from llm_pretrain.ops.native import norm as native
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -24,8 +25,19 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     Returns:
         [..., H] in the dtype of `x`.
     """
-    kind = native.RMSNorm if dispatch.is_native("norm", x, weight) else _RMSNorm
-    return kind.apply(x, weight, epsilon)
+    if dispatch.is_native("norm", x, weight):
+        return native.RMSNorm.apply(x, None, weight, epsilon)
+    return _RMSNorm.apply(x, weight, epsilon)
+
+
+def add_rms_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """s = x + branch, in the dtype of `x`, and `rms_norm` of s."""
+    if dispatch.is_native("norm", x, branch, weight):
+        return native.RMSNorm.apply(x, branch, weight, epsilon)
+    total = add(x, branch)
+    return total, rms_norm(total, weight, epsilon)
 
 
 class _RMSNorm(PyLayer):
@@ -62,11 +74,21 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
         [..., H] in the dtype of `x`.
     """
     if dispatch.is_native("norm", x, weight, bias):
-        return native.LayerNorm.apply(x, weight, bias, epsilon)
+        return native.LayerNorm.apply(x, None, weight, bias, epsilon)
     operands = (operand.astype("float32") for operand in (x, weight, bias))
     x32, weight32, bias32 = operands
     y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)
     return y.astype(x.dtype)
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """s = x + branch, in the dtype of `x`, and `layer_norm` of s."""
+    if dispatch.is_native("norm", x, branch, weight, bias):
+        return native.LayerNorm.apply(x, branch, weight, bias, epsilon)
+    total = add(x, branch)
+    return total, layer_norm(total, weight, bias, epsilon)
 
 
 def normalise_columns(weight: Tensor) -> Tensor:

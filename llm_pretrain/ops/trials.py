@@ -14,13 +14,15 @@ from paddle import Tensor
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.activation import activation
 from llm_pretrain.ops.adamw import Rates, adamw_
+from llm_pretrain.ops.add import add
 from llm_pretrain.ops.attention import attention
 from llm_pretrain.ops.embedding import embedding
 from llm_pretrain.ops.linear import linears
 from llm_pretrain.ops.linear_cross_entropy import linear_cross_entropy_gradients, linear_log_sums
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.norm import layer_norm, rms_norm
+from llm_pretrain.ops.norm import add_rms_norm, layer_norm, rms_norm
 from llm_pretrain.ops.rotary import rotary
+from llm_pretrain.ops.sum_of_squares import sum_of_squares
 
 _BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2}
 """Largest difference, relative to the largest value."""
@@ -42,6 +44,7 @@ def trials_in(dtype: str) -> dict[str, Trial]:
         "attention": _attention,
         "embedding": _embedding,
         "linear_cross_entropy": _linear_cross_entropy,
+        "sum_of_squares": lambda _: [sum_of_squares(_numbers("float32", 50).detach())],
         "adamw": _adamw,
     }
     return {operator: partial(_compare, operator, run, dtype) for operator, run in runs.items()}
@@ -84,7 +87,9 @@ def _linear(dtype: str) -> list[Tensor]:
 
 def _norm(dtype: str) -> list[Tensor]:
     x, weight, bias = _numbers(dtype, 2, 5, 48), _numbers(dtype, 48), _numbers(dtype, 48)
+    branch = _numbers(dtype, 3, 5, 32).reshape([2, 5, 48])
     outputs = [rms_norm(x, weight, 1e-5), layer_norm(x, weight, bias, 1e-5)]
+    outputs += [*add_rms_norm(x, branch, weight, 1e-5), add(x, branch)]
     return _with_gradients(outputs, [x, weight, bias])
 
 

@@ -103,7 +103,7 @@ class Bucket:
         self.arrivals = self.last_arrival = 0
         for placement in self.layout.placements:
             placement.parameter._register_grad_hook(partial(self._accumulate, placement))
-            gradient_sum.offer(placement.parameter, partial(self.gradients.sum_of, placement))
+            gradient_sum.offer(placement.parameter, partial(self._sum_of, placement))
 
     @property
     def master(self) -> Tensor:
@@ -124,10 +124,16 @@ class Bucket:
         if self.sharding.overlaps_reduction:
             self.last_arrival = micro_batches * len(self.layout.placements)
 
+    def _sum_of(self, placement: Placement) -> tuple[Tensor, bool] | None:
+        """For operators that add to the sum themselves, which they do in float32."""
+        if self.sharding.gradient_dtype != "float32":
+            return None
+        return self.gradients.sums.place_of(placement)
+
     @paddle.no_grad()
     def _accumulate(self, placement: Placement, gradient: Tensor | None) -> None:
         if gradient is not None and gradient._is_initialized():
-            self.gradients.add(placement, gradient)
+            self.gradients.sums.add(placement, gradient)
             gradient._clear_data()
         self.arrivals += 1
         if self.arrivals % len(self.layout.placements) == 0:

@@ -33,23 +33,56 @@ class Summation:
     """Whether no memory is kept from one step to the next."""
 
 
+class GradientSums:
+    """The sum of every parameter's gradients, in one flat tensor [padded].
+
+    Sums begin with their first gradient, so that what was there need not be cleared.
+    """
+
+    def __init__(self, layout: FlatLayout, dtype: str) -> None:
+        self.layout = layout
+        self.flat = paddle.empty([layout.padded], dtype)
+        self.begun: set[int] = set()
+        end = layout.placements[-1].end
+        if end < layout.padded:
+            self.flat._slice(end, layout.padded).zero_()
+
+    def add(self, placement: Placement, gradient: Tensor) -> None:
+        place, has_begun = self.place_of(placement)
+        if has_begun:
+            _add(place, gradient)
+        else:
+            place.copy_(gradient.astype(place.dtype), True)
+
+    def place_of(self, placement: Placement) -> tuple[Tensor, bool]:
+        """The sum so far, to which the caller adds, and whether it has any gradient yet."""
+        has_begun = placement.begin in self.begun
+        self.begun.add(placement.begin)
+        return self.layout.view(self.flat, placement), has_begun
+
+    def complete(self) -> Tensor:
+        """All sums; those without a gradient are zero."""
+        for placement in self.layout.placements:
+            if placement.begin not in self.begun:
+                self.layout.view(self.flat, placement).zero_()
+        return self.flat
+
+
 class WholeGradients:
     """Whole on every rank until the step."""
 
     def __init__(self, layout: FlatLayout, summation: Summation) -> None:
         self.layout = layout
         self.summation = summation
-        self.flat: Tensor | None = None
-        self.sums: Iterator[Task] | None = None
+        self.whole: GradientSums | None = None
+        self.reductions: Iterator[Task] | None = None
         self.started: Task | None = None
 
-    def add(self, placement: Placement, gradient: Tensor) -> None:
-        _add(self.layout.view(self._flat(), placement), gradient)
-
-    def sum_of(self, placement: Placement) -> Tensor | None:
-        """Where a parameter's gradients are added up, if that is in float32."""
-        flat = self._flat()
-        return self.layout.view(flat, placement) if flat.dtype == paddle.float32 else None
+    @property
+    def sums(self) -> GradientSums:
+        if self.whole is None:
+            self.whole = GradientSums(self.layout, self.summation.dtype)
+        return self.whole
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient; `is_last`: the step will bring no more."""
@@ -58,35 +91,30 @@ class WholeGradients:
 
     def reduce(self) -> Tensor:
         """This rank's shard of the sum over all ranks [shard]."""
-        if self.sums is None:
+        if self.reductions is None:
             self._start()
-        assert self.sums is not None
+        assert self.reductions is not None
         if self.started is not None:
             self.started.wait()
-        for task in self.sums:
+        for task in self.reductions:
             task.wait()
-        return self.layout.shard_of(self._flat())
+        return self.layout.shard_of(self.sums.flat)
 
     def clear(self) -> None:
         """Begin the next step."""
-        self.sums = self.started = None
+        self.reductions = self.started = None
         if self.summation.is_released:
-            self.flat = None
-        elif self.flat is not None:
-            self.flat.zero_()
-
-    def _flat(self) -> Tensor:
-        if self.flat is None:
-            self.flat = paddle.zeros([self.layout.padded], self.summation.dtype)
-        return self.flat
+            self.whole = None
+        elif self.whole is not None:
+            self.whole.begun.clear()
 
     def _start(self) -> None:
         """Begin the first sum, the one of the whole tensor where there are several."""
-        self.sums = self._sums(self._flat())
-        self.started = next(self.sums, None)
+        self.reductions = self._reductions(self.sums.complete())
+        self.started = next(self.reductions, None)
 
-    def _sums(self, flat: Tensor) -> Iterator[Task]:
-        """Each sum, to be waited for before the next is asked for."""
+    def _reductions(self, flat: Tensor) -> Iterator[Task]:
+        """Each sum over ranks, to be waited for before the next is asked for."""
         shard = self.layout.shard_of(flat)
         sharding_group = self.summation.sharding_group
         if not collectives.is_alone(sharding_group):
@@ -132,21 +160,19 @@ class ShardedGradients:
         self.layout = layout
         self.summation = summation
         self.transfers = transfers
-        self.flat: Tensor | None = None
+        self.whole: GradientSums | None = None
         self.shard: Tensor | None = None
 
-    def add(self, placement: Placement, gradient: Tensor) -> None:
-        _add(self.layout.view(self._flat(), placement), gradient)
-
-    def sum_of(self, placement: Placement) -> Tensor | None:
-        """Where a parameter's gradients are added up, if that is in float32."""
-        flat = self._flat()
-        return self.layout.view(flat, placement) if flat.dtype == paddle.float32 else None
+    @property
+    def sums(self) -> GradientSums:
+        if self.whole is None:
+            self.whole = GradientSums(self.layout, self.summation.dtype)
+        return self.whole
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient."""
-        if self.flat is not None:
-            whole, self.flat = self.flat, None
+        if self.whole is not None:
+            whole, self.whole = self.whole.complete(), None
             part = self.layout.shard_of(whole)
             task = collectives.reduce_scatter(
                 part, whole, self.summation.sharding_group, asynchronous=True
@@ -172,11 +198,6 @@ class ShardedGradients:
             self.shard = None
         elif self.shard is not None:
             self.shard.zero_()
-
-    def _flat(self) -> Tensor:
-        if self.flat is None:
-            self.flat = paddle.zeros([self.layout.padded], self.summation.dtype)
-        return self.flat
 
     def _shard(self) -> Tensor:
         if self.shard is None:

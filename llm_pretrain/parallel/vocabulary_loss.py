@@ -102,8 +102,10 @@ class _LinearCrossEntropy(PyLayer):
     def backward(ctx: Any, gradient_BS: Tensor) -> tuple[Tensor | None, ...]:
         x_RH, weight, labels_R, log_sums, counts = ctx.saved_tensor()
         x_is_trained, weight_is_trained = ctx.needs
-        total = sum_of_gradients(weight)
-        dweight = paddle.zeros(weight.shape, "float32") if total is None else total
+        total, dweight, has_values = None, None, False
+        if weight_is_trained:
+            total = sum_of_gradients(weight)
+            dweight, has_values = total or (paddle.empty(weight.shape, "float32"), False)
         dx_RH = ops.linear_cross_entropy_gradients(
             x_RH,
             weight,
@@ -112,11 +114,13 @@ class _LinearCrossEntropy(PyLayer):
             (gradient_BS * counts.astype("float32")).reshape([-1]),
             vocabulary=ctx.present,
             transposed=ctx.transposed,
-            dweight=dweight if weight_is_trained else None,
+            dweight=dweight,
+            accumulate=has_values,
         )
         dx_BSH = dx_RH.astype(x_RH.dtype).reshape([*gradient_BS.shape, -1])
-        returned = dweight.astype(weight.dtype) if total is None else None
-        return dx_BSH if x_is_trained else None, returned if weight_is_trained else None, None
+        if dweight is not None:
+            dweight = dweight.astype(weight.dtype) if total is None else None
+        return dx_BSH if x_is_trained else None, dweight, None
 
 
 def _over_the_group(

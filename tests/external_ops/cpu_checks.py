@@ -50,12 +50,14 @@ Results = dict[str, ndarray]
 def norm(draw: Draw) -> tuple[Results, Results]:
     R, H = draw.size(60), draw.size(700)
     x, dy = draw.values(R, H), draw.values(R, H)
-    residual, dsum = (draw.values(R, H) if draw.chance() else None for _ in range(2))
+    residual_dtype = "float32" if draw.chance() else draw.dtype
+    residual = draw.values(R, H, dtype=residual_dtype) if draw.chance() else None
+    dsum = draw.values(R, H) if draw.chance() else None
     weight, bias = draw.values(H, dtype="float32"), None
     total = x if residual is None else draw.empty(R, H)
     y, dx = draw.empty(R, H), draw.empty(R, H)
     inverse, dweight = empty(R, "float32"), empty(H, "float32")
-    head = (R, H, x, residual, total, draw.dtype, weight)
+    head = (R, H, x, residual, residual_dtype, total, draw.dtype, weight)
     results = {"sum": total, "y": y, "inverse": inverse, "dx": dx, "dweight": dweight}
     if draw.chance():
         bias = draw.values(H, dtype="float32")
@@ -145,7 +147,7 @@ def linear_cross_entropy(draw: Draw) -> tuple[Results, Results]:
     log_sums = (largest + np.log(total)).astype(np.float32)
     dx, before = empty((R, H), "float32"), draw.values(*kept.shape, dtype="float32")
     dkept = before.copy()
-    draw.library("linear_cross_entropy_backward", *head, log_sums, factors, dx, dkept)
+    draw.library("linear_cross_entropy_backward", *head, log_sums, factors, dx, dkept, True)
     dweight = dkept - before
     dweight = dweight.T if transposed else dweight
     assert not dweight[:, V:].any(), "the gradient of what is no token"
@@ -186,6 +188,19 @@ def embedding(draw: Draw) -> tuple[Results, Results]:
     return {"dtable": dtable}, {"dtable": expected}
 
 
+def add(draw: Draw) -> tuple[Results, Results]:
+    count, other_dtype = draw.size(40000), "float32" if draw.chance() else draw.dtype
+    x, other, y = draw.values(count), draw.values(count, dtype=other_dtype), draw.empty(count)
+    draw.library("add", count, x, draw.dtype, other, other_dtype, y)
+    return {"y": y}, {"y": exact(x) + exact(other)}
+
+
+def sum_of_squares(draw: Draw) -> tuple[Results, Results]:
+    x, total = draw.values(draw.size(90000)), np.empty(1)
+    draw.library("sum_of_squares", x.size, x, draw.dtype, total)
+    return {"sum": total}, {"sum": np.sum(exact(x) ** 2, keepdims=True)}
+
+
 def adamw(draw: Draw) -> tuple[Results, Results]:
     count = draw.size(20000)
     arrays = [draw.values(count, dtype="float32") for _ in range(3)]
@@ -211,7 +226,7 @@ def cast(draw: Draw) -> tuple[Results, Results]:
 OPERATORS: dict[str, Callable[[Draw], tuple[Results, Results]]] = {
     operator.__name__: operator
     for operator in (norm, activation, rotary, attention, linear_cross_entropy, matmul, embedding,
-                     adamw, cast)
+                     add, sum_of_squares, adamw, cast)
 }  # fmt: skip
 
 

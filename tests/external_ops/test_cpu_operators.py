@@ -140,7 +140,7 @@ def test_nothing_gives_nothing(library: CpuLibrary) -> None:
     none = np.zeros(0, np.float32)
     one, mask = np.ones(3, np.float32), Mask.of(None, None, None)
     dweight = empty(3, "float32")
-    library("rms_norm", 0, 3, none, None, None, "float32", one, 1e-5, none, none)
+    library("rms_norm", 0, 3, none, None, "float32", None, "float32", one, 1e-5, none, none)
     library("rms_norm_backward", 0, 3, none, none, "float32", one, none, None, none, dweight)
     assert not dweight.any()
     library("activation", 0, 0, none, None, "float32", none)
@@ -154,8 +154,9 @@ def test_nothing_gives_nothing(library: CpuLibrary) -> None:
 
 
 REFUSED = {
-    "over nothing": ("rms_norm", 2, 0, *3 * [None], "float32", None, 1e-5, None, None),
-    "place for its sum": ("rms_norm", 2, 3, "x", "x", None, "float32", "x", 1e-5, "x", "x"),
+    "over nothing": ("rms_norm", 2, 0, None, *2 * [None, "float32"], None, 1e-5, None, None),
+    "place for its sum": ("rms_norm", 2, 3, "x", "x", "float32", None, "float32", "x", 1e-5, "x",
+                          "x"),
     "a negative count": ("adamw", -1, *4 * ["x"], "float32", None, *8 * [0.5]),
     "isn't positive": ("adamw", 1, *4 * ["x"], "float32", None, *6 * [0.5], 0.0, 1.0),
     "unknown activation": ("activation", 2, 9, "x", None, "float32", "x"),

@@ -280,4 +280,4 @@ def test_a_failed_trial_leaves_the_reference() -> None:
 def test_the_library_refuses_what_makes_no_sense() -> None:
     x = paddle.randn([4])
     with pytest.raises(RuntimeError, match="over nothing"):
-        library.call("rms_norm", 4, 0, x, None, None, x.dtype, x, 1e-6, x, x)
+        library.call("rms_norm", 4, 0, x, None, x.dtype, None, x.dtype, x, 1e-6, x, x)

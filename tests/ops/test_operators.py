@@ -104,27 +104,31 @@ def test_rotary(dtype: str, which: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dropout_add_without_dropout(dtype: str) -> None:
+def test_add(dtype: str) -> None:
+    arrays = [normal(2, 5, 8), normal(2, 5, 8, seed=1)]
+    assert_equal_formula(ops.add, paddle.add, arrays, dtype)
+
+
+def test_a_sum_has_the_dtype_of_the_residual() -> None:
+    assert ops.add(paddle.ones([2]), paddle.ones([2], dtype="bfloat16")).dtype == paddle.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_a_sum(dtype: str) -> None:
+    arrays = [normal(2, 5, 16), normal(2, 5, 16, seed=1), 1 + 0.3 * normal(16, seed=2)]
     assert_equal_formula(
-        lambda branch, x: ops.dropout_add(branch, x, 0.0, None),
-        paddle.add,
-        [normal(2, 5, 8), normal(2, 5, 8, seed=1)],
+        lambda x, branch, w: ops.add_rms_norm(x, branch, w, 1e-5)[1],
+        lambda x, branch, w: formulas.rms_norm(x + branch, w, 1e-5),
+        arrays,
         dtype,
     )
 
 
-def test_dropout_add_leaves_out_a_share_of_the_branch() -> None:
-    branch, x = paddle.ones([100, 100]), paddle.full([100, 100], 10.0)
+def test_dropout_leaves_out_a_share() -> None:
     rows = paddle.to_tensor(random_bits.rows(0, "here", np.arange(1), np.arange(100))[0])
-    trained = ops.dropout_add(branch, x, 0.25, rows).numpy()
-    assert set(np.unique(trained.round(4))) == {np.float32(10), np.float32(11.3333)}
-    assert (trained == 10).mean() == pytest.approx(0.25, abs=0.03)
-    assert (ops.dropout_add(branch, x, 0.25, None).numpy() == 11).all()
-
-
-def test_dropout_add_keeps_the_dtype_of_the_residual() -> None:
-    branch = paddle.ones([2], dtype="bfloat16")
-    assert ops.dropout_add(branch, paddle.ones([2]), 0.0, None).dtype == paddle.float32
+    trained = ops.dropout(paddle.ones([100, 100]), 0.25, rows).numpy()
+    assert set(np.unique(trained.round(4))) == {np.float32(0), np.float32(1.3333)}
+    assert (trained == 0).mean() == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -88,7 +88,7 @@ def test_a_gradient_is_added_where_the_run_sums_it(in_chunks: str) -> None:
     returned = outcome(head(tied=False, normalised=False, in_chunks=True))[2]
     made = head(tied=False, normalised=False, in_chunks=True)
     total = paddle.ones(made.weight.shape)
-    gradient_sum.offer(made.weight, lambda: total)
+    gradient_sum.offer(made.weight, lambda: (total, True))
     with pytest.raises(AttributeError):  # autograd is given nothing
         outcome(made)
     np.testing.assert_allclose(total.numpy(), 1 + returned, rtol=1e-5, atol=1e-5)

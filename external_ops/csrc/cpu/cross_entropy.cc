@@ -117,7 +117,7 @@ int llm_cpu_linear_cross_entropy_backward(int64_t rows, int64_t width, int64_t v
                                           llm_dtype weight_dtype, int64_t weight_stride,
                                           int transposed, const int64_t *labels,
                                           const float *log_sums, const float *factors, float *dx,
-                                          float *dweight) {
+                                          float *dweight, int accumulate) {
   using namespace llm;
   return guarded([&] {
     Head head(rows, width, vocabulary, x, dtype, weight, weight_dtype, weight_stride, transposed);
@@ -145,10 +145,10 @@ int llm_cpu_linear_cross_entropy_backward(int64_t rows, int64_t width, int64_t v
       float *place = dweight + head.offset(first);
       if (head.transposed) {
         matmul(count, width, rows, {gradient, count, true}, {x, width, false}, dtype, nullptr,
-               place, weight_stride, LLM_FLOAT32, true);
+               place, weight_stride, LLM_FLOAT32, accumulate != 0);
       } else {
         matmul(width, count, rows, {x, width, true}, {gradient, count, false}, dtype, nullptr,
-               place, weight_stride, LLM_FLOAT32, true);
+               place, weight_stride, LLM_FLOAT32, accumulate != 0);
       }
     }
   });

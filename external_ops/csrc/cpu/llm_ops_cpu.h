@@ -32,17 +32,18 @@ int llm_cpu_matmul(int64_t m, int64_t n, int64_t k, const void *a, int a_transpo
 
 // sum = x + residual where residual is given (sum may be x itself); with r = 1 / sqrt(mean(sum²) +
 // epsilon) per row: y = sum · r · weight. x, residual, sum, y: [rows, width]; r: [rows].
-int llm_cpu_rms_norm(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
-                     llm_dtype dtype, const float *weight, float epsilon, void *y, float *inverse);
+int llm_cpu_rms_norm(int64_t rows, int64_t width, const void *x, const void *residual,
+                     llm_dtype residual_dtype, void *sum, llm_dtype dtype, const float *weight,
+                     float epsilon, void *y, float *inverse);
 // dx (+ dsum where given, the gradient of sum from elsewhere) and dweight [width].
 int llm_cpu_rms_norm_backward(int64_t rows, int64_t width, const void *dy, const void *x,
                               llm_dtype dtype, const float *weight, const float *inverse,
                               const void *dsum, void *dx, float *dweight);
 
 // The same with y = (sum - mean) · r · weight + bias, r = 1 / sqrt(var + epsilon) per row.
-int llm_cpu_layer_norm(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
-                       llm_dtype dtype, const float *weight, const float *bias, float epsilon,
-                       void *y, float *mean, float *inverse);
+int llm_cpu_layer_norm(int64_t rows, int64_t width, const void *x, const void *residual,
+                       llm_dtype residual_dtype, void *sum, llm_dtype dtype, const float *weight,
+                       const float *bias, float epsilon, void *y, float *mean, float *inverse);
 int llm_cpu_layer_norm_backward(int64_t rows, int64_t width, const void *dy, const void *x,
                                 llm_dtype dtype, const float *weight, const float *mean,
                                 const float *inverse, const void *dsum, void *dx, float *dweight,
@@ -90,18 +91,25 @@ int llm_cpu_linear_log_sums(int64_t rows, int64_t width, int64_t vocabulary, con
                             llm_dtype dtype, const void *weight, llm_dtype weight_dtype,
                             int64_t weight_stride, int transposed, const int64_t *labels,
                             float *largest, float *sum, float *target);
-// With dz = factors · (exp(z - log_sums) - [column is the label]): dx = dz Wᵀ, and xᵀ dz is added to
-// dweight, which is laid out as W. Either may be NULL.
+// With dz = factors · (exp(z - log_sums) - [column is the label]): dx = dz Wᵀ, and dweight, which
+// is laid out as W, becomes xᵀ dz, or that is added to it where accumulate. Either may be NULL.
 int llm_cpu_linear_cross_entropy_backward(int64_t rows, int64_t width, int64_t vocabulary,
                                           const void *x, llm_dtype dtype, const void *weight,
                                           llm_dtype weight_dtype, int64_t weight_stride,
                                           int transposed, const int64_t *labels,
                                           const float *log_sums, const float *factors, float *dx,
-                                          float *dweight);
+                                          float *dweight, int accumulate);
 
 // dtable[ids[i]] += dy[i] for count ids. dtable: [entries, width]; dy: [count, width].
 int llm_cpu_embedding_backward(int64_t count, int64_t entries, int64_t width, const int64_t *ids,
                                const void *dy, llm_dtype dtype, float *dtable);
+
+// y [count] = x + other, in float32 and then in x's type. y may be x.
+int llm_cpu_add(int64_t count, const void *x, llm_dtype dtype, const void *other,
+                llm_dtype other_dtype, void *y);
+
+// The sum of x², the same for any number of threads.
+int llm_cpu_sum_of_squares(int64_t count, const void *x, llm_dtype dtype, double *sum);
 
 // AdamW (Loshchilov and Hutter, arXiv:1711.05101) on one flat tensor, in place; the gradient is
 // multiplied by `factor` first. `weights` (bfloat16) gets the new master where it is given.

@@ -153,8 +153,8 @@ struct Forward {
 };
 
 // Both norms' forward pass; mean and bias are null for RMSNorm.
-void forward(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
-             llm_dtype dtype, const Forward &given, void *y) {
+void forward(int64_t rows, int64_t width, const void *x, const void *residual,
+             llm_dtype residual_dtype, void *sum, llm_dtype dtype, const Forward &given, void *y) {
   require(rows >= 0 && width > 0, "a norm over nothing");
   require(residual == nullptr || sum != nullptr, "a residual needs a place for its sum");
 #pragma omp parallel
@@ -166,7 +166,7 @@ void forward(int64_t rows, int64_t width, const void *x, const void *residual, v
       const int64_t first = row * width;
       const float *x_row = load(at(x, first, dtype), width, dtype, spare);
       if (residual != nullptr) {
-        const float *other = load(at(residual, first, dtype), width, dtype, spare + width);
+        const float *other = load(at(residual, first, residual_dtype), width, residual_dtype, spare + width);
         float *sum_row = place(at(sum, first, dtype), dtype, spare + 2 * width);
         add_rows(width, x_row, other, sum_row);
         store(at(sum, first, dtype), width, dtype, sum_row);
@@ -192,12 +192,13 @@ void forward(int64_t rows, int64_t width, const void *x, const void *residual, v
 }  // namespace
 }  // namespace llm
 
-int llm_cpu_rms_norm(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
-                     llm_dtype dtype, const float *weight, float epsilon, void *y, float *inverse) {
+int llm_cpu_rms_norm(int64_t rows, int64_t width, const void *x, const void *residual,
+                     llm_dtype residual_dtype, void *sum, llm_dtype dtype, const float *weight,
+                     float epsilon, void *y, float *inverse) {
   using namespace llm;
   return guarded([&] {
     const Forward given{weight, nullptr, epsilon, nullptr, inverse};
-    forward(rows, width, x, residual, sum, dtype, given, y);
+    forward(rows, width, x, residual, residual_dtype, sum, dtype, given, y);
   });
 }
 
@@ -211,13 +212,13 @@ int llm_cpu_rms_norm_backward(int64_t rows, int64_t width, const void *dy, const
   });
 }
 
-int llm_cpu_layer_norm(int64_t rows, int64_t width, const void *x, const void *residual, void *sum,
-                       llm_dtype dtype, const float *weight, const float *bias, float epsilon,
-                       void *y, float *mean, float *inverse) {
+int llm_cpu_layer_norm(int64_t rows, int64_t width, const void *x, const void *residual,
+                       llm_dtype residual_dtype, void *sum, llm_dtype dtype, const float *weight,
+                       const float *bias, float epsilon, void *y, float *mean, float *inverse) {
   using namespace llm;
   return guarded([&] {
     const Forward given{weight, bias, epsilon, mean, inverse};
-    forward(rows, width, x, residual, sum, dtype, given, y);
+    forward(rows, width, x, residual, residual_dtype, sum, dtype, given, y);
   });
 }
 

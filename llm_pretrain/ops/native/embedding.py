@@ -27,7 +27,9 @@ class Embedding(PyLayer):
         if table.stop_gradient:
             return None, None
         total = sum_of_gradients(table)
-        dtable = paddle.zeros(table.shape, "float32") if total is None else total
+        dtable, has_values = total or (paddle.empty(table.shape, "float32"), False)
+        if not has_values:
+            dtable.zero_()
         call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
              dy.dtype, dtable)  # fmt: skip
         return None, dtable.astype(table.dtype) if total is None else None

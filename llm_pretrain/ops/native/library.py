@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-INTERFACE = 2
+INTERFACE = 3
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 
@@ -24,9 +24,9 @@ _KINDS = {"p": _POINTER, "n": _SIZE, "i": _FLAG, "f": _REAL}
 _SIGNATURES = {
     "cast": "npipi",
     "matmul": "nnnpipiippii",
-    "rms_norm": "nnpppipfpp",
+    "rms_norm": "nnppipipfpp",
     "rms_norm_backward": "nnppippppp",
-    "layer_norm": "nnpppippfppp",
+    "layer_norm": "nnppipippfppp",
     "layer_norm_backward": "nnppippppppp",
     "activation": "nippip",
     "activation_backward": "nipppipp",
@@ -34,8 +34,10 @@ _SIGNATURES = {
     "flash_attention": "nnnnnpppippp",
     "flash_attention_backward": "nnnnnpppippppppp",
     "linear_log_sums": "nnnpipinipppp",
-    "linear_cross_entropy_backward": "nnnpipinippppp",
+    "linear_cross_entropy_backward": "nnnpipinipppppi",
     "embedding_backward": "nnnppip",
+    "add": "npipip",
+    "sum_of_squares": "npip",
     "adamw": "nppppip" + 8 * "f",
 }
 
@@ -131,8 +133,15 @@ def packed(x: Tensor) -> Tensor:
 def cast(x: Tensor, dtype: paddle.dtype) -> Tensor:
     """`x` in float32 or bfloat16, without a gradient."""
     x = packed(x)
-    if x.dtype == dtype:
-        return x
+    return x if x.dtype == dtype else copied(x, dtype)
+
+
+def copied(x: Tensor, dtype: paddle.dtype) -> Tensor:
+    """A copy of `x` in float32 or bfloat16, without a gradient.
+
+    Two gradients of one backward pass must not share memory: autograd may add to either in place.
+    """
+    x = packed(x)
     y = paddle.empty(x.shape, dtype)
     call("cast", x.size, x, x.dtype, y, dtype)
     return y

@@ -77,9 +77,9 @@ class _Linears(PyLayer):
             if weights_trained[number]:
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
                 total = sum_of_gradients(weight)
-                place = paddle.empty(weight.shape, weight.dtype) if total is None else total
+                place, has_values = total or (paddle.empty(weight.shape, weight.dtype), False)
                 call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
-                     operand.dtype, None, place, place.dtype, total is not None)  # fmt: skip
+                     operand.dtype, None, place, place.dtype, has_values)  # fmt: skip
                 dweight = place if total is None else None
             dweights.append(dweight)
             if ctx.has_bias[number]:

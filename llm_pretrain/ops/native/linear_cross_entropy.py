@@ -30,8 +30,9 @@ def gradients(
     dweight: Tensor | None,
     *,
     transposed: bool,
+    accumulate: bool,
 ) -> Tensor:
-    """dx, float32 [R, H]; the weight's gradient is added to `dweight`."""
+    """dx, float32 [R, H]; the weight's gradient goes into `dweight`."""
     _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
     expect("log_sums", log_sums_R, labels_R.shape, paddle.float32)
     expect("factors", factors_R, labels_R.shape, paddle.float32)
@@ -40,7 +41,7 @@ def gradients(
     dx_RH = paddle.empty(x_RH.shape, "float32")
     call("linear_cross_entropy_backward", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight,
          weight.dtype, weight.shape[1], transposed, packed(labels_R), packed(log_sums_R),
-         packed(factors_R), dx_RH, dweight)  # fmt: skip
+         packed(factors_R), dx_RH, dweight, accumulate)  # fmt: skip
     return dx_RH
 
 

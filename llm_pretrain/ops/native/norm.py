@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm in C++."""
+"""RMSNorm and LayerNorm in C++, after the addition of a branch where there is one."""
 
 from __future__ import annotations
 
@@ -8,54 +8,85 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.native.library import as_float32, call, expect, packed
+from llm_pretrain.ops.native.library import as_float32, call, copied, expect, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
 class RMSNorm(PyLayer):
-    """`ops.rms_norm`."""
+    """`ops.rms_norm`, or `ops.add_rms_norm` with a branch."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        note_trained(ctx, x, weight)
-        x, width = packed(x), x.shape[-1]
-        expect("weight", weight, [width])
-        y, inverse = paddle.empty_like(x), paddle.empty([x.size // width], "float32")
-        call("rms_norm", x.size // width, width, x, None, None, x.dtype, as_float32(weight),
-             epsilon, y, inverse)  # fmt: skip
-        ctx.save_for_backward(x, weight, inverse)
-        return y
+    def forward(
+        ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, epsilon: float
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        rows, total, head = _operands(ctx, x, branch, weight)
+        y, inverse = paddle.empty_like(total), paddle.empty([rows], "float32")
+        call("rms_norm", *head, as_float32(weight), epsilon, y, inverse)
+        ctx.save_for_backward(total, weight, inverse)
+        return y if branch is None else (total, y)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse = ctx.saved_tensor()
-        dx, dweight = paddle.empty_like(x), paddle.empty(weight.shape, "float32")
-        call("rms_norm_backward", inverse.size, x.shape[-1], packed(dy), x, x.dtype,
-             as_float32(weight), inverse, None, dx, dweight)  # fmt: skip
-        return for_trained(ctx, dx, dweight.astype(weight.dtype))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        total, weight, inverse = ctx.saved_tensor()
+        dy, dtotal = _gradients(gradients)
+        dx, dweight = paddle.empty_like(total), paddle.empty(weight.shape, "float32")
+        call("rms_norm_backward", inverse.size, total.shape[-1], dy, total, total.dtype,
+             as_float32(weight), inverse, dtotal, dx, dweight)  # fmt: skip
+        return for_trained(ctx, *_parts(ctx, dx), dweight.astype(weight.dtype))
 
 
 class LayerNorm(PyLayer):
-    """`ops.layer_norm`."""
+    """`ops.layer_norm`, or `ops.add_layer_norm` with a branch."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        note_trained(ctx, x, weight, bias)
-        x, width = packed(x), x.shape[-1]
-        expect("weight", weight, [width])
-        expect("bias", bias, [width])
-        y = paddle.empty_like(x)
-        mean, inverse = (paddle.empty([x.size // width], "float32") for _ in range(2))
-        call("layer_norm", x.size // width, width, x, None, None, x.dtype, as_float32(weight),
-             as_float32(bias), epsilon, y, mean, inverse)  # fmt: skip
-        ctx.save_for_backward(x, weight, mean, inverse)
-        return y
+    def forward(
+        ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        rows, total, head = _operands(ctx, x, branch, weight, bias)
+        y = paddle.empty_like(total)
+        mean, inverse = (paddle.empty([rows], "float32") for _ in range(2))
+        call("layer_norm", *head, as_float32(weight), as_float32(bias), epsilon, y, mean,
+             inverse)  # fmt: skip
+        ctx.save_for_backward(total, weight, mean, inverse)
+        return y if branch is None else (total, y)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse = ctx.saved_tensor()
-        dx = paddle.empty_like(x)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        total, weight, mean, inverse = ctx.saved_tensor()
+        dy, dtotal = _gradients(gradients)
+        dx = paddle.empty_like(total)
         dweight, dbias = (paddle.empty(weight.shape, "float32") for _ in range(2))
-        call("layer_norm_backward", inverse.size, x.shape[-1], packed(dy), x, x.dtype,
-             as_float32(weight), mean, inverse, None, dx, dweight, dbias)  # fmt: skip
-        return for_trained(ctx, dx, dweight.astype(weight.dtype), dbias.astype(weight.dtype))
+        call("layer_norm_backward", inverse.size, total.shape[-1], dy, total, total.dtype,
+             as_float32(weight), mean, inverse, dtotal, dx, dweight, dbias)  # fmt: skip
+        dparameters = dweight.astype(weight.dtype), dbias.astype(weight.dtype)
+        return for_trained(ctx, *_parts(ctx, dx), *dparameters)
+
+
+def _operands(
+    ctx: Any, x: Tensor, branch: Tensor | None, *parameters: Tensor
+) -> tuple[int, Tensor, tuple[Any, ...]]:
+    """The rows, what is normalised, and a call's first arguments."""
+    x, width = packed(x), x.shape[-1]
+    for name, parameter in zip(("weight", "bias"), parameters, strict=False):
+        expect(name, parameter, [width])
+    rows = x.size // width
+    if branch is None:
+        ctx.branch_dtype = None
+        note_trained(ctx, x, *parameters)
+        return rows, x, (rows, width, x, None, x.dtype, None, x.dtype)
+    expect("branch", branch, x.shape)
+    ctx.branch_dtype = branch.dtype
+    note_trained(ctx, x, branch, *parameters)
+    total = paddle.empty_like(x)
+    return rows, total, (rows, width, x, packed(branch), branch.dtype, total, x.dtype)
+
+
+def _gradients(gradients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+    """Of the norm and, where there was an addition, of the sum."""
+    *dtotal, dy = gradients
+    return packed(dy), packed(dtotal[0]) if dtotal else None
+
+
+def _parts(ctx: Any, dx: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of what was added."""
+    return (dx,) if ctx.branch_dtype is None else (dx, copied(dx, ctx.branch_dtype))

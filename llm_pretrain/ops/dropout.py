@@ -1,4 +1,4 @@
-"""Dropout, and the end of a residual branch."""
+"""Dropout (Srivastava et al., JMLR 15, 2014)."""
 
 from __future__ import annotations
 
@@ -20,23 +20,3 @@ def dropout(x: Tensor, probability: float, rows: Tensor) -> Tensor:
     """
     kept = keep(rows, np.arange(x.shape[-1]), probability).astype("float32")
     return (x.astype("float32") * kept.scale_(1 / (1 - probability))).astype(x.dtype)
-
-
-def dropout_add(branch: Tensor, x: Tensor, probability: float, rows: Tensor | None) -> Tensor:
-    """x + dropout(branch), added in float32.
-
-    Args:
-        branch, x: one shape [..., H].
-        rows: int64 [...]; None leaves nothing out.
-
-    Returns:
-        The shape and dtype of `x`.
-    """
-    if rows is not None:
-        branch = dropout(branch, probability, rows)
-    return add(x, branch)
-
-
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, added in float32, in the dtype of `x`."""
-    return (x.astype("float32") + y.astype("float32")).astype(x.dtype)

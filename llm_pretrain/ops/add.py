@@ -1,0 +1,15 @@
+"""Addition of what may have two types: the residual stream and a branch."""
+
+from __future__ import annotations
+
+from paddle import Tensor
+
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.native.add import Add
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, added in float32, in the dtype of `x`."""
+    if x.shape == y.shape and dispatch.is_native("norm", x, y):
+        return Add.apply(x, y)
+    return (x.astype("float32") + y.astype("float32")).astype(x.dtype)

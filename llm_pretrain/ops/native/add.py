@@ -1,0 +1,29 @@
+"""Addition in C++, of tensors of two types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from llm_pretrain.ops.native.library import call, copied, packed
+from llm_pretrain.ops.trained import for_trained, note_trained
+
+
+class Add(PyLayer):
+    """`ops.add`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        note_trained(ctx, x, y)
+        x, y = packed(x), packed(y)
+        total = paddle.empty_like(x)
+        call("add", x.size, x, x.dtype, y, y.dtype, total)
+        ctx.y_dtype = y.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return for_trained(ctx, gradient, copied(gradient, ctx.y_dtype))

@@ -75,9 +75,7 @@ class Borders:
         kinds[_NOT_WIDE] = kinds[:, _NOT_WIDE] = MIXED
         self._kinds = kinds.ravel()
 
-    def between(
-        self, codes: NDArray[np.integer], word_ends: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
+    def between(self, codes: Codes, word_ends: NDArray[np.int64]) -> NDArray[np.uint8]:
         """JOINED or MIXED for each two neighbours, or 0: they can be cut apart.
 
         `codes`: all characters, 0 for those from BASIC on; `word_ends`: where words end, across
@@ -85,14 +83,15 @@ class Borders:
         """
         kinds = self._kinds[self._classes[codes[:-1]] * self._count + self._classes[codes[1:]]]
         kinds[word_ends[:-1] - 1] = 0
+        # A place is one further on here: the ends have no neighbours that are mixed.
         mixed = np.zeros(len(codes) + 1, np.bool_)
         mixed[1:-1] = kinds & MIXED
-        apart = (kinds & _IF_APART).astype(np.bool_)
-        while True:
-            more = apart & ~mixed[1:-1] & (mixed[:-2] | mixed[2:])
-            if not more.any():
-                return np.where(mixed[1:-1], np.uint8(MIXED), kinds & JOINED)
-            mixed[1:-1] |= more
+        apart = np.flatnonzero(kinds & _IF_APART) + 1
+        while len(more := apart[~mixed[apart] & (mixed[apart - 1] | mixed[apart + 1])]):
+            mixed[more] = True
+        kinds &= JOINED
+        kinds[mixed[1:-1]] = MIXED
+        return kinds
 
     def _block(self, lefts: Codes, rights: Codes) -> tuple[NDArray[np.int64], ...]:
         return np.ix_(np.unique(self._classes[lefts]), np.unique(self._classes[rights]))

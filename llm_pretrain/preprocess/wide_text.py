@@ -69,8 +69,8 @@ class WideText:
         whole = "".join(chain.from_iterable(words))
         if not whole:
             return Ragged.of([[]] * len(texts))
-        codes = np.frombuffer(whole.encode("utf-32-le"), np.uint32)
-        codes = np.where(codes < BASIC, codes, 0)
+        codes = np.frombuffer(whole.encode("utf-32-le"), np.uint32).astype(np.int64)
+        codes[codes >= BASIC] = 0
         word_ends = np.cumsum(np.fromiter(map(len, chain.from_iterable(words)), np.int64))
         text_ends = np.concatenate([[0], word_ends])[np.cumsum([len(some) for some in words])]
         borders = self._borders.between(codes, word_ends)
@@ -79,10 +79,10 @@ class WideText:
         ids = self._characters[codes]
         unknown = ids < 0
         unknown[:-1] |= borders == MIXED
-        plain = (lengths <= _MOST_CHARACTERS) & ~np.logical_or.reduceat(unknown, starts)
+        plain = lengths <= _MOST_CHARACTERS
+        plain[np.searchsorted(starts, np.flatnonzero(unknown), side="right") - 1] = False
 
-        kept = self._merge(ids, lengths, plain)
-        sizes = np.add.reduceat(kept, starts, dtype=np.int64)
+        kept, sizes = self._merge(ids, lengths, plain)
         others = [
             whole[start : start + length]
             for start, length in zip(starts[~plain], lengths[~plain], strict=True)
@@ -99,31 +99,37 @@ class WideText:
 
     def _merge(
         self, ids: NDArray[np.int64], lengths: NDArray[np.int64], plain: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """Merge the characters of all plain pieces in `ids`; where the tokens are that remain.
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Merge the characters of all plain pieces in `ids`; where tokens remain, and how many.
 
         BPE as it is defined: again and again the pair of the lowest rank, the first of equals.
         """
         kept = np.repeat(plain, lengths)
-        piece = np.repeat(np.arange(len(lengths)), lengths)
-        at = np.flatnonzero(np.repeat(plain & (lengths > 1), lengths))
+        sizes = lengths.copy()
+        of_several = plain & (lengths > 1)
+        at = np.flatnonzero(np.repeat(of_several, lengths))
+        numbers = np.flatnonzero(of_several)
+        piece = np.repeat(numbers, lengths[numbers])
+        tokens = ids[at]
         while True:
-            left, right = at[:-1], at[1:]
-            same = np.flatnonzero(piece[left] == piece[right])
-            found, ranks, merged = self._pairs.find(ids[left[same]], ids[right[same]])
+            left = np.flatnonzero(piece[:-1] == piece[1:])
+            found, ranks, merged = self._pairs.find(tokens[left], tokens[left + 1])
             if not len(found):
-                return kept
-            can = same[found]
-            firsts = np.flatnonzero(np.diff(piece[left[can]], prepend=-1))
+                return kept, sizes
+            left = left[found]
+            firsts = np.flatnonzero(np.diff(piece[left], prepend=-1))
             lowest = np.minimum.reduceat(ranks, firsts)
-            is_lowest = np.flatnonzero(ranks == np.repeat(lowest, np.diff(firsts, append=len(can))))
-            chosen = is_lowest[np.diff(piece[left[can[is_lowest]]], prepend=-1) != 0]
-            can = can[chosen]
-            ids[left[can]] = merged[chosen]
-            kept[right[can]] = False
+            chosen = np.flatnonzero(ranks == np.repeat(lowest, np.diff(firsts, append=len(left))))
+            chosen = chosen[np.diff(piece[left[chosen]], prepend=-1) != 0]
+            left = left[chosen]
+            tokens[left] = ids[at[left]] = merged[chosen]
+            kept[at[left + 1]] = False
+            sizes[piece[left]] -= 1
             goes_on = np.zeros(len(lengths), np.bool_)
-            goes_on[piece[left[can]]] = True
-            at = at[goes_on[piece[at]] & kept[at]]
+            goes_on[piece[left]] = True
+            stays = goes_on[piece]
+            stays[left + 1] = False
+            at, piece, tokens = at[stays], piece[stays], tokens[stays]
 
 
 def wide_text(parts: dict[str, Any], table: WordTable) -> WideText | None:

@@ -69,7 +69,7 @@ def both_passes(operator: str, dtype: str) -> Callable[[], Passes]:
 
     def once() -> Passes:
         for operand in operands:
-            operand.clear_gradient(set_to_zero=False)
+            operand.grad = None
         outputs: list[Tensor] = []
         forward = seconds_of(lambda: outputs.extend(_as_list(function(*operands))))
         dys.extend(random(y.dtype, y.shape) for y in outputs[len(dys) :])

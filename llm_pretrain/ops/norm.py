@@ -26,7 +26,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         [..., H] in the dtype of `x`.
     """
     if dispatch.is_native("norm", x, weight):
-        return native.RMSNorm.apply(x, None, weight, epsilon)
+        return native.rms_norm(x, weight, epsilon)
     return _RMSNorm.apply(x, weight, epsilon)
 
 
@@ -35,7 +35,7 @@ def add_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """s = x + branch, in the dtype of `x`, and `rms_norm` of s."""
     if dispatch.is_native("norm", x, branch, weight):
-        return native.RMSNorm.apply(x, branch, weight, epsilon)
+        return native.add_rms_norm(x, branch, weight, epsilon)
     total = add(x, branch)
     return total, rms_norm(total, weight, epsilon)
 
@@ -74,7 +74,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
         [..., H] in the dtype of `x`.
     """
     if dispatch.is_native("norm", x, weight, bias):
-        return native.LayerNorm.apply(x, None, weight, bias, epsilon)
+        return native.layer_norm(x, weight, bias, epsilon)
     operands = (operand.astype("float32") for operand in (x, weight, bias))
     x32, weight32, bias32 = operands
     y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)
@@ -86,7 +86,7 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """s = x + branch, in the dtype of `x`, and `layer_norm` of s."""
     if dispatch.is_native("norm", x, branch, weight, bias):
-        return native.LayerNorm.apply(x, branch, weight, bias, epsilon)
+        return native.add_layer_norm(x, branch, weight, bias, epsilon)
     total = add(x, branch)
     return total, layer_norm(total, weight, bias, epsilon)
 

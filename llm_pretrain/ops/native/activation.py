@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import paddle
@@ -9,6 +10,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native.library import call, expect, packed
+from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 _KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -16,18 +18,26 @@ _KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 
 def activation(name: str, x: Tensor, up: Tensor | None) -> Tensor:
     """`ops.activation`."""
-    return _Activation.apply(_KINDS[name], x) if up is None else _Gated.apply(_KINDS[name], x, up)
+    kind = _KINDS[name]
+    compute = partial(_compute, kind)
+    if up is None:
+        return attach(_Activation.apply(kind, x), compute, x)
+    return attach(_Gated.apply(kind, x, up), compute, x, up)
+
+
+def _compute(kind: int, x: Tensor, up: Tensor | None = None) -> Tensor:
+    x, up = packed(x), None if up is None else packed(up)
+    y = paddle.empty_like(x)
+    call("activation", x.size, kind, x, up, x.dtype, y)
+    return y
 
 
 class _Activation(PyLayer):
     @staticmethod
     def forward(ctx: Any, kind: int, x: Tensor) -> Tensor:
-        x = packed(x)
-        y = paddle.empty_like(x)
-        call("activation", x.size, kind, x, None, x.dtype, y)
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(packed(x))
         ctx.kind = kind
-        return y
+        return _compute(kind, x)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
@@ -42,12 +52,9 @@ class _Gated(PyLayer):
     def forward(ctx: Any, kind: int, x: Tensor, up: Tensor) -> Tensor:
         note_trained(ctx, x, up)
         expect("up", up, x.shape, x.dtype)
-        x, up = packed(x), packed(up)
-        y = paddle.empty_like(x)
-        call("activation", x.size, kind, x, up, x.dtype, y)
-        ctx.save_for_backward(x, up)
+        ctx.save_for_backward(packed(x), packed(up))
         ctx.kind = kind
-        return y
+        return _compute(kind, x, up)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

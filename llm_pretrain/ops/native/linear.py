@@ -12,6 +12,7 @@ from paddle.autograd import PyLayer
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
 from llm_pretrain.ops.native import rounded_weights
 from llm_pretrain.ops.native.library import call, cast, expect, packed
+from llm_pretrain.ops.native.recipe import recipe_of
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
@@ -44,9 +45,11 @@ class _Linears(PyLayer):
     ) -> tuple[Tensor, ...]:
         note_trained(ctx, x, *parameters)
         weights, given = parameters[: len(has_bias)], iter(parameters[len(has_bias) :])
-        operand = cast(x, dtype)
-        ctx.save_for_backward(operand, *weights)
-        ctx.x_dtype, ctx.transposed, ctx.has_bias = x.dtype, transposed, has_bias
+        operand, recipe = cast(x, dtype), recipe_of(x)
+        kept = (operand,) if recipe is None else recipe.operands
+        ctx.save_for_backward(*weights, *kept)
+        ctx.compute = None if recipe is None else recipe.compute
+        ctx.dtype, ctx.x_dtype, ctx.transposed, ctx.has_bias = dtype, x.dtype, transposed, has_bias
         ctx.bias_dtypes = [bias.dtype for bias in parameters[len(has_bias) :]]
         outputs = []
         for weight, biased in zip(weights, has_bias, strict=True):
@@ -56,7 +59,9 @@ class _Linears(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        operand, *weights = ctx.saved_tensor()
+        saved, count = ctx.saved_tensor(), len(ctx.has_bias)
+        weights, kept = saved[:count], saved[count:]
+        operand = kept[0] if ctx.compute is None else cast(ctx.compute(*kept), ctx.dtype)
         x_trained, *weights_trained = ctx.trained[: 1 + len(weights)]
         inputs = operand.shape[-1]
         rows = operand.size // inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import paddle
@@ -9,7 +10,44 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native.library import as_float32, call, copied, expect, packed
+from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """`ops.rms_norm`."""
+    y = RMSNorm.apply(x, None, weight, epsilon)
+    return attach(y, partial(_rms_norm, epsilon), x, weight)
+
+
+def add_rms_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`ops.add_rms_norm`."""
+    total, y = RMSNorm.apply(x, branch, weight, epsilon)
+    return total, attach(y, partial(_rms_norm, epsilon), total, weight)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """`ops.layer_norm`."""
+    y = LayerNorm.apply(x, None, weight, bias, epsilon)
+    return attach(y, partial(_layer_norm, epsilon), x, weight, bias)
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`ops.add_layer_norm`."""
+    total, y = LayerNorm.apply(x, branch, weight, bias, epsilon)
+    return total, attach(y, partial(_layer_norm, epsilon), total, weight, bias)
+
+
+def _rms_norm(epsilon: float, x: Tensor, weight: Tensor) -> Tensor:
+    return RMSNorm.apply(x.detach(), None, weight.detach(), epsilon)
+
+
+def _layer_norm(epsilon: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return LayerNorm.apply(x.detach(), None, weight.detach(), bias.detach(), epsilon)
 
 
 class RMSNorm(PyLayer):

@@ -2,8 +2,8 @@
 
 Both programs run side by side, each in its own environment (`make peers`), with the same threads,
 and take turns at every operator; medians count. The share of the roofline is the time that the
-least work takes at the speed of a large product by oneDNN or of a copy of about as many bytes,
-whichever is longer, over the operator's own.
+least work takes at the speed of a large product by oneDNN, or at that of reading and writing an
+array of about as many bytes, whichever is longer, over the operator's own.
 
     python benchmarks/ops.py [--rounds 3] [--sizes base] [--json FILE]
 """
@@ -92,7 +92,7 @@ class Bench:
 
     Attributes:
         speeds: FLOP/s of large products by oneDNN, by dtype.
-        bandwidths: bytes/s of copies, by the bytes that they read and write.
+        bandwidths: bytes/s of scaling an array in place, by its bytes.
     """
 
     def __init__(self, sizes: str, rounds: int) -> None:
@@ -103,16 +103,16 @@ class Bench:
         flops = 2 * self.sizes.square**3
         self.speeds = {dtype: flops / self.ours.best("product", dtype, rounds) for dtype in BYTES}
         self.bandwidths = {
-            mib << 20: (mib << 20) / self.theirs.best(name, "float32", rounds)
-            for name, mib in self.sizes.copies.items()
+            size: 2 * size / self.theirs.best(name, "float32", rounds)
+            for name, size in self.sizes.scalings.items()
         }
 
     def ceilings(self) -> str:
         speeds = [f"{speed / 1e9:.0f} GFLOP/s {dtype}" for dtype, speed in self.speeds.items()]
-        copies = [
+        memory = [
             f"{it / 1e9:.1f} GB/s of {size >> 20} MiB" for size, it in self.bandwidths.items()
         ]
-        return f"oneDNN's product: {', '.join(speeds)}; copies: {', '.join(copies)}"
+        return f"oneDNN's product: {', '.join(speeds)}; memory: {', '.join(memory)}"
 
     def compare(self, operator: str, dtype: str) -> list[Line]:
         """A line for every pass."""

@@ -15,7 +15,6 @@ sizes = SIZES[sys.argv[1]]
 B, S, H, V = sizes.batch, sizes.sequence, sizes.hidden, sizes.vocabulary
 X_BSH, GATE_BSF, HEADS_BSND = [B, S, H], [B, S, sizes.feed_forward], sizes.heads_shape
 EPSILON = 1e-6
-MIB = 1 << 20
 
 ids = torch.randint(0, V, [B, S])
 half = HEADS_BSND[-1] // 2
@@ -85,15 +84,15 @@ def adamw() -> Callable[[], Passes]:
     return lambda: {"step": seconds_of(optimizer.step)}
 
 
-def copy(mib: int) -> Callable[[], Passes]:
-    """Of half as many MiB, which are read and written."""
-    source, target = (torch.ones(mib * MIB // 2 // 4) for _ in range(2))
-    return lambda: {"copy": seconds_of(lambda: target.copy_(source))}
+def scaling(size: int) -> Callable[[], Passes]:
+    """Reads and writes an array of as many bytes."""
+    x = torch.ones(size // 4)
+    return lambda: {"scaling": seconds_of(lambda: x.mul_(1.0))}
 
 
 def prepare(operator: str, dtype: str) -> Callable[[], Passes]:
-    if operator in sizes.copies:
-        return copy(sizes.copies[operator])
+    if operator in sizes.scalings:
+        return scaling(sizes.scalings[operator])
     return adamw() if operator == "AdamW" else both_passes(operator, getattr(torch, dtype))
 
 

@@ -27,8 +27,8 @@ class Sizes(NamedTuple):
     parameters: int
     # Rows and columns of the product whose speed is taken for the machine's.
     square: int
-    # MiB that the copies read and write, together.
-    copied_mib: tuple[int, ...]
+    # Of the arrays that the speed of memory is measured with.
+    array_mib: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
@@ -46,9 +46,13 @@ class Sizes(NamedTuple):
         return {f"linear {i} × {o}": (i, o) for i, o in ((H, 3 * H), (H, 2 * F), (F, H))}
 
     @property
-    def copies(self) -> dict[str, int]:
-        """MiB of the copies."""
-        return {f"copy of {mib} MiB": mib for mib in self.copied_mib}
+    def scalings(self) -> dict[str, int]:
+        """Bytes of the arrays that are multiplied by a number in place.
+
+        Of all simple loops it alone moves no more than it names: a copy also reads what it is about
+        to overwrite.
+        """
+        return {f"scaling of {mib} MiB": mib << 20 for mib in self.array_mib}
 
 
 SIZES = {
@@ -72,8 +76,8 @@ class Work(NamedTuple):
 
         Args:
             speed: FLOP/s of products in `dtype`.
-            bandwidths: bytes/s of copies, by the bytes that they read and write. That of the
-                nearest counts: what is small stays in the caches.
+            bandwidths: bytes/s read and written, by the bytes of the array. That of the array
+                nearest in size to the work counts: what is small stays in the caches.
         """
         moved = self.numbers * BYTES[dtype]
         nearest = min(bandwidths, key=lambda size: abs(math.log(size / moved)))

@@ -30,7 +30,7 @@ def ops_work() -> ModuleType:
 
 def test_the_roofline_is_that_of_products_or_of_memory(ops_work: ModuleType) -> None:
     bandwidths = {1 << 20: 1e9, 1 << 30: 1e8}
-    # A million numbers are 4 MB: those of the small copy count.
+    # A million numbers are 4 MB: that of the small array counts.
     work = ops_work.Work(flops=2e9, numbers=1e6)
     assert work.least_seconds("float32", 1e9, bandwidths) == 2
     assert work.least_seconds("float32", 1e12, bandwidths) == pytest.approx(4e-3)

@@ -40,7 +40,6 @@ from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import examine_folders
-from llm_pretrain.training.host_memory import give_back_freed_tensors
 from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
@@ -146,7 +145,6 @@ def _select_device(config: RunConfig) -> None:
     has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if not has_gpu or (wanted or "gpu").startswith("cpu"):
         paddle.device.set_device("cpu")
-        give_back_freed_tensors()
         return
     if wanted and ":" in wanted and topology.world_size() == 1:
         paddle.device.set_device(wanted)

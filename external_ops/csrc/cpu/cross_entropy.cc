@@ -11,7 +11,7 @@ namespace llm {
 namespace {
 
 // Logits in memory at a time: few enough to stay in the last cache.
-constexpr int64_t kLogits = int64_t{1} << 22;
+constexpr int64_t kLogits = int64_t{1} << 20;
 
 LLM_INLINE float largest_of_body(int64_t count, const float *row) {
   float largest = -INFINITY;

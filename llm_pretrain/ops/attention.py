@@ -92,7 +92,8 @@ class _Attention(PyLayer):
     ) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
         length = q_BSND.shape[1]
-        sizes = _block_sizes(length, mask)
+        sizes = _block_sizes(length)
+        seen = _blocks_seen(sizes, mask)
         positions = np.split(np.arange(length), np.cumsum(sizes)[:-1])
         scale = 1 / math.sqrt(q_BSND.shape[-1])
         groups = q_BSND.shape[2] // k_BSKD.shape[2]
@@ -100,7 +101,9 @@ class _Attention(PyLayer):
         keys, values = split_keys(k_BSKD, sizes), split_keys(v_BSKD, sizes)
         outputs, probabilities, kept = [], [], []
         for i, q in enumerate(queries):
-            scores = paddle.matmul(_rows(q), _up_to(keys, i), transpose_y=True).astype("float32")
+            scores = paddle.matmul(_rows(q), _first(keys, seen[i]), transpose_y=True).astype(
+                "float32"
+            )
             bias = mask.bias(positions[i], np.arange(scores.shape[-1]))
             if bias is not None:
                 by_head = scores.reshape([*q.shape[:4], -1])
@@ -111,10 +114,11 @@ class _Attention(PyLayer):
                 assert rows_BNS is not None
                 rows = rows_of_block(rows_BNS, groups, positions[i])
                 kept[-1] = random_dropout(kept[-1], dropout, rows)
-            output = paddle.matmul(kept[-1].astype(q.dtype), _up_to(values, i))
+            output = paddle.matmul(kept[-1].astype(q.dtype), _first(values, seen[i]))
             outputs.append(output.reshape(q.shape))
         ctx.save_for_backward(*queries, *keys, *values, *outputs, *probabilities, *kept)
-        ctx.sizes, ctx.scale, ctx.groups, ctx.dropout = sizes, scale, groups, dropout
+        ctx.sizes, ctx.seen = sizes, seen
+        ctx.scale, ctx.groups, ctx.dropout = scale, groups, dropout
         return join_queries(outputs)
 
     @staticmethod
@@ -131,26 +135,34 @@ class _Attention(PyLayer):
             correction = do.astype("float32") * outputs[i].astype("float32")
             correction = _rows(correction.sum(-1, keepdim=True))
             q, do = _rows(queries[i]), _rows(do)
-            _add_up_to(dvalues, i, paddle.matmul(kept[i].astype(do.dtype), do, transpose_x=True))
-            ds = paddle.matmul(do, _up_to(values, i), transpose_y=True).astype("float32")
+            seen = ctx.seen[i]
+            dv = paddle.matmul(kept[i].astype(do.dtype), do, transpose_x=True)
+            _add_to_first(dvalues, seen, dv)
+            ds = paddle.matmul(do, _first(values, seen), transpose_y=True).astype("float32")
             if ctx.dropout:
                 ds.multiply_(kept[i]).subtract_(probabilities[i] * correction)
             else:
                 ds.subtract_(correction).multiply_(probabilities[i])
             ds = ds.astype(do.dtype)
-            _add_up_to(dkeys, i, paddle.matmul(ds, q, transpose_x=True))
-            dqueries.append(paddle.matmul(ds, _up_to(keys, i)).reshape(queries[i].shape))
+            _add_to_first(dkeys, seen, paddle.matmul(ds, q, transpose_x=True))
+            dqueries.append(paddle.matmul(ds, _first(keys, seen)).reshape(queries[i].shape))
         dk_BSKD, dv_BSKD = (join_keys(x).astype(do_BSND.dtype) for x in (dkeys, dvalues))
         return for_trained(ctx, join_queries(dqueries) * ctx.scale, dk_BSKD, dv_BSKD)
 
 
-def _block_sizes(length: int, mask: Mask) -> list[int]:
+def _block_sizes(length: int) -> list[int]:
     """Query rows of every block. Few large blocks: each costs some launches."""
-    if mask.prefix_lengths is not None:
-        return [length]
     rows = max(_FEWEST_ROWS, -(-length // _MOST_BLOCKS))
     full, rest = divmod(length, rows)
     return [rows] * full + [rest] * (rest > 0)
+
+
+def _blocks_seen(sizes: list[int], mask: Mask) -> list[int]:
+    """How many of the blocks of keys, from the first, each block of queries sees a part of."""
+    of_prefix = 0
+    if mask.prefix_lengths is not None:
+        of_prefix = 1 + int(np.searchsorted(np.cumsum(sizes), mask.prefix_lengths.max()))
+    return [max(of_prefix, block + 1) for block in range(len(sizes))]
 
 
 def by_group(bias: Tensor, groups: int) -> Tensor:
@@ -197,12 +209,12 @@ def join_keys(blocks_BKRD: list[Tensor]) -> Tensor:
     return paddle.einsum("bksd->bskd", paddle.concat(blocks_BKRD, axis=2))
 
 
-def _up_to(blocks_BKRD: list[Tensor], i: int) -> Tensor:
-    """The positions that block `i` of the queries sees, [B, K, T, D]."""
-    return blocks_BKRD[0] if i == 0 else paddle.concat(blocks_BKRD[: i + 1], axis=2)
+def _first(blocks_BKRD: list[Tensor], count: int) -> Tensor:
+    """The positions of the first blocks, [B, K, T, D]."""
+    return blocks_BKRD[0] if count == 1 else paddle.concat(blocks_BKRD[:count], axis=2)
 
 
-def _add_up_to(sums_BKRD: list[Tensor], i: int, x_BKTD: Tensor) -> None:
-    sizes = [block.shape[2] for block in sums_BKRD[: i + 1]]
+def _add_to_first(sums_BKRD: list[Tensor], count: int, x_BKTD: Tensor) -> None:
+    sizes = [block.shape[2] for block in sums_BKRD[:count]]
     for total, part in zip(sums_BKRD, paddle.split(x_BKTD, sizes, axis=2), strict=False):
         total.add_(part.astype("float32"))

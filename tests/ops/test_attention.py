@@ -103,6 +103,25 @@ def test_masks(operator: Operator, rule: str) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("prefix", [1, 500, 900, 1000])
+def test_no_bias_is_of_the_whole_sample(
+    operator: Operator, prefix: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slopes and lengths are all that is kept of a mask; of its rows, some are made at a time."""
+    made, bias = [], Mask.bias
+
+    def watched(*arguments: Any) -> paddle.Tensor | None:
+        made.append(bias(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(Mask, "bias", watched)
+    rules = {"slopes": alibi_slopes(2), "prefix_lengths": np.array([prefix, 1])}
+    assert_formula(operator, (2, 1000, 2, 1, 2), "float32", **rules)
+    assert made
+    assert all(part.shape[-2] * part.shape[-1] <= 1000 * 1000 / 4 for part in made)
+
+
+@BOTH
 def test_a_prefix_of_everything_hides_nothing(operator: Operator) -> None:
     assert_formula(operator, (2, 200, 2, 1, 4), "float32", prefix_lengths=np.array([200, 200]))
 

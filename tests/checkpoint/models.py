@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import FAMILIES, SEEDS
 
 TINY = [name for name in SEEDS if name.startswith("tiny/")]
 WITHOUT_PADDLENLP = [
-    "tiny/baichuan-7b",  # loaded there as a LLaMA
-    "tiny/baichuan-13b",
-    "tiny/baichuan2-7b",
+    "tiny/baichuan2-7b",  # a LLaMA there, whose head is not scaled
     "tiny/glm-130b",
     "tiny/qwen3",
 ]
@@ -29,9 +28,11 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def write_random_model(name: str, directory: Path, dtype: str = "float32") -> ModelConfig:
-    """Write one of `TINY` in Hugging Face's layout."""
+def write_random_model(
+    name: str, directory: Path, dtype: str = "float32", layout: Layout = HUGGING_FACE
+) -> ModelConfig:
+    """Write one of `TINY`."""
     published = SEEDS[name]
     config: ModelConfig = FAMILIES[published["model_type"]].read_config(published, name)
-    write_weights(random_tensors(config).items(), config, directory, dtype=dtype)
+    write_weights(random_tensors(config).items(), config, directory, dtype=dtype, layout=layout)
     return config

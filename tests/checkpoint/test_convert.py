@@ -82,6 +82,7 @@ def scaled(kind: str) -> dict[str, Any]:
         ("tiny/llama", {"mlp_bias": True}, "LlamaForCausalLM has mlp_bias False, not True"),
         ("tiny/llama", {"head_dim": 12}, "has heads of hidden_size / num_attention_heads, 8, not "),
         ("tiny/llama", scaled("yarn"), "does not scale its rotary embedding by 'yarn'"),
+        ("tiny/baichuan2-7b", {}, "LlamaForCausalLM has norm_head False, not True"),
         ("tiny/qwen2", {"head_dim": 12}, "has heads of hidden_size / num_attention_heads, 8, not "),
         ("tiny/qwen2", scaled("linear"), "does not scale its rotary embedding by 'linear'"),
         ("tiny/qwen2", scaled("dynamic"), "does not scale its rotary embedding by 'dynamic'"),

@@ -84,6 +84,23 @@ def test_written_config_is_read_as_the_same_model(name: str) -> None:
     assert baichuan.read_config(baichuan.write_config(config), name) == config
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("Baichuan-7B", "BaiChuan"),
+        ("Baichuan-13B-Base", "Baichuan"),
+        ("Baichuan2-7B-Base", "Baichuan"),
+    ],
+)
+def test_transformers_finds_the_published_classes(name: str, prefix: str) -> None:
+    """With the Python files of the published model beside what is written."""
+    config = baichuan.read_config(SEEDS[f"baichuan-inc/{name}"], name)
+    assert baichuan.write_config(config)["auto_map"] == {
+        "AutoConfig": f"configuration_baichuan.{prefix}Config",
+        "AutoModelForCausalLM": f"modeling_baichuan.{prefix}ForCausalLM",
+    }
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_logits_loss_and_every_gradient(name: str) -> None:
     model, tokens = built(CASES, name)

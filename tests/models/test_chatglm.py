@@ -118,6 +118,18 @@ def test_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_transformers_finds_the_published_classes() -> None:
+    """With the Python files of the published model beside what is written."""
+    classes = {
+        "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+        "AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration",
+        "AutoModelForSeq2SeqLM": "modeling_chatglm.ChatGLMForConditionalGeneration",
+    }
+    assert chatglm.write_config(read())["auto_map"] == classes
+    assert chatglm2.write_config(read_chatglm2())["auto_map"] == classes
+    assert "auto_map" not in chatglm.write_config(read("tiny/glm-130b"))
+
+
 @pytest.mark.parametrize("name", SEEDS)
 def test_written_config_is_read_as_the_same_model(name: str) -> None:
     config = read(name, fuse_attention_qkv=True, gpt_prob=0.25)

@@ -15,7 +15,7 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
-from llm_pretrain.models.families import llama
+from llm_pretrain.models.families import baichuan, family_of, llama
 from llm_pretrain.models.families.llama_seeds import SEEDS
 from llm_pretrain.models.position import rotary_frequencies
 
@@ -243,3 +243,11 @@ def test_linear_biases_take_the_place_of_rotary_embedding() -> None:
     assert config.alibi
     assert config.rope is None
     assert llama.read_config(llama.write_config(config), "again") == config
+
+
+def test_paddlenlps_llama_with_linear_biases_is_a_baichuan() -> None:
+    """transformers' LLaMA would compute rotary embedding instead."""
+    config = read(alibi=True)
+    written = family_of(config).write_config(config)
+    assert written["architectures"] == ["BaichuanForCausalLM"]
+    assert baichuan.read_config(written, "again") == config

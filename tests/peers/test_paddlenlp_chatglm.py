@@ -25,7 +25,7 @@ from tests.peers.comparison import (
 
 pytestmark = pytest.mark.peer_paddlenlp
 
-SCRIPT = Path(__file__).with_name("paddlenlp_chatglm.py")
+SCRIPT = Path(__file__).with_name("paddlenlp_own_layout.py")
 FUSED = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
 
 

@@ -57,11 +57,19 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json that describes `config`; read back, it is `config` again."""
+    """The config.json that describes `config`; read back, it is `config` again.
+
+    The classes of "auto_map" are those of the files that stand beside the published weights.
+    """
+    # The classes are told apart by the case of one letter.
+    name = "Baichuan" if _is_later(config) else "BaiChuan"
     published = {
         **llama.write_config(config),
-        # The classes are told apart by the case of one letter.
-        "architectures": ["BaichuanForCausalLM" if _is_later(config) else "BaiChuanForCausalLM"],
+        "architectures": [f"{name}ForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"configuration_baichuan.{name}Config",
+            "AutoModelForCausalLM": f"modeling_baichuan.{name}ForCausalLM",
+        },
         "model_type": "baichuan",
         "model_max_length": config.max_position_embeddings,
     }

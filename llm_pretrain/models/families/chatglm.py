@@ -103,6 +103,8 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     assert config.blank_infilling is not None
     return {
         "architectures": ["ChatGLMForConditionalGeneration"],
+        # GLM-130B was not published as files for transformers.
+        **({} if config.is_gated else {"auto_map": chatglm2.AUTO_MAP}),
         "model_type": "chatglm",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,

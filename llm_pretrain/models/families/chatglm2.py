@@ -85,10 +85,20 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     return config
 
 
+_CLASS = "modeling_chatglm.ChatGLMForConditionalGeneration"
+AUTO_MAP = {
+    "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+    "AutoModel": _CLASS,
+    "AutoModelForSeq2SeqLM": _CLASS,
+}
+"""Classes in the files that stand beside the published weights, those of ChatGLM-6B too."""
+
+
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that describes `config`; read back, it is `config` again."""
     return {
         "architectures": ["ChatGLMForConditionalGeneration"],
+        "auto_map": AUTO_MAP,
         "model_type": "chatglm",
         "padded_vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,

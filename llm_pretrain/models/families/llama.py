@@ -53,8 +53,12 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
     if head_dim % 2 and not has_alibi:
         fields.problem("head_dim", f"{head_dim} is odd; rotary embedding needs pairs")
     max_position_embeddings = fields.positive_integer("max_position_embeddings", 2048)
+    has_biases = fields.flag("attention_bias", False)
+    # A LLaMA with linear biases is PaddleNLP's Baichuan-13B; transformers would take no notice of
+    # "alibi" in a LLaMA.
+    is_baichuan = has_alibi and key_value_heads == heads and not has_biases
     config = ModelConfig(
-        family="llama",
+        family="baichuan" if is_baichuan else "llama",
         vocab_size=fields.positive_integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=fields.positive_integer("intermediate_size"),
@@ -66,8 +70,8 @@ def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         rope=None if has_alibi else read_rope(fields, max_position_embeddings, head_dim),
         alibi=has_alibi,
-        attention_bias=fields.flag("attention_bias", False),
-        attention_output_bias=fields.flag("attention_bias", False),
+        attention_bias=has_biases,
+        attention_output_bias=has_biases,
         mlp_bias=fields.flag("mlp_bias", False),
         initializer_range=fields.number("initializer_range", 0.02),
         attention_dropout=fields.probability("attention_dropout"),

@@ -170,12 +170,19 @@ def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], S
 
 
 _TIED = {"tie_word_embeddings": True}
+_LLAMA = _Model(
+    "LlamaForCausalLM",
+    _llama_like("llama"),
+    settled={"attention_bias": False, "mlp_bias": False},
+    scalings={LinearScaling: "linear", DynamicScaling: "dynamic_ntk", Llama3Scaling: None},
+)
 _MODELS: dict[str, _Model] = {
-    "llama": _Model(
-        "LlamaForCausalLM",
-        _llama_like("llama"),
-        settled={"attention_bias": False, "mlp_bias": False},
-        scalings={LinearScaling: "linear", DynamicScaling: "dynamic_ntk", Llama3Scaling: None},
+    "llama": _LLAMA,
+    # Its LLaMA has linear biases too, but no head that is scaled.
+    "baichuan": replace(
+        _LLAMA,
+        keys={"max_position_embeddings": "model_max_length"},
+        settled=_LLAMA.settled | {"norm_head": False},
     ),
     "qwen": _Model("QWenForCausalLM", _prefixed("transformer.", "qwen.")),
     "qwen2": _Model("Qwen2ForCausalLM", _llama_like("qwen2")),

@@ -1,6 +1,6 @@
-"""Runs in PaddleNLP's environment: its ChatGLM and ChatGLM2 from weights that this program saved.
+"""Runs in PaddleNLP's environment: its models from what this program wrote in its layout.
 
-Usage: paddlenlp_chatglm.py DIRECTORY
+Usage: paddlenlp_own_layout.py DIRECTORY
 
 Every folder of DIRECTORY is a case: `saved/` (a model in PaddleNLP's layout) and `inputs.npz`
 (tokens and labels [B, S]; for ChatGLM also position_ids, block_position_ids and prefix_lengths).
@@ -22,7 +22,8 @@ def run_case(case: Path) -> None:
     inputs = dict(np.load(case / "inputs.npz"))
     model = AutoModelForCausalLM.from_pretrained(str(case / "saved"), dtype="float32")
     model.train()
-    logits = model(input_ids=paddle.to_tensor(inputs["tokens"]), **structure(inputs))[0]
+    output = model(input_ids=paddle.to_tensor(inputs["tokens"]), **structure(inputs))
+    logits = output[0] if isinstance(output, tuple) else output
     labels = paddle.to_tensor(inputs["labels"])
     # Paddle's own mean counts the labels that it ignores.
     loss = cross_entropy(logits[labels != -100], labels[labels != -100])

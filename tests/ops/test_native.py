@@ -9,9 +9,10 @@ import numpy as np
 import paddle
 import pytest
 from paddle import Tensor
+from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain import ops
-from llm_pretrain.ops import dispatch, precision
+from llm_pretrain.ops import dispatch, gradient_sum, precision
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
 
@@ -203,6 +204,46 @@ def test_operands_with_gaps(
     pairs = zip(whole, apart, strict=True) if is_table else [(whole, apart)]
     for x, y in pairs:
         assert (x == y).all().item()
+
+
+def columns(x: Tensor, weight: Tensor) -> Tensor:
+    """A linear map by some columns, as of key heads that several ranks compute."""
+    return ops.linear(x, weight[:, 2:6])
+
+
+def after_a_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return ops.linear(ops.rms_norm(x.T, paddle.ones([3]), 1e-6), weight)
+
+
+def after_an_activation(x: Tensor, weight: Tensor) -> Tensor:
+    return ops.linear(ops.activation("silu", x.T, x.T), weight)
+
+
+@pytest.mark.parametrize("operator", [columns, after_a_norm, after_an_activation])
+def test_operands_with_gaps_may_be_recomputed(dtype: str, operator: Callable[..., Tensor]) -> None:
+    use_native()
+    x = normal(dtype, 3, 8)
+    weight = normal(dtype, 8 if operator is columns else 3, 7)
+    expected = results(operator, [x, weight])
+    found = results(lambda *given: recompute(operator, *given, use_reentrant=False), [x, weight])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_gradient_is_added_where_the_run_sums_it(recomputes: bool) -> None:
+    use_native()
+    x, weight = normal("float32", 5, 8), normal("float32", 8, 6)
+    weight.stop_gradient = False
+    total = paddle.ones([8, 6])
+    gradient_sum.offer(weight, lambda: (total, True))
+    if recomputes:
+        y = recompute(ops.linear, x, weight, use_reentrant=False)
+    else:
+        y = ops.linear(x, weight)
+    y.sum().backward()
+    assert weight.grad is None
+    np.testing.assert_allclose(total, 1 + x.sum(0).unsqueeze(-1).expand([8, 6]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
 from llm_pretrain.ops.native import rounded_weights
-from llm_pretrain.ops.native.library import call, cast, expect, packed
+from llm_pretrain.ops.native.library import call, cast, expect
 from llm_pretrain.ops.native.recipe import recipe_of
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -47,7 +47,10 @@ class _Linears(PyLayer):
         weights, given = parameters[: len(has_bias)], iter(parameters[len(has_bias) :])
         operand, recipe = cast(x, dtype), recipe_of(x)
         kept = (operand,) if recipe is None else recipe.operands
-        ctx.save_for_backward(*weights, *kept)
+        # Not saved as the rest: recompute would bring copies of them, to whose gradients no sum is
+        # offered, and whose values are others where a weight is some columns of a larger one.
+        ctx.weights = weights
+        ctx.save_for_backward(*kept)
         ctx.compute = None if recipe is None else recipe.compute
         ctx.dtype, ctx.x_dtype, ctx.transposed, ctx.has_bias = dtype, x.dtype, transposed, has_bias
         ctx.bias_dtypes = [bias.dtype for bias in parameters[len(has_bias) :]]
@@ -59,8 +62,7 @@ class _Linears(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        saved, count = ctx.saved_tensor(), len(ctx.has_bias)
-        weights, kept = saved[:count], saved[count:]
+        kept, weights = ctx.saved_tensor(), ctx.weights
         operand = kept[0] if ctx.compute is None else cast(ctx.compute(*kept), ctx.dtype)
         x_trained, *weights_trained = ctx.trained[: 1 + len(weights)]
         inputs = operand.shape[-1]
@@ -88,8 +90,8 @@ class _Linears(PyLayer):
                 dweight = place if total is None else None
             dweights.append(dweight)
             if ctx.has_bias[number]:
-                total = cast(dy, paddle.float32).reshape([rows, outputs]).sum(0)
-                dbiases.append(total.astype(ctx.bias_dtypes[len(dbiases)]))
+                dbias = cast(dy, paddle.float32).reshape([rows, outputs]).sum(0)
+                dbiases.append(dbias.astype(ctx.bias_dtypes[len(dbiases)]))
         if dx is not None:
             dx = cast(dx, ctx.x_dtype)
         return for_trained(ctx, dx, *dweights, *dbiases)
@@ -102,6 +104,6 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     expect("bias", bias, [outputs])
     y = paddle.empty([*operand.shape[:-1], outputs], operand.dtype)
     call("matmul", operand.size // inputs, outputs, inputs, operand, 0,
-         packed(rounded_weights.of(weight, operand.dtype)), transposed, operand.dtype, bias, y,
-         y.dtype, 0)  # fmt: skip
+         rounded_weights.of(weight, operand.dtype), transposed, operand.dtype, bias, y, y.dtype,
+         0)  # fmt: skip
     return y

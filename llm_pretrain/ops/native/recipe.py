@@ -26,5 +26,6 @@ def attach(y: Tensor, compute: Callable[..., Tensor], *operands: Tensor) -> Tens
 
 
 def recipe_of(x: Tensor) -> Recipe | None:
+    """The recipe of `x`, if it has one."""
     recipe: Recipe | None = getattr(x, "recipe", None)
     return recipe

@@ -29,6 +29,7 @@ def drop() -> None:
 def of(weight: Tensor, dtype: paddle.dtype) -> Tensor:
     """`weight` in `dtype`."""
     if weight.dtype == dtype or _held is None or not weight.is_leaf:
+        # What is computed from a weight has memory that others may have after it.
         return cast(weight, dtype)
     key = weight.data_ptr(), tuple(weight.shape)
     if key not in _held:

@@ -33,6 +33,7 @@ from llm_pretrain.data import DataError, SampleCounts, describe_data
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.training.folders import examine_folders, index_cache_problems
 from llm_pretrain.training.model_choice import (
+    depth_notices,
     missing_weights,
     model_config_of,
     tokenizer_notices,
@@ -162,7 +163,7 @@ def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mod
         report.problems.append(str(error))
         return None
     report.section("MODEL", _describe_model(name, model, run.data.max_seq_length))
-    report.notices += tokenizer_notices(run)
+    report.notices += [*tokenizer_notices(run), *depth_notices(run)]
     report.problems += missing_weights(run)
     if degrees is not None:
         report.problems += check_layout(run, model, degrees)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +25,20 @@ from llm_pretrain.config.model_config import ModelConfig
 class PublishedWeights:
     """Every tensor of a model, under its canonical name and [in, out] for linear layers.
 
+    Args:
+        may_be_deeper: whether the files may hold more layers than the model has.
+
     Raises:
         ConfigError: no weights in `directory`, unreadable ones, or all tensors that are missing,
             are not the model's, or have another shape.
     """
 
-    def __init__(self, directory: Path, config: ModelConfig) -> None:
+    def __init__(
+        self, directory: Path, config: ModelConfig, *, may_be_deeper: bool = False
+    ) -> None:
         self.directory = directory
         self.config = config
+        self.may_be_deeper = may_be_deeper
         self.layout, shards = open_weights(directory)
         self._shapes = config.tensor_shapes()
         # What each tensor-parallel rank of the program that wrote them held.
@@ -129,7 +136,9 @@ class PublishedWeights:
             extra += [
                 name + where
                 for name in shard
-                if name not in expected and not self.layout.is_redundant(name, self.config)
+                if name not in expected
+                and not self.layout.is_redundant(name, self.config)
+                and not (self.may_be_deeper and self._is_of_further_layer(name, expected))
             ]
             misshapen += [
                 f"{name}{where} is {list(shard[name].shape)} and should be {list(shape)}"
@@ -155,6 +164,13 @@ class PublishedWeights:
         raise ConfigError(
             [f"{self.directory}: the weights{program} don't fit the model. {'; '.join(parts)}."]
         )
+
+    def _is_of_further_layer(self, name: str, expected: Container[str]) -> bool:
+        """Whether a tensor is like one of the first layer's, after the model's last layer."""
+        number = re.search(r"(?<=\.)\d+(?=\.)", name)
+        if number is None or int(number[0]) < self.config.num_hidden_layers:
+            return False
+        return f"{name[: number.start()]}0{name[number.end() :]}" in expected
 
 
 def _part_of(config: ModelConfig, degree: int) -> ModelConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 from llm_pretrain.checkpoint.weight_files import has_weights
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import load_model_config
+from llm_pretrain.models.families import load_model_config, read_model_config
 from llm_pretrain.preprocess.tokenizer_files import class_for_paddlenlp, find_tokenizer
 from llm_pretrain.preprocess.tokenizers import load_tokenizer
 
@@ -66,4 +66,18 @@ def missing_weights(run: RunConfig) -> list[str]:
     return [
         f"continue_training: {name} is no directory with weights; download the "
         "model and name its directory, or set continue_training to false"
+    ]
+
+
+def depth_notices(run: RunConfig) -> list[str]:
+    """What a user should know who continues with fewer layers than there are weights of."""
+    layers = run.model.num_hidden_layers
+    if not run.model.continue_training or layers is None:
+        return []
+    published = read_model_config(run.model.model_name_or_path).num_hidden_layers
+    if layers >= published:
+        return []
+    return [
+        f"num_hidden_layers: the first {layers} of the model's {published} layers are trained; "
+        "the weights of the others are not read"
     ]

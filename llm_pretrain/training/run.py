@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import paddle
 
@@ -41,6 +40,7 @@ from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import examine_folders
 from llm_pretrain.training.model_choice import (
+    depth_notices,
     missing_weights,
     model_config_of,
     tokenizer_directory,
@@ -166,7 +166,8 @@ def _say_what_is_run(
         lines += [f"{name} = {value}  [{reason}]" for name, value, reason in machine.choices()]
         lines += [*describe_layout(config, degrees), describe_schedule(config)]
         reports.message("\n".join(lines))
-    for notice in (*config.notices, *layout_notices(config, model_config, degrees)):
+    notices = layout_notices(config, model_config, degrees)
+    for notice in (*config.notices, *notices, *depth_notices(config)):
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
@@ -224,6 +225,11 @@ def _build_model(
 
 def _give_values(stage: Stage, config: RunConfig, model_config: ModelConfig) -> None:
     if config.model.continue_training:
-        load_weights(stage, model_config, Path(config.model.model_name_or_path))
+        load_weights(
+            stage,
+            model_config,
+            config.model.model_name_or_path,
+            may_be_deeper=config.model.num_hidden_layers is not None,
+        )
     else:
         initialize(stage, config.training.seed)

@@ -15,10 +15,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.safetensors_file import read_safetensors
-from llm_pretrain.checkpoint.stored_tensor import to_float32
+from llm_pretrain.checkpoint.stored_tensor import StoredTensor, to_float32
 from llm_pretrain.checkpoint.write_weights import (
     finish_weights,
     write_weight_files,
@@ -29,7 +30,7 @@ from llm_pretrain.models.decoder import Decoder, DecoderBlock
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.pieces import named_pieces
-from tests.checkpoint.models import random_tensors, write_random_model
+from tests.checkpoint.models import TINY, WITHOUT_PADDLENLP, random_tensors, write_random_model
 from tests.models.small import small_config, small_model
 
 
@@ -166,11 +167,22 @@ def test_a_tensor_parallel_rank_reads_its_part(
     layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
     monkeypatch.setattr(topology, "_current", layout)
     part = Decoder(config)
+    sizes_read, read = [], StoredTensor.read
+
+    def watched(tensor: StoredTensor, block: Any) -> np.ndarray:
+        values = read(tensor, block)
+        sizes_read.append(values.size)
+        return values
+
+    monkeypatch.setattr(StoredTensor, "read", watched)
     load_weights(part, config, directory)
+    sizes_held = []
     for parameter, piece in named_pieces(part):
         held = parameter.numpy()[piece.region(rank, 2)]
+        sizes_held.append(held.size)
         np.testing.assert_array_equal(held, whole.pop(piece.name)[piece.block(rank, 2)])
     assert not whole
+    assert sum(sizes_read) == sum(sizes_held)
 
 
 def test_stages_write_files_of_their_own(tmp_path: Path) -> None:
@@ -258,6 +270,33 @@ def test_a_model_of_another_depth(tmp_path: Path) -> None:
     _, directory = saved(tmp_path)
     assert "missing: model.layers.2." in refused(directory, num_hidden_layers=3)
     assert "not the model's: model.layers.1." in refused(directory, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [(name, HUGGING_FACE) for name in TINY]
+    + [(name, PADDLENLP) for name in TINY if name not in WITHOUT_PADDLENLP],
+)
+def test_a_run_may_take_the_first_layers(tmp_path: Path, name: str, layout: Layout) -> None:
+    config = write_random_model(name, tmp_path, layout=layout)
+    first = replace(config, num_hidden_layers=2)
+    expected = random_tensors(config)
+    weights = PublishedWeights(tmp_path, first, may_be_deeper=True)
+    for canonical, values in weights.whole_tensors():
+        np.testing.assert_array_equal(values, expected[canonical], err_msg=canonical)
+
+
+def test_further_layers_hold_nothing_else(tmp_path: Path) -> None:
+    _, directory = saved(tmp_path)
+
+    def change(header: dict[str, Any]) -> None:
+        header["model.layers.1.strange.weight"] = header.pop("model.layers.0.mlp.up_proj.weight")
+
+    rewrite(directory / "model.safetensors", change)
+    with pytest.raises(ConfigError) as error:
+        PublishedWeights(directory, small_config(num_hidden_layers=1), may_be_deeper=True)
+    assert "missing: model.layers.0.mlp.up_proj.weight" in str(error.value)
+    assert "not the model's: model.layers.1.strange.weight" in str(error.value)
 
 
 def test_no_weights(tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ import pytest
 
 from llm_pretrain.config import load_run_config
 from llm_pretrain.config.model_config import Extrapolation
-from llm_pretrain.training.model_choice import model_config_of, tokenizer_notices
+from llm_pretrain.training.model_choice import (
+    depth_notices,
+    model_config_of,
+    tokenizer_notices,
+)
 from tests.small_runs import small_config, write_config
 
 QWEN = {
@@ -55,5 +59,24 @@ def test_a_tokenizer_that_does_not_count_is_said(
         (tmp_path / name).write_text(content)
     config = small_config(tmp_path, tmp_path, tmp_path / "output")
     notices = tokenizer_notices(load_run_config(write_config(tmp_path / "run.json", config)))
+    assert len(notices) == (expected is not None)
+    assert all(expected and expected in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_hidden_layers": 1, "continue_training": True}, "first 1 of the model's 2 layers"),
+        ({"num_hidden_layers": 2, "continue_training": True}, None),
+        ({"num_hidden_layers": 1}, None),
+        ({"continue_training": True}, None),
+    ],
+)
+def test_layers_that_are_left_out_are_said(
+    changes: dict[str, int], expected: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    config = small_config(tmp_path, tmp_path, tmp_path / "output", **changes)
+    notices = depth_notices(load_run_config(write_config(tmp_path / "run.json", config)))
     assert len(notices) == (expected is not None)
     assert all(expected and expected in notice for notice in notices)

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.config import check_layout, load_run_config, resolve_degrees
-from llm_pretrain.models.families import load_model_config
+from llm_pretrain.config import (
+    check_layout,
+    load_run_config,
+    resolve_degrees,
+    smallest_world_size,
+)
+from llm_pretrain.models.families import FAMILIES, family_of, load_model_config
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted(REPOSITORY.glob("configs/*/*.json"))
@@ -35,6 +40,27 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_every_config_of_the_repository_loads(path: Path) -> None:
     load_run_config(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_config_fits_its_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    run = load_run_config(path)
+    model = load_model_config(
+        run.model.model_name_or_path, run.model, max_seq_length=run.data.max_seq_length
+    )
+    degrees = resolve_degrees(run.training, smallest_world_size(run.training))
+    assert check_layout(run, model, degrees) == []
+
+
+@pytest.mark.parametrize("pattern", ["pretrain*.json", "tiny.json"])
+def test_every_family_has_one(pattern: str) -> None:
+    found = set()
+    for path in REPOSITORY.glob(f"configs/*/{pattern}"):
+        run = load_run_config(path)
+        name = run.model.model_name_or_path
+        found.add(family_of(load_model_config(name, run.model, max_seq_length=64)).__name__)
+    assert found == {family.__name__ for family in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=name)

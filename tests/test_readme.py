@@ -16,6 +16,7 @@ from llm_pretrain.config import load_run_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+TINY = list(ROOT.glob("configs/*/tiny.json"))
 COMMANDS = ("make ", "python ", "llm-pretrain ", "scripts/", "visualdl ")
 SHORT = "--max_steps 2 --eval_steps 2 --eval_iters 1 --save_steps 2 --logging_steps 1"
 # What stands for a reader's own files.
@@ -112,6 +113,14 @@ def test_the_commands_run(page: str, folder: Path) -> None:
     for command in runnable(page):
         if command != "make demo":
             run(folder, command)
+
+
+@pytest.mark.parametrize("family", sorted(path.parent.name for path in TINY))
+def test_the_tiny_configs_train(family: str, folder: Path) -> None:
+    config = folder / f"configs/{family}/tiny.json"
+    run(folder, f"llm-pretrain train {config}")
+    output = json.loads(config.read_text(encoding="utf-8"))["output_dir"]
+    assert (folder / output / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "json", "yaml")])

@@ -47,7 +47,7 @@ def config(tmp_path: Path) -> Path:
         "max_steps": 10,
         "do_train": True,
         "do_eval": True,
-        "use_fused_rope": True,
+        "use_fused_linear": True,
         "per_device_train_batch_size": 2,
         "tensor_parallel_degree": 2,
         "sharding": "stage1",
@@ -80,7 +80,7 @@ def test_check_prints_all_that_can_be_known(
     assert "10 steps: 80 samples, 1,280 tokens in total" in lines
     assert "from 5e-05, linear down to 1e-05 at step 10" in lines
     assert any("100 documents, 5,000 tokens" in line for line in lines)
-    assert any(line.startswith("use_fused_rope: no effect here") for line in lines)
+    assert any(line.startswith("use_fused_linear: no effect here") for line in lines)
     assert any(line.startswith("no tokenizer in") for line in lines)
     assert any(line.startswith("OMP_NUM_THREADS = ") for line in lines)
 

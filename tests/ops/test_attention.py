@@ -103,7 +103,7 @@ def test_masks(operator: Operator, rule: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("prefix", [1, 500, 900, 1000])
+@pytest.mark.parametrize("prefix", [500, 1000])
 def test_no_bias_is_of_the_whole_sample(
     operator: Operator, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,7 +97,7 @@ def _chunks(
     x_RH: Tensor, weight: Tensor, vocabulary: int, *, transposed: bool
 ) -> Iterator[tuple[Tensor, int]]:
     """Columns of the weight, [H, V] in the dtype of `x`, and the number of the first."""
-    count = max(_LOGITS // x_RH.shape[0], 256)
+    count = max(_LOGITS // max(x_RH.shape[0], 1), 256)
     for begin in range(0, vocabulary, count):
         columns = slice(begin, min(begin + count, vocabulary))
         part = weight[columns].T if transposed else weight[:, columns]

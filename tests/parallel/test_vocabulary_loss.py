@@ -104,3 +104,11 @@ def test_frozen_weights_and_inputs_get_no_gradient(in_chunks: str) -> None:
     made.weight.stop_gradient = False
     made(x.detach(), paddle.zeros([1, 4], "int64")).sum().backward()
     assert made.weight.grad is not None
+
+
+def test_no_tokens_have_no_losses(in_chunks: str) -> None:
+    made = head(tied=False, normalised=False, in_chunks=True)
+    losses = made(paddle.zeros([0, 4, HIDDEN]), paddle.zeros([0, 4], "int64"))
+    assert losses.shape == [0, 4]
+    losses.sum().backward()
+    assert (made.weight.grad == 0).all()

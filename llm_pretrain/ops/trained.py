@@ -12,7 +12,7 @@ def note_trained(ctx: Any, *operands: Tensor) -> None:
     ctx.trained = [not operand.stop_gradient for operand in operands]
 
 
-def for_trained(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+def for_trained(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradients as Paddle wants them: None for an operand that gets none."""
     return tuple(
         gradient if is_trained else None

@@ -13,6 +13,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.ops.trained import for_trained, note_trained
 from llm_pretrain.parallel import collectives, topology
 
 IGNORED_LABEL = -100
@@ -94,14 +95,14 @@ class _LinearCrossEntropy(PyLayer):
             largest, total, target = _over_the_group(largest, total, target)
         log_sums = largest + total.log()
         ctx.save_for_backward(x_RH, weight, labels_R, log_sums, counts)
-        ctx.needs = [not x_BSH.stop_gradient, not weight.stop_gradient]
+        note_trained(ctx, x_BSH, weight, labels_BS)
         ctx.present, ctx.transposed = present, transposed
         return (log_sums - target).reshape(labels_BS.shape) * counts.astype("float32")
 
     @staticmethod
     def backward(ctx: Any, gradient_BS: Tensor) -> tuple[Tensor | None, ...]:
         x_RH, weight, labels_R, log_sums, counts = ctx.saved_tensor()
-        x_is_trained, weight_is_trained = ctx.needs
+        _, weight_is_trained, _ = ctx.trained
         total, dweight, has_values = None, None, False
         if weight_is_trained:
             total = sum_of_gradients(weight)
@@ -120,7 +121,7 @@ class _LinearCrossEntropy(PyLayer):
         dx_BSH = dx_RH.astype(x_RH.dtype).reshape([*gradient_BS.shape, -1])
         if dweight is not None:
             dweight = dweight.astype(weight.dtype) if total is None else None
-        return dx_BSH if x_is_trained else None, dweight, None
+        return for_trained(ctx, dx_BSH, dweight, None)
 
 
 def _over_the_group(

@@ -24,6 +24,19 @@ __device__ void write(T *at, const Pack<T, count> &pack) {
   *reinterpret_cast<Pack<T, count> *>(at) = pack;
 }
 
+// Writes x + other, rounded, and returns what it wrote.
+template <int count, class T>
+__device__ Pack<T, count> add(const T *x, const T *other, T *sum) {
+  Pack<T, count> values = read<count>(x);
+  const auto others = read<count>(other);
+#pragma unroll
+  for (int j = 0; j < count; ++j) {
+    values.of[j] = from_float<T>(to_float(values.of[j]) + to_float(others.of[j]));
+  }
+  write(sum, values);
+  return values;
+}
+
 template <int count>
 struct Count {
   static constexpr int value = count;

@@ -17,15 +17,8 @@ __global__ void rms_norm(int64_t rows, int64_t width, llm_ops_matrix x, llm_ops_
   T *total = static_cast<T *>(sum.data) + row * sum.stride;
   float squares = 0;
   for (int64_t i = lane * count; i < width; i += kWarp * count) {
-    auto values = read<count>(normalised + i);
-    if (residual.data) {
-      const auto others = read<count>(added + i);
-#pragma unroll
-      for (int j = 0; j < count; ++j) {
-        values.of[j] = from_float<T>(to_float(values.of[j]) + to_float(others.of[j]));
-      }
-      write(total + i, values);
-    }
+    const auto values = residual.data ? add<count>(normalised + i, added + i, total + i)
+                                      : read<count>(normalised + i);
 #pragma unroll
     for (int j = 0; j < count; ++j) {
       const float value = to_float(values.of[j]);

@@ -129,17 +129,19 @@ def check_activations(draw: Draw) -> None:
 
 
 def random_mask(draw: Draw, B: int, S: int, N: int) -> tuple[Tensor | None, ...]:
-    slopes = prefixes = starts = None
+    slopes = prefix_ends = starts = None
     device = draw.library.device
     if draw.random.random() < 0.5:
         slopes = torch.tensor([2.0 ** -draw.random.uniform(1, 8) for _ in range(N)]).to(device)
     if draw.random.random() < 0.5:
-        prefixes = torch.tensor([draw.random.randint(0, S) for _ in range(B)]).to(device)
+        ends = torch.tensor([[draw.random.randint(0, S) if draw.random.random() < 0.02 else 0
+                              for _ in range(S)] for _ in range(B)])  # fmt: skip
+        prefix_ends = ends.cummax(-1).values.to(device)
     if draw.random.random() < 0.5:
         begins = torch.tensor([[p == 0 or draw.random.random() < 0.03 for p in range(S)]
                                for _ in range(B)])  # fmt: skip
         starts = (begins * torch.arange(S)).cummax(-1).values.to(device)
-    return slopes, prefixes, starts
+    return slopes, prefix_ends, starts
 
 
 def check_attention(draw: Draw) -> None:

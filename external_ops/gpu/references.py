@@ -28,13 +28,13 @@ def gated(kind: str, x: Tensor, up: Tensor | None = None) -> Tensor:
 
 
 def visible(
-    S: int, prefixes_B: Tensor | None, starts_BS: Tensor | None, device: torch.device
+    S: int, prefix_ends_BS: Tensor | None, starts_BS: Tensor | None, device: torch.device
 ) -> Tensor:
     """Which keys (last) a query sees, [B or 1, 1, S, S]."""
     positions = torch.arange(S, device=device)
     seen = (positions <= positions[:, None])[None]
-    if prefixes_B is not None:
-        seen = seen | (positions < prefixes_B[:, None, None])
+    if prefix_ends_BS is not None:
+        seen = seen | (positions < prefix_ends_BS[:, :, None])
     if starts_BS is not None:
         seen = seen & (positions >= starts_BS[:, :, None])
     return seen.unsqueeze(1)
@@ -45,7 +45,7 @@ def attention(
     k_BSKD: Tensor,
     v_BSKD: Tensor,
     slopes_N: Tensor | None,
-    prefixes_B: Tensor | None,
+    prefix_ends_BS: Tensor | None,
     starts_BS: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y, and log-sums [B, N, S]."""
@@ -56,5 +56,5 @@ def attention(
     if slopes_N is not None:
         positions = torch.arange(S, device=q_BSND.device)
         scores = scores + slopes_N.double()[:, None, None] * (positions - positions[:, None])
-    scores = scores.masked_fill(~visible(S, prefixes_B, starts_BS, q_BSND.device), -math.inf)
+    scores = scores.masked_fill(~visible(S, prefix_ends_BS, starts_BS, q_BSND.device), -math.inf)
     return (scores.softmax(-1) @ v).transpose(1, 2), scores.logsumexp(-1)

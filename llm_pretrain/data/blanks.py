@@ -124,7 +124,7 @@ class SamplesWithBlanks:
     def _filled(self, context: Tokens, fillings: list[_Filling]) -> SampleWithBlanks:
         prefix = len(context)
         structure = {
-            "prefix_lengths": np.array(prefix),
+            "prefix_ends": np.full(len(self.texts[0].inputs), prefix),
             "position_ids": np.concatenate(
                 [np.arange(prefix), *(filling.positions for filling in fillings)]
             ),

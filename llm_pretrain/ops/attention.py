@@ -159,10 +159,9 @@ def _block_sizes(length: int) -> list[int]:
 
 def _blocks_seen(sizes: list[int], mask: Mask) -> list[int]:
     """How many of the blocks of keys, from the first, each block of queries sees a part of."""
-    of_prefix = 0
-    if mask.prefix_lengths is not None:
-        of_prefix = 1 + int(np.searchsorted(np.cumsum(sizes), mask.prefix_lengths.max()))
-    return [max(of_prefix, block + 1) for block in range(len(sizes))]
+    ends = np.cumsum(sizes)
+    blocks = np.split(np.arange(sum(sizes)), ends[:-1])
+    return [1 + int(np.searchsorted(ends, mask.seen_ends(block).max())) for block in blocks]
 
 
 def by_group(bias: Tensor, groups: int) -> Tensor:

@@ -29,20 +29,24 @@ class Mask:
 
     slopes: NDArray[np.float32] | None = None
     """[N], of linear biases (ALiBi, arXiv:2108.12409): slope · (key - query) joins a score."""
-    prefix_lengths: NDArray[np.int64] | None = None
-    """[B]: in each sample, the leading positions that all positions see."""
+    prefix_ends: NDArray[np.int64] | None = None
+    """[B, S]: a position sees what stands before this, even behind itself."""
     document_starts: NDArray[np.int64] | None = None
     """[B, S]: where the document of each position begins; nothing before that is seen."""
 
     @property
     def is_plain(self) -> bool:
         """Whether a position sees itself and what stands before it, without options."""
-        return self.slopes is None and self.prefix_lengths is None and self.document_starts is None
+        return self.slopes is None and self.prefix_ends is None and self.document_starts is None
+
+    def seen_ends(self, queries: Positions) -> Positions:
+        """[B or 1, R]: the first position of those that a query doesn't see any more."""
+        ends = queries[None] + 1
+        return ends if self.prefix_ends is None else np.maximum(ends, self.prefix_ends[:, queries])
 
     def hides_all(self, queries: Positions, keys: Positions) -> bool:
         """Whether no query of a block sees any of its keys."""
-        beyond_prefix = self.prefix_lengths is None or keys.min() >= self.prefix_lengths.max()
-        in_the_future = beyond_prefix and keys.min() > queries.max()
+        in_the_future = keys.min() >= self.seen_ends(queries).max()
         in_another_document = (
             self.document_starts is not None and keys.max() < self.document_starts[:, queries].min()
         )
@@ -50,11 +54,10 @@ class Mask:
 
     def sees_all(self, queries: Positions, keys: Positions) -> bool:
         """Whether every query of a block sees all of its keys."""
-        within_prefix = self.prefix_lengths is not None and keys.max() < self.prefix_lengths.min()
         within_document = (
             self.document_starts is None or self.document_starts[:, queries].max() <= keys.min()
         )
-        return bool(within_document and (within_prefix or keys.max() <= queries.min()))
+        return bool(within_document and keys.max() < self.seen_ends(queries).min())
 
     def bias(self, queries: Positions, keys: Positions) -> Tensor | None:
         """What is added to the scores of a block, float32 [B or 1, N or 1, R, T]; None is nothing.
@@ -65,28 +68,25 @@ class Mask:
         """
         bias = None if self.sees_all(queries, keys) else self._hiding(queries, keys)
         if self.slopes is not None:
-            distances_RT = _column(keys, "float32").T - _column(queries, "float32")
+            distances_RT = _column(keys).T - _column(queries)
             nearness = paddle.to_tensor(self.slopes).reshape([1, -1, 1, 1]) * distances_RT
             bias = nearness if bias is None else bias + nearness
         return bias
 
     def _hiding(self, queries: Positions, keys: Positions) -> Tensor:
         """0, or `HIDDEN` where a query doesn't see a key, [B or 1, 1, R, T]."""
-        if self.prefix_lengths is None and self.document_starts is None:
+        if self.prefix_ends is None and self.document_starts is None:
             return _future(len(queries), len(keys), int(queries[0] - keys[0]))
-        keys_1T, queries_R1 = _column(keys).T, _column(queries)
-        visible = (keys_1T <= queries_R1).unsqueeze(0)
-        if self.prefix_lengths is not None:
-            prefixes = paddle.to_tensor(self.prefix_lengths).reshape([-1, 1, 1])
-            visible = visible | (keys_1T.unsqueeze(0) < prefixes)
+        keys_11T = paddle.to_tensor(keys).reshape([1, 1, -1])
+        visible = keys_11T < paddle.to_tensor(self.seen_ends(queries)).unsqueeze(-1)
         if self.document_starts is not None:
             starts_BR1 = paddle.to_tensor(self.document_starts[:, queries]).unsqueeze(-1)
-            visible = visible & (keys_1T.unsqueeze(0) >= starts_BR1)
+            visible = visible & (keys_11T >= starts_BR1)
         return visible.logical_not().astype("float32").scale_(HIDDEN).unsqueeze(1)
 
 
-def _column(positions: Positions, dtype: str = "int64") -> Tensor:
-    return paddle.to_tensor(positions.astype(dtype)).unsqueeze(-1)
+def _column(positions: Positions) -> Tensor:
+    return paddle.to_tensor(positions.astype("float32")).unsqueeze(-1)
 
 
 @lru_cache(maxsize=32)

@@ -57,7 +57,7 @@ def attention(
         positions = np.arange(sequences.length)
     mask = Mask(
         slopes=None if slopes is None else slopes[numbers],
-        prefix_lengths=sequences.prefix_lengths,
+        prefix_ends=sequences.prefix_ends,
         document_starts=sequences.document_starts,
     )
     rows_BNS = None

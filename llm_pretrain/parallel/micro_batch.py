@@ -40,8 +40,8 @@ class Sequences:
     """[B, length]: what the model takes for a token's position; None is where it stands."""
     block_position_ids: NDArray[np.int64] | None = None
     """[B, length]: positions within the part that is predicted (GLM)."""
-    prefix_lengths: NDArray[np.int64] | None = None
-    """[B]: the tokens at the front of a sample that every position sees."""
+    prefix_ends: NDArray[np.int64] | None = None
+    """[B, length], never falling: a position sees what stands before this, even behind itself."""
     document_starts: NDArray[np.int64] | None = None
     """[B, length]: where the document of each position begins; nothing before that is seen."""
 

@@ -50,7 +50,7 @@ def samples(length: int = 64, *, seed: int = 0, is_masked: bool = False, **kind:
 
 def parts(sample: SampleWithBlanks) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """The context, and inputs without <sop> and labels of every blank, in their order."""
-    prefix = int(sample.structure["prefix_lengths"])
+    prefix = int(sample.structure["prefix_ends"][0])
     assert (sample.labels[:prefix] == IGNORED_LABEL).all()
     starts = [*np.flatnonzero(sample.inputs == START), len(sample.inputs)]
     assert starts[0] == prefix
@@ -110,7 +110,7 @@ def test_kinds_are_mixed_in_their_shares() -> None:
 
 def test_positions_of_a_long_blank() -> None:
     for plain, paired in zip(samples(), samples(block_positions=True), strict=True):
-        prefix = int(plain.structure["prefix_lengths"])
+        prefix = int(plain.structure["prefix_ends"][0])
         blank = 64 - prefix
         assert plain.structure["position_ids"].tolist() == list(range(64))
         assert "block_position_ids" not in plain.structure
@@ -158,7 +158,7 @@ def test_batches_carry_the_structure() -> None:
     dataset = samples(long_share=0.5, block_positions=True)
     with BatchLoader(dataset, batch_size=3, rank=1, degree=2, workers=2) as loader:
         batch = next(loader)
-    assert batch.structure["prefix_lengths"].shape == (3,)
+    assert batch.structure["prefix_ends"].shape == (3, 64)
     for row, number in enumerate((3, 4, 5)):
         np.testing.assert_array_equal(batch.tokens[row], dataset[number].inputs)
         np.testing.assert_array_equal(batch.labels[row], dataset[number].labels)

@@ -111,23 +111,26 @@ def attention(draw: Draw) -> tuple[Results, Results]:
     B, S, K, group, D = (draw.size(most) for most in (2, 400, 2, 3, 40))
     N = K * group
     q, dy, k, v = (draw.values(B, S, heads, D) for heads in (N, N, K, K))
-    prefixes = draw.random.integers(0, S + 1, B) if draw.chance() else None
+    prefix_ends = None
+    if draw.chance():
+        ends = draw.random.integers(0, S + 1, (B, S)) * (draw.random.random((B, S)) < 0.02)
+        prefix_ends = np.maximum.accumulate(ends, axis=1)
     # Later keys, which a prefix shows, have scores that grow with their distance and, in float32,
     # lose as many digits: there slopes are small.
-    steepest = 1 if prefixes is None else 1 / 64
+    steepest = 1 if prefix_ends is None else 1 / 64
     slopes = stored(steepest * draw.random.random(N), "float32") if draw.chance() else None
     starts = None
     if draw.chance():
         begins = np.where(draw.random.random((B, S)) < 0.02, np.arange(S), 0)
         starts = np.maximum.accumulate(begins, axis=1)
-    mask, log_sums = Mask.of(slopes, prefixes, starts), empty((B, N, S), "float32")
+    mask, log_sums = Mask.of(slopes, prefix_ends, starts), empty((B, N, S), "float32")
     results = {"y": np.empty_like(q), "log_sums": log_sums}
     results |= {"dq": np.empty_like(q), "dk": np.empty_like(k), "dv": np.empty_like(v)}
     shape = (B, S, N, K, D, q, k, v, draw.dtype, mask, results["y"], log_sums)
     draw.library("flash_attention", *shape)
     draw.library("flash_attention_backward", *shape, dy, *(results[x] for x in ("dq", "dk", "dv")))
     return results, references.attention(
-        exact(q), exact(k), exact(v), slopes, prefixes, starts, exact(dy)
+        exact(q), exact(k), exact(v), slopes, prefix_ends, starts, exact(dy)
     )
 
 

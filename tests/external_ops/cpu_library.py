@@ -23,9 +23,9 @@ class LibraryError(RuntimeError):
 
 
 class Mask(ctypes.Structure):
-    """llm_mask: slopes float32 [N], prefix_lengths int64 [B], document_starts int64 [B, S]."""
+    """llm_mask: slopes float32 [N], prefix_ends and document_starts int64 [B, S]."""
 
-    _fields_ = (("slopes", c_void_p), ("prefix_lengths", c_void_p), ("document_starts", c_void_p))
+    _fields_ = (("slopes", c_void_p), ("prefix_ends", c_void_p), ("document_starts", c_void_p))
 
     @classmethod
     def of(cls, *rules: np.ndarray | None) -> Mask:

@@ -81,7 +81,7 @@ def attention(
     k: ndarray,
     v: ndarray,
     slopes: ndarray | None,
-    prefix_lengths: ndarray | None,
+    prefix_ends: ndarray | None,
     document_starts: ndarray | None,
     dy: ndarray,
 ) -> Results:
@@ -90,8 +90,8 @@ def attention(
     K = k.shape[2]
     query, key = np.arange(S)[:, None], np.arange(S)[None]
     seen = np.broadcast_to(key <= query, (len(q), S, S))
-    if prefix_lengths is not None:
-        seen = seen | (key < prefix_lengths[:, None, None])
+    if prefix_ends is not None:
+        seen = seen | (key < prefix_ends[:, :, None])
     if document_starts is not None:
         seen = seen & (key >= document_starts[:, :, None])
     bias = np.zeros(N) if slopes is None else slopes.astype(np.float64)

@@ -29,7 +29,8 @@ def head_loss(x: ndarray, weight: ndarray, factors: ndarray) -> Results:
 
 def attention(q: ndarray, k: ndarray, v: ndarray, dy: ndarray) -> Results:
     starts = np.array([[0, 0, 0, 3, 3, 3], [0, 0, 2, 2, 2, 5]])
-    return references.attention(q, k, v, np.array([0.1, 0.4]), np.array([2, 4]), starts, dy)
+    prefix_ends = np.array([[2, 2, 2, 5, 5, 5], [1, 1, 4, 4, 4, 4]])
+    return references.attention(q, k, v, np.array([0.1, 0.4]), prefix_ends, starts, dy)
 
 
 def gated(kind: str) -> Callable[..., Results]:

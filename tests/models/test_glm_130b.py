@@ -46,13 +46,13 @@ def test_logits_loss_and_every_gradient(name: str) -> None:
     for published, values in as_published(whole_tensors(model), config):
         weights[published] = paddle.to_tensor(values.astype(np.float64), stop_gradient=False)
     assert batch.sequences.position_ids is not None
-    assert batch.sequences.prefix_lengths is not None
+    assert batch.sequences.prefix_ends is not None
     expected = [
         glm_reference.logits_of(
             weights,
             tokens,
             positions,
-            int(prefix),
+            int(prefix[0]),
             layers=config.num_hidden_layers,
             heads=config.num_attention_heads,
             epsilon=config.norm_eps,
@@ -61,7 +61,7 @@ def test_logits_loss_and_every_gradient(name: str) -> None:
         for tokens, positions, prefix in zip(
             batch.tokens.numpy(),
             batch.sequences.position_ids,
-            batch.sequences.prefix_lengths,
+            batch.sequences.prefix_ends,
             strict=True,
         )
     ]

@@ -45,14 +45,14 @@ def attention(
 def attention_bias(
     positions: int,
     slopes: np.ndarray,
-    prefix_lengths: np.ndarray | None = None,
+    prefix_ends: np.ndarray | None = None,
     document_starts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Of whole samples, float64 [B or 1, N, S, S]."""
     query, key = np.arange(positions)[:, None], np.arange(positions)[None, :]
     visible = (key <= query)[None]
-    if prefix_lengths is not None:
-        visible = visible | (key < prefix_lengths[:, None, None])
+    if prefix_ends is not None:
+        visible = visible | (key < prefix_ends[:, :, None])
     if document_starts is not None:
         visible = visible & (key >= document_starts[:, :, None])
     bias = slopes.astype(np.float64)[:, None, None] * (key - query)

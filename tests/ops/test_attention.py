@@ -59,7 +59,7 @@ def assert_formula(
     batch, length, heads, _, _ = shape
     slopes = rules.get("slopes", np.zeros(heads, np.float32))
     bias = formulas.attention_bias(
-        length, slopes, rules.get("prefix_lengths"), rules.get("document_starts")
+        length, slopes, rules.get("prefix_ends"), rules.get("document_starts")
     )
     kept = np.ones((batch, heads, length, length))
     rows = None
@@ -93,7 +93,7 @@ def test_masks(operator: Operator, rule: str) -> None:
     starts = np.array([[0] * 90 + [90] * 150 + [240] * 60, [0] * 299 + [299]])
     rules = {
         "slopes": alibi_slopes(4),
-        "prefix_lengths": np.array([130, 1]),
+        "prefix_ends": np.array([[130] * 300, [1] * 200 + [270] * 100]),
         "document_starts": starts,
     }
     if rule != "all":
@@ -115,7 +115,7 @@ def test_no_bias_is_of_the_whole_sample(
         return made[-1]
 
     monkeypatch.setattr(Mask, "bias", watched)
-    rules = {"slopes": alibi_slopes(2), "prefix_lengths": np.array([prefix, 1])}
+    rules = {"slopes": alibi_slopes(2), "prefix_ends": np.repeat([[prefix], [1]], 1000, axis=1)}
     assert_formula(operator, (2, 1000, 2, 1, 2), "float32", **rules)
     assert made
     assert all(part.shape[-2] * part.shape[-1] <= 1000 * 1000 / 4 for part in made)
@@ -123,7 +123,7 @@ def test_no_bias_is_of_the_whole_sample(
 
 @BOTH
 def test_a_prefix_of_everything_hides_nothing(operator: Operator) -> None:
-    assert_formula(operator, (2, 200, 2, 1, 4), "float32", prefix_lengths=np.array([200, 200]))
+    assert_formula(operator, (2, 200, 2, 1, 4), "float32", prefix_ends=np.full((2, 200), 200))
 
 
 @BOTH

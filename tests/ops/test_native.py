@@ -108,7 +108,12 @@ def test_linear_maps_of_one_input(dtype: str) -> None:
 MASKS = {
     "causal": Mask(),
     "slopes": Mask(slopes=np.array([0.5, 0.25, 0.1, 0.05], np.float32)),
-    "prefix": Mask(prefix_lengths=np.array([100, 301])),
+    "prefix": Mask(prefix_ends=np.repeat([[100], [301]], 400, axis=1)),
+    "prefixes": Mask(
+        prefix_ends=np.stack(
+            [np.repeat([60, 190, 399], [100, 190, 110]), np.repeat([5, 300], [5, 395])]
+        )
+    ),
     "documents": Mask(
         document_starts=np.stack(
             [np.repeat([0, 100, 290], [100, 190, 110]), np.repeat([0, 5], [5, 395])]
@@ -294,8 +299,8 @@ def test_operands_of_two_types_are_refused() -> None:
     use_native()
     with pytest.raises(ValueError, match=r"up is paddle\.bfloat16"):
         silu(normal("float32", 3), normal("bfloat16", 3))
-    rules = Mask(prefix_lengths=np.array([1, 2, 3]))
-    with pytest.raises(ValueError, match=re.escape("prefix_lengths is [3] where [2]")):
+    rules = Mask(prefix_ends=np.array([[1, 2, 3]]))
+    with pytest.raises(ValueError, match=re.escape("prefix_ends is [1, 3] where [2, 5]")):
         attend(*(normal("float32", 2, 5, 2, 8) for _ in range(3)), rules)
 
 

@@ -22,7 +22,7 @@ class Case:
     dtype: str = "float32"
     flash: bool = False
     slopes: np.ndarray | None = None
-    prefix_lengths: np.ndarray | None = None
+    prefix_ends: np.ndarray | None = None
     document_starts: np.ndarray | None = None
 
     def arrays(self) -> list[np.ndarray]:
@@ -32,7 +32,7 @@ class Case:
         return [generator.standard_normal((len(SAMPLES), LENGTH, n, SIZE)) for n in counts]
 
 
-PREFIX = np.array([29, 7])
+PREFIX = np.array([[29] * 48, [7] * 18 + [40] * 30])
 DOCUMENTS = np.array([[0] * 20 + [20] * 5 + [25] * 23, [0] * 47 + [47]])
 CASES = {
     "multi-head": Case(),
@@ -41,7 +41,7 @@ CASES = {
     "unequal": Case(heads=12, key_heads=3),
     "dropout": Case(key_heads=2, dropout=0.3),
     "slopes": Case(slopes=alibi_slopes(4)),
-    "prefix": Case(prefix_lengths=PREFIX, dropout=0.2),
+    "prefix": Case(prefix_ends=PREFIX, dropout=0.2),
     "documents": Case(document_starts=DOCUMENTS),
     "all": Case(12, 6, 0.2, "float32", False, alibi_slopes(12), PREFIX, DOCUMENTS),
     "flash": Case(12, 6, 0.2, "float32", True, alibi_slopes(12), PREFIX, DOCUMENTS),

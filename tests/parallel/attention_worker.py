@@ -31,7 +31,7 @@ def parts(case: Case) -> dict[str, np.ndarray]:
         SAMPLES,
         local_chunks(LENGTH),
         seed=SEED,
-        prefix_lengths=case.prefix_lengths,
+        prefix_ends=case.prefix_ends,
         document_starts=case.document_starts,
     )
     here = sequences.positions

@@ -3,7 +3,7 @@
 Usage: paddlenlp_own_layout.py DIRECTORY
 
 Every folder of DIRECTORY is a case: `saved/` (a model in PaddleNLP's layout) and `inputs.npz`
-(tokens and labels [B, S]; for ChatGLM also position_ids, block_position_ids and prefix_lengths).
+(tokens and labels [B, S]; for ChatGLM also position_ids, block_position_ids and prefix_ends).
 Written to it: `results.npz` with logits, loss and every gradient under "gradient/<name>".
 """
 
@@ -33,10 +33,10 @@ def run_case(case: Path) -> None:
 
 
 def structure(inputs: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
-    if "prefix_lengths" not in inputs:
+    if "prefix_ends" not in inputs:
         return {}
     place = np.arange(inputs["tokens"].shape[1])
-    in_context = place[None, None, :] < inputs["prefix_lengths"][:, None, None]
+    in_context = place[None, None, :] < inputs["prefix_ends"][:, :, None]
     visible = (place[None, :] <= place[:, None])[None] | in_context
     positions = np.stack([inputs["position_ids"], inputs["block_position_ids"]], axis=1)
     return {

@@ -96,7 +96,7 @@ def directory(paddlenlp_python: Path, tmp_path_factory: pytest.TempPathFactory) 
         batch = batch_of(model, tokens)
         saved = directory / name / "saved"
         write_weights(whole_tensors(model), model.config, saved, layout=PADDLENLP)
-        fields = ("prefix_lengths", "position_ids", "block_position_ids")
+        fields = ("prefix_ends", "position_ids", "block_position_ids")
         structure = {field: getattr(batch.sequences, field) for field in fields}
         np.savez(
             directory / name / "inputs.npz",

@@ -21,10 +21,11 @@ struct Attention {
 
   Visible visible(int64_t sample, int64_t query) const {
     Visible keys{0, query + 1};
-    if (mask->prefix_lengths != nullptr)
-      keys.end = std::max(keys.end, std::min(mask->prefix_lengths[sample], length));
+    const int64_t place = sample * length + query;
+    if (mask->prefix_ends != nullptr)
+      keys.end = std::max(keys.end, std::min(mask->prefix_ends[place], length));
     if (mask->document_starts != nullptr)
-      keys.begin = std::clamp<int64_t>(mask->document_starts[sample * length + query], 0, query);
+      keys.begin = std::clamp<int64_t>(mask->document_starts[place], 0, query);
     return keys;
   }
 

@@ -67,7 +67,7 @@ int llm_cpu_rotary(int64_t batch, int64_t length, int64_t heads, int64_t size, i
 // What a position sees; NULL leaves a rule out. See llm_pretrain/ops/mask.py.
 typedef struct {
   const float *slopes;             // [query heads]
-  const int64_t *prefix_lengths;   // [batch]
+  const int64_t *prefix_ends;      // [batch, length]
   const int64_t *document_starts;  // [batch, length]
 } llm_mask;
 

@@ -109,7 +109,7 @@ int llm_ops_activation_backward(int64_t rows, int64_t width, llm_ops_activation_
 // What a query sees: itself and the keys before it. NULL leaves a rule out.
 typedef struct {
   const float *slopes;             // [heads]: slope · (key - query) joins a score (ALiBi)
-  const int64_t *prefix_lengths;   // [batch]: so many leading keys are seen by all queries
+  const int64_t *prefix_ends;      // [batch, length], never falling: all keys before it are seen
   const int64_t *document_starts;  // [batch, length], never falling: nothing before it is seen
 } llm_ops_mask;
 

@@ -30,4 +30,4 @@ const char *llm_ops_error_string(int status) {
   return "not a status of llm_ops";
 }
 
-int llm_ops_interface(void) { return 1; }
+int llm_ops_interface(void) { return 2; }

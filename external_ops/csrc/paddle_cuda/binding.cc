@@ -68,10 +68,10 @@ Tensor floats(const std::vector<int64_t> &shape, const Tensor &like) {
 
 Tensor same(const Tensor &x) { return paddle::empty(x.shape(), x.dtype(), x.place()); }
 
-llm_ops_mask mask_of(const OptionalTensor &slopes, const OptionalTensor &prefix_lengths,
+llm_ops_mask mask_of(const OptionalTensor &slopes, const OptionalTensor &prefix_ends,
                      const OptionalTensor &document_starts) {
   return {slopes ? pointer<float>(*slopes) : nullptr,
-          prefix_lengths ? pointer<int64_t>(*prefix_lengths) : nullptr,
+          prefix_ends ? pointer<int64_t>(*prefix_ends) : nullptr,
           document_starts ? pointer<int64_t>(*document_starts) : nullptr};
 }
 
@@ -150,13 +150,13 @@ Tensors activation_backward(const Tensor &dy, const Tensor &x, const OptionalTen
 
 // y and log-sums.
 Tensors flash_attention(const Tensor &q, const Tensor &k, const Tensor &v,
-                        const OptionalTensor &slopes, const OptionalTensor &prefix_lengths,
+                        const OptionalTensor &slopes, const OptionalTensor &prefix_ends,
                         const OptionalTensor &document_starts) {
   const auto shape = q.shape();
   Tensor y = same(q), log_sums = floats({shape[0], shape[2], shape[1]}, q);
   check(llm_ops_flash_attention(shape[0], shape[1], shape[2], k.shape()[2], shape[3], dtype_of(q),
                                 heads(q), heads(k), heads(v),
-                                mask_of(slopes, prefix_lengths, document_starts), heads(y),
+                                mask_of(slopes, prefix_ends, document_starts), heads(y),
                                 pointer<float>(log_sums), q.stream()));
   return {y, log_sums};
 }
@@ -164,13 +164,13 @@ Tensors flash_attention(const Tensor &q, const Tensor &k, const Tensor &v,
 Tensors flash_attention_backward(const Tensor &q, const Tensor &k, const Tensor &v,
                                  const Tensor &y, const Tensor &log_sums, const Tensor &dy,
                                  const OptionalTensor &slopes,
-                                 const OptionalTensor &prefix_lengths,
+                                 const OptionalTensor &prefix_ends,
                                  const OptionalTensor &document_starts) {
   const auto shape = q.shape();
   Tensor dq = same(q), dk = same(k), dv = same(v), corrections = same(log_sums);
   check(llm_ops_flash_attention_backward(
       shape[0], shape[1], shape[2], k.shape()[2], shape[3], dtype_of(q), heads(q), heads(k),
-      heads(v), mask_of(slopes, prefix_lengths, document_starts), heads(y),
+      heads(v), mask_of(slopes, prefix_ends, document_starts), heads(y),
       pointer<float>(log_sums), heads(dy), pointer<float>(corrections), heads(dq), heads(dk),
       heads(dv), q.stream()));
   return {dq, dk, dv};
@@ -275,13 +275,13 @@ PD_BUILD_OP(llm_ops_activation_backward)
     .Attrs({"kind: int"})
     .SetKernelFn(PD_KERNEL(activation_backward));
 PD_BUILD_OP(llm_ops_flash_attention)
-    .Inputs({"q", "k", "v", Optional("slopes"), Optional("prefix_lengths"),
+    .Inputs({"q", "k", "v", Optional("slopes"), Optional("prefix_ends"),
              Optional("document_starts")})
     .Outputs({"y", "log_sums"})
     .SetKernelFn(PD_KERNEL(flash_attention));
 PD_BUILD_OP(llm_ops_flash_attention_backward)
     .Inputs({"q", "k", "v", "y", "log_sums", "dy", Optional("slopes"),
-             Optional("prefix_lengths"), Optional("document_starts")})
+             Optional("prefix_ends"), Optional("document_starts")})
     .Outputs({"dq", "dk", "dv"})
     .SetKernelFn(PD_KERNEL(flash_attention_backward));
 PD_BUILD_OP(llm_ops_cross_entropy_begin)

@@ -59,13 +59,13 @@ class _Rules:
     def __init__(self, mask: Mask, B: int, S: int, N: int) -> None:
         self.arrays = (
             _contiguous(mask.slopes, np.float32),
-            _contiguous(mask.prefix_lengths, np.int64),
+            _contiguous(mask.prefix_ends, np.int64),
             _contiguous(mask.document_starts, np.int64),
         )
         for name, array, shape in zip(
-            ("slopes", "prefix_lengths", "document_starts"),
+            ("slopes", "prefix_ends", "document_starts"),
             self.arrays,
-            ([N], [B], [B, S]),
+            ([N], [B, S], [B, S]),
             strict=True,
         ):
             expect(name, array, shape)

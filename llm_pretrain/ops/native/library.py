@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-INTERFACE = 3
+INTERFACE = 4
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 
@@ -47,7 +47,7 @@ class Mask(ctypes.Structure):
 
     _fields_ = [
         ("slopes", _POINTER),
-        ("prefix_lengths", _POINTER),
+        ("prefix_ends", _POINTER),
         ("document_starts", _POINTER),
     ]
 

@@ -47,15 +47,8 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
 
 def _documents(run: RunConfig, model: ModelConfig) -> Iterator[str]:
     keys = [key for key in ("reset_attention_mask", "reset_position_ids") if getattr(run.data, key)]
-    if not keys:
-        return
-    names, verb = " and ".join(keys), "is" if len(keys) == 1 else "are"
-    if model.blank_infilling is not None:
-        yield (
-            f"{names} {verb} for models that continue texts; this one fills blanks, whose "
-            f"positions and mask are its own: set {names} to false"
-        )
-    elif not model.end_tokens:
+    if keys and not model.end_tokens:
+        names = " and ".join(keys)
         yield (
             f"{names}: documents end with the model's eos_token_id, but its config has none; "
             f"add it to its config.json, or set {names} to false"

@@ -14,7 +14,7 @@ from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
 from llm_pretrain.data.cache import IndexCache
-from llm_pretrain.data.documents import SamplesOfDocuments
+from llm_pretrain.data.documents import Isolation, SamplesOfDocuments
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
@@ -90,8 +90,13 @@ def build_datasets(
     notices = [*inputs.notices, *describe_shares(inputs, shares)]
     if blanks is not None:
         notices.append("Every sample is a text with blanks that the model fills (docs/data.md).")
-    keeps_apart = data.reset_attention_mask or data.reset_position_ids
-    if keeps_apart:
+    isolation = None
+    if data.reset_attention_mask or data.reset_position_ids:
+        isolation = Isolation(
+            tuple(end_tokens),
+            apart=data.reset_attention_mask,
+            counted_anew=data.reset_position_ids,
+        )
         ids = " or ".join(map(str, end_tokens))
         notices.append(f"A document in a sample ends with the token {ids} (docs/data.md).")
     of_files: list[str] = []
@@ -126,15 +131,8 @@ def build_datasets(
             order = kept_order(shares, counts.by_split()[name], cache)
             texts = BlendedSamples(parts[name], order)
         if blanks is not None:
-            return SamplesWithBlanks(texts, blanks, seed)
-        if keeps_apart:
-            return SamplesOfDocuments(
-                texts,
-                end_tokens,
-                apart=data.reset_attention_mask,
-                counted_anew=data.reset_position_ids,
-            )
-        return texts
+            return SamplesWithBlanks(texts, blanks, seed, isolation)
+        return texts if isolation is None else SamplesOfDocuments(texts, isolation)
 
     return Datasets(joined("train"), joined("valid"), joined("test"), tuple(notices))
 

@@ -11,9 +11,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.samples import Texts
+from llm_pretrain.data.samples import Sample, Texts
 
 Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How the documents of a sample are kept apart."""
+
+    end_tokens: tuple[int, ...]
+    """Ids of which each ends a document and belongs to it."""
+    apart: bool
+    """Whether a position sees its own document alone."""
+    counted_anew: bool
+    """Whether the first position of every document is 0."""
+
+    def __post_init__(self) -> None:
+        assert self.end_tokens
+        assert self.apart or self.counted_anew
+
+    def documents_of(self, text: Sample) -> list[Sample]:
+        """The documents of a text one by one, each with its part of the mask."""
+        begins = np.unique(document_starts(text.tokens, self.end_tokens))[1:]
+        tokens = np.split(text.tokens, begins)
+        if text.mask is None:
+            return [Sample(document, None) for document in tokens]
+        masks = np.split(text.mask, begins)
+        return [Sample(document, mask) for document, mask in zip(tokens, masks, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -26,34 +51,22 @@ class SampleOfDocuments:
 
 
 class SamplesOfDocuments:
-    """Every text with what keeps its documents apart.
+    """Every text with what keeps its documents apart."""
 
-    Args:
-        end_tokens: ids of which each ends a document and belongs to it.
-        apart: whether a position sees its own document alone.
-        counted_anew: whether the first position of every document is 0.
-    """
-
-    def __init__(
-        self, texts: Texts, end_tokens: Collection[int], *, apart: bool, counted_anew: bool
-    ) -> None:
-        assert end_tokens
-        assert apart or counted_anew
+    def __init__(self, texts: Texts, isolation: Isolation) -> None:
         self.texts = texts
-        self.end_tokens = tuple(end_tokens)
-        self.apart = apart
-        self.counted_anew = counted_anew
+        self.isolation = isolation
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, number: int) -> SampleOfDocuments:
         text = self.texts[number]
-        starts = document_starts(text.inputs, self.end_tokens)
+        starts = document_starts(text.inputs, self.isolation.end_tokens)
         structure = {}
-        if self.apart:
+        if self.isolation.apart:
             structure["document_starts"] = starts
-        if self.counted_anew:
+        if self.isolation.counted_anew:
             structure["position_ids"] = np.arange(len(starts)) - starts
         return SampleOfDocuments(text.inputs, text.labels, structure)
 

@@ -187,12 +187,11 @@ def test_documents_are_kept_apart_where_their_end_is_known(load) -> None:
 
 
 @pytest.mark.parametrize("key", RESETS)
-def test_models_that_fill_blanks_keep_their_own_positions(load, key: str) -> None:
-    model = {"eos_token_id": 2, "blank_infilling": BlankInfilling(3, 4, 5, 2)}
+def test_documents_with_blanks_are_kept_apart_too(load, key: str) -> None:
+    model = {"blank_infilling": BlankInfilling(3, 4, 5, 2)}
+    assert problems(load(**{key: True}), {}, eos_token_id=2, **model) == []
     (problem,) = problems(load(**{key: True}), {}, **model)
-    assert problem.startswith(f"{key} is for models that continue texts")
-    assert problem.endswith(f"set {key} to false")
-    assert problems(load(), {}, **model) == []
+    assert problem.startswith(f"{key}: documents end with the model's eos_token_id")
 
 
 def test_linear_biases_know_no_positions_to_reset(load) -> None:

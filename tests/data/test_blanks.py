@@ -154,6 +154,21 @@ def test_a_sample_depends_on_seed_and_number_alone() -> None:
     assert contents(6, list(range(20))) != forward
 
 
+def test_samples_are_those_of_earlier_versions() -> None:
+    """So a run goes on with the text that it would have read."""
+    dataset = samples(27, seed=7, long_share=0.5, block_positions=True)
+    short, long = dataset[30], samples(16, seed=7)[3]
+    context = [*range(30, 38), MASK, *range(40, 51), MASK]
+    ignored = [IGNORED_LABEL] * 21
+    assert short.inputs.tolist() == [*context, START, 51, 52, START, 38, 39]
+    assert short.labels.tolist() == [*ignored, 51, 52, END, 38, 39, END]
+    assert short.structure["position_ids"].tolist() == [*range(21), 20, 20, 20, 8, 8, 8]
+    assert long.inputs.tolist() == [*range(3, 9), GMASK, START, *range(9, 17)]
+    assert long.labels.tolist() == [*ignored[:7], *range(9, 18)]
+    assert short.structure["prefix_ends"].tolist() == [21] * 27
+    assert set(long.structure) == {"prefix_ends", "position_ids"}
+
+
 def test_batches_carry_the_structure() -> None:
     dataset = samples(long_share=0.5, block_positions=True)
     with BatchLoader(dataset, batch_size=3, rank=1, degree=2, workers=2) as loader:

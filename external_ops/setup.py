@@ -55,6 +55,7 @@ setup(
                 "-O3",
                 "-fopenmp",
                 "-fvisibility=hidden",
+                "-ffp-contract=fast",
                 "-fno-math-errno",
                 "-fno-trapping-math",
             ],

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "status.h"
 #include "vector_math.h"
 
 namespace llm {
@@ -19,6 +20,16 @@ struct Attention {
   const llm_mask *mask;
   float scale;
 
+  Attention(int64_t batch_, int64_t length_, int64_t heads_, int64_t key_heads_, int64_t size_,
+            llm_dtype dtype_, const llm_mask *mask_)
+      : batch(batch_), length(length_), heads(heads_), key_heads(key_heads_), size(size_),
+        dtype(dtype_), mask(mask_), scale(1.0f / std::sqrt(static_cast<float>(size_))) {
+    require(batch >= 0 && length >= 0 && length <= INT32_MAX, "a size that is no length");
+    require(heads > 0 && key_heads > 0 && size > 0 && heads % key_heads == 0,
+            "the key heads must divide the query heads");
+    require(mask != nullptr, "no mask");
+  }
+
   Visible visible(int64_t sample, int64_t query) const {
     Visible keys{0, query + 1};
     const int64_t place = sample * length + query;
@@ -28,6 +39,20 @@ struct Attention {
       keys.begin = std::clamp<int64_t>(mask->document_starts[place], 0, query);
     return keys;
   }
+
+  // The range of keys that some query of [first, first + count) sees.
+  Visible visible_to_any(int64_t sample, int64_t first, int64_t count) const {
+    Visible all = visible(sample, first);
+    for (int64_t query = first + 1; query < first + count; ++query) {
+      const Visible keys = visible(sample, query);
+      all.begin = std::min(all.begin, keys.begin);
+      all.end = std::max(all.end, keys.end);
+    }
+    return all;
+  }
+
+  // Of a transposed head. A power of two would put its rows into the same places of the cache.
+  int64_t turned_stride() const { return length + 16; }
 
   float slope(int64_t head) const { return mask->slopes == nullptr ? 0.0f : mask->slopes[head]; }
 
@@ -43,42 +68,42 @@ struct Attention {
 // Most queries and keys of a block: its scores stay in the second-level cache.
 constexpr int64_t kQueries = 128, kKeys = 256;
 
-// scores[j] = scores[j] · scale + slope · (j + offset) for seen keys [begin, end); returns the largest.
-LLM_INLINE float finish_scores_body(float *scores, int64_t begin, int64_t end, float scale,
-                                    float slope, float offset) {
+// What a block's products become: scores[j] · scale + slope · (j + offset).
+struct Scores {
+  float scale, slope, offset;
+
+  __attribute__((always_inline)) float of(const float *products, int64_t j) const {
+    return products[j] * scale + slope * (static_cast<float>(static_cast<int32_t>(j)) + offset);
+  }
+};
+
+// The largest score of seen keys [begin, end).
+LLM_INLINE float largest_score_body(const float *products, int64_t begin, int64_t end,
+                                    Scores scores) {
   float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
   for (int64_t j = begin; j < end; ++j) {
-    const float distance = static_cast<float>(static_cast<int32_t>(j)) + offset;
-    const float score = scores[j] * scale + slope * distance;
-    scores[j] = score;
+    const float score = scores.of(products, j);
     largest = score > largest ? score : largest;
   }
   return largest;
 }
-constexpr Dispatched<finish_scores_body> finish_scores;
+constexpr Dispatched<largest_score_body> largest_score;
 
-// scores[j] = exp(scores[j] - shift) in [begin, end) and 0 elsewhere in [0, keys); returns their sum.
-LLM_INLINE float exponentials_body(float *scores, int64_t keys, int64_t begin, int64_t end,
-                                   float shift) {
-  for (int64_t j = 0; j < begin; ++j) scores[j] = 0.0f;
+// products[j] = exp(score - shift) in [begin, end) and 0 elsewhere in [0, keys); returns their sum.
+LLM_INLINE float exponentials_body(float *products, int64_t keys, int64_t begin, int64_t end,
+                                   Scores scores, float shift) {
+  for (int64_t j = 0; j < begin; ++j) products[j] = 0.0f;
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = begin; j < end; ++j) {
-    scores[j] = exponential(scores[j] - shift);
-    sum += scores[j];
+    products[j] = exponential(scores.of(products, j) - shift);
+    sum += products[j];
   }
-  for (int64_t j = end; j < keys; ++j) scores[j] = 0.0f;
+  for (int64_t j = end; j < keys; ++j) products[j] = 0.0f;
   return sum;
 }
 constexpr Dispatched<exponentials_body> exponentials;
-
-// ds[j] = p[j] · (dp[j] - correction) · scale
-LLM_INLINE void score_gradients_body(int64_t keys, const float *__restrict p, float correction,
-                                     float scale, float *__restrict dp) {
-  for (int64_t j = 0; j < keys; ++j) dp[j] = p[j] * (dp[j] - correction) * scale;
-}
-constexpr Dispatched<score_gradients_body> score_gradients;
 
 LLM_INLINE void multiply_row_body(int64_t count, float factor, float *row) {
   for (int64_t i = 0; i < count; ++i) row[i] *= factor;

@@ -4,9 +4,8 @@
 
 #include <array>
 #include <map>
-#include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
-#include <shared_mutex>
+#include <stdexcept>
 #include <unordered_map>
 #include <vector>
 
@@ -22,9 +21,11 @@ memory::data_type type_of(llm_dtype dtype) {
   return dtype == LLM_BFLOAT16 ? memory::data_type::bf16 : memory::data_type::f32;
 }
 
+// A compiled product and what it is called with, of which only the data differ between calls.
 struct Product {
   dnnl::matmul primitive;
-  memory::desc a, b, c, bias, scratchpad;
+  size_t scratch_bytes = 0;
+  std::unordered_map<int, memory> arguments;
 };
 
 // All that a compiled product depends on, the number of its threads included.
@@ -48,10 +49,9 @@ memory::desc describe(int64_t rows, int64_t columns, llm_dtype dtype, int64_t st
 Product compile(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b,
                 llm_dtype dtype, bool has_bias, int64_t c_stride, llm_dtype c_dtype,
                 bool accumulate) {
-  Product product;
-  product.a = describe(m, k, dtype, a.stride, a.transposed);
-  product.b = describe(k, n, dtype, b.stride, b.transposed);
-  product.c = describe(m, n, c_dtype, c_stride, false);
+  const memory::desc left = describe(m, k, dtype, a.stride, a.transposed);
+  const memory::desc right = describe(k, n, dtype, b.stride, b.transposed);
+  const memory::desc result = describe(m, n, c_dtype, c_stride, false);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (accumulate) {
@@ -59,58 +59,73 @@ Product compile(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand
     sum.append_sum(1.0f);
     attributes.set_post_ops(sum);
   }
-  if (has_bias) product.bias = memory::desc({1, n}, memory::data_type::f32, memory::dims{n, 1});
-  const auto descriptor =
-      has_bias ? dnnl::matmul::primitive_desc(engine(), product.a, product.b, product.bias,
-                                              product.c, attributes)
-               : dnnl::matmul::primitive_desc(engine(), product.a, product.b, product.c, attributes);
-  product.scratchpad = descriptor.scratchpad_desc();
+  Product product;
+  const auto add = [&](int name, const memory::desc &desc) {
+    product.arguments.emplace(name, memory(desc, engine(), DNNL_MEMORY_NONE));
+  };
+  dnnl::matmul::primitive_desc descriptor;
+  if (has_bias) {
+    const memory::desc row({1, n}, memory::data_type::f32, memory::dims{n, 1});
+    descriptor = dnnl::matmul::primitive_desc(engine(), left, right, row, result, attributes);
+    add(DNNL_ARG_BIAS, row);
+  } else {
+    descriptor = dnnl::matmul::primitive_desc(engine(), left, right, result, attributes);
+  }
+  add(DNNL_ARG_SRC, left);
+  add(DNNL_ARG_WEIGHTS, right);
+  add(DNNL_ARG_DST, result);
+  add(DNNL_ARG_SCRATCHPAD, descriptor.scratchpad_desc());
+  product.scratch_bytes = descriptor.scratchpad_desc().get_size();
   product.primitive = dnnl::matmul(descriptor);
   return product;
 }
 
-// Compiled products stay for the life of the process, since a model has few shapes; where it has
-// many after all, the lot is dropped now and then.
+// A thread's products stay for its life, since a model has few shapes; where it has many after all,
+// the lot is dropped now and then.
 constexpr size_t kMostProducts = 4096;
-
-template <class Make>
-Product find(const Key &key, const Make &make) {
-  static std::map<Key, Product> products;
-  static std::shared_mutex mutex;
-  {
-    std::shared_lock lock(mutex);
-    const auto found = products.find(key);
-    if (found != products.end()) return found->second;
-  }
-  Product made = make();
-  std::unique_lock lock(mutex);
-  if (products.size() >= kMostProducts) products.clear();
-  products.emplace(key, made);
-  return made;
-}
 
 void multiply(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b, llm_dtype dtype,
               const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
+  thread_local std::map<Key, Product> products;
+  thread_local dnnl::stream stream(engine());
+  thread_local std::vector<uint8_t> scratch;
   const Key key{m, n, k, a.stride, a.transposed, b.stride, b.transposed,
                 dtype, bias != nullptr, c_stride, c_dtype, accumulate,
                 omp_in_parallel() ? 1 : omp_get_max_threads()};
-  const Product product = find(key, [&] {
-    return compile(m, n, k, a, b, dtype, bias != nullptr, c_stride, c_dtype, accumulate);
-  });
-  thread_local dnnl::stream stream(engine());
-  thread_local std::vector<uint8_t> scratch;
-  if (scratch.size() < product.scratchpad.get_size()) scratch.resize(product.scratchpad.get_size());
-  const auto wrap = [](const memory::desc &desc, const void *data) {
-    return memory(desc, engine(), const_cast<void *>(data));
+  auto found = products.find(key);
+  if (found == products.end()) {
+    if (products.size() >= kMostProducts) products.clear();
+    found = products.emplace(key, compile(m, n, k, a, b, dtype, bias != nullptr, c_stride, c_dtype,
+                                          accumulate)).first;
+  }
+  Product &product = found->second;
+  if (scratch.size() < product.scratch_bytes) scratch.resize(product.scratch_bytes);
+  const auto place = [&](int name, const void *data) {
+    product.arguments.at(name).set_data_handle(const_cast<void *>(data));
   };
-  std::unordered_map<int, memory> arguments{
-      {DNNL_ARG_SRC, wrap(product.a, a.data)},
-      {DNNL_ARG_WEIGHTS, wrap(product.b, b.data)},
-      {DNNL_ARG_DST, wrap(product.c, c)},
-      {DNNL_ARG_SCRATCHPAD, wrap(product.scratchpad, scratch.data())}};
-  if (bias != nullptr) arguments.emplace(DNNL_ARG_BIAS, wrap(product.bias, bias));
-  product.primitive.execute(stream, arguments);
+  place(DNNL_ARG_SRC, a.data);
+  place(DNNL_ARG_WEIGHTS, b.data);
+  place(DNNL_ARG_DST, c);
+  place(DNNL_ARG_SCRATCHPAD, scratch.data());
+  if (bias != nullptr) place(DNNL_ARG_BIAS, bias);
+  product.primitive.execute(stream, product.arguments);
   stream.wait();
+}
+
+// By oneDNN's BLAS, which copies parts of both operands into the order in which it reads them: on
+// all threads a sixth faster than the above, which reads a weight as it lies.
+void multiply_float(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b,
+                    const float *bias, float *c, int64_t c_stride, bool accumulate) {
+  for (int64_t row = 0; bias != nullptr && row < m; ++row) {
+    float *values = c + row * c_stride;
+    for (int64_t i = 0; i < n; ++i) values[i] = accumulate ? values[i] + bias[i] : bias[i];
+  }
+  const float kept = accumulate || bias != nullptr ? 1.0f : 0.0f;
+  const auto status =
+      dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, 1.0f,
+                 static_cast<const float *>(a.data), a.stride, static_cast<const float *>(b.data),
+                 b.stride, kept, c, c_stride);
+  if (status != dnnl_success) throw std::runtime_error("oneDNN refused a product");
 }
 
 // Whether oneDNN multiplies bfloat16 on this processor: it does from AVX-512 on.
@@ -158,7 +173,9 @@ void multiply_widened(int64_t m, int64_t n, int64_t k, const Operand &a, const O
 
 void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dtype,
             const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
-  if (dtype == LLM_BFLOAT16 && !multiplies_bfloat16()) {
+  if (dtype == LLM_FLOAT32 && !omp_in_parallel()) {
+    multiply_float(m, n, k, a, b, bias, static_cast<float *>(c), c_stride, accumulate);
+  } else if (dtype == LLM_BFLOAT16 && !multiplies_bfloat16()) {
     multiply_widened(m, n, k, a, b, bias, c, c_stride, c_dtype, accumulate);
   } else {
     multiply(m, n, k, a, b, dtype, bias, c, c_stride, c_dtype, accumulate);

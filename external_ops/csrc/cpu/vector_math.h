@@ -14,7 +14,11 @@ namespace llm {
 LLM_INLINE float exponential(float x) {
   // Written so that a NaN, of which no integer can be made, ends at a bound.
   const float bounded = x > -87.0f ? (x < 88.7f ? x : 88.7f) : -87.0f;
-  const float n = __builtin_floorf(bounded * 1.44269504f + 0.5f);
+  // In a number of this size the last bit of the fraction stands for 1: the addition rounds to n,
+  // and leaves it in the lowest bits.
+  const float round = 12582912.0f;
+  const float shifted = bounded * 1.44269504f + round;
+  const float n = shifted - round;
   const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
   float polynomial = 1.9875691500e-4f;
   polynomial = polynomial * r + 1.3981999507e-3f;
@@ -22,11 +26,13 @@ LLM_INLINE float exponential(float x) {
   polynomial = polynomial * r + 4.1665795894e-2f;
   polynomial = polynomial * r + 1.6666665459e-1f;
   polynomial = polynomial * r + 5.0000001201e-1f;
-  const float mantissa = polynomial * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  const float result = mantissa * power;
+  const float mantissa = polynomial * (r * r) + r + 1.0f;
+  uint32_t bits, exponent;
+  std::memcpy(&bits, &mantissa, sizeof bits);
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  bits += exponent << 23;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
   if (x != x) return x;
   return x < -87.0f ? 0.0f : (x > 88.7f ? INFINITY : result);
 }

@@ -1,0 +1,32 @@
+// Work of uneven size, shared among threads.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <exception>
+
+namespace llm {
+
+// Runs body(task, scratch) for every task; each thread has its own copy of `prototype`. The first
+// exception of any thread is thrown when all are done.
+template <class Scratch, class Body>
+void in_parallel(int64_t tasks, const Scratch &prototype, Body body) {
+  // Counted by hand: for schedule(dynamic) gcc calls functions that Paddle's OpenMP lacks. They are
+  // then found in gcc's own, which knows nothing of these threads, and each does all of the work.
+  std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+#pragma omp parallel
+  {
+    Scratch scratch = prototype;
+    for (int64_t task = next++; task < tasks; task = next++) {
+      try {
+        body(task, scratch);
+      } catch (...) {
+#pragma omp critical
+        failure = std::current_exception();
+      }
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace llm

@@ -10,25 +10,26 @@ namespace {
 
 // What is known of each query of a head.
 struct Queries {
-  std::vector<float> shifts;       // log of the sum of exponentials, and slope · query
   std::vector<float> corrections;  // rowsum(dy · y)
   std::vector<int32_t> begins, ends;
 
   explicit Queries(int64_t length)
-      : shifts(length), corrections(length), begins(length), ends(length) {}
+      : corrections(length), begins(length), ends(length) {}
 };
 
-// For a key and queries i of a block: p[i] = exp(p[i] · scale + bias - shift[i]) where it is seen,
-// else 0; dp[i] = p[i] · (dp[i] - correction[i]) · scale.
-LLM_INLINE void probabilities_and_gradients_body(int64_t rows, int32_t key, float scale, float bias,
-                                                 const float *__restrict shifts,
+// For a key and queries first + i: p[i] = exp(p[i] · scale + slope · (key - query) - log_sum[i]) where
+// it is seen, else 0; dp[i] = p[i] · (dp[i] - correction[i]) · scale.
+LLM_INLINE void probabilities_and_gradients_body(int64_t rows, int32_t key, int32_t first,
+                                                 float scale, float slope,
+                                                 const float *__restrict log_sums,
                                                  const float *__restrict corrections,
                                                  const int32_t *__restrict begins,
                                                  const int32_t *__restrict ends,
                                                  float *__restrict p, float *__restrict dp) {
   for (int64_t i = 0; i < rows; ++i) {
     const bool is_seen = (begins[i] <= key) & (key < ends[i]);
-    const float probability = exponential(p[i] * scale + bias - shifts[i]);
+    const auto distance = static_cast<float>(key - first - static_cast<int32_t>(i));
+    const float probability = exponential(p[i] * scale + slope * distance - log_sums[i]);
     const float gradient = probability * (dp[i] - corrections[i]) * scale;
     p[i] = is_seen ? probability : 0.0f;
     dp[i] = is_seen ? gradient : 0.0f;
@@ -67,7 +68,7 @@ struct Scratch {
 };
 
 void find_queries(const Attention &a, int64_t sample, int64_t head, const void *y, const void *dy,
-                  const float *log_sums, Scratch &scratch) {
+                  Scratch &scratch) {
   const int64_t stride = a.heads * a.size;
   Queries &queries = scratch.queries;
   for (int64_t query = 0; query < a.length; ++query) {
@@ -76,7 +77,6 @@ void find_queries(const Attention &a, int64_t sample, int64_t head, const void *
     const float *d_out =
         load(at(dy, first, a.dtype), a.size, a.dtype, scratch.rows.data() + a.size);
     queries.corrections[query] = inner_product(a.size, out, d_out);
-    queries.shifts[query] = log_sums[query] + a.slope(head) * static_cast<float>(query);
     const Visible seen = a.visible(sample, query);
     queries.begins[query] = static_cast<int32_t>(seen.begin);
     queries.ends[query] = static_cast<int32_t>(seen.end);
@@ -95,18 +95,20 @@ void attend_backward(const Attention &a, int64_t sample, int64_t key_head, const
                      const void *dy, void *dq, void *dk, void *dv, Scratch &scratch) {
   const int64_t q_stride = a.heads * a.size, k_stride = a.key_heads * a.size;
   const int64_t group = a.heads / a.key_heads, k_start = a.key_offset(sample, key_head);
+  const int64_t turned_stride = a.turned_stride();
   const bool is_rounded = a.dtype == LLM_BFLOAT16;
   const auto operand = [&](std::vector<float> &block, std::vector<uint16_t> &rounded) {
     return is_rounded ? static_cast<const void *>(rounded.data()) : block.data();
   };
   const void *p = operand(scratch.p, scratch.rounded_p);
   const void *ds = operand(scratch.dp, scratch.rounded_dp);
+  const void *keys_in = at(k, k_start, a.dtype);
   if (is_rounded) {
-    transpose_half(a.length, a.size, static_cast<const uint16_t *>(at(k, k_start, a.dtype)),
-                   k_stride, reinterpret_cast<uint16_t *>(scratch.k_turned.data()), a.turned_stride());
+    transpose_half(a.length, a.size, static_cast<const uint16_t *>(keys_in), k_stride,
+                   reinterpret_cast<uint16_t *>(scratch.k_turned.data()), turned_stride);
   } else {
-    transpose_float(a.length, a.size, static_cast<const float *>(at(k, k_start, a.dtype)),
-                    k_stride, scratch.k_turned.data(), a.turned_stride());
+    transpose_float(a.length, a.size, static_cast<const float *>(keys_in), k_stride,
+                    scratch.k_turned.data(), turned_stride);
   }
   std::fill(scratch.dk.begin(), scratch.dk.end(), 0.0f);
   std::fill(scratch.dv.begin(), scratch.dv.end(), 0.0f);
@@ -114,7 +116,8 @@ void attend_backward(const Attention &a, int64_t sample, int64_t key_head, const
     const int64_t q_start = a.query_offset(sample, head);
     const float slope = a.slope(head);
     const Queries &queries = scratch.queries;
-    find_queries(a, sample, head, y, dy, log_sums + (sample * a.heads + head) * a.length, scratch);
+    const float *sums = log_sums + (sample * a.heads + head) * a.length;
+    find_queries(a, sample, head, y, dy, scratch);
     std::fill(scratch.dq_turned.begin(), scratch.dq_turned.end(), 0.0f);
     for (int64_t first = 0; first < a.length; first += kQueries) {
       const int64_t rows = std::min(kQueries, a.length - first);
@@ -130,14 +133,11 @@ void attend_backward(const Attention &a, int64_t sample, int64_t key_head, const
         matmul(keys, rows, a.size, v_block, {dy_block.data, q_stride, true}, a.dtype, nullptr,
                scratch.dp.data(), rows, LLM_FLOAT32, false);
         for (int64_t row = 0; row < keys; ++row) {
-          const int64_t key = start + row;
           float *p_row = scratch.p.data() + row * rows, *dp_row = scratch.dp.data() + row * rows;
-          probabilities_and_gradients(rows, static_cast<int32_t>(key), a.scale,
-                                      slope * static_cast<float>(key),
-                                      queries.shifts.data() + first,
-                                      queries.corrections.data() + first,
-                                      queries.begins.data() + first, queries.ends.data() + first,
-                                      p_row, dp_row);
+          probabilities_and_gradients(
+              rows, static_cast<int32_t>(start + row), static_cast<int32_t>(first), a.scale, slope,
+              sums + first, queries.corrections.data() + first, queries.begins.data() + first,
+              queries.ends.data() + first, p_row, dp_row);
           if (is_rounded) {
             narrow(rows, p_row, scratch.rounded_p.data() + row * rows);
             narrow(rows, dp_row, scratch.rounded_dp.data() + row * rows);
@@ -147,14 +147,14 @@ void attend_backward(const Attention &a, int64_t sample, int64_t key_head, const
                scratch.dv.data() + start * a.size, a.size, LLM_FLOAT32, true);
         matmul(keys, a.size, rows, {ds, rows, false}, q_block, a.dtype, nullptr,
                scratch.dk.data() + start * a.size, a.size, LLM_FLOAT32, true);
-        matmul(a.size, rows, keys, {at(scratch.k_turned.data(), start, a.dtype), a.turned_stride(), false},
-               {ds, rows, false}, a.dtype, nullptr, scratch.dq_turned.data() + first, a.turned_stride(),
-               LLM_FLOAT32, true);
+        const Operand turned{at(scratch.k_turned.data(), start, a.dtype), turned_stride, false};
+        matmul(a.size, rows, keys, turned, {ds, rows, false}, a.dtype, nullptr,
+               scratch.dq_turned.data() + first, turned_stride, LLM_FLOAT32, true);
       }
     }
     for (int64_t first = 0; first < a.length; first += kTurned) {
       const int64_t rows = std::min(kTurned, a.length - first);
-      transpose_float(a.size, rows, scratch.dq_turned.data() + first, a.turned_stride(),
+      transpose_float(a.size, rows, scratch.dq_turned.data() + first, turned_stride,
                       scratch.rows.data(), a.size);
       for (int64_t row = 0; row < rows; ++row) {
         write_row(scratch.rows.data() + row * a.size, a, dq, q_start + (first + row) * q_stride);

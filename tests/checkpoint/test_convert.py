@@ -84,6 +84,11 @@ def scaled(kind: str) -> dict[str, Any]:
         ("tiny/llama", scaled("yarn"), "does not scale its rotary embedding by 'yarn'"),
         ("tiny/baichuan2-7b", {}, "LlamaForCausalLM has norm_head False, not True"),
         ("tiny/qwen2", {"head_dim": 12}, "has heads of hidden_size / num_attention_heads, 8, not "),
+        (
+            "tiny/chatglm2",
+            {"kv_channels": 4},
+            "has heads of hidden_size / num_attention_heads, 8, ",
+        ),
         ("tiny/qwen2", scaled("linear"), "does not scale its rotary embedding by 'linear'"),
         ("tiny/qwen2", scaled("dynamic"), "does not scale its rotary embedding by 'dynamic'"),
         ("tiny/qwen2", scaled("llama3"), "does not scale its rotary embedding by 'llama3'"),
@@ -109,7 +114,7 @@ def test_what_paddlenlp_would_compute_otherwise(
 def test_scalings_that_paddlenlp_computes_too(
     tmp_path: Path, kind: str, theirs: str | None
 ) -> None:
-    """Its LLaMA has keys of its own for two of them (tests/peers/test_paddlenlp_llama.py)."""
+    """Its LLaMA has keys of its own for two of them (tests/peers/paddlenlp_cases.py)."""
     write_changed("tiny/llama", tmp_path / "original", **scaled(kind))
     assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 0
     written = json.loads((tmp_path / "there/config.json").read_text())
@@ -117,6 +122,14 @@ def test_scalings_that_paddlenlp_computes_too(
     assert written.get("rope_scaling_factor") == (2.0 if theirs else None)
     assert convert(tmp_path / "there", tmp_path / "back", "--to", "huggingface") == 0
     assert_same_files(tmp_path / "original", tmp_path / "back")
+
+
+def test_what_a_run_fuses_is_split_in_the_files_and_said_to_be(tmp_path: Path) -> None:
+    fusions = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
+    write_changed("tiny/qwen-7b", tmp_path / "original", **fusions)
+    assert convert(tmp_path / "original", tmp_path / "there", "--to", "paddlenlp") == 0
+    written = json.loads((tmp_path / "there/config.json").read_text())
+    assert {key: written[key] for key in fusions} == dict.fromkeys(fusions, False)
 
 
 def test_what_is_said_and_what_comes_along(

@@ -12,7 +12,8 @@ import pytest
 from llm_pretrain.config import ConfigError, ModelArguments
 from llm_pretrain.models.families import FAMILIES, SEEDS, load_model_config
 from tests.models import stablelm
-from tests.peers.comparison import Case, assert_like_transformers, run_transformers
+from tests.peers.comparison import Case
+from tests.peers.like_transformers import assert_like_transformers, run_transformers
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_family.md"
 PUBLISHED = {

@@ -29,7 +29,7 @@ def run_case(case: Path) -> None:
         **{f"gradient/{name}": p.grad.numpy() for name, p in model.named_parameters()},
     }
     model.save_pretrained(case / "again")
-    model.save_pretrained(case / "again-sharded", max_shard_size="20KB")
+    model.save_pretrained(case / "again-sharded", max_shard_size="1KB")
     with torch.no_grad():
         results["saved_logits"] = load(case / "saved")(input_ids=tokens).logits.numpy()
     model.to(torch.bfloat16).save_pretrained(case / "again-bfloat16")
@@ -52,4 +52,8 @@ def load(directory: Path, **settings: object) -> PreTrainedModel:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for case in sorted(Path(sys.argv[1]).iterdir()):
-        run_case(case)
+        try:
+            run_case(case)
+        except Exception as error:
+            config = (case / "published.json").read_text()
+            raise RuntimeError(f"{case.name}: {config}") from error

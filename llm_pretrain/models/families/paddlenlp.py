@@ -40,8 +40,6 @@ class _Model:
     """Keys of its config.json that are not in Hugging Face's, and what they are there."""
     settled: dict[str, Any] = field(default_factory=dict)
     """Fields of `ModelConfig` that have one value in its code."""
-    has_head_dim: bool = False
-    """Whether the size of its heads is a setting."""
     scalings: dict[type[RopeScaling], str | None] = field(default_factory=dict)
     """Scalings of its rotary embedding, with its "rope_scaling_type"; None is Hugging Face's."""
     head_copy: str | None = None
@@ -71,6 +69,8 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     published: dict[str, Any] = family_of(config).write_config(config)
     published |= {"model_type": config.family, "architectures": [model.architecture]}
     published |= {key: published[other] for key, other in model.keys.items()}
+    # What a run fuses is split in the files, and its Qwen would not fuse what it reads.
+    published |= {"fuse_attention_qkv": False, "fuse_attention_ffn": False}
     scaling = config.rope.scaling if config.rope else None
     if scaling and (kind := model.scalings[type(scaling)]):
         published |= {"rope_scaling_type": kind, "rope_scaling_factor": scaling.factor}
@@ -104,7 +104,7 @@ def _differences(model: _Model, config: ModelConfig) -> list[str]:
         if getattr(config, key) != value
     ]
     head_dim = config.hidden_size // config.num_attention_heads
-    if config.head_dim != head_dim and not model.has_head_dim:
+    if config.head_dim != head_dim:
         differences.append(
             f"has heads of hidden_size / num_attention_heads, {head_dim}, not of {config.head_dim}"
         )
@@ -228,6 +228,5 @@ _MODELS: dict[str, _Model] = {
             "vocab_size": "padded_vocab_size",
             "max_sequence_length": "seq_length",
         },
-        has_head_dim=True,
     ),
 }

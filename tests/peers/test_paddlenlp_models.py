@@ -1,0 +1,36 @@
+"""This program's models against those of PaddleNLP, from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.peers.like_paddlenlp import assert_like_paddlenlp, run_paddlenlp
+from tests.peers.paddlenlp_cases import CASES
+
+pytestmark = pytest.mark.peer_paddlenlp
+
+
+@pytest.fixture(scope="module")
+def directory_of(
+    paddlenlp_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folders of a family's cases with what PaddleNLP made of them, once."""
+
+    @cache
+    def directory_of(family: str) -> Path:
+        directory = tmp_path_factory.mktemp(family)
+        run_paddlenlp(paddlenlp_python, CASES[family], directory)
+        return directory
+
+    return directory_of
+
+
+@pytest.mark.parametrize(("family", "name"), [(f, name) for f in CASES for name in CASES[f]])
+def test_trains_and_evaluates_as_paddlenlp_does(
+    family: str, name: str, directory_of: Callable[[str], Path]
+) -> None:
+    assert_like_paddlenlp(CASES[family], name, directory_of(family))

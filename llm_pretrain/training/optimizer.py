@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 
 from llm_pretrain import ops
 from llm_pretrain.config import TrainingArguments
-from llm_pretrain.ops.native import rounded_weights
+from llm_pretrain.ops.native import packed_weights
 from llm_pretrain.parallel.buckets import Bucket, Sharding, build_buckets
 from llm_pretrain.parallel.gathering import gather_around_units
 from llm_pretrain.parallel.gradient_norm import global_norm
@@ -71,8 +71,9 @@ class ShardedAdamW:
 
     def begin_step(self, micro_batches: int) -> None:
         """Say how many backward passes the step has, so that reductions can begin in the last."""
-        if self.weights_stay:
-            rounded_weights.hold()
+        if self.weights_stay and micro_batches > 1:
+            # For one, what is made of a weight would serve one product.
+            packed_weights.hold()
         for bucket in self.buckets:
             bucket.begin_step(micro_batches)
 
@@ -83,7 +84,7 @@ class ShardedAdamW:
         Raises:
             NonFiniteGradientError: before any weight has changed.
         """
-        rounded_weights.drop()
+        packed_weights.drop()
         shards = [bucket.reduce_gradients() for bucket in self.buckets]
         norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
         is_finite = math.isfinite(norm)

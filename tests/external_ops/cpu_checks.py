@@ -161,7 +161,8 @@ def linear_cross_entropy(draw: Draw) -> tuple[Results, Results]:
 
 
 def matmul(draw: Draw) -> tuple[Results, Results]:
-    M, N, K = (draw.size(90) for _ in range(3))
+    # From 512 rows on, operands of bfloat16 are packed for the product.
+    M, N, K = draw.size(90) + 511 * draw.chance(), draw.size(90), draw.size(90)
     a, b = draw.values(M, K), draw.values(K, N)
     expected = exact(a) @ exact(b)
     a_transposed, b_transposed = draw.chance(), draw.chance()
@@ -176,9 +177,25 @@ def matmul(draw: Draw) -> tuple[Results, Results]:
     c = draw.values(M, N, dtype=c_dtype) if accumulate else empty((M, N), c_dtype)
     if accumulate:
         expected = expected + exact(c)
-    draw.library("matmul", M, N, K, left, a_transposed, right, b_transposed, draw.dtype, bias, c,
-                 c_dtype, accumulate)  # fmt: skip
+    layout = int(b_transposed)
+    if draw.dtype == "bfloat16" and draw.chance():
+        right, layout = packed(draw.library, (M, N, K), right, b_transposed)
+    draw.library("matmul", M, N, K, left, a_transposed, right, layout, draw.dtype, bias, c, c_dtype,
+                 accumulate)  # fmt: skip
     return {"c": c}, {"c": expected}
+
+
+def packed(
+    library: CpuLibrary, sizes: tuple[int, int, int], weight: ndarray, transposed: bool
+) -> tuple[ndarray, int]:
+    """A weight in the order that products read, and its layout; itself where they read any."""
+    size = np.zeros(1, np.int64)
+    library("packed_bytes", *sizes, size)
+    if not size[0]:
+        return weight, int(transposed)
+    result = np.zeros(size[0], np.uint8)
+    library("pack", *sizes, weight, "bfloat16", transposed, result)
+    return result, 2
 
 
 def embedding(draw: Draw) -> tuple[Results, Results]:

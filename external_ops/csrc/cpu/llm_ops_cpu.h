@@ -24,11 +24,20 @@ const char *llm_cpu_instructions(void);
 // target[i] = source[i], rounded to nearest even.
 int llm_cpu_cast(int64_t count, const void *source, llm_dtype from, void *target, llm_dtype to);
 
-// c [m, n] = a [m, k] b [k, n] (+ bias [n], float32) (+ c where accumulate). a and b have one dtype.
-// Transposed operands are stored as [k, m] and [n, k]. c is float32 or the dtype of a.
+// How a weight b [k, n] lies in memory: as written, as [n, k], or as llm_cpu_pack leaves it.
+typedef enum { LLM_PLAIN = 0, LLM_TRANSPOSED = 1, LLM_PACKED = 2 } llm_layout;
+
+// b, float32 or bfloat16, plain or stored as [n, k], in bfloat16 and the order in which products of m
+// rows read it fastest. Its size is 0 on processors without products of bfloat16.
+int llm_cpu_packed_bytes(int64_t m, int64_t n, int64_t k, int64_t *bytes);
+int llm_cpu_pack(int64_t m, int64_t n, int64_t k, const void *b, llm_dtype b_dtype,
+                 int b_transposed, void *packed);
+
+// c [m, n] = a [m, k] b [k, n] (+ bias [n], float32) (+ c where accumulate). a and b have one dtype;
+// a transposed is stored as [k, m]. c is float32 or the dtype of a.
 int llm_cpu_matmul(int64_t m, int64_t n, int64_t k, const void *a, int a_transposed, const void *b,
-                   int b_transposed, llm_dtype dtype, const float *bias, void *c, llm_dtype c_dtype,
-                   int accumulate);
+                   llm_layout b_layout, llm_dtype dtype, const float *bias, void *c,
+                   llm_dtype c_dtype, int accumulate);
 
 // sum = x + residual where residual is given (sum may be x itself); with r = 1 / sqrt(mean(sum²) +
 // epsilon) per row: y = sum · r · weight. x, residual, sum, y: [rows, width]; r: [rows].

@@ -11,6 +11,7 @@ struct Operand {
   const void *data;
   int64_t stride;
   bool transposed;
+  bool packed = false;  // in the order of llm_cpu_pack, without a stride
 };
 
 // c [m, n] = a [m, k] b [k, n] (+ bias) (+ c). Inside a parallel region it runs on one thread.

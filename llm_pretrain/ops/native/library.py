@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Sequence
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-INTERFACE = 4
+INTERFACE = 5
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 
@@ -23,6 +24,8 @@ _KINDS = {"p": _POINTER, "n": _SIZE, "i": _FLAG, "f": _REAL}
 # A letter per argument: p pointer, n size, i flag or type, f float.
 _SIGNATURES = {
     "cast": "npipi",
+    "packed_bytes": "nnnp",
+    "pack": "nnnpiip",
     "matmul": "nnnpipiippii",
     "rms_norm": "nnppipipfpp",
     "rms_norm_backward": "nnppippppp",
@@ -40,6 +43,14 @@ _SIGNATURES = {
     "sum_of_squares": "npip",
     "adamw": "nppppip" + 8 * "f",
 }
+
+
+class Layout(IntEnum):
+    """llm_layout of llm_ops_cpu.h: how a weight [k, n] lies in memory."""
+
+    PLAIN = 0
+    TRANSPOSED = 1
+    PACKED = 2
 
 
 class Mask(ctypes.Structure):

@@ -10,7 +10,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
-from llm_pretrain.ops.native import rounded_weights
+from llm_pretrain.ops.native import packed_weights
 from llm_pretrain.ops.native.library import call, cast, expect
 from llm_pretrain.ops.native.recipe import recipe_of
 from llm_pretrain.ops.trained import for_trained, note_trained
@@ -76,10 +76,12 @@ class _Linears(PyLayer):
             dy = cast(dy, operand.dtype)
             outputs = dy.shape[-1]
             if dx is not None:
-                operand_weight = rounded_weights.of(weight, operand.dtype)
                 # dy [rows, outputs] by Wᵀ [outputs, inputs], stored as W.
-                call("matmul", rows, inputs, outputs, dy, 0, operand_weight, not ctx.transposed,
-                     operand.dtype, None, dx, dx.dtype, number > 0)  # fmt: skip
+                turned = packed_weights.operand_of(
+                    weight, operand.dtype, rows, transposed=not ctx.transposed
+                )
+                call("matmul", rows, inputs, outputs, dy, 0, *turned, operand.dtype, None, dx,
+                     dx.dtype, number > 0)  # fmt: skip
             dweight = None
             if weights_trained[number]:
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
@@ -103,7 +105,7 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     expect("weight", weight, [outputs, inputs] if transposed else [inputs, outputs])
     expect("bias", bias, [outputs])
     y = paddle.empty([*operand.shape[:-1], outputs], operand.dtype)
-    call("matmul", operand.size // inputs, outputs, inputs, operand, 0,
-         rounded_weights.of(weight, operand.dtype), transposed, operand.dtype, bias, y, y.dtype,
-         0)  # fmt: skip
+    rows = operand.size // inputs
+    read = packed_weights.operand_of(weight, operand.dtype, rows, transposed=transposed)
+    call("matmul", rows, outputs, inputs, operand, 0, *read, operand.dtype, bias, y, y.dtype, 0)
     return y

@@ -1,0 +1,82 @@
+"""Weights packed once for all products of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import Tensor
+
+from llm_pretrain.ops import linear
+from llm_pretrain.ops.native import library, packed_weights
+from tests.ops.test_native import use_native
+
+
+@pytest.fixture(autouse=True)
+def _operators() -> Iterator[None]:
+    use_native()
+    yield
+    packed_weights.drop()
+
+
+def trained(*shape: int) -> Tensor:
+    weight = paddle.randn(shape)
+    weight.stop_gradient = False
+    return weight
+
+
+def step(x: Tensor, weight: Tensor, bias: Tensor) -> list[np.ndarray]:
+    """The output of a linear map in bfloat16, and the gradients of a loss."""
+    x = x.astype("bfloat16").detach()
+    x.stop_gradient = False
+    weight.clear_gradient()
+    y = linear(x, weight, bias)
+    (y.astype("float32") ** 2).sum().backward()
+    return [result.astype("float32").numpy() for result in (y, x.grad, weight.grad)]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    plain = library.call
+
+    def call(name: str, *arguments: Any) -> None:
+        calls.append(name)
+        plain(name, *arguments)
+
+    monkeypatch.setattr(packed_weights, "call", call)
+    return calls
+
+
+@pytest.mark.parametrize("rows", [7, 600])
+def test_gives_what_unpacked_weights_give(rows: int) -> None:
+    x, weight, bias = paddle.randn([rows, 48]), trained(48, 70), paddle.randn([70])
+    expected = step(x, weight, bias)
+    packed_weights.hold()
+    for ours, theirs in zip(step(x, weight, bias), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max())
+
+
+def test_each_weight_is_packed_once_for_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch)
+    x, weight, bias = paddle.randn([16, 48]), trained(48, 70), paddle.randn([70])
+    packed_weights.hold()
+    for _ in range(3):
+        step(x, weight, bias)
+    # For the output and for the input's gradient; "pack" follows where the processor has it.
+    assert calls.count("packed_bytes") == 2
+    assert calls.count("pack") in (0, 2)
+
+
+def test_a_changed_weight_is_packed_anew() -> None:
+    x, weight, bias = paddle.randn([16, 48]), trained(48, 70), paddle.zeros([70])
+    packed_weights.hold()
+    before, *_ = step(x, weight, bias)
+    packed_weights.drop()
+    with paddle.no_grad():
+        weight.scale_(2.0)
+    packed_weights.hold()
+    after, *_ = step(x, weight, bias)
+    np.testing.assert_array_equal(after, 2 * before)

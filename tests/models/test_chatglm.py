@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def test_settings_of_the_glm_130b_paper() -> None:
     assert dropouts == (0.1, 0.1, 0.1)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_no_token_of_the_demo_marks_a_blank(name: str) -> None:
+    demo = Path(__file__).parents[2] / "configs/llama/demo_model/config.json"
+    blanks = read(name).blank_infilling
+    assert blanks is not None
+    marks = (blanks.mask_token_id, blanks.gmask_token_id)
+    ends = (blanks.start_token_id, blanks.end_token_id)
+    assert min(marks + ends) >= json.loads(demo.read_text(encoding="utf-8"))["vocab_size"]
+
+
 def test_chatglm2_is_told_by_its_keys() -> None:
     written = chatglm2.write_config(read_chatglm2())
     assert written["model_type"] == "chatglm"
@@ -108,7 +119,7 @@ def read_chatglm2() -> ModelConfig:
         ({"pre_seq_len": 128}, "pre_seq_len: 128: this is not supported"),
         ({"num_attention_heads": 32}, "heads of 2 are not whole pairs to rotate"),
         ({"gmask_token_id": None}, "gmask_token_id: is missing"),
-        ({"eos_token_id": 130}, "eos_token_id: 130 is outside the vocabulary of 130"),
+        ({"eos_token_id": 518}, "eos_token_id: 518 is outside the vocabulary of 518"),
         ({"gpt_prob": 1.5}, "gpt_prob: 1.5 is above 1"),
     ],
 )

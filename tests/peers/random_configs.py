@@ -73,7 +73,7 @@ def llama_like(random: Random, **changes: Any) -> Published:
         **changes,
     }
     if coin(random):
-        published |= {"head_dim": 2 * half, "hidden_size": heads * random.randint(1, 9)}
+        published |= {"head_dim": 2 * half, "hidden_size": heads * random.randint(4, 9)}
     return published
 
 

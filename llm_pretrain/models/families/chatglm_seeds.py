@@ -46,19 +46,20 @@ _GLM_130B = {
 }
 
 # The architectures at a size at which any layout can be tried on a laptop. The odd vocabulary is
-# not divided by a tensor-parallel degree of four, nor five layers by any number of stages.
+# not divided by a tensor-parallel degree of four, nor five layers by any number of stages. What
+# marks blanks stands behind the demo's 512 tokens, so that no text has it.
 _TINY = {
-    "vocab_size": 130,
+    "vocab_size": 518,
     "hidden_size": 64,
     "inner_hidden_size": 128,
     "num_layers": 5,
     "num_attention_heads": 8,
     "max_sequence_length": 64,
     "initializer_range": 0.05,
-    "mask_token_id": 126,
-    "gmask_token_id": 127,
-    "bos_token_id": 128,
-    "eos_token_id": 129,
+    "mask_token_id": 514,
+    "gmask_token_id": 515,
+    "bos_token_id": 516,
+    "eos_token_id": 517,
 }
 
 SEEDS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from tests.external_ops.cpu_library import CpuLibrary
 x, short = np.ones(64, np.float32), np.ones(63, np.float32)
-CpuLibrary(Path(sys.argv[1]))("rms_norm", 1, 64, x, None, None, "float32", x, 1e-5, short, x)
+library = CpuLibrary(Path(sys.argv[1]))
+library("rms_norm", 1, 64, x, None, "float32", x, "float32", x, 1e-5, short, x)
 """
 
 

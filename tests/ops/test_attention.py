@@ -13,6 +13,7 @@ import pytest
 from llm_pretrain import ops
 from llm_pretrain.models.position import alibi_slopes
 from llm_pretrain.ops import random_bits
+from llm_pretrain.ops.flash_attention import Rows, blocks_of
 from llm_pretrain.ops.mask import Mask
 from tests.ops import formulas
 from tests.ops.formulas import assert_equal_formula
@@ -119,6 +120,22 @@ def test_no_bias_is_of_the_whole_sample(
     assert_formula(operator, (2, 1000, 2, 1, 2), "float32", **rules)
     assert made
     assert all(part.shape[-2] * part.shape[-1] <= 1000 * 1000 / 4 for part in made)
+
+
+def test_blocks_of_which_nothing_is_seen_are_left_out() -> None:
+    """Of two documents, one of whose prefix ends in its third block and one in its first."""
+    mask = Mask(
+        prefix_ends=np.repeat([[150, 270]], [256, 128], axis=1),
+        document_starts=np.repeat([[0, 256]], [256, 128], axis=1),
+    )
+    blocks = blocks_of(((0, 384),))
+    seen = set(Rows(mask, blocks).visible_blocks(blocks))
+    of_first = {(query, key) for query in range(4) for key in range(max(query + 1, 3))}
+    assert seen == of_first | {(4, 4), (5, 4), (5, 5)}
+    unbiased = {(i, j) for i, j in seen if mask.bias(blocks[i], blocks[j]) is None}
+    assert unbiased == {(query, key) for query in range(4) for key in range(max(query, 2))} | {
+        (5, 4)
+    }
 
 
 @BOTH

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from llm_pretrain.data import IndexedWriter
+from llm_pretrain.models.families import SEEDS
 from tests.launching import RUN_PRETRAIN, logged, run_job
 from tests.parity.grid import MICRO_BATCHES
 from tests.small_runs import small_config, write_config
 
 WORKER = Path(__file__).with_name("worker.py")
-SEEDS = ("tiny/chatglm", "tiny/glm-130b")
-END = 129
+MODELS = ("tiny/chatglm", "tiny/glm-130b")
+(END,) = {SEEDS[model]["eos_token_id"] for model in MODELS}
 STEPS = 6
 APART = {"reset_attention_mask": True, "reset_position_ids": True}
 LAYOUTS = {
@@ -64,7 +65,7 @@ def controls(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder = tmp_path_factory.mktemp("controls")
     return {
         seed: by_command(seed, data, folder / str(number), **APART)
-        for number, seed in enumerate(SEEDS)
+        for number, seed in enumerate(MODELS)
     }
 
 
@@ -73,15 +74,15 @@ def test_equals_one_process(
     layout: str, data: Path, controls: dict[str, Steps], tmp_path: Path
 ) -> None:
     processes, options = LAYOUTS[layout]
-    outputs = [tmp_path / str(number) for number, _ in enumerate(SEEDS)]
+    outputs = [tmp_path / str(number) for number, _ in enumerate(MODELS)]
     cases = tmp_path / "cases.json"
     paths = [
         config(seed, data, output, **APART, **options)
-        for seed, output in zip(SEEDS, outputs, strict=True)
+        for seed, output in zip(MODELS, outputs, strict=True)
     ]
     cases.write_text(json.dumps([str(path) for path in paths]))
     run_job(WORKER, cases, processes=processes, log_dir=tmp_path / "log", timeout=600)
-    for seed, output in zip(SEEDS, outputs, strict=True):
+    for seed, output in zip(MODELS, outputs, strict=True):
         steps = logged(output)
         assert len(steps) == len(controls[seed]) == STEPS
         for ours, expected in zip(steps, controls[seed], strict=True):
@@ -91,6 +92,6 @@ def test_equals_one_process(
 
 def test_the_mask_changes_the_loss(data: Path, controls: dict[str, Steps], tmp_path: Path) -> None:
     """On the same samples; so the layouts above have something to agree on."""
-    seed = SEEDS[0]
+    seed = MODELS[0]
     one = by_command(seed, data, tmp_path / "one", reset_position_ids=True)
     assert one[0]["loss"] != pytest.approx(controls[seed][0]["loss"], rel=1e-4)

@@ -201,10 +201,15 @@ def packed(
 def embedding(draw: Draw) -> tuple[Results, Results]:
     count, entries, H = draw.size(300), draw.size(50), draw.size(70)
     ids, dy = draw.random.integers(0, entries, count), draw.values(count, H)
-    dtable = draw.values(entries, H, dtype="float32")
-    expected = exact(dtable)
+    table_dtype, accumulate = "float32" if draw.chance() else draw.dtype, draw.chance()
+    dtable = empty((entries, H), table_dtype)
+    expected = np.zeros((entries, H))
+    if accumulate:
+        dtable = draw.values(entries, H, dtype=table_dtype)
+        expected = exact(dtable)
     np.add.at(expected, ids, exact(dy))
-    draw.library("embedding_backward", count, entries, H, ids, dy, draw.dtype, dtable)
+    draw.library("embedding_backward", count, entries, H, ids, dy, draw.dtype, dtable, table_dtype,
+                 accumulate)  # fmt: skip
     return {"dtable": dtable}, {"dtable": expected}
 
 

@@ -149,7 +149,7 @@ def test_nothing_gives_nothing(library: CpuLibrary) -> None:
     library("flash_attention", 2, 0, 2, 1, 4, *3 * [none], "float32", mask, none, none)
     library("flash_attention_backward", 0, 8, 2, 1, 4, *3 * [none], "float32", mask,
             *6 * [none])  # fmt: skip
-    library("embedding_backward", 0, 1, 3, none, none, "float32", one.copy())
+    library("embedding_backward", 0, 1, 3, none, none, "float32", one.copy(), "float32", True)
     library("matmul", 0, 3, 2, none, False, one, False, "float32", None, none, "float32", False)
 
 
@@ -170,7 +170,8 @@ REFUSED = {
                                    False, *4 * ["x"]),
     "neither float32 nor": ("linear_log_sums", 1, 2, 4, "x", "float32", "x", "bfloat16", 4, False,
                             *4 * ["x"]),
-    "outside the table": ("embedding_backward", 1, 2, 3, "ids", "x", "float32", "x"),
+    "outside the table": ("embedding_backward", 1, 2, 3, "ids", "x", "float32", "x", "float32",
+                          True),
     "a product": ("matmul", 2, -1, 2, "x", False, "x", False, "float32", None, "x", "float32",
                   False),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 // Activations and their gated forms (SwiGLU, GEGLU: arXiv:2002.05202), in float32.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "status.h"
@@ -8,7 +9,8 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kChunk = 4096;
+// What a thread has of each operand at a time: all of it stays in the first cache.
+constexpr int64_t kChunk = 1024;
 
 // sqrt(2 / pi) (x + 0.044715 x³), doubled: then 0.5 (1 + tanh(u)) is the sigmoid of this.
 LLM_INLINE float tanh_argument(float x) {
@@ -34,45 +36,71 @@ LLM_INLINE float normal_cdf(float x) {
 }
 
 // f(x) and f'(x)
-LLM_INLINE void evaluate_body(int64_t count, llm_activation kind, const float *__restrict x,
-                              float *__restrict value, float *__restrict slope) {
-  switch (kind) {
-    case LLM_SILU:
-      for (int64_t i = 0; i < count; ++i) {
-        const float s = sigmoid(x[i]);
-        value[i] = x[i] * s;
-        slope[i] = s * (1.0f + x[i] * (1.0f - s));
-      }
-      break;
-    case LLM_GELU_TANH:
-      for (int64_t i = 0; i < count; ++i) {
-        const float s = sigmoid(tanh_argument(x[i]));
-        const float inner = 1.5957691216f * (1.0f + 0.134145f * x[i] * x[i]);
-        value[i] = x[i] * s;
-        slope[i] = s + x[i] * s * (1.0f - s) * inner;
-      }
-      break;
-    case LLM_GELU:
-      for (int64_t i = 0; i < count; ++i) {
-        const float cdf = normal_cdf(x[i]);
-        value[i] = x[i] * cdf;
-        slope[i] = cdf + x[i] * 0.39894228f * exponential(-0.5f * x[i] * x[i]);
-      }
-      break;
-    case LLM_RELU:
-      for (int64_t i = 0; i < count; ++i) {
-        value[i] = x[i] > 0.0f ? x[i] : 0.0f;
-        slope[i] = x[i] > 0.0f ? 1.0f : 0.0f;
-      }
-      break;
+struct Point {
+  float value, slope;
+};
+
+template <llm_activation kind>
+LLM_INLINE Point evaluate(float x) {
+  if constexpr (kind == LLM_SILU) {
+    const float s = sigmoid(x);
+    return {x * s, s * (1.0f + x * (1.0f - s))};
+  } else if constexpr (kind == LLM_GELU_TANH) {
+    const float s = sigmoid(tanh_argument(x));
+    const float inner = 1.5957691216f * (1.0f + 0.134145f * x * x);
+    return {x * s, s + x * s * (1.0f - s) * inner};
+  } else if constexpr (kind == LLM_GELU) {
+    const float cdf = normal_cdf(x);
+    return {x * cdf, cdf + x * 0.39894228f * exponential(-0.5f * x * x)};
+  } else {
+    return {x > 0.0f ? x : 0.0f, x > 0.0f ? 1.0f : 0.0f};
   }
 }
-constexpr Dispatched<evaluate_body> evaluate;
 
-LLM_INLINE void multiply_body(int64_t count, const float *a, const float *b, float *y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = a[i] * b[i];
+template <llm_activation kind>
+LLM_INLINE void forward_body(int64_t count, const float *__restrict x, const float *__restrict up,
+                             float *__restrict y) {
+  if (up == nullptr) {
+    for (int64_t i = 0; i < count; ++i) y[i] = evaluate<kind>(x[i]).value;
+  } else {
+    for (int64_t i = 0; i < count; ++i) y[i] = evaluate<kind>(x[i]).value * up[i];
+  }
 }
-constexpr Dispatched<multiply_body> multiply;
+
+template <llm_activation kind>
+LLM_INLINE void backward_body(int64_t count, const float *__restrict dy, const float *__restrict x,
+                              const float *__restrict up, float *__restrict dx,
+                              float *__restrict dup) {
+  if (up == nullptr) {
+    for (int64_t i = 0; i < count; ++i) dx[i] = evaluate<kind>(x[i]).slope * dy[i];
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const Point point = evaluate<kind>(x[i]);
+    dx[i] = point.slope * up[i] * dy[i];
+    dup[i] = point.value * dy[i];
+  }
+}
+
+template <llm_activation kind>
+constexpr Dispatched<forward_body<kind>> forward;
+template <llm_activation kind>
+constexpr Dispatched<backward_body<kind>> backward;
+
+// body(kind), with the kind as a constant of the compiler.
+template <class Body>
+void with_constant(llm_activation kind, Body body) {
+  switch (kind) {
+    case LLM_SILU:
+      return body(std::integral_constant<llm_activation, LLM_SILU>{});
+    case LLM_GELU:
+      return body(std::integral_constant<llm_activation, LLM_GELU>{});
+    case LLM_GELU_TANH:
+      return body(std::integral_constant<llm_activation, LLM_GELU_TANH>{});
+    case LLM_RELU:
+      return body(std::integral_constant<llm_activation, LLM_RELU>{});
+  }
+}
 
 void check(int64_t count, llm_activation kind) {
   require(count >= 0, "a negative count");
@@ -89,19 +117,17 @@ int llm_cpu_activation(int64_t count, llm_activation kind, const void *x, const 
     check(count, kind);
 #pragma omp parallel
     {
-      std::vector<float> buffer(4 * kChunk);
-      float *value = buffer.data(), *slope = value + kChunk, *spare = slope + kChunk;
+      std::vector<float> buffer(3 * kChunk);
+      float *spare = buffer.data();
 #pragma omp for schedule(static)
       for (int64_t begin = 0; begin < count; begin += kChunk) {
         const int64_t size = std::min(kChunk, count - begin);
-        evaluate(size, kind, load(at(x, begin, dtype), size, dtype, spare), value, slope);
-        void *out = at(y, begin, dtype);
-        if (up != nullptr) {
-          const float *gate = load(at(up, begin, dtype), size, dtype, spare + kChunk);
-          multiply(size, value, gate, value);
-        }
-        if (dtype == LLM_FLOAT32) std::copy(value, value + size, static_cast<float *>(out));
-        store(out, size, dtype, value);
+        const float *values = load(at(x, begin, dtype), size, dtype, spare);
+        const float *gate = up == nullptr ? nullptr
+                                          : load(at(up, begin, dtype), size, dtype, spare + kChunk);
+        float *result = place(at(y, begin, dtype), dtype, spare + 2 * kChunk);
+        with_constant(kind, [&](auto known) { forward<known()>(size, values, gate, result); });
+        store(at(y, begin, dtype), size, dtype, result);
       }
     }
   });
@@ -115,25 +141,25 @@ int llm_cpu_activation_backward(int64_t count, llm_activation kind, const void *
     require((up == nullptr) == (dup == nullptr), "a gate needs a place for its gradient");
 #pragma omp parallel
     {
-      std::vector<float> buffer(6 * kChunk);
-      float *value = buffer.data(), *slope = value + kChunk, *spare = slope + kChunk;
+      std::vector<float> buffer(5 * kChunk);
+      float *spare = buffer.data();
 #pragma omp for schedule(static)
       for (int64_t begin = 0; begin < count; begin += kChunk) {
         const int64_t size = std::min(kChunk, count - begin);
-        evaluate(size, kind, load(at(x, begin, dtype), size, dtype, spare), value, slope);
+        const float *values = load(at(x, begin, dtype), size, dtype, spare);
         const float *gradient = load(at(dy, begin, dtype), size, dtype, spare + kChunk);
-        float *result = place(at(dx, begin, dtype), dtype, spare + 3 * kChunk);
+        float *result = place(at(dx, begin, dtype), dtype, spare + 2 * kChunk);
+        const float *gate = nullptr;
+        float *of_gate = nullptr;
         if (up != nullptr) {
-          const float *gate = load(at(up, begin, dtype), size, dtype, spare + 2 * kChunk);
-          multiply(size, slope, gate, slope);
-          multiply(size, value, gradient, value);
-          if (dtype == LLM_FLOAT32) {
-            std::copy(value, value + size, static_cast<float *>(at(dup, begin, dtype)));
-          }
-          store(at(dup, begin, dtype), size, dtype, value);
+          gate = load(at(up, begin, dtype), size, dtype, spare + 3 * kChunk);
+          of_gate = place(at(dup, begin, dtype), dtype, spare + 4 * kChunk);
         }
-        multiply(size, slope, gradient, result);
+        with_constant(kind, [&](auto known) {
+          backward<known()>(size, gradient, values, gate, result, of_gate);
+        });
         store(at(dx, begin, dtype), size, dtype, result);
+        if (up != nullptr) store(at(dup, begin, dtype), size, dtype, of_gate);
       }
     }
   });

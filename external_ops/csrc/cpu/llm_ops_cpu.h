@@ -109,9 +109,11 @@ int llm_cpu_linear_cross_entropy_backward(int64_t rows, int64_t width, int64_t v
                                           const float *log_sums, const float *factors, float *dx,
                                           float *dweight, int accumulate);
 
-// dtable[ids[i]] += dy[i] for count ids. dtable: [entries, width]; dy: [count, width].
+// dtable[ids[i]] += dy[i] for count ids, summed in float32, from 0 unless accumulate. dtable: [entries,
+// width]; dy: [count, width].
 int llm_cpu_embedding_backward(int64_t count, int64_t entries, int64_t width, const int64_t *ids,
-                               const void *dy, llm_dtype dtype, float *dtable);
+                               const void *dy, llm_dtype dtype, void *dtable,
+                               llm_dtype table_dtype, int accumulate);
 
 // y [count] = x + other, in float32 and then in x's type. y may be x.
 int llm_cpu_add(int64_t count, const void *x, llm_dtype dtype, const void *other,

@@ -10,34 +10,12 @@
 namespace llm {
 namespace {
 
-// Partial sums let the compiler use vectors, and are the same for any instruction set.
-constexpr int64_t kLanes = 16;
-
-LLM_INLINE float total(const float *lanes) {
-  float sum = 0.0f;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
-  return sum;
-}
-
-// sum(a · b)
-LLM_INLINE float dot_body(int64_t width, const float *__restrict a, const float *__restrict b) {
-  float lanes[kLanes] = {};
-  const int64_t whole = width - width % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-  for (int64_t i = whole; i < width; ++i) lanes[i - whole] += a[i] * b[i];
-  return total(lanes);
-}
-constexpr Dispatched<dot_body> dot;
-
 // sum(a)
-LLM_INLINE float sum_of_body(int64_t width, const float *__restrict a) {
-  float lanes[kLanes] = {};
-  const int64_t whole = width - width % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane];
-  for (int64_t i = whole; i < width; ++i) lanes[i - whole] += a[i];
-  return total(lanes);
+LLM_INLINE float sum_of_body(int64_t width, const float *a) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < width; ++i) sum += a[i];
+  return sum;
 }
 constexpr Dispatched<sum_of_body> sum_of;
 
@@ -59,29 +37,37 @@ LLM_INLINE void normalise_row_body(int64_t width, const float *x, float mean, fl
 }
 constexpr Dispatched<normalise_row_body> normalise_row;
 
-LLM_INLINE float squares_around_body(int64_t width, const float *__restrict x, float mean) {
-  float lanes[kLanes] = {};
-  const int64_t whole = width - width % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const float distance = x[i + lane] - mean;
-      lanes[lane] += distance * distance;
-    }
-  for (int64_t i = whole; i < width; ++i) lanes[i - whole] += (x[i] - mean) * (x[i] - mean);
-  return total(lanes);
+LLM_INLINE float squares_around_body(int64_t width, const float *x, float mean) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < width; ++i) sum += (x[i] - mean) * (x[i] - mean);
+  return sum;
 }
 constexpr Dispatched<squares_around_body> squares_around;
 
-// h = dy · weight and n = (x - mean) · inverse; dweight += dy · n, dbias += dy.
-LLM_INLINE void backward_terms_body(int64_t width, const float *__restrict dy,
-                                    const float *__restrict x, float mean, float inverse,
-                                    const float *__restrict weight, float *__restrict h,
-                                    float *__restrict n, float *__restrict dweight) {
+// Sums over a row of h and of h · n.
+struct RowSums {
+  float h, hn;
+};
+
+// h = dy · weight and n = (x - mean) · inverse; dweight += dy · n, dbias += dy where given.
+LLM_INLINE RowSums backward_terms_body(int64_t width, const float *__restrict dy,
+                                       const float *__restrict x, float mean, float inverse,
+                                       const float *__restrict weight, float *__restrict h,
+                                       float *__restrict n, float *__restrict dweight,
+                                       float *__restrict dbias) {
+  float h_sum = 0.0f, hn_sum = 0.0f;
+#pragma omp simd reduction(+ : h_sum, hn_sum)
   for (int64_t i = 0; i < width; ++i) {
     n[i] = (x[i] - mean) * inverse;
     h[i] = dy[i] * weight[i];
     dweight[i] += dy[i] * n[i];
+    h_sum += h[i];
+    hn_sum += h[i] * n[i];
   }
+  if (dbias != nullptr)
+    for (int64_t i = 0; i < width; ++i) dbias[i] += dy[i];
+  return {h_sum, hn_sum};
 }
 constexpr Dispatched<backward_terms_body> backward_terms;
 
@@ -110,10 +96,10 @@ void backward(int64_t rows, int64_t width, const void *dy, const void *x, llm_dt
               void *dx, float *dweight, float *dbias) {
   const int threads = omp_get_max_threads();
   const int64_t per_thread = 2 * width;
-  std::vector<float> sums(threads * per_thread, 0.0f);
+  std::vector<float> gradients(threads * per_thread, 0.0f);
 #pragma omp parallel num_threads(threads)
   {
-    float *mine = sums.data() + omp_get_thread_num() * per_thread;
+    float *mine = gradients.data() + omp_get_thread_num() * per_thread;
     std::vector<float> buffer(6 * width);
     float *h = buffer.data(), *n = h + width, *spare = n + width;
 #pragma omp for schedule(static)
@@ -122,13 +108,11 @@ void backward(int64_t rows, int64_t width, const void *dy, const void *x, llm_dt
       const float *dy_row = load(at(dy, first, dtype), width, dtype, spare);
       const float *x_row = load(at(x, first, dtype), width, dtype, spare + width);
       const float mean = means == nullptr ? 0.0f : means[row];
-      backward_terms(width, dy_row, x_row, mean, inverses[row], weight, h, n, mine);
-      float mean_h = 0.0f;
-      if (means != nullptr) {
-        add_to(width, dy_row, mine + width);
-        mean_h = sum_of(width, h) / width;
-      }
-      const float mean_hn = dot(width, h, n) / width;
+      const RowSums sums = backward_terms(width, dy_row, x_row, mean, inverses[row], weight, h, n,
+                                          mine, dbias == nullptr ? nullptr : mine + width);
+      // RMSNorm subtracts no mean.
+      const float mean_h = means == nullptr ? 0.0f : sums.h / width;
+      const float mean_hn = sums.hn / width;
       const float *dsum_row =
           dsum == nullptr ? nullptr
                           : load(at(dsum, first, dtype), width, dtype, spare + 2 * width);
@@ -140,8 +124,8 @@ void backward(int64_t rows, int64_t width, const void *dy, const void *x, llm_dt
   std::fill(dweight, dweight + width, 0.0f);
   if (dbias != nullptr) std::fill(dbias, dbias + width, 0.0f);
   for (int thread = 0; thread < threads; ++thread) {
-    add_to(width, sums.data() + thread * per_thread, dweight);
-    if (dbias != nullptr) add_to(width, sums.data() + thread * per_thread + width, dbias);
+    add_to(width, gradients.data() + thread * per_thread, dweight);
+    if (dbias != nullptr) add_to(width, gradients.data() + thread * per_thread + width, dbias);
   }
 }
 

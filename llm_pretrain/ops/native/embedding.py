@@ -27,9 +27,7 @@ class Embedding(PyLayer):
         if table.stop_gradient:
             return None, None
         total = sum_of_gradients(table)
-        dtable, has_values = total or (paddle.empty(table.shape, "float32"), False)
-        if not has_values:
-            dtable.zero_()
+        dtable, has_values = total or (paddle.empty(table.shape, table.dtype), False)
         call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
-             dy.dtype, dtable)  # fmt: skip
-        return None, dtable.astype(table.dtype) if total is None else None
+             dy.dtype, dtable, dtable.dtype, has_values)  # fmt: skip
+        return None, dtable if total is None else None

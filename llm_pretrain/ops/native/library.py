@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-INTERFACE = 5
+INTERFACE = 6
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 
@@ -38,7 +38,7 @@ _SIGNATURES = {
     "flash_attention_backward": "nnnnnpppippppppp",
     "linear_log_sums": "nnnpipinipppp",
     "linear_cross_entropy_backward": "nnnpipinipppppi",
-    "embedding_backward": "nnnppip",
+    "embedding_backward": "nnnppipii",
     "add": "npipip",
     "sum_of_squares": "npip",
     "adamw": "nppppip" + 8 * "f",

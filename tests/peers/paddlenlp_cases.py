@@ -116,7 +116,7 @@ CASES: dict[str, dict[str, Case]] = {
         "7B-several-blocks": Case(
             {**BAICHUAN, "max_position_embeddings": 512}, FUSED, length=300, layout=PADDLENLP
         ),
-        # Theirs is 1e-5 off float64, ours 1e-6: to a score it adds the key's place, not its distance.
+        # Theirs is 1e-5 off float64, ours 1e-6: it adds a key's place, not its distance.
         "13B-several-blocks": Case(
             {**BAICHUAN, "model_max_length": 512}, length=300, tolerance=5e-5, layout=PADDLENLP
         ),

@@ -61,6 +61,7 @@ capabilities: setup
 
 bench: setup peers
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/ops.py
 	$(BIN)/python benchmarks/data.py
 
 lock:

@@ -17,7 +17,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import dispatch
+from llm_pretrain.ops import dispatch, paddle_attention
 from llm_pretrain.ops.dropout import dropout as random_dropout
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import attention as native
@@ -53,6 +53,8 @@ def attention(
     if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
         return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
+    if paddle_attention.serves(q, mask, dropout):
+        return paddle_attention.attend(q, k, v)
     return in_float32_on_cpu(
         lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
     )

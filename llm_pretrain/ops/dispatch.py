@@ -1,7 +1,7 @@
 """Which implementation serves each operator: decided once, before the first step.
 
-Until then the references serve. `choose` tries every operator of the C++ library on a small input
-against its reference, and takes those that agree.
+Until then the references serve. `choose` tries every operator of the C++ library, and the kernels
+that Paddle brings, on a small input against the reference, and takes those that agree.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ OPERATORS = (
 )
 _REFERENCE = "reference"
 _native: set[str] = set()
+_by_paddle: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,32 @@ def is_native(operator: str, *operands: Tensor | None) -> bool:
     return operator in _native and library.serves(*(x for x in operands if x is not None))
 
 
+def is_by_paddle(operator: str) -> bool:
+    """Whether a kernel of Paddle's serves, for the operands that it takes."""
+    return operator in _by_paddle
+
+
 def use_references() -> None:
     """Let the references serve, as before `choose`."""
     _native.clear()
+    _by_paddle.clear()
 
 
 @contextmanager
 def reference_of(operator: str) -> Iterator[None]:
     """Let the reference of `operator` serve meanwhile."""
-    was_native = operator in _native
-    _native.discard(operator)
+    serving = [chosen for chosen in (_native, _by_paddle) if operator in chosen]
+    _leave_to_reference(operator)
     try:
         yield
     finally:
-        if was_native:
-            _native.add(operator)
+        for chosen in serving:
+            chosen.add(operator)
+
+
+def _leave_to_reference(operator: str) -> None:
+    _native.discard(operator)
+    _by_paddle.discard(operator)
 
 
 def choose(
@@ -81,35 +93,45 @@ def choose(
     """
     use_references()
     return [
-        Choice(operator, "Paddle's kernel", "the fastest here")
-        if operator in by_paddle
-        else _choose(operator, switches.get(operator), trials[operator])
+        _choose(
+            operator, switches.get(operator), trials[operator], has_kernel=operator in by_paddle
+        )
         for operator in OPERATORS
     ]
 
 
-def _choose(operator: str, wanted: bool | None, trial: Callable[[], None]) -> Choice:
-    """Take the C++ operator if it can serve."""
-    found, state = library.find()
+def _choose(
+    operator: str, wanted: bool | None, trial: Callable[[], None], *, has_kernel: bool
+) -> Choice:
+    """Take Paddle's kernel or the C++ operator if it can serve."""
     if wanted is False:
         return Choice(operator, _REFERENCE, "switched off in the config")
+    if has_kernel:
+        return _try(operator, "Paddle's kernel", "the fastest here", trial, _by_paddle)
     if paddle.get_device() != "cpu":
         return Choice(operator, _REFERENCE, "the C++ operators are for the CPU")
+    found, state = library.find()
     if found is None:
         return Choice(operator, _REFERENCE, state)
-    _native.add(operator)
+    return _try(operator, "C++", state, trial, _native)
+
+
+def _try(
+    operator: str, implementation: str, reason: str, trial: Callable[[], None], serving: set[str]
+) -> Choice:
+    serving.add(operator)
     try:
         trial()
     except Exception as error:  # whatever it is, the reference still serves
-        _native.discard(operator)
+        serving.discard(operator)
         problem = str(error).partition("\n")[0]
-        return Choice(operator, _REFERENCE, f"the trial of the C++ operator failed: {problem}")
-    return Choice(operator, "C++", state)
+        return Choice(operator, _REFERENCE, f"the trial of {implementation} failed: {problem}")
+    return Choice(operator, implementation, reason)
 
 
 def withdraw(choice: Choice) -> Choice:
     """Let the reference serve after all, as it must in another process of the job."""
-    _native.discard(choice.operator)
+    _leave_to_reference(choice.operator)
     return Choice(choice.operator, _REFERENCE, "another process of the job can't do better")
 
 

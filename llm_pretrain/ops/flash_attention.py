@@ -18,8 +18,8 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
-from paddle.nn.functional.flash_attention import flash_attention as kernel
 
+from llm_pretrain.ops import paddle_attention
 from llm_pretrain.ops.attention import (
     by_group,
     is_native,
@@ -108,26 +108,10 @@ def flash_attention(
     if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
         return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    if not dropout and mask.is_plain and _has_kernel(q):
-        return kernel(q, k, v, causal=True)[0]
+    if paddle_attention.serves(q, mask, dropout):
+        return paddle_attention.attend(q, k, v)
     rows = Rows(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, rows_BNS)
     return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, rows), q, k, v)
-
-
-def _has_kernel(q_BSND: Tensor) -> bool:
-    """Whether Paddle brings a kernel of flash attention for such operands."""
-    return (
-        q_BSND.place.is_gpu_place()
-        and q_BSND.dtype in (paddle.bfloat16, paddle.float16)
-        and q_BSND.shape[-1] <= 256
-        and device_has_kernel()
-    )
-
-
-def device_has_kernel() -> bool:
-    """Whether Paddle's kernel of flash attention runs on the device in use."""
-    is_gpu = paddle.get_device().startswith("gpu")
-    return is_gpu and paddle.device.cuda.get_device_capability()[0] >= 8
 
 
 class _FlashAttention(PyLayer):

@@ -8,7 +8,7 @@ import paddle
 
 from llm_pretrain.config import ModelArguments, RunConfig
 from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.flash_attention import device_has_kernel
+from llm_pretrain.ops.paddle_attention import device_has_kernel
 from llm_pretrain.ops.trials import trials_in
 from llm_pretrain.parallel import collectives
 
@@ -34,11 +34,12 @@ def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, st
         OperatorError: with `strict_ops`, an operator that is switched on can't serve.
     """
     wanted = {operator: getattr(run.model, key) for operator, key in _SWITCHES.items()}
-    flash = wanted["attention"] and device_has_kernel()
+    dtype = run.training.compute_dtype
+    has_kernel = dtype != "float32" and device_has_kernel()
     choices = dispatch.choose(
         wanted,
-        trials_in("bfloat16" if run.training.compute_dtype == "bfloat16" else "float32"),
-        by_paddle={"attention"} if flash else (),
+        trials_in("bfloat16" if has_kernel or dtype == "bfloat16" else "float32"),
+        by_paddle={"attention"} if has_kernel else (),
     )
     plain = paddle.to_tensor([choice.is_reference for choice in choices], dtype="int64")
     collectives.all_reduce_world(plain, "max")

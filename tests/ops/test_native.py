@@ -323,6 +323,28 @@ def test_a_failed_trial_leaves_the_reference() -> None:
     assert choices["linear"].implementation == "C++"
 
 
+def test_a_kernel_of_paddles_serves_unless_it_is_switched_off_or_fails_its_trial() -> None:
+    def attention_is(switch: bool | None, trial: Callable[[], None]) -> dispatch.Choice:
+        trials = {**dict.fromkeys(dispatch.OPERATORS, lambda: None), "attention": trial}
+        choices = dispatch.choose({"attention": switch}, trials, by_paddle={"attention"})
+        return next(choice for choice in choices if choice.operator == "attention")
+
+    def tried() -> None:
+        assert dispatch.is_by_paddle("attention")
+        with dispatch.reference_of("attention"):
+            assert not dispatch.is_by_paddle("attention")
+
+    def fails() -> None:
+        raise ArithmeticError("it is off by 1")
+
+    assert attention_is(None, tried).implementation == "Paddle's kernel"
+    assert dispatch.is_by_paddle("attention")
+    assert attention_is(False, tried).is_reference
+    assert not dispatch.is_by_paddle("attention")
+    assert attention_is(True, fails).reason == "the trial of Paddle's kernel failed: it is off by 1"
+    assert not dispatch.is_by_paddle("attention")
+
+
 def test_the_library_refuses_what_makes_no_sense() -> None:
     x = paddle.randn([4])
     with pytest.raises(RuntimeError, match="over nothing"):

@@ -1,8 +1,8 @@
 """Steps and evaluations of a pipeline, beside those of one process.
 
 Usage: pipeline_worker.py DIRECTORY RANKS CASES.json; every rank writes what it found of each case
-to DIRECTORY/RANK.json. A case names "chunks" and "layers" and may name "tied", "run_length" and
-"measured".
+to DIRECTORY/RANK.json. A case names "chunks" and "layers" and may name "tied", "run_length",
+"measured", and "cpp" for the C++ operators.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_pretrain.config import Degrees, TrainingArguments
+from llm_pretrain.ops import dispatch
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pieces import initialize, named_pieces
@@ -24,6 +25,7 @@ from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.training.optimizer import ShardedAdamW
 from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.stage import build_stage
+from tests import cpp_operators
 from tests.models.small import CONFIG, small_config
 
 STEPS, SAMPLES, LENGTH = 3, 2, 32
@@ -74,6 +76,7 @@ def batches(seed: int, count: int) -> list[MicroBatch]:
 
 
 def examine(case: dict, layout: topology.Topology) -> dict[str, object]:
+    by_cpp = case.get("cpp", False) and cpp_operators.serve()
     ours, alone = Run(case, layout), Run(case, ONE_PROCESS)
     count = 2 * layout.degrees.pipeline
     steps = []
@@ -82,7 +85,9 @@ def examine(case: dict, layout: topology.Topology) -> dict[str, object]:
         evaluations = [float(run.pipeline.evaluate(valid)) for run in (ours, alone)]
         steps.append([ours.step(train), alone.step(train), evaluations])
     expected = alone.weights()
+    dispatch.use_references()
     return {
+        "by C++": by_cpp,
         "layers": list(ours.stage.blocks),
         "steps": steps,
         "off": max(float(abs(w - expected[name]).max()) for name, w in ours.weights().items()),

@@ -2,8 +2,8 @@
 
 Usage: sharding_worker.py DIRECTORY SHARDING_DEGREE CASES.json; every rank writes what it found of
 each case to DIRECTORY/RANK.json. A case names a "stage" and may name "options" (of
-sharding_parallel_config), "pipeline_options", "recompute", "tied", "dtype", and the collective to
-"observe".
+sharding_parallel_config), "pipeline_options", "recompute", "tied", "dtype", the collective to
+"observe", and "cpp" for the C++ operators.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from llm_pretrain.checkpoint.save import save_checkpoint
 from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
+from llm_pretrain.ops import dispatch
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.gathering import gathered_pieces
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.training.optimizer import ShardedAdamW
 from llm_pretrain.training.precision import LossScale
+from tests import cpp_operators
 from tests.models.small import small_config
 
 STEPS, MICRO_BATCHES, SAMPLES, LENGTH = 3, 3, 2, 8
@@ -141,6 +143,7 @@ def observed(name: str) -> Iterator[None]:
 
 
 def examine(case: dict, layout: topology.Topology, directory: Path) -> dict[str, object]:
+    by_cpp = case.get("cpp", False) and cpp_operators.serve()
     ours, alone = Run(case, layout), Run({**case, "options": ""}, ONE_PROCESS)
     generator = np.random.default_rng(0)
     before = alone.weights()
@@ -177,6 +180,8 @@ def examine(case: dict, layout: topology.Topology, directory: Path) -> dict[str,
     other.optimizer.restore(load_optimizer(directory, other.optimizer.buckets))
     found["restored"] = largest_difference(other.weights(), ours.weights())
     found["norm after"] = [other.step(tokens), ours.step(tokens)]
+    found["by C++"] = by_cpp
+    dispatch.use_references()
     return found
 
 

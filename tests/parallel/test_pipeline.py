@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CASES: dict[int, list[dict[str, Any]]] = {
         {"chunks": 1, "layers": 3, "tied": True},
         {"chunks": 2, "layers": 5, "measured": True},
         {"chunks": 2, "layers": 6, "tied": True, "run_length": 2},
+        {"chunks": 2, "layers": 6, "tied": True, "run_length": 2, "cpp": True},
     ],
     4: [{"chunks": 1, "layers": 6, "measured": True}, {"chunks": 2, "layers": 9, "tied": True}],
 }
@@ -41,6 +43,12 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     run_job(WORKER, directory, ranks, cases, processes=ranks, log_dir=directory / "log")
     results = [json.loads((directory / f"{rank}.json").read_text()) for rank in range(ranks)]
     return list(zip(CASES[ranks], zip(*results, strict=True), strict=True))
+
+
+@pytest.mark.skipif(not find_spec("llm_pretrain_ops"), reason="not built: make ops")
+def test_cpp_operators_serve_where_a_case_says_so(found: Found) -> None:
+    for case, ranks in found:
+        assert [rank["by C++"] for rank in ranks] == [case.get("cpp", False)] * len(ranks)
 
 
 def test_layers_are_spread_over_all_chunks(found: Found) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 
 from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.feed_forward import FeedForward
+from llm_pretrain.ops import dispatch
 from llm_pretrain.parallel.micro_batch import whole_sequences
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.parallel.topology import current
 from llm_pretrain.training.stage import Stage, build_stage
+from tests import cpp_operators
 from tests.launching import run_job
 from tests.models.small import small_config
 
@@ -43,6 +46,15 @@ def gradients(stage: Stage) -> list[np.ndarray]:
 def assert_equal(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(autouse=True, params=["references", "C++"])
+def _operators(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "C++":
+        pytest.importorskip("llm_pretrain_ops", reason="not built: make ops")
+        assert cpp_operators.serve()
+    yield
+    dispatch.use_references()
 
 
 @pytest.fixture

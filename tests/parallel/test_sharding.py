@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ TOPOLOGIES: dict[str, tuple[int, int, list[dict[str, Any]]]] = {
             *({"stage": stage, "tied": True} for stage in (2, 3)),
             *({"stage": stage, "dtype": "bfloat16"} for stage in (1, 2, 3)),
             {"stage": 3, "dtype": "bfloat16", "recompute": "full", "tied": True},
+            *({"stage": stage, "cpp": True} for stage in (1, 2, 3)),
+            {"stage": 3, "cpp": True, "recompute": "full", "tied": True},
+            {"stage": 2, "cpp": True, "dtype": "bfloat16", "recompute": "core_attn"},
         ],
     ),
     "dp2sd2": (4, 2, [*PLAIN, *OVERLAPPING]),
@@ -92,6 +96,13 @@ def test_weights_norms_and_loss_are_those_of_one_process(found, name: str, numbe
         assert rank["difference"] <= (2**-9 if is_rounded else 1e-6)
         for value, alone in [*rank["norms"], rank["loss"]]:
             assert value == pytest.approx(alone, rel=1e-5 if is_rounded else 1e-6)
+
+
+@pytest.mark.skipif(not find_spec("llm_pretrain_ops"), reason="not built: make ops")
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_cpp_operators_serve_where_a_case_says_so(found, name: str, number: int) -> None:
+    for rank in found(name, number):
+        assert rank["by C++"] == rank["case"].get("cpp", False)
 
 
 @pytest.mark.parametrize(("name", "number"), CASES)

@@ -78,7 +78,7 @@ def test_an_operator_that_computes_something_else_does_not_serve(
     )
     table, problem = said(tmp_path)
     assert "norm" not in table
-    assert problem.startswith("Operators by reference: norm (the trial of the C++ operator failed:")
+    assert problem.startswith("Operators by reference: norm (the trial of C++ failed:")
 
 
 @pytest.mark.usefixtures("_not_built")

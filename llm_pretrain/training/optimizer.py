@@ -71,6 +71,7 @@ class ShardedAdamW:
 
     def begin_step(self, micro_batches: int) -> None:
         """Say how many backward passes the step has, so that reductions can begin in the last."""
+        packed_weights.drop()
         if self.weights_stay and micro_batches > 1:
             # For one, what is made of a weight would serve one product.
             packed_weights.hold()

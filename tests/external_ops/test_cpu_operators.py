@@ -172,6 +172,13 @@ REFUSED = {
                             *4 * ["x"]),
     "outside the table": ("embedding_backward", 1, 2, 3, "ids", "x", "float32", "x", "float32",
                           True),
+    "result that is neither": ("matmul", 2, 2, 2, "x", False, "x", False, "float32", None, "x",
+                               "bfloat16", False),
+    "an unknown layout": ("matmul", 2, 2, 2, "x", False, "x", 3, "float32", None, "x", "float32",
+                          False),
+    "packed weights are for": ("matmul", 2, 2, 2, "x", False, "x", 2, "float32", None, "x",
+                               "float32", False),
+    "product of no size": ("pack", 2, 0, 2, "x", "float32", False, "x"),
     "a product": ("matmul", 2, -1, 2, "x", False, "x", False, "float32", None, "x", "float32",
                   False),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The library's threads: OpenMP's functions, and work that is shared."""
+"""The functions of OpenMP that the library calls."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,35 @@ def test_a_changed_weight_is_packed_anew() -> None:
     packed_weights.hold()
     after, *_ = step(x, weight, bias)
     np.testing.assert_array_equal(after, 2 * before)
+
+
+def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
+    x, weight, bias = paddle.randn([16, 768]), trained(768, 768), paddle.randn([768])
+    openmp = ctypes.CDLL(str(Path(paddle.__file__).parent / "libs/libiomp5.so"))
+    before = library.threads()
+    packed_weights.hold()
+    try:
+        openmp.omp_set_num_threads(8)
+        expected = step(x, weight, bias)
+        openmp.omp_set_num_threads(16)
+        found = step(x, weight, bias)
+    finally:
+        openmp.omp_set_num_threads(before)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_gradients_have_the_types_of_their_operands(dtypes: tuple[str, str]) -> None:
+    x = paddle.randn([8, 24]).astype(dtypes[0])
+    weight = paddle.randn([24, 32]).astype(dtypes[1])
+    x.stop_gradient = weight.stop_gradient = False
+    linear(x, weight).astype("float32").sum().backward()
+    ones = paddle.ones([8, 32])
+    for operand, expected in (
+        (x, paddle.matmul(ones, weight.astype("float32"), transpose_y=True)),
+        (weight, paddle.matmul(x.astype("float32"), ones, transpose_x=True)),
+    ):
+        assert operand.grad.dtype == operand.dtype
+        bound = 1e-2 * float(expected.abs().max())
+        assert float((operand.grad.astype("float32") - expected).abs().max()) <= bound

@@ -1,7 +1,8 @@
 // The operators on CPU behind a C interface, for ctypes. Tensors are plain pointers in C order.
 //
 // Every function returns 0, or a negative number: llm_cpu_error() then says what is wrong. They
-// allocate nothing that outlives the call and are deterministic for a fixed number of threads.
+// are deterministic for a fixed number of threads. What they keep between calls is a thread's compiled
+// products and the largest memory that one of them needed.
 #pragma once
 #include <stdint.h>
 
@@ -28,7 +29,8 @@ int llm_cpu_cast(int64_t count, const void *source, llm_dtype from, void *target
 typedef enum { LLM_PLAIN = 0, LLM_TRANSPOSED = 1, LLM_PACKED = 2 } llm_layout;
 
 // b, float32 or bfloat16, plain or stored as [n, k], in bfloat16 and the order in which products of m
-// rows read it fastest. Its size is 0 on processors without products of bfloat16.
+// rows on the present number of threads read it fastest; on another number it must be packed anew. Its
+// size is 0 on processors without products of bfloat16.
 int llm_cpu_packed_bytes(int64_t m, int64_t n, int64_t k, int64_t *bytes);
 int llm_cpu_pack(int64_t m, int64_t n, int64_t k, const void *b, llm_dtype b_dtype,
                  int b_transposed, void *packed);

@@ -100,6 +100,8 @@ int llm_cpu_matmul(int64_t m, int64_t n, int64_t k, const void *a, int a_transpo
   return guarded([&] {
     require(m >= 0 && n >= 0 && k > 0, "a product of sizes below zero, or over nothing");
     require(b_layout >= LLM_PLAIN && b_layout <= LLM_PACKED, "an unknown layout");
+    require(c_dtype == LLM_FLOAT32 || c_dtype == dtype,
+            "a result that is neither float32 nor of the operands' type");
     require(b_layout != LLM_PACKED || (dtype == LLM_BFLOAT16 && multiplies_bfloat16()),
             "packed weights are for products of bfloat16, on processors that have them");
     if (m == 0 || n == 0) return;

@@ -6,8 +6,8 @@
 
 namespace llm {
 
-// Runs body(task, scratch) for every task; each thread has its own copy of `prototype`. The first
-// exception of any thread is thrown when all are done.
+// Runs body(task, scratch) for every task; each thread has its own copy of `prototype`. If threads
+// throw, one of their exceptions is thrown when all are done.
 template <class Scratch, class Body>
 void in_parallel(int64_t tasks, const Scratch &prototype, Body body) {
   // Counted by hand: for schedule(dynamic) gcc calls functions that Paddle's OpenMP lacks. They are
@@ -16,14 +16,12 @@ void in_parallel(int64_t tasks, const Scratch &prototype, Body body) {
   std::exception_ptr failure;
 #pragma omp parallel
   {
-    Scratch scratch = prototype;
-    for (int64_t task = next++; task < tasks; task = next++) {
-      try {
-        body(task, scratch);
-      } catch (...) {
+    try {
+      Scratch scratch = prototype;
+      for (int64_t task = next++; task < tasks; task = next++) body(task, scratch);
+    } catch (...) {
 #pragma omp critical
-        failure = std::current_exception();
-      }
+      failure = std::current_exception();
     }
   }
   if (failure) std::rethrow_exception(failure);

@@ -71,10 +71,9 @@ def find() -> tuple[ctypes.CDLL | None, str]:
     import llm_pretrain_ops
 
     try:
-        folder = Path(paddle.__file__).parent / "libs"
         # The library takes oneDNN and OpenMP from what is loaded: Paddle's own copies.
         for name in ("libiomp5.so", "libdnnl.so.3"):
-            ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(_paddles(name)), ctypes.RTLD_GLOBAL)
         library = ctypes.CDLL(str(llm_pretrain_ops.cpu_library()))
         built_for = library.llm_cpu_interface()
     except (OSError, AttributeError, StopIteration) as error:
@@ -99,6 +98,16 @@ def call(name: str, *arguments: Any) -> None:
     assert library is not None, reason
     if getattr(library, f"llm_cpu_{name}")(*map(_as_argument, arguments)):
         raise RuntimeError(f"{name}: {library.llm_cpu_error().decode()}")
+
+
+def threads() -> int:
+    """How many the library's operators use, as Paddle's do."""
+    return int(ctypes.CDLL(str(_paddles("libiomp5.so"))).omp_get_max_threads())
+
+
+def _paddles(name: str) -> Path:
+    """A library that Paddle brings."""
+    return Path(paddle.__file__).parent / "libs" / name
 
 
 def _as_argument(value: Any) -> Any:

@@ -68,7 +68,7 @@ class _Linears(PyLayer):
         inputs = operand.shape[-1]
         rows = operand.size // inputs
         # Several products are summed in float32.
-        dx_dtype = ctx.x_dtype if len(weights) == 1 else paddle.float32
+        dx_dtype = _result_dtype(operand, ctx.x_dtype) if len(weights) == 1 else paddle.float32
         dx = paddle.empty(operand.shape, dx_dtype) if x_trained else None
         dweights: list[Tensor | None] = []
         dbiases: list[Tensor] = []
@@ -86,10 +86,13 @@ class _Linears(PyLayer):
             if weights_trained[number]:
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
                 total = sum_of_gradients(weight)
-                place, has_values = total or (paddle.empty(weight.shape, weight.dtype), False)
+                place, has_values = total or (
+                    paddle.empty(weight.shape, _result_dtype(operand, weight.dtype)),
+                    False,
+                )
                 call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
                      operand.dtype, None, place, place.dtype, has_values)  # fmt: skip
-                dweight = place if total is None else None
+                dweight = cast(place, weight.dtype) if total is None else None
             dweights.append(dweight)
             if ctx.has_bias[number]:
                 dbias = cast(dy, paddle.float32).reshape([rows, outputs]).sum(0)
@@ -97,6 +100,11 @@ class _Linears(PyLayer):
         if dx is not None:
             dx = cast(dx, ctx.x_dtype)
         return for_trained(ctx, dx, *dweights, *dbiases)
+
+
+def _result_dtype(operand: Tensor, wanted: paddle.dtype) -> paddle.dtype:
+    """That in which a product is written, to be cast after it: float32, or the operands' own."""
+    return wanted if wanted == operand.dtype else paddle.float32
 
 
 def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:

@@ -7,16 +7,18 @@ they lie; oneDNN packs parts of them meanwhile, in the cache, which costs 3 % an
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native.library import Layout, call, cast
+from llm_pretrain.ops.native.library import Layout, call, cast, threads
 from llm_pretrain.ops.native.library import packed as without_gaps
 
 Operand = tuple[Tensor, Layout]
 
-_held: dict[tuple[int, tuple[int, ...], int, bool], Operand] | None = None
+_held: dict[tuple[Any, ...], Operand] | None = None
 
 
 def hold() -> None:
@@ -36,7 +38,8 @@ def operand_of(weight: Tensor, dtype: paddle.dtype, rows: int, *, transposed: bo
     if dtype != paddle.bfloat16 or _held is None or not weight.is_leaf:
         # What is computed from a weight has memory that others may have after it.
         return cast(weight, dtype), Layout.TRANSPOSED if transposed else Layout.PLAIN
-    key = weight.data_ptr(), tuple(weight.shape), rows, transposed
+    # The order depends on the threads that will read it.
+    key = weight.data_ptr(), tuple(weight.shape), rows, transposed, threads()
     if key not in _held:
         _held[key] = _packed(weight, rows, transposed=transposed)
     return _held[key]

@@ -89,10 +89,14 @@ class Controls:
     @functools.cache  # noqa: B019
     def rounded(self, layers: int) -> dict[str, list[Steps]]:
         """Every model in bf16, in ways that differ in the order of sums alone."""
+        fused = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
+        plain = {"use_flash_attention": False}
         ways: list[dict[str, Any]] = [
             {},
-            {"use_flash_attention": True},
-            {"fuse_attention_qkv": True, "fuse_attention_ffn": True},
+            plain,
+            fused,
+            {"use_fused_rms_norm": False, "use_fused_rope": False, **fused},
+            {"use_fused_linear_cross_entropy": False, "use_fused_rms_norm": False, **plain},
         ]
         runs = [
             (seed, control_options(num_hidden_layers=layers, **BF16, **way))
@@ -100,7 +104,8 @@ class Controls:
             for way in ways
         ]
         found = train(self.folder, f"one-bf16-{layers}", 1, runs)
-        return {seed: found[3 * n : 3 * n + 3] for n, seed in enumerate(self.seeds)}
+        count = len(ways)
+        return {seed: found[count * n : count * (n + 1)] for n, seed in enumerate(self.seeds)}
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,12 @@ def call(name: str, *arguments: Any) -> None:
 
 def threads() -> int:
     """How many the library's operators use, as Paddle's do."""
-    return int(ctypes.CDLL(str(_paddles("libiomp5.so"))).omp_get_max_threads())
+    return int(_openmp().omp_get_max_threads())
+
+
+@cache
+def _openmp() -> ctypes.CDLL:
+    return ctypes.CDLL(str(_paddles("libiomp5.so")))
 
 
 def _paddles(name: str) -> Path:

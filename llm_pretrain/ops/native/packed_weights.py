@@ -37,7 +37,7 @@ def operand_of(weight: Tensor, dtype: paddle.dtype, rows: int, *, transposed: bo
     """What a product of `rows` rows in `dtype` reads: of a weight [k, n], or [n, k] transposed."""
     if dtype != paddle.bfloat16 or _held is None or not weight.is_leaf:
         # What is computed from a weight has memory that others may have after it.
-        return cast(weight, dtype), Layout.TRANSPOSED if transposed else Layout.PLAIN
+        return _as_it_lies(weight, dtype, transposed=transposed)
     # The order depends on the threads that will read it.
     key = weight.data_ptr(), tuple(weight.shape), rows, transposed, threads()
     if key not in _held:
@@ -45,12 +45,16 @@ def operand_of(weight: Tensor, dtype: paddle.dtype, rows: int, *, transposed: bo
     return _held[key]
 
 
+def _as_it_lies(weight: Tensor, dtype: paddle.dtype, *, transposed: bool) -> Operand:
+    return cast(weight, dtype), Layout.TRANSPOSED if transposed else Layout.PLAIN
+
+
 def _packed(weight: Tensor, rows: int, *, transposed: bool) -> Operand:
     k, n = reversed(weight.shape) if transposed else weight.shape
     size = np.zeros(1, np.int64)
     call("packed_bytes", rows, n, k, size)
     if not size[0]:
-        return cast(weight, paddle.bfloat16), Layout.TRANSPOSED if transposed else Layout.PLAIN
+        return _as_it_lies(weight, paddle.bfloat16, transposed=transposed)
     packed = paddle.empty([int(size[0])], "uint8")
     call("pack", rows, n, k, without_gaps(weight), weight.dtype, transposed, packed)
     return packed, Layout.PACKED

@@ -8,17 +8,6 @@
 #include "status.h"
 #include "vector_math.h"
 
-namespace llm {
-namespace {
-
-LLM_INLINE void add_body(int64_t count, const float *__restrict source, float *__restrict target) {
-  for (int64_t i = 0; i < count; ++i) target[i] += source[i];
-}
-constexpr Dispatched<add_body> add;
-
-}  // namespace
-}  // namespace llm
-
 int llm_cpu_embedding_backward(int64_t count, int64_t entries, int64_t width, const int64_t *ids,
                                const void *dy, llm_dtype dtype, void *dtable,
                                llm_dtype table_dtype, int accumulate) {
@@ -51,7 +40,7 @@ int llm_cpu_embedding_backward(int64_t count, int64_t entries, int64_t width, co
         const float *before = load(row, width, table_dtype, spare);
         std::copy(before, before + width, sum);
         for (; next != order.end() && ids[*next] == id; ++next) {
-          add(width, load(at(dy, *next * width, dtype), width, dtype, spare), sum);
+          add_to(width, load(at(dy, *next * width, dtype), width, dtype, spare), sum);
         }
         if (table_dtype == LLM_FLOAT32) std::memcpy(row, sum, row_bytes);
         store(row, width, table_dtype, sum);

@@ -71,11 +71,6 @@ LLM_INLINE RowSums backward_terms_body(int64_t width, const float *__restrict dy
 }
 constexpr Dispatched<backward_terms_body> backward_terms;
 
-LLM_INLINE void add_to_body(int64_t width, const float *__restrict x, float *__restrict sum) {
-  for (int64_t i = 0; i < width; ++i) sum[i] += x[i];
-}
-constexpr Dispatched<add_to_body> add_to;
-
 // dx = (h - mean_h - n · mean_hn) · inverse (+ dsum)
 LLM_INLINE void backward_row_body(int64_t width, const float *__restrict h,
                                   const float *__restrict n, float mean_h, float mean_hn,

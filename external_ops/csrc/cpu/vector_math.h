@@ -54,6 +54,12 @@ LLM_INLINE uint16_t to_bfloat16(float value) {
   return static_cast<uint16_t>(value != value ? (bits >> 16) | 0x40u : rounded);
 }
 
+// sum[i] += x[i]
+LLM_INLINE void add_to_body(int64_t width, const float *__restrict x, float *__restrict sum) {
+  for (int64_t i = 0; i < width; ++i) sum[i] += x[i];
+}
+constexpr Dispatched<add_to_body> add_to;
+
 inline int64_t bytes_of(llm_dtype dtype) { return dtype == LLM_BFLOAT16 ? 2 : 4; }
 
 inline const void *at(const void *data, int64_t element, llm_dtype dtype) {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
+import pytest
 
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.write_weights import as_published
@@ -120,3 +122,17 @@ def assert_close(
         assert error <= max(tolerance * size, _ROUNDING), (
             f"{name}: off by {error:.2g} of {size:.2g}"
         )
+
+
+def once_for_each(
+    factory: pytest.TempPathFactory, run: Callable[[str, Path], None]
+) -> Callable[[str], Path]:
+    """A family's folder, which `run` fills when it is first asked for."""
+
+    @cache
+    def directory_of(family: str) -> Path:
+        directory = factory.mktemp(family)
+        run(family, directory)
+        return directory
+
+    return directory_of

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.peers.comparison import once_for_each
 from tests.peers.like_paddlenlp import assert_like_paddlenlp, run_paddlenlp
 from tests.peers.paddlenlp_cases import CASES
 
@@ -19,14 +19,10 @@ def directory_of(
     paddlenlp_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The folders of a family's cases with what PaddleNLP made of them, once."""
-
-    @cache
-    def directory_of(family: str) -> Path:
-        directory = tmp_path_factory.mktemp(family)
-        run_paddlenlp(paddlenlp_python, CASES[family], directory)
-        return directory
-
-    return directory_of
+    return once_for_each(
+        tmp_path_factory,
+        lambda family, directory: run_paddlenlp(paddlenlp_python, CASES[family], directory),
+    )
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, name) for f in CASES for name in CASES[f]])

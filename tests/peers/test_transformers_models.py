@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.models.decoder import Decoder
+from tests.peers.comparison import once_for_each
 from tests.peers.like_transformers import assert_like_transformers, run_transformers
 from tests.peers.transformers_cases import CASES
 
@@ -22,14 +22,10 @@ def directory_of(
     transformers_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The folders of a family's cases with what transformers made of them, once."""
-
-    @cache
-    def directory_of(family: str) -> Path:
-        directory = tmp_path_factory.mktemp(family)
-        run_transformers(transformers_python, CASES[family], directory)
-        return directory
-
-    return directory_of
+    return once_for_each(
+        tmp_path_factory,
+        lambda family, directory: run_transformers(transformers_python, CASES[family], directory),
+    )
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, name) for f in CASES for name in CASES[f]])

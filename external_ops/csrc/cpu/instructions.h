@@ -5,7 +5,8 @@
 
 namespace llm {
 
-enum class Instructions { kBaseline, kAvx2, kAvx512 };
+// kAmx is AVX-512 with matrix tiles for bfloat16, for programs that the system lets use them.
+enum class Instructions { kBaseline, kAvx2, kAvx512, kAmx };
 
 // The processor's best set, or the one that the environment names (llm_cpu_instructions).
 // Throws std::invalid_argument if it names none, or one that the processor lacks.
@@ -22,6 +23,7 @@ struct Dispatched<body> {
   Result operator()(Arguments... arguments) const {
 #ifdef __x86_64__
     switch (instructions()) {
+      case Instructions::kAmx:
       case Instructions::kAvx512:
         return on_avx512(arguments...);
       case Instructions::kAvx2:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "product.h"
+#include "split_product.h"
 #include "status.h"
 #include "vector_math.h"
 
@@ -65,7 +66,9 @@ void multiply_widened(int64_t m, int64_t n, int64_t k, const Operand &a, const O
 
 void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dtype,
             const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
-  if (dtype == LLM_FLOAT32 && !omp_in_parallel() && blas_is_faster(n, a, b)) {
+  if (dtype == LLM_FLOAT32 && !omp_in_parallel() && tiles_are_faster(m, n, k)) {
+    multiply_split(m, n, k, a, b, bias, static_cast<float *>(c), c_stride, accumulate);
+  } else if (dtype == LLM_FLOAT32 && !omp_in_parallel() && blas_is_faster(n, a, b)) {
     multiply_float(m, n, k, a, b, bias, static_cast<float *>(c), c_stride, accumulate);
   } else if (dtype == LLM_BFLOAT16 && !multiplies_bfloat16()) {
     multiply_widened(m, n, k, a, b, bias, c, c_stride, c_dtype, accumulate);

@@ -162,7 +162,15 @@ def linear_cross_entropy(draw: Draw) -> tuple[Results, Results]:
 
 def matmul(draw: Draw) -> tuple[Results, Results]:
     # From 512 rows on, operands of bfloat16 are packed for the product.
-    M, N, K = draw.size(90) + 511 * draw.chance(), draw.size(90), draw.size(90)
+    return product(draw, draw.size(90) + 511 * draw.chance(), draw.size(90), draw.size(90))
+
+
+def tiles(draw: Draw) -> tuple[Results, Results]:
+    """A product of sizes that matrix tiles multiply, where there are some."""
+    return product(draw, 299 + draw.size(900), 299 + draw.size(300), 299 + draw.size(900))
+
+
+def product(draw: Draw, M: int, N: int, K: int) -> tuple[Results, Results]:
     a, b = draw.values(M, K), draw.values(K, N)
     expected = exact(a) @ exact(b)
     a_transposed, b_transposed = draw.chance(), draw.chance()
@@ -250,8 +258,8 @@ def cast(draw: Draw) -> tuple[Results, Results]:
 
 OPERATORS: dict[str, Callable[[Draw], tuple[Results, Results]]] = {
     operator.__name__: operator
-    for operator in (norm, activation, rotary, attention, linear_cross_entropy, matmul, embedding,
-                     add, sum_of_squares, adamw, cast)
+    for operator in (norm, activation, rotary, attention, linear_cross_entropy, matmul, tiles,
+                     embedding, add, sum_of_squares, adamw, cast)
 }  # fmt: skip
 
 

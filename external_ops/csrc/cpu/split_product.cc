@@ -128,7 +128,7 @@ void multiply_split(int64_t m, int64_t n, int64_t k, const Operand &a, const Ope
         uint16_t *packed_b = memory_for(for_columns, Block::size(kTaskColumns, kDepth));
         float *sums = memory_for(for_sums, kTaskRows * kTaskColumns);
         const Operand right = part(b, start, column);
-        const float *shift = bias == nullptr || adds ? nullptr : bias + column;
+        const float *shift = bias == nullptr || start > 0 ? nullptr : bias + column;
         float *target = c + (top + row) * c_stride + column;
         if (block.whole && multiply_block(block, row, rows, right, columns, packed_b, sums)) {
           put_sums(rows, columns, sums, shift, target, c_stride, adds);

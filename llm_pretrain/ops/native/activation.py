@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import call, expect, packed
 from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
@@ -27,7 +27,7 @@ def activation(name: str, x: Tensor, up: Tensor | None) -> Tensor:
 
 def _compute(kind: int, x: Tensor, up: Tensor | None = None) -> Tensor:
     x, up = packed(x), None if up is None else packed(up)
-    y = paddle.empty_like(x)
+    y = memory.empty_like(x)
     call("activation", x.size, kind, x, up, x.dtype, y)
     return y
 
@@ -42,7 +42,7 @@ class _Activation(PyLayer):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensor()
-        dx = paddle.empty_like(x)
+        dx = memory.empty_like(x)
         call("activation_backward", x.size, ctx.kind, packed(dy), x, None, x.dtype, dx, None)
         return dx
 
@@ -59,6 +59,6 @@ class _Gated(PyLayer):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, up = ctx.saved_tensor()
-        dx, dup = paddle.empty_like(x), paddle.empty_like(up)
+        dx, dup = memory.empty_like(x), memory.empty_like(up)
         call("activation_backward", x.size, ctx.kind, packed(dy), x, up, x.dtype, dx, dup)
         return for_trained(ctx, dx, dup)

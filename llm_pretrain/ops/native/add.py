@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import call, copied, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -19,7 +19,7 @@ class Add(PyLayer):
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         note_trained(ctx, x, y)
         x, y = packed(x), packed(y)
-        total = paddle.empty_like(x)
+        total = memory.empty_like(x)
         call("add", x.size, x, x.dtype, y, y.dtype, total)
         ctx.y_dtype = y.dtype
         return total

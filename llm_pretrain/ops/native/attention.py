@@ -11,7 +11,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.native import library
+from llm_pretrain.ops.native import library, memory
 from llm_pretrain.ops.native.library import call, cast, expect, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -32,8 +32,8 @@ class FlashAttention(PyLayer):
         ctx.dtypes = [x.dtype for x in (q_BSND, k_BSKD, v_BSKD)]
         q, k, v = (cast(x, dtype) for x in (q_BSND, k_BSKD, v_BSKD))
         B, S, N, D = q.shape
-        y = paddle.empty_like(q)
-        log_sums = paddle.empty([B, N, S], "float32")
+        y = memory.empty_like(q)
+        log_sums = memory.empty([B, N, S], paddle.float32)
         expect("k", k, [B, S, k.shape[2], D])
         expect("v", v, k.shape)
         rules = _Rules(mask, B, S, N)
@@ -46,7 +46,7 @@ class FlashAttention(PyLayer):
     def backward(ctx: Any, dy_BSND: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, log_sums = ctx.saved_tensor()
         B, S, N, D = q.shape
-        dq, dk, dv = (paddle.empty_like(x) for x in (q, k, v))
+        dq, dk, dv = (memory.empty_like(x) for x in (q, k, v))
         call("flash_attention_backward", B, S, N, k.shape[2], D, q, k, v, q.dtype,
              ctx.rules.pointers, y, log_sums, packed(dy_BSND), dq, dk, dv)  # fmt: skip
         gradients = (cast(x, t) for x, t in zip((dq, dk, dv), ctx.dtypes, strict=True))

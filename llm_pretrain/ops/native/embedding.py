@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import call, packed
 
 
@@ -27,7 +27,7 @@ class Embedding(PyLayer):
         if table.stop_gradient:
             return None, None
         total = sum_of_gradients(table)
-        dtable, has_values = total or (paddle.empty(table.shape, table.dtype), False)
+        dtable, has_values = total or (memory.empty(table.shape, table.dtype), False)
         call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
              dy.dtype, dtable, dtable.dtype, has_values)  # fmt: skip
         return None, dtable if total is None else None

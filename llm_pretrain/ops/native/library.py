@@ -14,6 +14,8 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.ops.native import memory
+
 INTERFACE = 6
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
@@ -167,7 +169,7 @@ def copied(x: Tensor, dtype: paddle.dtype) -> Tensor:
     Two gradients of one backward pass must not share memory: autograd may add to either in place.
     """
     x = packed(x)
-    y = paddle.empty(x.shape, dtype)
+    y = memory.empty(x.shape, dtype)
     call("cast", x.size, x, x.dtype, y, dtype)
     return y
 

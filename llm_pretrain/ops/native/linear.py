@@ -10,7 +10,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
-from llm_pretrain.ops.native import packed_weights
+from llm_pretrain.ops.native import memory, packed_weights
 from llm_pretrain.ops.native.library import call, cast, expect
 from llm_pretrain.ops.native.recipe import recipe_of
 from llm_pretrain.ops.trained import for_trained, note_trained
@@ -69,7 +69,7 @@ class _Linears(PyLayer):
         rows = operand.size // inputs
         # Several products are summed in float32.
         dx_dtype = _result_dtype(operand, ctx.x_dtype) if len(weights) == 1 else paddle.float32
-        dx = paddle.empty(operand.shape, dx_dtype) if x_trained else None
+        dx = memory.empty(operand.shape, dx_dtype) if x_trained else None
         dweights: list[Tensor | None] = []
         dbiases: list[Tensor] = []
         for number, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
@@ -87,7 +87,7 @@ class _Linears(PyLayer):
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
                 total = sum_of_gradients(weight)
                 place, has_values = total or (
-                    paddle.empty(weight.shape, _result_dtype(operand, weight.dtype)),
+                    memory.empty(weight.shape, _result_dtype(operand, weight.dtype)),
                     False,
                 )
                 call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
@@ -112,7 +112,7 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     outputs = weight.shape[0] if transposed else weight.shape[1]
     expect("weight", weight, [outputs, inputs] if transposed else [inputs, outputs])
     expect("bias", bias, [outputs])
-    y = paddle.empty([*operand.shape[:-1], outputs], operand.dtype)
+    y = memory.empty([*operand.shape[:-1], outputs], operand.dtype)
     rows = operand.size // inputs
     read = packed_weights.operand_of(weight, operand.dtype, rows, transposed=transposed)
     call("matmul", rows, outputs, inputs, operand, 0, *read, operand.dtype, bias, y, y.dtype, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import call, expect, packed
 
 
@@ -14,7 +15,7 @@ def linear_log_sums(
     """max(z), sum(exp(z - max(z))) and z[label], float32 [R] each."""
     _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
     x_RH, weight = packed(x_RH), packed(weight)
-    largest, total, target = (paddle.empty([x_RH.shape[0]], "float32") for _ in range(3))
+    largest, total, target = (memory.empty([x_RH.shape[0]], paddle.float32) for _ in range(3))
     call("linear_log_sums", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight, weight.dtype,
          weight.shape[1], transposed, packed(labels_R), largest, total, target)  # fmt: skip
     return largest, total, target
@@ -38,7 +39,7 @@ def gradients(
     expect("factors", factors_R, labels_R.shape, paddle.float32)
     expect("dweight", dweight, weight.shape, paddle.float32)
     x_RH, weight = packed(x_RH), packed(weight)
-    dx_RH = paddle.empty(x_RH.shape, "float32")
+    dx_RH = memory.empty(x_RH.shape, paddle.float32)
     call("linear_cross_entropy_backward", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight,
          weight.dtype, weight.shape[1], transposed, packed(labels_R), packed(log_sums_R),
          packed(factors_R), dx_RH, dweight, accumulate)  # fmt: skip

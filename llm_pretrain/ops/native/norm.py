@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import as_float32, call, copied, expect, packed
 from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
@@ -58,7 +59,7 @@ class RMSNorm(PyLayer):
         ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, epsilon: float
     ) -> Tensor | tuple[Tensor, Tensor]:
         rows, total, head = _operands(ctx, x, branch, weight)
-        y, inverse = paddle.empty_like(total), paddle.empty([rows], "float32")
+        y, inverse = memory.empty_like(total), memory.empty([rows], paddle.float32)
         call("rms_norm", *head, as_float32(weight), epsilon, y, inverse)
         ctx.save_for_backward(total, weight, inverse)
         return y if branch is None else (total, y)
@@ -67,7 +68,7 @@ class RMSNorm(PyLayer):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         total, weight, inverse = ctx.saved_tensor()
         dy, dtotal = _gradients(gradients)
-        dx, dweight = paddle.empty_like(total), paddle.empty(weight.shape, "float32")
+        dx, dweight = memory.empty_like(total), memory.empty(weight.shape, paddle.float32)
         call("rms_norm_backward", inverse.size, total.shape[-1], dy, total, total.dtype,
              as_float32(weight), inverse, dtotal, dx, dweight)  # fmt: skip
         return for_trained(ctx, *_parts(ctx, dx), dweight.astype(weight.dtype))
@@ -81,8 +82,8 @@ class LayerNorm(PyLayer):
         ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
     ) -> Tensor | tuple[Tensor, Tensor]:
         rows, total, head = _operands(ctx, x, branch, weight, bias)
-        y = paddle.empty_like(total)
-        mean, inverse = (paddle.empty([rows], "float32") for _ in range(2))
+        y = memory.empty_like(total)
+        mean, inverse = (memory.empty([rows], paddle.float32) for _ in range(2))
         call("layer_norm", *head, as_float32(weight), as_float32(bias), epsilon, y, mean,
              inverse)  # fmt: skip
         ctx.save_for_backward(total, weight, mean, inverse)
@@ -92,8 +93,8 @@ class LayerNorm(PyLayer):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         total, weight, mean, inverse = ctx.saved_tensor()
         dy, dtotal = _gradients(gradients)
-        dx = paddle.empty_like(total)
-        dweight, dbias = (paddle.empty(weight.shape, "float32") for _ in range(2))
+        dx = memory.empty_like(total)
+        dweight, dbias = (memory.empty(weight.shape, paddle.float32) for _ in range(2))
         call("layer_norm_backward", inverse.size, total.shape[-1], dy, total, total.dtype,
              as_float32(weight), mean, inverse, dtotal, dx, dweight, dbias)  # fmt: skip
         dparameters = dweight.astype(weight.dtype), dbias.astype(weight.dtype)
@@ -115,7 +116,7 @@ def _operands(
     expect("branch", branch, x.shape)
     ctx.branch_dtype = branch.dtype
     note_trained(ctx, x, branch, *parameters)
-    total = paddle.empty_like(x)
+    total = memory.empty_like(x)
     return rows, total, (rows, width, x, packed(branch), branch.dtype, total, x.dtype)
 
 

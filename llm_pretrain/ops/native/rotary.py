@@ -8,6 +8,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import call, expect, packed
 
 
@@ -36,7 +37,7 @@ class _Rotate(PyLayer):
 
 def _rotate(x_BSND: Tensor, cos: Tensor, sin: Tensor, spans: int, sign: float) -> Tensor:
     x_BSND = packed(x_BSND)
-    y_BSND = paddle.empty_like(x_BSND)
+    y_BSND = memory.empty_like(x_BSND)
     B, S, _, D = x_BSND.shape
     R = cos.shape[-1]
     table = [B, S, R] if cos.ndim == 3 else [S, R]

@@ -1,0 +1,94 @@
+"""Memory of operators' results: the next of a size takes it over, for another it is given back."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from llm_pretrain.ops.native import memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[object]]:
+    blocks: dict[int, list[object]] = {}
+    monkeypatch.setattr(memory, "_idle", blocks)
+    return blocks
+
+
+def of_mib(size: int, dtype: paddle.dtype = paddle.float32) -> paddle.Tensor:
+    return memory.empty([size, MIB // (4 if dtype == paddle.float32 else 2)], dtype)
+
+
+@pytest.mark.parametrize("dtype", [paddle.float32, paddle.bfloat16])
+def test_it_is_a_tensor_as_any(dtype: paddle.dtype) -> None:
+    x = memory.empty([3, 700, 1024], dtype)
+    assert (x.shape, x.dtype, x.stop_gradient) == ([3, 700, 1024], dtype, True)
+    assert x.is_contiguous()
+    assert x.data_ptr() % 64 == 0
+    x.fill_(2.5)
+    assert float((x.astype("float32") * 2).max()) == 5
+    assert memory.empty_like(x).dtype == dtype
+
+
+def test_tensors_that_live_share_nothing() -> None:
+    tensors = [of_mib(2) for _ in range(5)]
+    for number, x in enumerate(tensors):
+        x.fill_(number)
+    assert [float(x.min()) for x in tensors] == [float(x.max()) for x in tensors] == [0, 1, 2, 3, 4]
+
+
+def test_memory_lives_as_long_as_a_view_of_it() -> None:
+    x = of_mib(2)
+    x.fill_(7)
+    row = x[1]
+    del x
+    of_mib(2).fill_(8)
+    assert float(row.max()) == 7
+
+
+def test_the_next_of_its_size_takes_it_over() -> None:
+    x = of_mib(2)
+    place = x.data_ptr()
+    del x
+    assert of_mib(2, paddle.bfloat16).data_ptr() == place
+
+
+def test_for_another_size_what_lies_idle_is_given_back(idle: dict[int, list[object]]) -> None:
+    del [of_mib(2) for _ in range(4)][:]
+    assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 4}
+    x = of_mib(3)  # which needs two of them
+    assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 2}
+    assert x.shape == [3, MIB // 4]
+
+
+def test_small_tensors_are_paddles(idle: dict[int, list[object]]) -> None:
+    for shape, dtype in (([3], paddle.float32), ([0, 5], paddle.float32), ([2], paddle.int64)):
+        x = memory.empty(shape, dtype)
+        assert (x.shape, x.dtype) == (shape, dtype)
+    del x
+    assert not idle
+
+
+def test_a_gradient_may_be_there_and_outlive_the_graph() -> None:
+    weight = paddle.to_tensor(np.ones(MIB, np.float32), stop_gradient=False)
+
+    class Doubled(paddle.autograd.PyLayer):
+        @staticmethod
+        def forward(ctx: object, x: paddle.Tensor) -> paddle.Tensor:
+            y = memory.empty_like(x)
+            paddle.assign(x * 2, y)
+            return y
+
+        @staticmethod
+        def backward(ctx: object, dy: paddle.Tensor) -> paddle.Tensor:
+            dx = memory.empty_like(dy)
+            paddle.assign(dy * 2, dx)
+            return dx
+
+    for times in (1, 2):
+        Doubled.apply(weight).sum().backward()
+        of_mib(4).fill_(-1)
+        assert float(weight.grad.min()) == float(weight.grad.max()) == 2 * times

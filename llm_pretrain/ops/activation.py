@@ -9,6 +9,7 @@ from paddle import Tensor
 from paddle.nn import functional as F
 
 from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.cuda import activation as cuda
 from llm_pretrain.ops.native import activation as native
 from llm_pretrain.ops.precision import in_float32_on_cpu
 
@@ -29,6 +30,8 @@ def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
     """
     if dispatch.is_native("activation", x, up):
         return native.activation(name, x, up)
+    if dispatch.is_cuda("activation", x, up) and cuda.takes(x, up):
+        return cuda.activation(name, x, up)
     if up is None:
         return in_float32_on_cpu(_FUNCTIONS[name], x)
     if name == "silu":

@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 
 from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.cuda import adamw as cuda
 from llm_pretrain.ops.native.library import call, expect
 
 
@@ -49,6 +50,9 @@ def adamw_(
         call("adamw", weights.size, weights, moment1, moment2, gradient, gradient.dtype, None,
              rates.gradient_factor, rates.learning_rate, rates.beta1, rates.beta2, rates.epsilon,
              rates.weight_decay, 1 - rates.beta1_power, 1 - rates.beta2_power)  # fmt: skip
+        return
+    if dispatch.is_cuda("adamw", weights, gradient) and cuda.takes(weights, moment1, moment2):
+        cuda.adamw_(weights, moment1, moment2, gradient, rates)
         return
     gradient = gradient.astype("float32") * rates.gradient_factor
     moment1.scale_(rates.beta1).add_(gradient * (1 - rates.beta1))

@@ -18,6 +18,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops import dispatch, paddle_attention
+from llm_pretrain.ops.cuda import attention as cuda
 from llm_pretrain.ops.dropout import dropout as random_dropout
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import attention as native
@@ -53,8 +54,8 @@ def attention(
     if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
         return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    if paddle_attention.serves(q, mask, dropout):
-        return paddle_attention.attend(q, k, v)
+    if has_kernel(q, k, v, mask, dropout):
+        return by_kernel(q, k, v, mask)
     return in_float32_on_cpu(
         lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
     )
@@ -67,6 +68,23 @@ def is_native(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, dropout: float) ->
         and operand_dtype(q_BSND) != paddle.float16
         and dispatch.is_native("attention", q_BSND, k_BSKD, v_BSKD)
     )
+
+
+def has_kernel(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float) -> bool:
+    """Whether a kernel of a GPU serves this attention, of operands in the compute dtype."""
+    ours = _is_cuda(q_BSND, k_BSKD, v_BSKD, mask)
+    return not dropout and (ours or paddle_attention.serves(q_BSND, mask))
+
+
+def by_kernel(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask) -> Tensor:
+    """`attention` where `has_kernel`."""
+    if _is_cuda(q_BSND, k_BSKD, v_BSKD, mask):
+        return cuda.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask)
+    return paddle_attention.attend(q_BSND, k_BSKD, v_BSKD)
+
+
+def _is_cuda(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask) -> bool:
+    return dispatch.is_cuda("attention", q_BSND, k_BSKD, v_BSKD) and cuda.takes(q_BSND, mask)
 
 
 def take_heads(x_BSKD: Tensor, heads: Sequence[int]) -> Tensor:

@@ -1,19 +1,21 @@
 """Which implementation serves each operator: decided once, before the first step.
 
-Until then the references serve. `choose` tries every operator of the C++ library, and the kernels
-that Paddle brings, on a small input against the reference, and takes those that agree.
+Until then the references serve. `choose` tries what is there on a small input against the
+reference, and takes what agrees: on a CPU the operators in C++, on a GPU those in CUDA, and after
+them the kernels that Paddle brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native import library
+from llm_pretrain.ops.cuda import library as cuda
+from llm_pretrain.ops.native import library as native
 
 OPERATORS = (
     "linear",
@@ -26,9 +28,11 @@ OPERATORS = (
     "sum_of_squares",
     "adamw",
 )
-_REFERENCE = "reference"
-_native: set[str] = set()
-_by_paddle: set[str] = set()
+_CPP, _CUDA, _PADDLE, _REFERENCE = "C++", "CUDA", "Paddle's kernel", "reference"
+IMPLEMENTATIONS = (_CPP, _CUDA, _PADDLE, _REFERENCE)
+
+_serving: dict[str, Sequence[str]] = {}
+"""By operator the implementations that serve it, the best first: the next takes what it doesn't."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +50,43 @@ class Choice:
 
 def is_native(operator: str, *operands: Tensor | None) -> bool:
     """Whether the C++ operator serves these operands."""
-    return operator in _native and library.serves(*(x for x in operands if x is not None))
+    return _serves(_CPP, operator) and native.serves(*(x for x in operands if x is not None))
+
+
+def is_cuda(operator: str, *operands: Tensor | None) -> bool:
+    """Whether the CUDA operator serves operands of such dtypes."""
+    return _serves(_CUDA, operator) and cuda.serves(*(x for x in operands if x is not None))
 
 
 def is_by_paddle(operator: str) -> bool:
     """Whether a kernel of Paddle's serves, for the operands that it takes."""
-    return operator in _by_paddle
+    return _serves(_PADDLE, operator)
+
+
+def _serves(implementation: str, operator: str) -> bool:
+    return implementation in _serving.get(operator, ())
 
 
 def use_references() -> None:
     """Let the references serve, as before `choose`."""
-    _native.clear()
-    _by_paddle.clear()
+    _serving.clear()
 
 
 @contextmanager
 def reference_of(operator: str) -> Iterator[None]:
     """Let the reference of `operator` serve meanwhile."""
-    serving = [chosen for chosen in (_native, _by_paddle) if operator in chosen]
-    _leave_to_reference(operator)
+    serving = _serving.pop(operator, ())
     try:
         yield
     finally:
-        for chosen in serving:
-            chosen.add(operator)
-
-
-def _leave_to_reference(operator: str) -> None:
-    _native.discard(operator)
-    _by_paddle.discard(operator)
+        _serving[operator] = serving
 
 
 def choose(
     switches: Mapping[str, bool | None],
     trials: Mapping[str, Callable[[], None]],
     *,
+    is_low: bool = True,
     by_paddle: Collection[str] = (),
 ) -> list[Choice]:
     """Decide for every operator.
@@ -89,50 +95,58 @@ def choose(
         switches: by operator: True asks for the fast one, False for the reference, None for the
             fastest that works here.
         trials: by operator, a function that raises where the fast one disagrees.
+        is_low: whether products take operands of 16 bits.
         by_paddle: operators for which Paddle itself brings a fast kernel here.
     """
     use_references()
-    return [
-        _choose(
-            operator, switches.get(operator), trials[operator], has_kernel=operator in by_paddle
-        )
-        for operator in OPERATORS
-    ]
+    choices = []
+    for operator in OPERATORS:
+        if switches.get(operator) is False:
+            choices.append(Choice(operator, _REFERENCE, "switched off in the config"))
+            continue
+        there, missing = _ours(operator, is_low=is_low)
+        if operator in by_paddle:
+            there[_PADDLE] = "the fastest here"
+        choices.append(_choose(operator, there, missing, trials[operator]))
+    return choices
+
+
+def _ours(operator: str, *, is_low: bool) -> tuple[dict[str, str], str]:
+    """Our implementation with what is said of it, if it is there; and why it isn't."""
+    on_gpu = cuda.is_device()
+    if on_gpu and operator not in cuda.OPERATORS:
+        return {}, "Paddle's own serves on a GPU"
+    if on_gpu and operator == "attention" and not is_low:
+        return {}, "the kernels of attention take bfloat16 and float16"
+    if not on_gpu and paddle.get_device() != "cpu":
+        return {}, "the C++ operators are for the CPU"
+    found, state = cuda.find() if on_gpu else native.find()
+    return ({}, state) if found is None else ({_CUDA if on_gpu else _CPP: state}, "")
 
 
 def _choose(
-    operator: str, wanted: bool | None, trial: Callable[[], None], *, has_kernel: bool
+    operator: str, there: Mapping[str, str], missing: str, trial: Callable[[], None]
 ) -> Choice:
-    """Take Paddle's kernel or the C++ operator if it can serve."""
-    if wanted is False:
-        return Choice(operator, _REFERENCE, "switched off in the config")
-    if has_kernel:
-        return _try(operator, "Paddle's kernel", "the fastest here", trial, _by_paddle)
-    if paddle.get_device() != "cpu":
-        return Choice(operator, _REFERENCE, "the C++ operators are for the CPU")
-    found, state = library.find()
-    if found is None:
-        return Choice(operator, _REFERENCE, state)
-    return _try(operator, "C++", state, trial, _native)
-
-
-def _try(
-    operator: str, implementation: str, reason: str, trial: Callable[[], None], serving: set[str]
-) -> Choice:
-    serving.add(operator)
-    try:
-        trial()
-    except Exception as error:  # whatever it is, the reference still serves
-        serving.discard(operator)
-        problem = str(error).partition("\n")[0]
-        return Choice(operator, _REFERENCE, f"the trial of {implementation} failed: {problem}")
-    return Choice(operator, implementation, reason)
+    """Let serve what passes its trial."""
+    passed, problems = [], []
+    for implementation in there:
+        _serving[operator] = [implementation]
+        try:
+            trial()
+            passed.append(implementation)
+        except Exception as error:  # whatever it is, the reference still serves
+            problem = str(error).partition("\n")[0]
+            problems.append(f"the trial of {implementation} failed: {problem}")
+    _serving[operator] = passed
+    if passed:
+        return Choice(operator, passed[0], "; ".join([there[passed[0]], *problems]))
+    return Choice(operator, _REFERENCE, "; ".join(problems) or missing)
 
 
 def withdraw(choice: Choice) -> Choice:
-    """Let the reference serve after all, as it must in another process of the job."""
-    _leave_to_reference(choice.operator)
-    return Choice(choice.operator, _REFERENCE, "another process of the job can't do better")
+    """Let the reference serve after all, as other processes of the job serve otherwise."""
+    _serving.pop(choice.operator, None)
+    return Choice(choice.operator, _REFERENCE, "another process of the job can't do the same")
 
 
 def table(choices: Iterable[Choice]) -> list[str]:

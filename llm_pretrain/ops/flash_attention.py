@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops import paddle_attention
 from llm_pretrain.ops.attention import (
     by_group,
+    by_kernel,
+    has_kernel,
     is_native,
     join_keys,
     join_queries,
@@ -108,8 +109,8 @@ def flash_attention(
     if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
         return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    if paddle_attention.serves(q, mask, dropout):
-        return paddle_attention.attend(q, k, v)
+    if has_kernel(q, k, v, mask, dropout):
+        return by_kernel(q, k, v, mask)
     rows = Rows(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, rows_BNS)
     return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, rows), q, k, v)
 

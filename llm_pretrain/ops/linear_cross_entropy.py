@@ -8,13 +8,14 @@ Shapes: R rows (tokens), H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
 from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.cuda import linear_cross_entropy as cuda
 from llm_pretrain.ops.native import linear_cross_entropy as native
 from llm_pretrain.ops.precision import in_float32_on_cpu
 
@@ -23,7 +24,11 @@ _LOGITS = 1 << 24
 
 
 def head_is_native(x: Tensor, weight: Tensor) -> bool:
-    """Whether C++ serves the head."""
+    """Whether C++ or CUDA serves the head."""
+    return _is_cpp(x, weight) or dispatch.is_cuda("linear_cross_entropy", x, weight)
+
+
+def _is_cpp(x: Tensor, weight: Tensor) -> bool:
     return dispatch.is_native("linear_cross_entropy", x, weight)
 
 
@@ -40,12 +45,22 @@ def linear_log_sums(
     Returns:
         max(z), sum(exp(z - max(z))) and z[label] (0 without label), float32 [R] each.
     """
-    if vocabulary and head_is_native(x_RH, weight):
+    if vocabulary and _is_cpp(x_RH, weight):
         return native.linear_log_sums(x_RH, weight, labels_R, vocabulary, transposed=transposed)
-    largest = paddle.full([x_RH.shape[0]], -float("inf"), "float32")
+    parts = _chunks(x_RH, weight, vocabulary, transposed=transposed)
+    chunks = ((_logits(x_RH, part), begin) for part, begin in parts)
+    if dispatch.is_cuda("linear_cross_entropy", x_RH, weight):
+        return cuda.log_sums(chunks, labels_R)
+    return _log_sums(chunks, labels_R)
+
+
+def _log_sums(
+    chunks: Iterable[tuple[Tensor, int]], labels_R: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    largest = paddle.full(labels_R.shape, -float("inf"), "float32")
     total, target = paddle.zeros_like(largest), paddle.zeros_like(largest)
-    for part, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
-        z_RV = _logits(x_RH, part)
+    for logits_RV, begin in chunks:
+        z_RV = logits_RV.astype("float32")
         bound = paddle.maximum(largest, z_RV.max(-1))
         total = total * (largest - bound).exp() + (z_RV - bound.unsqueeze(-1)).exp().sum(-1)
         largest = bound
@@ -72,20 +87,21 @@ def linear_cross_entropy_gradients(
     """
     if dweight is not None and not accumulate:
         has_padding = vocabulary < dweight.shape[0 if transposed else 1]
-        if has_padding or not (vocabulary and head_is_native(x_RH, weight)):
+        if has_padding or not (vocabulary and _is_cpp(x_RH, weight)):
             dweight.zero_()
             accumulate = True
     operands = x_RH, weight, labels_R, log_sums_R, factors_R
-    if vocabulary and head_is_native(x_RH, weight):
+    if vocabulary and _is_cpp(x_RH, weight):
         return native.gradients(
             *operands, vocabulary, dweight, transposed=transposed, accumulate=accumulate
         )
     dx_RH = paddle.zeros(x_RH.shape, "float32")
     for part, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
-        z_RV = _logits(x_RH, part)
-        softmax = (z_RV - log_sums_R.unsqueeze(-1)).exp_()
-        dz = softmax.subtract_(_is_label(labels_R - begin, z_RV))
-        dz = dz.multiply_(factors_R.unsqueeze(-1)).astype(x_RH.dtype)
+        dz = _logits(x_RH, part)
+        if dispatch.is_cuda("linear_cross_entropy", x_RH, weight):
+            cuda.to_gradients_(dz, labels_R, log_sums_R, factors_R, begin)
+        else:
+            dz = _gradients(dz, labels_R - begin, log_sums_R, factors_R)
         dx = in_float32_on_cpu(lambda a, b: paddle.matmul(a, b, transpose_y=True), dz, part)
         dx_RH += dx.astype("float32")
         if dweight is not None:
@@ -105,7 +121,17 @@ def _chunks(
 
 
 def _logits(x_RH: Tensor, weight_HV: Tensor) -> Tensor:
-    return in_float32_on_cpu(paddle.matmul, x_RH, weight_HV).astype("float32")
+    return in_float32_on_cpu(paddle.matmul, x_RH, weight_HV)
+
+
+def _gradients(
+    logits_RV: Tensor, labels_R: Tensor, log_sums_R: Tensor, factors_R: Tensor
+) -> Tensor:
+    """dz of a chunk, in the dtype of the logits."""
+    z_RV = logits_RV.astype("float32")
+    softmax = (z_RV - log_sums_R.unsqueeze(-1)).exp_()
+    dz = softmax.subtract_(_is_label(labels_R, z_RV))
+    return dz.multiply_(factors_R.unsqueeze(-1)).astype(logits_RV.dtype)
 
 
 def _is_label(labels_R: Tensor, z_RV: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from paddle.nn import functional as F
 
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.add import add
+from llm_pretrain.ops.cuda import norm as cuda
 from llm_pretrain.ops.native import norm as native
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -27,6 +28,8 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """
     if dispatch.is_native("norm", x, weight):
         return native.rms_norm(x, weight, epsilon)
+    if dispatch.is_cuda("norm", x, weight) and cuda.takes(x, weight):
+        return cuda.RMSNorm.apply(x, None, weight, epsilon)
     return _RMSNorm.apply(x, weight, epsilon)
 
 
@@ -36,6 +39,8 @@ def add_rms_norm(
     """s = x + branch, in the dtype of `x`, and `rms_norm` of s."""
     if dispatch.is_native("norm", x, branch, weight):
         return native.add_rms_norm(x, branch, weight, epsilon)
+    if dispatch.is_cuda("norm", x, branch, weight) and cuda.takes(x, branch, weight):
+        return cuda.RMSNorm.apply(x, branch, weight, epsilon)
     total = add(x, branch)
     return total, rms_norm(total, weight, epsilon)
 
@@ -75,6 +80,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     """
     if dispatch.is_native("norm", x, weight, bias):
         return native.layer_norm(x, weight, bias, epsilon)
+    if dispatch.is_cuda("norm", x, weight, bias) and cuda.takes(x, weight, bias):
+        return cuda.LayerNorm.apply(x, None, weight, bias, epsilon)
     operands = (operand.astype("float32") for operand in (x, weight, bias))
     x32, weight32, bias32 = operands
     y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)
@@ -87,6 +94,8 @@ def add_layer_norm(
     """s = x + branch, in the dtype of `x`, and `layer_norm` of s."""
     if dispatch.is_native("norm", x, branch, weight, bias):
         return native.add_layer_norm(x, branch, weight, bias, epsilon)
+    if dispatch.is_cuda("norm", x, branch, weight, bias) and cuda.takes(x, branch, weight, bias):
+        return cuda.LayerNorm.apply(x, branch, weight, bias, epsilon)
     total = add(x, branch)
     return total, layer_norm(total, weight, bias, epsilon)
 

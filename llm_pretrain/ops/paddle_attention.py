@@ -18,11 +18,10 @@ def device_has_kernel() -> bool:
     return is_gpu and paddle.device.cuda.get_device_capability()[0] >= 8
 
 
-def serves(q_BSND: Tensor, mask: Mask, dropout: float) -> bool:
-    """Whether the kernel serves attention of such queries."""
+def serves(q_BSND: Tensor, mask: Mask) -> bool:
+    """Whether the kernel serves attention of such queries, without dropout."""
     return (
         dispatch.is_by_paddle("attention")
-        and not dropout
         and mask.is_plain
         and q_BSND.place.is_gpu_place()
         and q_BSND.dtype in (paddle.bfloat16, paddle.float16)

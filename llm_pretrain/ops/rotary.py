@@ -9,6 +9,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.cuda.rotary import Rotate
 from llm_pretrain.ops.native import rotary as native
 
 
@@ -32,6 +33,8 @@ def rotary(
     """
     if dispatch.is_native("rotary", q, k):
         return native.rotary(q, k, cos, sin, spans=spans)
+    if dispatch.is_cuda("rotary", q, k):
+        return Rotate.apply(q, cos, sin, spans), Rotate.apply(k, cos, sin, spans)
     R = cos.shape[-1]
     sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2)
     signed_sin = sin * sign.tile([spans])

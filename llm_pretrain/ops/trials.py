@@ -95,7 +95,7 @@ def _norm(dtype: str) -> list[Tensor]:
 
 def _rotary(dtype: str) -> list[Tensor]:
     q, k = _numbers(dtype, 2, 5, 4, 16), _numbers(dtype, 2, 5, 2, 16)
-    cos, sin = _numbers("float32", 5, 16).detach(), _numbers("float32", 5, 16).detach()
+    cos, sin = (_numbers("float32", 5, n).detach()[:, :8].tile([1, 2]) for n in (8, 9))
     return _with_gradients(list(rotary(q, k, cos, sin)), [q, k])
 
 
@@ -107,10 +107,19 @@ def _activation(dtype: str) -> list[Tensor]:
 
 
 def _attention(dtype: str) -> list[Tensor]:
-    q, k, v = (_numbers(dtype, 2, 40, heads, 16) for heads in (4, 2, 2))
-    slopes = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
-    outputs = [attention(q, k, v, mask) for mask in (Mask(), Mask(slopes=slopes))]
-    return _with_gradients(outputs, [q, k, v])
+    rows = np.arange(40)[None].repeat(2, axis=0)
+    by_head_size = {
+        64: (Mask(), Mask(prefix_ends=rows // 13 * 13 + 7, document_starts=rows // 13 * 13)),
+        80: (Mask(slopes=np.array([0.5, 0.125], np.float32)),),
+        96: (Mask(),),
+        128: (Mask(),),
+    }
+    found = []
+    for size, masks in by_head_size.items():
+        q, k, v = (_numbers(dtype, 2, 40, heads, size) for heads in (2, 1, 1))
+        outputs = [attention(q, k, v, mask) for mask in masks]
+        found += _with_gradients(outputs, [q, k, v])
+    return found
 
 
 def _embedding(dtype: str) -> list[Tensor]:

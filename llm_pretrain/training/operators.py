@@ -8,6 +8,7 @@ import paddle
 
 from llm_pretrain.config import ModelArguments, RunConfig
 from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.paddle_attention import device_has_kernel
 from llm_pretrain.ops.trials import trials_in
 from llm_pretrain.parallel import collectives
@@ -35,24 +36,33 @@ def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, st
     """
     wanted = {operator: getattr(run.model, key) for operator, key in _SWITCHES.items()}
     dtype = run.training.compute_dtype
-    has_kernel = dtype != "float32" and device_has_kernel()
+    is_low = dtype != "float32"
+    on_gpu = cuda.is_device()
     choices = dispatch.choose(
         wanted,
-        trials_in("bfloat16" if has_kernel or dtype == "bfloat16" else "float32"),
-        by_paddle={"attention"} if has_kernel else (),
+        trials_in("bfloat16" if dtype == "bfloat16" or (is_low and on_gpu) else "float32"),
+        is_low=is_low,
+        by_paddle={"attention"} if is_low and device_has_kernel() else (),
     )
-    plain = paddle.to_tensor([choice.is_reference for choice in choices], dtype="int64")
-    collectives.all_reduce_world(plain, "max")
-    choices = [
-        dispatch.withdraw(choice) if somewhere and not choice.is_reference else choice
-        for choice, somewhere in zip(choices, plain.tolist(), strict=True)
-    ]
+    choices = _alike_everywhere(choices)
     for line in dispatch.table(choices):
         say(line)
     missed = [choice for choice in choices if choice.is_reference and wanted.get(choice.operator)]
     if missed:
         _say_missing(missed, run.model, say)
     return {choice.operator: choice.implementation for choice in choices}
+
+
+def _alike_everywhere(choices: list[dispatch.Choice]) -> list[dispatch.Choice]:
+    """The choices, but the reference where processes of the job chose differently."""
+    numbers = [dispatch.IMPLEMENTATIONS.index(choice.implementation) for choice in choices]
+    extremes = paddle.to_tensor([numbers, [-number for number in numbers]], dtype="int64")
+    most, least = collectives.all_reduce_world(extremes, "max")
+    differs = (most != -least).tolist()
+    return [
+        dispatch.withdraw(choice) if differ and not choice.is_reference else choice
+        for choice, differ in zip(choices, differs, strict=True)
+    ]
 
 
 def _say_missing(

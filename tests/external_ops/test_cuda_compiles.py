@@ -82,7 +82,7 @@ def test_paddles_binding_agrees_with_paddles_headers(toolkit: Path, tmp_path: Pa
     compatible = headers / "paddle/phi/api/include/compat"
     folders = [headers, headers / "third_party", compatible, compatible / "torch/csrc/api/include"]
     # CUDA 13 keeps Thrust in a folder of its own, which nvcc knows and g++ doesn't.
-    folders += [toolkit, toolkit / "cccl", SOURCES / "cuda"]
+    folders += [toolkit, toolkit / "cccl", SOURCES / "cuda", SOURCES / "paddle_cuda"]
     subprocess.run(
         ["g++", "-std=c++17", "-c", "-fPIC", "-Wall", "-DPADDLE_WITH_CUDA"]
         + [f"-isystem{folder}" for folder in folders]

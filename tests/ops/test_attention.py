@@ -188,7 +188,7 @@ def test_the_kernel_of_a_gpu() -> None:
     trials = dict.fromkeys(dispatch.OPERATORS, lambda: None)
     dispatch.choose({}, trials, by_paddle={"attention"})
     try:
-        assert paddle_attention.serves(paddle.zeros([2, 300, 4, 64], "bfloat16"), Mask(), 0.0)
+        assert paddle_attention.serves(paddle.zeros([2, 300, 4, 64], "bfloat16"), Mask())
         for operator in (ops.attention, ops.flash_attention):
             assert_formula(operator, (2, 300, 4, 2, 64), "bfloat16")
     finally:

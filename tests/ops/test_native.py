@@ -13,6 +13,7 @@ from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain import ops
 from llm_pretrain.ops import dispatch, gradient_sum, precision
+from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
 from tests import cpp_operators
@@ -323,7 +324,11 @@ def test_a_failed_trial_leaves_the_reference() -> None:
     assert choices["linear"].implementation == "C++"
 
 
-def test_a_kernel_of_paddles_serves_unless_it_is_switched_off_or_fails_its_trial() -> None:
+def test_a_kernel_of_paddles_serves_unless_it_is_switched_off_or_fails_its_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda, "is_device", lambda: True)
+
     def attention_is(switch: bool | None, trial: Callable[[], None]) -> dispatch.Choice:
         trials = {**dict.fromkeys(dispatch.OPERATORS, lambda: None), "attention": trial}
         choices = dispatch.choose({"attention": switch}, trials, by_paddle={"attention"})

@@ -19,7 +19,7 @@ setup(
     name="llm_ops_cuda",
     ext_modules=CUDAExtension(
         sources=[str(HERE / "binding.cc"), *map(str, sorted(KERNELS.glob("*.cu")))],
-        include_dirs=[str(KERNELS)],
+        include_dirs=[str(HERE), str(KERNELS)],
         extra_compile_args={
             "cxx": ["-std=c++17", "-O2"],
             "nvcc": [

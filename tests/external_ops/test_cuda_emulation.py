@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-KERNELS = ROOT / "external_ops/csrc/cuda"
+from tests.external_ops.emulated_kernels import KERNELS, ROOT, all_compiled, compiled
+
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
-
-def compiled(source: Path, folder: Path, *flags: str) -> Path:
-    """A kernel for the CPU; what it includes is in csrc/cuda, wherever it is itself."""
-    target = folder / f"{source.stem}.o"
-    includes = [f"-I{ROOT / 'external_ops/gpu/emulation'}", f"-I{KERNELS}"]
-    options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", *includes, *flags]
-    subprocess.run(["g++", "-x", "c++", *options, "-c", source, "-o", target], check=True)
-    return target
-
-
-def all_compiled(folder: Path, *flags: str) -> list[Path]:
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(
-            pool.map(lambda path: compiled(path, folder, *flags), sorted(KERNELS.glob("*.cu")))
-        )
 
 
 def linked(objects: list[Path], folder: Path, *flags: str) -> Path:

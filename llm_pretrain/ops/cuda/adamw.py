@@ -23,6 +23,7 @@ def adamw_(
     weights: Tensor, moment1: Tensor, moment2: Tensor, gradient: Tensor, rates: Rates
 ) -> None:
     """`ops.adamw_`, of operands that the kernel takes."""
-    call("adamw", [weights], [moment1], [moment2], [gradient], [rates.weight_decay],
+    # Detached: extensions may not write to what gets gradients, even where none are recorded.
+    call("adamw", [weights.detach()], [moment1], [moment2], [gradient], [rates.weight_decay],
          rates.gradient_factor, rates.learning_rate, rates.beta1, rates.beta2, rates.epsilon,
          1 - rates.beta1_power, 1 - rates.beta2_power)  # fmt: skip

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from types import ModuleType
 from typing import Any
 
 import paddle
 from paddle import Tensor
 
-HOW_TO_BUILD = "cd external_ops/csrc/paddle_cuda && python setup.py install, builds them"
+HOW_TO_BUILD = "cd external_ops/csrc/paddle_cuda && python setup.py install builds them"
 OPERATORS = ("norm", "rotary", "activation", "attention", "linear_cross_entropy", "adamw")
 DTYPES = (paddle.float32, paddle.bfloat16, paddle.float16)
 
@@ -28,11 +27,11 @@ def is_on_device(x: Tensor) -> bool:
 
 def find() -> tuple[ModuleType | None, str]:
     """The module, or None; and its name, or why there is none."""
-    if importlib.util.find_spec(_MODULE) is None:
-        return None, f"the CUDA operators are not built ({HOW_TO_BUILD})"
     try:
         return importlib.import_module(_MODULE), _MODULE
     except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == _MODULE:
+            return None, f"the CUDA operators are not built ({HOW_TO_BUILD})"
         problem = str(error).partition("\n")[0]
         return None, f"the CUDA operators can't be loaded: {problem} ({HOW_TO_BUILD})"
 
@@ -42,7 +41,7 @@ def call(name: str, *arguments: Any) -> Any:
     is no list.
 
     Raises:
-        RuntimeError: the operator refused.
+        OSError: the operator refused, as Paddle has it of its extensions.
     """
     module, reason = find()
     assert module is not None, reason

@@ -54,8 +54,9 @@ def attention(
     if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
         return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    if has_kernel(q, k, v, mask, dropout):
-        return by_kernel(q, k, v, mask)
+    y_BSND = by_kernel(q, k, v, mask, dropout)
+    if y_BSND is not None:
+        return y_BSND
     return in_float32_on_cpu(
         lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
     )
@@ -70,21 +71,17 @@ def is_native(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, dropout: float) ->
     )
 
 
-def has_kernel(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float) -> bool:
-    """Whether a kernel of a GPU serves this attention, of operands in the compute dtype."""
-    ours = _is_cuda(q_BSND, k_BSKD, v_BSKD, mask)
-    return not dropout and (ours or paddle_attention.serves(q_BSND, mask))
-
-
-def by_kernel(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask) -> Tensor:
-    """`attention` where `has_kernel`."""
-    if _is_cuda(q_BSND, k_BSKD, v_BSKD, mask):
+def by_kernel(
+    q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float
+) -> Tensor | None:
+    """Attention of operands in the compute dtype by a kernel for GPUs; None: there is none."""
+    if dropout:
+        return None
+    if dispatch.is_cuda("attention", q_BSND, k_BSKD, v_BSKD) and cuda.takes(q_BSND, mask):
         return cuda.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask)
-    return paddle_attention.attend(q_BSND, k_BSKD, v_BSKD)
-
-
-def _is_cuda(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask) -> bool:
-    return dispatch.is_cuda("attention", q_BSND, k_BSKD, v_BSKD) and cuda.takes(q_BSND, mask)
+    if paddle_attention.serves(q_BSND, mask):
+        return paddle_attention.attend(q_BSND, k_BSKD, v_BSKD)
+    return None
 
 
 def take_heads(x_BSKD: Tensor, heads: Sequence[int]) -> Tensor:

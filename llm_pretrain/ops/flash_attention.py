@@ -22,7 +22,6 @@ from paddle.autograd import PyLayer
 from llm_pretrain.ops.attention import (
     by_group,
     by_kernel,
-    has_kernel,
     is_native,
     join_keys,
     join_queries,
@@ -109,8 +108,9 @@ def flash_attention(
     if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
         return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    if has_kernel(q, k, v, mask, dropout):
-        return by_kernel(q, k, v, mask)
+    y_BSND = by_kernel(q, k, v, mask, dropout)
+    if y_BSND is not None:
+        return y_BSND
     rows = Rows(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, rows_BNS)
     return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, rows), q, k, v)
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <device.h>
+#include <paddle_device.h>
 
 #include "llm_ops.h"
 #include "paddle/extension.h"

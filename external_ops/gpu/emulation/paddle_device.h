@@ -1,4 +1,4 @@
-// csrc/paddle_cuda/device.h where the device is emulated: its memory is the CPU's.
+// csrc/paddle_cuda/paddle_device.h where the device is emulated: its memory is the CPU's.
 #pragma once
 #include "paddle/extension.h"
 

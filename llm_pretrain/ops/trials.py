@@ -82,7 +82,10 @@ def _with_gradients(outputs: list[Tensor], operands: list[Tensor]) -> list[Tenso
 def _linear(dtype: str) -> list[Tensor]:
     x, weights = _numbers(dtype, 2, 5, 24), [_numbers(dtype, 24, 32), _numbers(dtype, 24, 8)]
     bias = _numbers(dtype, 8)
-    return _with_gradients(linears(x, weights, [None, bias]), [x, *weights, bias])
+    # Large products take other ways than small ones.
+    large, weight = _numbers(dtype, 304, 320), _numbers(dtype, 320, 336)
+    outputs = [*linears(x, weights, [None, bias]), *linears(large, [weight], [None])]
+    return _with_gradients(outputs, [x, *weights, bias, large, weight])
 
 
 def _norm(dtype: str) -> list[Tensor]:

@@ -17,9 +17,9 @@ typedef enum { LLM_FLOAT32 = 0, LLM_BFLOAT16 = 1 } llm_dtype;
 const char *llm_cpu_error(void);
 // Raised whenever a signature here changes; the Python side refuses another one.
 int llm_cpu_interface(void);
-// The instruction set that is used, "avx512", "avx2" or "baseline": the processor's best, or the one
-// that the environment variable LLM_PRETRAIN_OPS_ISA names; "none" if that is wrong, as every call
-// then says.
+// The instruction set that is used, "amx", "avx512", "avx2" or "baseline": the processor's best, or the
+// one that the environment variable LLM_PRETRAIN_OPS_ISA names; "none" if that is wrong, as every
+// call then says.
 const char *llm_cpu_instructions(void);
 
 // target[i] = source[i], rounded to nearest even.

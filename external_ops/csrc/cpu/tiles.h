@@ -1,9 +1,9 @@
 // Products of float32 on a processor's matrix tiles (Intel AMX), which multiply bfloat16 only.
 //
 // A float32 is the sum of three parts in bfloat16, of 8 bits each. Of the nine products of the parts of
-// two numbers the three smallest, together below 2^-26 of the whole, are left out: float32 itself rounds
-// off 2^-24. Sums are float32's. Only numbers below 2^-100 lose their lower bits, since tiles take
-// numbers below 2^-126 for zero.
+// two numbers the three smallest are left out, together 2^-27 of the whole in the mean and 2^-23 at most;
+// float32 rounds every sum by up to 2^-24, and there are fewer sums here. Only numbers below 2^-100 lose
+// their lower bits, since tiles take numbers below 2^-126 for zero.
 #pragma once
 #include <cstdint>
 

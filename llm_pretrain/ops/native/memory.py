@@ -20,7 +20,10 @@ from paddle.utils import dlpack
 
 _LEAST = 1 << 20
 """Bytes from which it pays."""
-_STORED_AS: dict[paddle.dtype, np.dtype[Any]] = {paddle.float32: np.dtype("float32"), paddle.bfloat16: np.dtype("int16")}
+_STORED_AS: dict[paddle.dtype, np.dtype[Any]] = {
+    paddle.float32: np.dtype("float32"),
+    paddle.bfloat16: np.dtype("int16"),
+}
 
 _idle: dict[int, list[mmap.mmap]] = {}
 

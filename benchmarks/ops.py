@@ -2,7 +2,7 @@
 
 Both programs run side by side, each in its own environment (`make peers`), with the same threads,
 and take turns at every operator; medians count. The share of the roofline is the time that the
-least work takes at the speed of a large product by oneDNN, or at that of reading and writing an
+least work takes at the speed of a large product by the program, or at that of reading and writing an
 array of about as many bytes, whichever is longer, over the operator's own.
 
     python benchmarks/ops.py [--rounds 3] [--sizes base] [--json FILE]
@@ -91,7 +91,7 @@ class Bench:
     """Both programs, and what the machine can do, which is the best of all rounds.
 
     Attributes:
-        speeds: FLOP/s of large products by oneDNN, by dtype.
+        speeds: FLOP/s of large products by the program, by dtype.
         bandwidths: bytes/s of scaling an array in place, by its bytes.
     """
 
@@ -112,7 +112,7 @@ class Bench:
         memory = [
             f"{it / 1e9:.1f} GB/s of {size >> 20} MiB" for size, it in self.bandwidths.items()
         ]
-        return f"oneDNN's product: {', '.join(speeds)}; memory: {', '.join(memory)}"
+        return f"A product of large matrices: {', '.join(speeds)}; memory: {', '.join(memory)}"
 
     def compare(self, operator: str, dtype: str) -> list[Line]:
         """A line for every pass."""

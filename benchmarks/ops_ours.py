@@ -91,7 +91,7 @@ def adamw() -> Callable[[], Passes]:
 
 
 def product(dtype: str) -> Callable[[], Passes]:
-    """oneDNN's, of large square matrices."""
+    """Of large square matrices."""
     n = sizes.square
     a, b, c = (random(dtype, [n, n]) for _ in range(3))
     arguments = n, n, n, a, 0, b, 0, a.dtype, None, c, c.dtype, 0

@@ -2,7 +2,7 @@
 
 Both programs run side by side, each in its own environment (`make peers`), with the same threads,
 and take turns at every operator; medians count. The share of the roofline is the time that the
-least work takes at the speed of a large product by the program, or at that of reading and writing an
+least work takes at the speed of a large product here, or at that of reading and writing an
 array of about as many bytes, whichever is longer, over the operator's own.
 
     python benchmarks/ops.py [--rounds 3] [--sizes base] [--json FILE]

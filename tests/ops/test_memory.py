@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+
 import numpy as np
 import paddle
 import pytest
@@ -62,6 +65,17 @@ def test_for_another_size_what_lies_idle_is_given_back(idle: dict[int, list[obje
     x = of_mib(3)  # which needs two of them
     assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 2}
     assert x.shape == [3, MIB // 4]
+
+
+def test_a_child_process_writes_to_memory_of_its_own() -> None:
+    x = of_mib(1)
+    x.fill_(3)
+    child = os.fork()
+    if child == 0:
+        ctypes.memset(x.data_ptr(), 0, MIB)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert float(x.min()) == 3
 
 
 def test_small_tensors_are_paddles(idle: dict[int, list[object]]) -> None:

@@ -58,7 +58,7 @@ def _take(size: int) -> mmap.mmap:
         with suppress(IndexError):
             while wanted > 0:
                 wanted -= len(blocks.pop())
-    return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def empty(shape: Sequence[int], dtype: paddle.dtype) -> Tensor:

@@ -8,8 +8,8 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <optional>
 #include <unordered_map>
-#include <vector>
 
+#include "scratch.h"
 #include "vector_math.h"
 
 namespace llm {
@@ -115,31 +115,6 @@ Product compile(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand
 // A thread's products stay for its life, since a model has few shapes; where it has many after all,
 // the lot is dropped now and then.
 constexpr size_t kMostProducts = 4096;
-
-// Memory of a thread that its next product uses again.
-class Scratch {
- public:
-  // The parts' places, each on a line of the cache.
-  template <size_t count>
-  std::array<void *, count> take(const std::array<size_t, count> &bytes) {
-    size_t total = 0;
-    for (const size_t part : bytes) total += whole_lines(part);
-    if (memory_.size() < total + kLine) memory_.resize(total + kLine);
-    auto *place = reinterpret_cast<uint8_t *>(
-        whole_lines(reinterpret_cast<uintptr_t>(memory_.data())));
-    std::array<void *, count> places;
-    for (size_t part = 0; part < count; ++part) {
-      places[part] = place;
-      place += whole_lines(bytes[part]);
-    }
-    return places;
-  }
-
- private:
-  static constexpr size_t kLine = 64;
-  static size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-  std::vector<uint8_t> memory_;
-};
 
 dnnl::stream &stream() {
   thread_local dnnl::stream of_thread(engine());

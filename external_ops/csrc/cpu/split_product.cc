@@ -3,10 +3,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <vector>
 
 #include "instructions.h"
 #include "product.h"
+#include "scratch.h"
 #include "tasks.h"
 #include "tiles.h"
 
@@ -20,16 +20,6 @@ constexpr int64_t kSpan = 1024, kRows = 1024;
 // A task computes so much of c. For kDepth of k at a time, its part of a, columns of b and sums stay in
 // the second-level cache (1.1 MiB), and a panel of b in the first (24 KiB).
 constexpr int64_t kTaskRows = 512, kTaskColumns = 256, kDepth = 128;
-
-// A thread's memory for its products to come.
-template <class Value>
-Value *memory_for(std::vector<Value> &memory, int64_t count) {
-  constexpr uintptr_t kLine = 64;
-  const size_t needed = count + kLine / sizeof(Value);
-  if (memory.size() < needed) memory.resize(needed);
-  return reinterpret_cast<Value *>(
-      (reinterpret_cast<uintptr_t>(memory.data()) + kLine - 1) / kLine * kLine);
-}
 
 // x from (row, column) on.
 Operand part(const Operand &x, int64_t row, int64_t column) {
@@ -45,15 +35,18 @@ Lines columns_of(const Operand &b) {
   return {static_cast<const float *>(b.data), b.transposed ? b.stride : 1, b.transposed ? 1 : b.stride};
 }
 
+// Bytes of panels.
+size_t packed_size(int64_t lines, int64_t span) {
+  return panels(lines) * steps(span) * kStepSize * sizeof(uint16_t);
+}
+
 // A block of a, packed: for each kDepth of k, its panels one after another.
 struct Block {
   int64_t rows, span;
-  const uint16_t *packed;
+  uint16_t *packed;
   bool whole;  // all of it has parts
 
-  static int64_t size(int64_t rows, int64_t span) { return panels(rows) * steps(span) * kStepSize; }
-
-  const uint16_t *panel(int64_t depth, int64_t row_panel) const {
+  uint16_t *panel(int64_t depth, int64_t row_panel) const {
     const int64_t within = steps(std::min(kDepth, span - depth));
     return packed + (steps(depth) * panels(rows) + row_panel * within) * kStepSize;
   }
@@ -66,9 +59,8 @@ Block pack_block(const Operand &a, int64_t rows, int64_t span, uint16_t *packed)
   for (int64_t panel = 0; panel < panels(rows); ++panel) {
     const int64_t row = panel * kPanelLines, lines = std::min(kPanelLines, rows - row);
     for (int64_t depth = 0; depth < span; depth += kDepth) {
-      auto *target = const_cast<uint16_t *>(block.panel(depth, panel));
       const int64_t within = std::min(kDepth, span - depth);
-      whole = pack_rows(rows_of(part(a, row, depth)), lines, within, target) && whole;
+      whole = pack_rows(rows_of(part(a, row, depth)), lines, within, block.panel(depth, panel)) && whole;
     }
   }
   block.whole = whole;
@@ -106,27 +98,27 @@ bool tiles_are_faster(int64_t m, int64_t n, int64_t k) {
 
 void multiply_split(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b,
                     const float *bias, float *c, int64_t c_stride, bool accumulate) {
-  const int64_t threads = omp_get_max_threads();
-  thread_local std::vector<uint16_t> for_block;
-  const int64_t size = Block::size(std::min(m, kRows), std::min(k, kSpan));
-  uint16_t *packed_a = memory_for(for_block, size);
+  thread_local Scratch for_block;
+  const auto [packed_a] = for_block.take<1>({packed_size(std::min(m, kRows), std::min(k, kSpan))});
+  const int64_t threads = omp_get_max_threads(), share = (n + threads - 1) / threads;
+  const int64_t width = std::min(kTaskColumns, panels(share) * kPanelLines);
+  const int64_t chunks = (n + width - 1) / width;
   for (int64_t start = 0; start < k; start += kSpan) {
     const int64_t span = std::min(kSpan, k - start);
     const bool adds = accumulate || start > 0;
     for (int64_t top = 0; top < m; top += kRows) {
-      const Block block =
-          pack_block(part(a, top, start), std::min(kRows, m - top), span, packed_a);
+      const Block block = pack_block(part(a, top, start), std::min(kRows, m - top), span,
+                                     static_cast<uint16_t *>(packed_a));
       const int64_t strips = (block.rows + kTaskRows - 1) / kTaskRows;
-      const int64_t even = panels((n + threads - 1) / threads) * kPanelLines;
-      const int64_t width = std::min(kTaskColumns, even), chunks = (n + width - 1) / width;
       in_parallel(strips * chunks, 0, [&](int64_t task, int) {
-        thread_local std::vector<uint16_t> for_columns;
-        thread_local std::vector<float> for_sums;
+        thread_local Scratch for_task;
         const int64_t row = task % strips * kTaskRows, column = task / strips * width;
         const int64_t rows = std::min(kTaskRows, block.rows - row);
         const int64_t columns = std::min(width, n - column);
-        uint16_t *packed_b = memory_for(for_columns, Block::size(kTaskColumns, kDepth));
-        float *sums = memory_for(for_sums, kTaskRows * kTaskColumns);
+        const auto [packed_place, sums_place] = for_task.take<2>(
+            {packed_size(kTaskColumns, kDepth), kTaskRows * kTaskColumns * sizeof(float)});
+        auto *packed_b = static_cast<uint16_t *>(packed_place);
+        auto *sums = static_cast<float *>(sums_place);
         const Operand right = part(b, start, column);
         const float *shift = bias == nullptr || start > 0 ? nullptr : bias + column;
         float *target = c + (top + row) * c_stride + column;

@@ -17,6 +17,7 @@ from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
 from tests import cpp_operators
+from tests.ops.comparison import close, results
 
 BOUNDS = {"float32": 3e-6, "bfloat16": 1e-2}
 """Largest difference, relative to the largest value: a few roundings of the type."""
@@ -32,21 +33,6 @@ def _built() -> Iterator[None]:
     precision.set_compute_dtype("float32")
 
 
-def results(operator: Callable, operands: list[Tensor]) -> list[np.ndarray]:
-    """Outputs, and gradients under random weights of the outputs."""
-    inputs = [operand.detach().clone() for operand in operands]
-    for x in inputs:
-        x.stop_gradient = False
-    outputs = operator(*inputs)
-    outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    paddle.seed(3)
-    total = paddle.zeros([])
-    for y in outputs:
-        total = total + (y.astype("float32") * paddle.randn(y.shape)).sum()
-    total.backward()
-    return [x.astype("float32").numpy() for x in (*outputs, *(x.grad for x in inputs))]
-
-
 def use_native() -> None:
     assert cpp_operators.serve()
 
@@ -55,8 +41,7 @@ def check(operator: Callable, *operands: Tensor, bound: float) -> None:
     dispatch.use_references()
     expected = results(operator, list(operands))
     use_native()
-    for ours, theirs in zip(results(operator, list(operands)), expected, strict=True):
-        assert np.abs(ours - theirs).max() <= bound * max(1e-6, np.abs(theirs).max())
+    close(results(operator, list(operands)), expected, bound)
 
 
 def normal(dtype: str, *shape: int) -> Tensor:

@@ -10,7 +10,6 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.config import load_run_config
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
@@ -18,9 +17,10 @@ from llm_pretrain.ops import dispatch, precision, trials
 from llm_pretrain.ops.native import library
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.training.operators import OperatorError, choose_operators
+from llm_pretrain.training.operators import OperatorError
 from llm_pretrain.training.optimizer import ShardedAdamW
 from llm_pretrain.training.precision import LossScale
+from tests.chosen_operators import said
 from tests.launching import RUN_PRETRAIN, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
@@ -45,14 +45,6 @@ def _built() -> None:
 @pytest.fixture
 def _not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "find", lambda: (None, NOT_BUILT))
-
-
-def said(tmp_path: Path, **keys: object) -> list[str]:
-    config = small_config(tmp_path / "model", tmp_path / "data", tmp_path / "out", **keys)
-    lines: list[str] = []
-    path = write_config(tmp_path / "config.json", config)
-    choose_operators(load_run_config(path), lines.append)
-    return lines
 
 
 @pytest.mark.usefixtures("_built")

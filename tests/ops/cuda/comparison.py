@@ -5,39 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-import numpy as np
-import paddle
 from paddle import Tensor
 
 from llm_pretrain.ops import dispatch
+from tests.ops.comparison import close, results
 from tests.ops.cuda import emulated
 
 BOUNDS = {"float32": 3e-6, "bfloat16": 1.2e-2, "float16": 2e-3}
 """Largest difference, relative to the largest value: a few roundings of the type."""
-
-
-def normal(dtype: str, *shape: int) -> Tensor:
-    values = np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
-    return paddle.to_tensor(values).astype(dtype)
-
-
-def results(operator: Callable, operands: list[Tensor]) -> list[np.ndarray]:
-    """Outputs, and gradients under weights of the outputs, of which some are negative."""
-    inputs = [operand.detach().clone() for operand in operands]
-    for x in inputs:
-        x.stop_gradient = False
-    outputs = operator(*inputs)
-    outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    total = sum((y.astype("float32") * normal("float32", *y.shape)).sum() for y in outputs)
-    total.backward()
-    assert [x.grad.dtype for x in inputs] == [x.dtype for x in inputs]
-    return [x.astype("float32").numpy() for x in (*outputs, *(x.grad for x in inputs))]
-
-
-def close(found: list[np.ndarray], expected: list[np.ndarray], bound: float) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.shape == theirs.shape
-        assert np.abs(ours - theirs).max() <= bound * max(1e-6, np.abs(theirs).max())
 
 
 def check(

@@ -13,8 +13,9 @@ from paddle import Tensor
 from llm_pretrain import ops
 from llm_pretrain.ops import precision, random_bits
 from llm_pretrain.ops.mask import Mask
+from tests.ops.comparison import normal
 from tests.ops.cuda import emulated
-from tests.ops.cuda.comparison import BOUNDS, check, normal
+from tests.ops.cuda.comparison import BOUNDS, check
 
 CALLED = {"flash_attention", "flash_attention_backward"}
 ROWS = np.stack([np.arange(21), np.arange(21)])

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain.config import load_run_config
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.cuda import library
 from llm_pretrain.parallel import collectives
 from llm_pretrain.training import operators
-from llm_pretrain.training.operators import OperatorError, choose_operators
+from llm_pretrain.training.operators import OperatorError
+from tests.chosen_operators import said
 from tests.ops.cuda import emulated
-from tests.small_runs import small_config, write_config
 
 BUILD = "cd external_ops/csrc/paddle_cuda && python setup.py install builds them"
 NOT_BUILT = f"the CUDA operators are not built ({BUILD})"
@@ -23,14 +22,6 @@ OURS = ["norm", "rotary", "activation", "attention", "linear_cross_entropy", "ad
 PADDLES = (
     "Operators by reference: linear, embedding, sum_of_squares (Paddle's own serves on a GPU)."
 )
-
-
-def said(folder: Path, **keys: Any) -> list[str]:
-    config = small_config(folder / "model", folder / "data", folder / "out", **keys)
-    lines: list[str] = []
-    path = write_config(folder / "config.json", config)
-    choose_operators(load_run_config(path), lines.append)
-    return lines
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 from paddle import Tensor
 
 from llm_pretrain import ops
+from tests.ops.comparison import close, normal
 from tests.ops.cuda import emulated
-from tests.ops.cuda.comparison import BOUNDS, check, close, normal
+from tests.ops.cuda.comparison import BOUNDS, check
 
 RATES = ops.Rates(1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.9**3, 0.95**3)
 

@@ -13,8 +13,9 @@ from llm_pretrain import ops
 from llm_pretrain.ops import linear_cross_entropy, precision
 from llm_pretrain.parallel.vocabulary import VocabularyParallelHead
 from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from tests.ops.comparison import close, normal
 from tests.ops.cuda import emulated
-from tests.ops.cuda.comparison import BOUNDS, close, normal
+from tests.ops.cuda.comparison import BOUNDS
 
 CHUNKS, COLUMNS, PRESENT = 3, 600, 590
 FORWARD = ["cross_entropy_begin", *["cross_entropy_add"] * CHUNKS]

@@ -8,8 +8,9 @@ from types import ModuleType
 import pytest
 
 from llm_pretrain import ops
+from tests.ops.comparison import normal
 from tests.ops.cuda import emulated
-from tests.ops.cuda.comparison import BOUNDS, check, normal
+from tests.ops.cuda.comparison import BOUNDS, check
 
 RMS, LAYER = ({name, f"{name}_backward"} for name in ("rms_norm", "layer_norm"))
 EPSILON = 1e-5

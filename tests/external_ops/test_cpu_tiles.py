@@ -84,6 +84,16 @@ def test_what_has_no_parts_is_multiplied_all_the_same(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_products_that_float32_just_holds_are_finite(library: CpuLibrary) -> None:
+    """Rounded to bfloat16 both numbers are 2⁶⁴, and their product is too large."""
+    a, b = (np.zeros(shape, np.float32) for shape in ((256, 1500), (1500, 512)))
+    a[:, 0] = a[:, 900] = b[0] = np.float32(2.0**64 * (1 - 2.0**-24))
+    b[900] = -b[0]
+    assert not product(library, a, b).any()
+    b[900] = 0
+    np.testing.assert_array_equal(product(library, a, b), a[0, 0] * b[0, 0])
+
+
 def test_any_number_of_threads_gives_the_same_bits(library: CpuLibrary) -> None:
     a, b = operands("normal", m=1100, n=700, k=1200)
     usual = library.threads()

@@ -44,7 +44,7 @@ size_t packed_size(int64_t lines, int64_t span) {
 struct Block {
   int64_t rows, span;
   uint16_t *packed;
-  bool whole;  // all of it has parts
+  bool whole;  // no number is too large for tiles
 
   uint16_t *panel(int64_t depth, int64_t row_panel) const {
     const int64_t within = steps(std::min(kDepth, span - depth));
@@ -67,7 +67,7 @@ Block pack_block(const Operand &a, int64_t rows, int64_t span, uint16_t *packed)
   return block;
 }
 
-// sums = rows `top` to `top` + `rows` of a block, by columns of b. False if b has numbers without parts.
+// sums = rows `top` to `top` + `rows` of a block, by columns of b. False if b has numbers that are too large.
 bool multiply_block(const Block &a, int64_t top, int64_t rows, const Operand &b, int64_t columns,
                     uint16_t *packed, float *sums) {
   const int64_t row_panels = panels(rows), column_panels = panels(columns);

@@ -15,10 +15,11 @@ LLM_INLINE_ON_TILES __mmask16 first(int64_t count) {
   return static_cast<__mmask16>(count >= 16 ? 0xFFFF : count <= 0 ? 0 : (1 << count) - 1);
 }
 
-// Whether the parts of some number in x would not be finite.
-LLM_INLINE_ON_TILES bool has_no_parts(__m512 x) {
+// Whether some number in x is not below 2^63: parts are rounded, and where a product only just has room
+// in float32, that of the parts may have none.
+LLM_INLINE_ON_TILES bool is_too_large(__m512 x) {
   const __m512i size = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
-  return _mm512_cmp_epu32_mask(size, _mm512_set1_epi32(0x7F7F8000), _MM_CMPINT_NLT) != 0;
+  return _mm512_cmp_epu32_mask(size, _mm512_set1_epi32(0x5F000000), _MM_CMPINT_NLT) != 0;
 }
 
 // Takes x's highest part from it, in the upper halves of float32: what is left is exact.
@@ -78,7 +79,7 @@ LLM_INLINE_ON_TILES bool pack_tile(const float *x, int64_t stride, int64_t lines
       left = _mm512_maskz_loadu_ps(first(lines), pair);
       if (2 * row + 1 < depth) right = _mm512_maskz_loadu_ps(first(lines), pair + stride);
     }
-    whole &= !has_no_parts(left) && !has_no_parts(right);
+    whole &= !is_too_large(left) && !is_too_large(right);
     for (int part = 0; part < kParts; ++part) {
       const __m512i a = take_part(left), b = take_part(right);
       parts[part][row] = k_is_near ? _mm512_permutex2var_epi16(a, upper_halves, b)

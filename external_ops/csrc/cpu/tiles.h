@@ -2,8 +2,8 @@
 //
 // A float32 is the sum of three parts in bfloat16, of 8 bits each. Of the nine products of the parts of
 // two numbers the three smallest are left out, together 2^-27 of the whole in the mean and 2^-23 at most;
-// float32 rounds every sum by up to 2^-24, and there are fewer sums here. Only numbers below 2^-100 lose
-// their lower bits, since tiles take numbers below 2^-126 for zero.
+// float32 rounds every sum by up to 2^-24, and there are fewer sums here. Tiles take numbers below 2^-126
+// for zero, parts and sums alike: products below 2^-100 lose lower bits.
 #pragma once
 #include <cstdint>
 
@@ -26,7 +26,7 @@ struct Lines {
 };
 
 // Packs `lines` lines by `span` of k as panels, one after another, each step by step, padded with zeros.
-// False if some number has no parts: it isn't finite, or is as large as can be.
+// False if some number isn't below 2^63 in size, or is none.
 bool pack_rows(const Lines &a, int64_t lines, int64_t span, uint16_t *packed);
 bool pack_columns(const Lines &b, int64_t lines, int64_t span, uint16_t *packed);
 

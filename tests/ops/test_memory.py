@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 
 import numpy as np
@@ -65,6 +66,25 @@ def test_for_another_size_what_lies_idle_is_given_back(idle: dict[int, list[obje
     x = of_mib(3)  # which needs two of them
     assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 2}
     assert x.shape == [3, MIB // 4]
+
+
+def test_where_memory_is_short_all_that_lies_idle_is_given_back(
+    idle: dict[int, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del [of_mib(4) for _ in range(2)][:]
+    plain, failures = mmap.mmap, [OSError("Cannot allocate memory")]
+
+    def short(*arguments: int, **options: int) -> mmap.mmap:
+        if failures:
+            raise failures.pop()
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(mmap, "mmap", short)
+    assert of_mib(2).shape == [2, MIB // 4]
+    assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 1}
+    failures += [OSError("Cannot allocate memory")] * 2
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        of_mib(3)
 
 
 def test_a_child_process_writes_to_memory_of_its_own() -> None:

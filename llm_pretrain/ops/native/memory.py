@@ -31,9 +31,9 @@ _idle: dict[int, list[mmap.mmap]] = {}
 class _Lease:
     """A block for as long as some tensor has it."""
 
-    def __init__(self, shape: Sequence[int], stored_as: np.dtype[Any]) -> None:
-        self.block = _take(math.prod(shape) * stored_as.itemsize)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.block))
+    def __init__(self, block: mmap.mmap, shape: Sequence[int], stored_as: np.dtype[Any]) -> None:
+        self.block = block
+        address = ctypes.addressof(ctypes.c_char.from_buffer(block))
         self.__array_interface__ = {
             "version": 3,
             "shape": tuple(shape),
@@ -54,19 +54,30 @@ def _take(size: int) -> mmap.mmap:
         return _idle[size].pop()
     except (KeyError, IndexError):
         wanted = size
-    for blocks in list(_idle.values()):
+    for other, blocks in list(_idle.items()):
         with suppress(IndexError):
             while wanted > 0:
                 wanted -= len(blocks.pop())
+        if not blocks:
+            _idle.pop(other, None)
+    try:
+        return _map(size)
+    except OSError:
+        _idle.clear()
+        return _map(size)
+
+
+def _map(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def empty(shape: Sequence[int], dtype: paddle.dtype) -> Tensor:
     """A tensor on the CPU whose values mean nothing yet, as `paddle.empty`."""
     stored_as = _STORED_AS.get(dtype)
-    if stored_as is None or math.prod(shape) * stored_as.itemsize < _LEAST:
+    size = 0 if stored_as is None else math.prod(shape) * stored_as.itemsize
+    if stored_as is None or size < _LEAST:
         return paddle.empty(shape, dtype)
-    values: Tensor = dlpack.from_dlpack(np.asarray(_Lease(shape, stored_as)))
+    values: Tensor = dlpack.from_dlpack(np.asarray(_Lease(_take(size), shape, stored_as)))
     return values if dtype == paddle.float32 else values.view(dtype)
 
 

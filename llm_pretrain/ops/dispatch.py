@@ -29,7 +29,7 @@ OPERATORS = (
     "adamw",
 )
 _CPP, _CUDA, _PADDLE, _REFERENCE = "C++", "CUDA", "Paddle's kernel", "reference"
-IMPLEMENTATIONS = (_CPP, _CUDA, _PADDLE, _REFERENCE)
+_FAST = (_CPP, _CUDA, _PADDLE)
 
 _serving: dict[str, Sequence[str]] = {}
 """By operator the implementations that serve it, the best first: the next takes what it doesn't."""
@@ -65,6 +65,11 @@ def is_by_paddle(operator: str) -> bool:
 
 def _serves(implementation: str, operator: str) -> bool:
     return implementation in _serving.get(operator, ())
+
+
+def serving(operator: str) -> int:
+    """A number for what serves an operator: 0 for the reference, else a bit for each other."""
+    return sum(1 << bit for bit, name in enumerate(_FAST) if _serves(name, operator))
 
 
 def use_references() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import paddle
-
 from llm_pretrain.config import ModelArguments, RunConfig
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.paddle_attention import device_has_kernel
 from llm_pretrain.ops.trials import trials_in
-from llm_pretrain.parallel import collectives
+from llm_pretrain.training.agreement import bounds_over_ranks
 
 _SWITCHES = {
     "attention": "use_flash_attention",
@@ -55,14 +53,11 @@ def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, st
 
 
 def _alike_everywhere(choices: list[dispatch.Choice]) -> list[dispatch.Choice]:
-    """The choices, but the reference where processes of the job chose differently."""
-    numbers = [dispatch.IMPLEMENTATIONS.index(choice.implementation) for choice in choices]
-    extremes = paddle.to_tensor([numbers, [-number for number in numbers]], dtype="int64")
-    most, least = collectives.all_reduce_world(extremes, "max")
-    differs = (most != -least).tolist()
+    """The choices, but the reference where other implementations serve in other processes."""
+    ranges = [bounds_over_ranks(dispatch.serving(choice.operator)) for choice in choices]
     return [
-        dispatch.withdraw(choice) if differ and not choice.is_reference else choice
-        for choice, differ in zip(choices, differs, strict=True)
+        choice if least == most or choice.is_reference else dispatch.withdraw(choice)
+        for choice, (least, most) in zip(choices, ranges, strict=True)
     ]
 
 

@@ -36,7 +36,7 @@ def trials_in(dtype: str) -> dict[str, Trial]:
     Args:
         dtype: "float32", "bfloat16" or "float16", of the activations.
     """
-    runs: dict[str, Callable[[str], list[Tensor]]] = {
+    runs: dict[str, Callable[[_Draw], list[Tensor]]] = {
         "linear": _linear,
         "norm": _norm,
         "rotary": _rotary,
@@ -44,16 +44,44 @@ def trials_in(dtype: str) -> dict[str, Trial]:
         "attention": _attention,
         "embedding": _embedding,
         "linear_cross_entropy": _linear_cross_entropy,
-        "sum_of_squares": lambda _: [sum_of_squares(_numbers("float32", 50).detach())],
-        "adamw": _adamw,
     }
-    return {operator: partial(_compare, operator, run, dtype) for operator, run in runs.items()}
+    in_float32 = {"sum_of_squares": _sum_of_squares, "adamw": _adamw}
+    return {
+        **{operator: partial(_compare, operator, run, dtype) for operator, run in runs.items()},
+        **{
+            operator: partial(_compare, operator, run, "float32")
+            for operator, run in in_float32.items()
+        },
+    }
 
 
-def _compare(operator: str, run: Callable[[str], list[Tensor]], dtype: str) -> None:
-    found = _values(run(dtype))
+class _Draw:
+    """Numbers for one run of a trial, the same for each run, and other ones for every operand.
+
+    Paddle's generator, which training draws from, is left alone.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.random = np.random.default_rng(1)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return self._tensor(shape, self.dtype)
+
+    def in_float32(self, *shape: int) -> Tensor:
+        return self._tensor(shape, "float32")
+
+    def _tensor(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        values = self.random.standard_normal(shape, dtype=np.float32)
+        tensor = paddle.to_tensor(values).astype(dtype)
+        tensor.stop_gradient = False
+        return tensor
+
+
+def _compare(operator: str, run: Callable[[_Draw], list[Tensor]], dtype: str) -> None:
+    found = _values(run(_Draw(dtype)))
     with dispatch.reference_of(operator):
-        expected = _values(run(dtype))
+        expected = _values(run(_Draw(dtype)))
     for ours, theirs in zip(found, expected, strict=True):
         bound = _BOUNDS[dtype] * max(float(np.abs(theirs).max()), 1e-3)
         error = float(np.abs(ours - theirs).max())
@@ -65,51 +93,43 @@ def _values(tensors: list[Tensor]) -> list[NDArray[np.float32]]:
     return [tensor.astype("float32").numpy() for tensor in tensors]
 
 
-def _numbers(dtype: str, *shape: int) -> Tensor:
-    """Always the same numbers; Paddle's generator, which runs draw from, is left alone."""
-    values = np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32)
-    tensor = paddle.to_tensor(values).astype(dtype)
-    tensor.stop_gradient = False
-    return tensor
-
-
-def _with_gradients(outputs: list[Tensor], operands: list[Tensor]) -> list[Tensor]:
-    total = sum((y.astype("float32") * _numbers("float32", *y.shape)).sum() for y in outputs)
+def _with_gradients(draw: _Draw, outputs: list[Tensor], operands: list[Tensor]) -> list[Tensor]:
+    total = sum((y.astype("float32") * draw.in_float32(*y.shape)).sum() for y in outputs)
     paddle.autograd.backward([total])
     return [*outputs, *(operand.grad for operand in operands)]
 
 
-def _linear(dtype: str) -> list[Tensor]:
-    x, weights = _numbers(dtype, 2, 5, 24), [_numbers(dtype, 24, 32), _numbers(dtype, 24, 8)]
-    bias = _numbers(dtype, 8)
+def _linear(draw: _Draw) -> list[Tensor]:
+    x, weights = draw(2, 5, 24), [draw(24, 32), draw(24, 8)]
+    bias = draw(8)
     # Large products take other ways than small ones.
-    large, weight = _numbers(dtype, 304, 320), _numbers(dtype, 320, 336)
+    large, weight = draw(304, 320), draw(320, 336)
     outputs = [*linears(x, weights, [None, bias]), *linears(large, [weight], [None])]
-    return _with_gradients(outputs, [x, *weights, bias, large, weight])
+    return _with_gradients(draw, outputs, [x, *weights, bias, large, weight])
 
 
-def _norm(dtype: str) -> list[Tensor]:
-    x, weight, bias = _numbers(dtype, 2, 5, 48), _numbers(dtype, 48), _numbers(dtype, 48)
-    branch = _numbers(dtype, 3, 5, 32).reshape([2, 5, 48])
+def _norm(draw: _Draw) -> list[Tensor]:
+    x, weight, bias = draw(2, 5, 48), draw(48), draw(48)
+    branch = draw(2, 5, 48)
     outputs = [rms_norm(x, weight, 1e-5), layer_norm(x, weight, bias, 1e-5)]
     outputs += [*add_rms_norm(x, branch, weight, 1e-5), add(x, branch)]
-    return _with_gradients(outputs, [x, weight, bias])
+    return _with_gradients(draw, outputs, [x, weight, bias])
 
 
-def _rotary(dtype: str) -> list[Tensor]:
-    q, k = _numbers(dtype, 2, 5, 4, 16), _numbers(dtype, 2, 5, 2, 16)
-    cos, sin = (_numbers("float32", 5, n).detach()[:, :8].tile([1, 2]) for n in (8, 9))
-    return _with_gradients(list(rotary(q, k, cos, sin)), [q, k])
+def _rotary(draw: _Draw) -> list[Tensor]:
+    q, k = draw(2, 5, 4, 16), draw(2, 5, 2, 16)
+    cos, sin = (draw.in_float32(5, 8).detach().tile([1, 2]) for _ in range(2))
+    return _with_gradients(draw, list(rotary(q, k, cos, sin)), [q, k])
 
 
-def _activation(dtype: str) -> list[Tensor]:
-    x, up = _numbers(dtype, 3, 40), _numbers(dtype, 3, 40)
+def _activation(draw: _Draw) -> list[Tensor]:
+    x, up = draw(3, 40), draw(3, 40)
     kinds = ("silu", "gelu", "gelu_tanh")
     outputs = [activation(kind, x, up) for kind in kinds] + [activation("relu", x)]
-    return _with_gradients(outputs, [x, up])
+    return _with_gradients(draw, outputs, [x, up])
 
 
-def _attention(dtype: str) -> list[Tensor]:
+def _attention(draw: _Draw) -> list[Tensor]:
     rows = np.arange(40)[None].repeat(2, axis=0)
     by_head_size = {
         64: (Mask(), Mask(prefix_ends=rows // 13 * 13 + 7, document_starts=rows // 13 * 13)),
@@ -119,32 +139,36 @@ def _attention(dtype: str) -> list[Tensor]:
     }
     found = []
     for size, masks in by_head_size.items():
-        q, k, v = (_numbers(dtype, 2, 40, heads, size) for heads in (2, 1, 1))
+        q, k, v = (draw(2, 40, heads, size) for heads in (2, 1, 1))
         outputs = [attention(q, k, v, mask) for mask in masks]
-        found += _with_gradients(outputs, [q, k, v])
+        found += _with_gradients(draw, outputs, [q, k, v])
     return found
 
 
-def _embedding(dtype: str) -> list[Tensor]:
-    table = _numbers(dtype, 9, 16)
+def _embedding(draw: _Draw) -> list[Tensor]:
+    table = draw(9, 16)
     y = embedding(paddle.to_tensor([[1, 8, 1], [0, 1, 3]]), table)
-    return _with_gradients([y], [table])
+    return _with_gradients(draw, [y], [table])
 
 
-def _linear_cross_entropy(dtype: str) -> list[Tensor]:
-    x, weight = _numbers(dtype, 6, 16).detach(), _numbers(dtype, 16, 40).detach()
+def _linear_cross_entropy(draw: _Draw) -> list[Tensor]:
+    x, weight = draw(6, 16).detach(), draw(16, 40).detach()
     labels = paddle.to_tensor([3, 39, -1, 0, 7, 7])
     statistics = linear_log_sums(x, weight, labels, vocabulary=37)
     dweight = paddle.zeros([16, 40])
-    factors, log_sums = _numbers("float32", 6).detach(), statistics[0] + statistics[1].log()
+    factors, log_sums = draw.in_float32(6).detach(), statistics[0] + statistics[1].log()
     dx = linear_cross_entropy_gradients(
         x, weight, labels, log_sums, factors, vocabulary=37, dweight=dweight
     )
     return [*statistics, dx, dweight]
 
 
-def _adamw(dtype: str) -> list[Tensor]:
-    weights, moment1, gradient = (_numbers("float32", 50 + i).detach()[:50] for i in range(3))
+def _sum_of_squares(draw: _Draw) -> list[Tensor]:
+    return [sum_of_squares(draw.in_float32(50).detach())]
+
+
+def _adamw(draw: _Draw) -> list[Tensor]:
+    weights, moment1, gradient = (draw.in_float32(50).detach() for _ in range(3))
     moment2 = gradient.square()
     adamw_(weights, moment1, moment2, gradient, Rates(1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.81, 0.9))
     return [weights, moment1, moment2]

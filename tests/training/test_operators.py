@@ -73,6 +73,38 @@ def test_an_operator_that_computes_something_else_does_not_serve(
     assert problem.startswith("Operators by reference: norm (the trial of C++ failed:")
 
 
+@pytest.mark.usefixtures("_built")
+@pytest.mark.parametrize("low", [False, True])
+def test_an_operator_that_takes_one_operand_for_another_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: bool
+) -> None:
+    right = trials.layer_norm
+
+    def exchanged(x: paddle.Tensor, *parameters: paddle.Tensor) -> paddle.Tensor:
+        weight, bias, epsilon = parameters
+        if dispatch.is_native("norm", x):
+            weight, bias = bias, weight
+        return right(x, weight, bias, epsilon)
+
+    monkeypatch.setattr(trials, "layer_norm", exchanged)
+    _, problem = said(tmp_path, bf16=low)
+    assert problem.startswith("Operators by reference: norm (the trial of C++ failed:")
+
+
+@pytest.mark.usefixtures("_built")
+def test_what_is_float32_in_every_run_is_tried_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = trials.sum_of_squares
+    monkeypatch.setattr(
+        trials,
+        "sum_of_squares",
+        lambda x: right(x) * (1 + 1e-3 * dispatch.is_native("sum_of_squares", x)),
+    )
+    _, problem = said(tmp_path, bf16=True)
+    assert problem.startswith("Operators by reference: sum_of_squares (the trial of C++ failed:")
+
+
 @pytest.mark.usefixtures("_not_built")
 def test_without_the_library_one_line_says_how_to_build_it(tmp_path: Path) -> None:
     assert said(tmp_path) == [

@@ -11,9 +11,17 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from llm_pretrain.checkpoint.checksums import (
+    Checksums,
+    DamagedCheckpointError,
+    assert_whole,
+    remove_notes,
+)
+from llm_pretrain.checkpoint.files import flush_file
 from llm_pretrain.config import ConfigError
 
 STATE_FILE = "trainer_state.json"
@@ -31,14 +39,26 @@ def writing_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".writing")
 
 
-def whole_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The whole checkpoints of `output_dir`, oldest step first."""
-    found = [
-        path
-        for path in Path(output_dir).glob("checkpoint-*")
-        if _NAME.fullmatch(path.name) and (path / STATE_FILE).is_file()
-    ]
+def checkpoints_in(output_dir: str | Path) -> list[Path]:
+    """What is named `checkpoint-<step>` in `output_dir`, whole or not, oldest step first."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=step_of)
+
+
+def whole_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Those of which no file is missing or cut off, oldest step first."""
+    return [path for path in checkpoints_in(output_dir) if what_is_missing(path) is None]
+
+
+def what_is_missing(checkpoint: Path) -> str | None:
+    """What makes a checkpoint incomplete, as a sentence; None if nothing does."""
+    if not (checkpoint / STATE_FILE).is_file():
+        return f"{checkpoint / STATE_FILE} is missing"
+    try:
+        Checksums(checkpoint).assert_complete()
+    except DamagedCheckpointError as error:
+        return str(error)
+    return None
 
 
 def step_of(checkpoint: Path) -> int:
@@ -48,61 +68,102 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def set_aside_later(output_dir: str | Path, step: int) -> list[Path]:
-    """Rename checkpoints of later steps than a run starts from: they are of an abandoned run.
+def set_aside(checkpoint: Path, why: str) -> Path | None:
+    """Rename a checkpoint that no run resumes from any more to `checkpoint-<step>.<why>`.
 
     Returns:
-        Their new names, `checkpoint-<step>.abandoned`.
+        The new name; None if another node that shares the disk was the first.
     """
-    renamed = []
-    for path in whole_checkpoints(output_dir):
-        if step_of(path) > step:
-            aside = path.with_name(path.name + ".abandoned")
-            shutil.rmtree(aside, ignore_errors=True)
-            # Another node that shares the disk may be the first.
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(path, aside)
-                renamed.append(aside)
-    return renamed
+    aside = checkpoint.with_name(f"{checkpoint.name}.{why}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(checkpoint, aside)
+        return aside
+    return None
 
 
-def find_checkpoint(
-    output_dir: str | Path, wanted: str | None, *, overwrite: bool
-) -> tuple[Path | None, str]:
-    """The checkpoint to resume from, or None, and the reason for the choice.
+class Found(NamedTuple):
+    """Checkpoints that a run can resume from."""
+
+    checkpoints: list[Path]
+    """The newest first; each next one is for the case that those before it are damaged."""
+    reason: str
+    incomplete: dict[Path, str]
+    """Those that were passed over, each with what is missing."""
+
+
+def find_checkpoints(
+    output_dir: str | Path, wanted: str | bool | None, *, overwrite: bool
+) -> Found:
+    """The checkpoints to resume from, and the reason for the choice.
+
+    Args:
+        wanted: one checkpoint; True: the last in `output_dir`, which must hold one; False: none;
+            None: the last in `output_dir`, if it holds one.
 
     Raises:
-        ConfigError: `wanted` names no whole checkpoint.
+        ConfigError: there is no such checkpoint.
     """
-    if wanted:
+    if isinstance(wanted, str):
         path = Path(wanted)
-        if not (path / STATE_FILE).is_file():
-            raise ConfigError(
-                [
-                    f"resume_from_checkpoint: {path} is not a whole checkpoint (it has no "
-                    f"{STATE_FILE}); give a directory named checkpoint-<step>"
-                ]
-            )
-        return path, "resume_from_checkpoint names it"
-    if overwrite:
-        return None, "overwrite_output_dir is set"
-    checkpoints = whole_checkpoints(output_dir)
-    if not checkpoints:
-        return None, f"{output_dir} holds no checkpoint"
-    return checkpoints[-1], f"it is the last one in {output_dir}"
+        if missing := what_is_missing(path):
+            raise ConfigError([refusal_of_named(path, missing)])
+        return Found([path], "resume_from_checkpoint names it", {})
+    if overwrite or wanted is False:
+        key = "overwrite_output_dir is set" if overwrite else "resume_from_checkpoint is false"
+        return Found([], key, {})
+    whole: list[Path] = []
+    incomplete: dict[Path, str] = {}
+    for path in reversed(checkpoints_in(output_dir)):
+        missing = what_is_missing(path)
+        if missing is None:
+            whole.append(path)
+        elif not whole:
+            incomplete[path] = missing
+    if whole or incomplete:
+        return Found(whole, f"it is the last one in {output_dir}", incomplete)
+    if wanted:
+        raise ConfigError(
+            [
+                f"resume_from_checkpoint is true, but {output_dir} holds no checkpoint; leave it "
+                "out to start at step 0"
+            ]
+        )
+    return Found([], f"{output_dir} holds no checkpoint", {})
+
+
+def refusal_of_named(checkpoint: Path, problem: str) -> str:
+    """What to tell who named a checkpoint that is not whole."""
+    for other in reversed(whole_checkpoints(checkpoint.parent)):
+        with contextlib.suppress(DamagedCheckpointError):
+            assert_whole(other)
+            instead = f"the newest whole one beside it is {other}"
+            break
+    else:
+        instead = "give a directory named checkpoint-<step>; there is no whole one beside it"
+    return f"resume_from_checkpoint: {checkpoint} is not a whole checkpoint: {problem}; {instead}"
+
+
+def no_whole_checkpoint(output_dir: str | Path, problems: Iterable[str]) -> str:
+    """What to tell who can't resume from any checkpoint."""
+    return (
+        f"{output_dir} holds no whole checkpoint: {'; '.join(problems)}; put back what is missing, "
+        "or set overwrite_output_dir to start anew"
+    )
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The contents of `trainer_state.json`.
 
     Raises:
-        ConfigError: it is damaged, or not this program's.
+        DamagedCheckpointError: it is damaged.
+        ConfigError: it is not this program's.
     """
     path = checkpoint / STATE_FILE
     try:
         state = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError([f"{path} can't be read: {error}"]) from error
+        raise DamagedCheckpointError(f"{path} can't be read: {error}") from error
     if not isinstance(state, dict) or state.get("program") != PROGRAM:
         raise ConfigError(
             [
@@ -110,6 +171,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
                 "choose another output_dir, or set overwrite_output_dir"
             ]
         )
+    Checksums(checkpoint).assert_undamaged(path)
     return state
 
 
@@ -123,6 +185,7 @@ def publish(checkpoint: Path, rank: int) -> None:
         os.replace(writing_path(checkpoint), claimed)
     except FileNotFoundError:
         return
+    remove_notes(claimed)
     if checkpoint.exists():
         remove(checkpoint)
     os.replace(claimed, checkpoint)
@@ -155,12 +218,3 @@ def keep_newest(output_dir: str | Path, limit: int | None, *, best_step: int | N
     for path in whole_checkpoints(output_dir)[:-limit]:
         if path != best:
             remove(path)
-
-
-def flush_file(path: Path) -> None:
-    """Have the file's contents on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

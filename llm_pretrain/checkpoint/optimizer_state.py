@@ -9,6 +9,7 @@ no process holds more than its own part and one parameter of the writer's.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.checkpoint.checksums import Checksums, DamagedCheckpointError
+from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.config import ConfigError
 
@@ -56,14 +58,17 @@ def write_shard(
     rank: int,
     ranges: list[SavedRange],
     arrays: Iterable[tuple[str, np.ndarray]],
-    powers: dict[str, float],
-) -> None:
+    steps: int,
+) -> list[Path]:
     """Write one rank's ranges.
 
     Args:
         directory: the checkpoint's directory.
         arrays: float32, each with its name "<range's key>/<kind of value>"; taken one at a time.
-        powers: AdamW's powers of beta.
+        steps: of the optimizer so far.
+
+    Returns:
+        The files.
     """
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,34 +76,46 @@ def write_shard(
     with SafetensorsWriter(path, tensors=len(ranges) * len(VALUES)) as writer:
         for name, values in arrays:
             writer.add(name, values, "float32")
-    index = {"powers": powers, "ranges": [asdict(entry) for entry in ranges]}
-    path = path.with_suffix(".json")
-    path.write_text(json.dumps(index))
-    flush_file(path)
+    index = {"steps": steps, "ranges": [asdict(entry) for entry in ranges]}
+    write_text(path.with_suffix(".json"), json.dumps(index))
+    return [path, path.with_suffix(".json")]
 
 
 class SavedOptimizer:
     """Reads the state that any layout wrote.
 
+    A file is compared with its checksum before anything is taken from it.
+
+    Args:
+        betas: of AdamW, by which earlier versions of this program told the number of steps.
+
     Raises:
-        ConfigError: files are missing, damaged, or don't cover a tensor that is asked for.
+        DamagedCheckpointError: files are missing or damaged.
+        ConfigError: they don't cover a tensor that is asked for.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.folder = checkpoint / FOLDER
-        self.powers: dict[str, float] = {}
+        self.steps = 0
+        self._betas = betas
+        self._checksums = Checksums(checkpoint)
         self._holders: dict[str, dict[tuple, list[tuple[Path, SavedRange]]]] = {}
         self._assembled: tuple[Any, np.ndarray] | None = None
         paths = sorted(self.folder.glob("rank-*.json"))
         if not paths:
-            raise ConfigError([f"{self.folder} holds no optimizer state (rank-*.json)"])
+            raise DamagedCheckpointError(f"{self.folder} holds no optimizer state (rank-*.json)")
         for path in paths:
             self._read_index(path)
 
     def _read_index(self, path: Path) -> None:
+        self._checksums.assert_undamaged(path)
         try:
             index = json.loads(path.read_text())
-            self.powers = {name: float(value) for name, value in index["powers"].items()}
+            self.steps = (
+                int(index["steps"])
+                if "steps" in index
+                else steps_of_powers(index["powers"], self._betas)
+            )
             for entry in index["ranges"]:
                 saved = _parse_range(entry)
                 for piece in saved.pieces:
@@ -108,7 +125,7 @@ class SavedOptimizer:
                         (path.with_suffix(".safetensors"), saved)
                     )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError([f"{path} can't be read: {error!r}"]) from error
+            raise DamagedCheckpointError(f"{path} can't be read: {error!r}") from error
 
     def read(
         self, name: str, shape: tuple[int, ...], block: tuple[slice, ...], value: str
@@ -155,19 +172,34 @@ class SavedOptimizer:
         flat = np.empty(int(np.prod(shape)), dtype=np.float32)
         covered = np.zeros(0, dtype=np.int64)
         for path, saved in ranges:
+            self._checksums.assert_undamaged(path)
             try:
                 with safe_open(path, framework="numpy") as file:
                     flat[saved.begin : saved.end] = file.get_tensor(f"{saved.key}/{value}")
             except (OSError, SafetensorError, ValueError) as error:
-                raise ConfigError([f"{path} can't be read: {error}"]) from error
+                raise DamagedCheckpointError(f"{path} can't be read: {error}") from error
             covered = np.append(covered, [saved.begin, saved.end])
         starts = np.sort(covered[0::2])
         ends = np.sort(covered[1::2])
         if starts[0] != 0 or ends[-1] != flat.size or np.any(starts[1:] > ends[:-1]):
-            raise ConfigError([f"{self.folder}: parts of {parameter[1][0].name} are missing"])
+            raise DamagedCheckpointError(
+                f"{self.folder}: parts of {parameter[1][0].name} are missing"
+            )
         whole = flat.reshape(shape)
         self._assembled = ((parameter, value), whole)
         return whole
+
+
+def steps_of_powers(powers: dict[str, float], betas: tuple[float, float]) -> int:
+    """After how many steps the betas have these powers for the next one.
+
+    A float32 power tells the number until it is so small that it corrects nothing any more.
+    """
+    steps = [0]
+    for name, beta in zip(("beta1_pow_acc", "beta2_pow_acc"), betas, strict=True):
+        if 0.0 < beta < 1.0:
+            steps.append(round(math.log(max(float(powers[name]), 1e-30)) / math.log(beta)) - 1)
+    return max(steps)
 
 
 def _parse_range(entry: dict[str, Any]) -> SavedRange:

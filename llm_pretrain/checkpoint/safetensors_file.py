@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.checkpoint.files import flush_file
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, StoredTensor, UnreadableFileError
 
 _DTYPE_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U16": "bfloat16"}

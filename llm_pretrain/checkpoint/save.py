@@ -13,7 +13,9 @@ from typing import Any
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
-from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, flush_file, publish, writing_path
+from llm_pretrain.checkpoint.checksums import join_notes, note_files
+from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, publish, writing_path
+from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.checkpoint.gather import values_of, whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
@@ -36,13 +38,18 @@ def save_checkpoint(
     topology: Topology,
     buckets: Sequence[Bucket],
     *,
+    steps: int,
     state: dict[str, Any],
     extras: list[Path],
 ) -> None:
     """Write weights, optimizer and `state`; every rank calls it.
 
-    Nodes may share a disk or not: each disk gets what the ranks that write to it hold, and
-    `trainer_state.json`. What several ranks hold is written once per disk that has it first.
+    Nodes may share a disk or not: each disk gets what the ranks that write to it hold,
+    `trainer_state.json`, and the checksums of its files. What several ranks hold is written once
+    per disk that has it first.
+
+    Args:
+        steps: of the optimizer so far.
     """
     writing = writing_path(checkpoint)
     if is_first_of_node():
@@ -54,11 +61,19 @@ def save_checkpoint(
         mark.touch()
     collectives.barrier()
     is_rank_0s_disk = mark.exists()
+    written: list[Path] = []
     if _is_first_replica(topology) or not is_rank_0s_disk:
-        save_optimizer(writing, optimizer_states, topology)
-    save_weights(writing, model, config, topology, buckets, extras=extras)
+        written += save_optimizer(writing, optimizer_states, steps, topology)
+    written += save_weights(writing, model, config, topology, buckets, extras=extras)
     if is_first_of_node():
-        _write_state(writing, state, topology.rank)
+        # Nodes that share the disk write the same text.
+        text = json.dumps({"program": PROGRAM, **state}, indent=2)
+        write_text(writing / STATE_FILE, text, writer=topology.rank)
+        written.append(writing / STATE_FILE)
+    note_files(writing, topology.rank, written)
+    collectives.barrier()
+    if is_first_of_node():
+        join_notes(writing, topology.rank)
     collectives.barrier()
     if topology.rank == 0:
         mark.unlink()
@@ -75,12 +90,15 @@ def save_weights(
     buckets: Sequence[Bucket],
     *,
     extras: list[Path],
-) -> None:
+) -> list[Path]:
     """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it.
 
     Args:
         buckets: what the model's parameters are in.
         extras: files to put beside them, such as a tokenizer's.
+
+    Returns:
+        The files that this rank has written.
     """
     dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
     tensors = whole_tensors(gathered_pieces(model, buckets), topology)
@@ -96,27 +114,23 @@ def save_weights(
     # Some have written much and some nothing: they meet before they talk again.
     collectives.barrier()
     stages = collectives.all_gather_text(json.dumps(written), topology.pipeline_group)
+    files = {entry.file for entry in written.values()}
     if topology.rank == 0:
         everything = {
             name: write_weights.WrittenTensor(*entry)
             for stage in stages
             for name, entry in json.loads(stage).items()
         }
-        write_weights.finish_weights(everything, config, directory, dtype=dtype)
+        files |= write_weights.finish_weights(everything, config, directory, dtype=dtype)
         for path in extras:
             if path.resolve().parent != directory.resolve():
                 shutil.copy2(path, directory)
+            files.add(path.name)
     collectives.barrier()
+    # The only file of weights has another name by now.
+    return [directory / name for name in sorted(files) if (directory / name).exists()]
 
 
 def _is_first_replica(topology: Topology) -> bool:
     """Whether this rank is the first of those that hold the same shard of the same weights."""
     return topology.data_rank == 0 and topology.sequence_rank == 0
-
-
-def _write_state(directory: Path, state: dict[str, Any], rank: int) -> None:
-    # Nodes that share the disk write the same text here, each in one move.
-    part = directory / f"{STATE_FILE}.{rank}"
-    part.write_text(json.dumps({"program": PROGRAM, **state}, indent=2))
-    flush_file(part)
-    os.replace(part, directory / STATE_FILE)

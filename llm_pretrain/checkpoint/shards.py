@@ -26,12 +26,14 @@ from llm_pretrain.parallel.topology import Topology
 
 
 def save_optimizer(
-    directory: Path, states: Iterable[tuple[Bucket, dict[str, Tensor]]], topology: Topology
-) -> None:
-    """Write this rank's shards."""
+    directory: Path,
+    states: Iterable[tuple[Bucket, dict[str, Tensor]]],
+    steps: int,
+    topology: Topology,
+) -> list[Path]:
+    """Write this rank's shards; returns the files."""
     ranges: list[SavedRange] = []
     parts: list[tuple[dict[str, Tensor], int, int]] = []
-    powers: dict[str, float] = {}
     for bucket, tensors in states:
         layout = bucket.layout
         for placement, begin, end in layout.shard_placements():
@@ -45,18 +47,19 @@ def save_optimizer(
                 )
             )
             parts.append((tensors, begin - layout.shard_begin, end - layout.shard_begin))
-        powers = {name: float(tensor) for name, tensor in tensors.items() if name not in VALUES}
     arrays = (
         (f"{entry.key}/{value}", values_of(tensors[value]._slice(begin, end)))
         for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
         for value in VALUES
     )
-    write_shard(directory, topology.rank, ranges, arrays, powers)
+    return write_shard(directory, topology.rank, ranges, arrays, steps)
 
 
-def load_optimizer(checkpoint: Path, buckets: list[Bucket]) -> list[dict[str, Tensor]]:
-    """This rank's shards of a checkpoint of any layout, bucket by bucket."""
-    saved = SavedOptimizer(checkpoint)
+def load_optimizer(
+    checkpoint: Path, buckets: list[Bucket], betas: tuple[float, float]
+) -> tuple[list[dict[str, Tensor]], int]:
+    """This rank's shards of a checkpoint of any layout, bucket by bucket, and the steps so far."""
+    saved = SavedOptimizer(checkpoint, betas)
     states = []
     for layout in (bucket.layout for bucket in buckets):
         tensors = {}
@@ -70,10 +73,8 @@ def load_optimizer(checkpoint: Path, buckets: list[Bucket]) -> list[dict[str, Te
                     begin - placement.begin : end - placement.begin
                 ]
             tensors[value] = paddle.to_tensor(shard)
-        for name, power in saved.powers.items():
-            tensors[name] = paddle.to_tensor([power], dtype="float32")
         states.append(tensors)
-    return states
+    return states, saved.steps
 
 
 def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPiece]:

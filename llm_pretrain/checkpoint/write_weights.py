@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_pretrain.checkpoint.directory import flush_file
+from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
@@ -128,10 +128,13 @@ def finish_weights(
     *,
     dtype: str = "float32",
     layout: Layout = HUGGING_FACE,
-) -> None:
+) -> set[str]:
     """Make the files of all calls of `write_weight_files` a model: config.json and the index.
 
     What an earlier save left of weights in `directory` is removed.
+
+    Returns:
+        The names of the files that this has written or renamed.
     """
     directory = Path(directory)
     files = {tensor.file for tensor in written.values()}
@@ -139,8 +142,10 @@ def finish_weights(
     for name in (*stale, INDEX_FILE):
         (directory / name).unlink(missing_ok=True)
     if len(files) == 1:
+        listed = SINGLE_FILE
         os.replace(directory / files.pop(), directory / SINGLE_FILE)
     else:
+        listed = INDEX_FILE
         _write_json(
             directory / INDEX_FILE,
             {
@@ -150,10 +155,8 @@ def finish_weights(
         )
     published = {**layout.write_config(config), layout.dtype_key: dtype}
     _write_json(directory / "config.json", published)
+    return {listed, "config.json"}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_name(path.name + ".writing")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    flush_file(unfinished)
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")

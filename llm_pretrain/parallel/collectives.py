@@ -157,7 +157,13 @@ def all_gather_text(text: str, group: Group) -> list[str]:
         return [text]
     encoded = np.frombuffer(text.encode(), dtype=np.uint8)
     sizes = all_gather(paddle.to_tensor([len(encoded)], dtype="int64"), group).tolist()
-    padded = np.zeros(max(sizes), dtype=np.uint8)
+    # Gloo divides by the number of values.
+    padded = np.zeros(max(*sizes, 1), dtype=np.uint8)
     padded[: len(encoded)] = encoded
     rows = all_gather(paddle.to_tensor(padded), group).numpy().reshape(len(sizes), -1)
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def gather_texts(text: str) -> list[str]:
+    """The text of every process of the job, in the order of the ranks."""
+    return all_gather_text(text, dist.get_group() if dist.is_initialized() else None)

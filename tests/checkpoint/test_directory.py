@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from llm_pretrain.checkpoint.checksums import join_notes, note_files
 from llm_pretrain.checkpoint.directory import (
     STATE_FILE,
-    find_checkpoint,
+    find_checkpoints,
     keep_newest,
     publish,
     read_state,
-    set_aside_later,
+    set_aside,
     whole_checkpoints,
     writing_path,
 )
@@ -47,18 +48,47 @@ def test_unfinished_removed_and_foreign_directories_do_not_count(tmp_path: Path)
 
 def test_the_last_is_found_unless_another_is_named(tmp_path: Path) -> None:
     make(tmp_path, 5, 10)
-    last, _ = find_checkpoint(tmp_path, None, overwrite=False)
-    assert last == tmp_path / "checkpoint-10"
-    named, _ = find_checkpoint(tmp_path, str(tmp_path / "checkpoint-5"), overwrite=True)
-    assert named == tmp_path / "checkpoint-5"
-    none, reason = find_checkpoint(tmp_path, None, overwrite=True)
-    assert none is None
-    assert "overwrite_output_dir" in reason
+    newest_first = [tmp_path / "checkpoint-10", tmp_path / "checkpoint-5"]
+    assert find_checkpoints(tmp_path, None, overwrite=False).checkpoints == newest_first
+    assert find_checkpoints(tmp_path, True, overwrite=False).checkpoints == newest_first
+    named = find_checkpoints(tmp_path, str(tmp_path / "checkpoint-5"), overwrite=True)
+    assert named.checkpoints == [tmp_path / "checkpoint-5"]
 
 
-def test_a_named_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_starting_anew_finds_none_and_says_why(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    found = find_checkpoints(tmp_path, None, overwrite=True)
+    assert found.checkpoints == []
+    assert "overwrite_output_dir" in found.reason
+    found = find_checkpoints(tmp_path, False, overwrite=False)
+    assert found.checkpoints == []
+    assert "resume_from_checkpoint is false" in found.reason
+
+
+def test_a_wanted_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"resume_from_checkpoint.*checkpoint-3"):
-        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-3"), overwrite=False)
+        find_checkpoints(tmp_path, str(tmp_path / "checkpoint-3"), overwrite=False)
+    with pytest.raises(ConfigError, match=r"resume_from_checkpoint is true, but .* no checkpoint"):
+        find_checkpoints(tmp_path, True, overwrite=False)
+    assert find_checkpoints(tmp_path, None, overwrite=False).checkpoints == []
+
+
+def test_an_incomplete_one_is_passed_over_and_named(tmp_path: Path) -> None:
+    make(tmp_path, 5, 10, 15)
+    (tmp_path / "checkpoint-15" / STATE_FILE).unlink()
+    checkpoint = tmp_path / "checkpoint-10"
+    (checkpoint / "part").write_text("12345678")
+    note_files(checkpoint, 0, [checkpoint / "part", checkpoint / STATE_FILE])
+    join_notes(checkpoint, 0)
+    (checkpoint / "part").write_text("1234")
+    found = find_checkpoints(tmp_path, None, overwrite=False)
+    assert found.checkpoints == [tmp_path / "checkpoint-5"]
+    assert {path.name: problem.split("/")[-1] for path, problem in found.incomplete.items()} == {
+        "checkpoint-15": f"{STATE_FILE} is missing",
+        "checkpoint-10": "part has 4 bytes where 8 were written",
+    }
+    with pytest.raises(ConfigError, match=r"checkpoint-10 is not.*4 bytes.*one beside it is .*-5"):
+        find_checkpoints(tmp_path, str(checkpoint), overwrite=False)
 
 
 def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
@@ -88,15 +118,18 @@ def test_publishing_replaces_an_older_one_of_the_same_step(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
-def test_later_checkpoints_of_an_abandoned_run_are_set_aside(tmp_path: Path) -> None:
-    make(tmp_path, 5, 10, 20)
-    renamed = set_aside_later(tmp_path, 5)
-    assert [path.name for path in renamed] == [
-        "checkpoint-10.abandoned",
-        "checkpoint-20.abandoned",
-    ]
-    assert all(path.is_dir() for path in renamed)
-    assert names(tmp_path) == ["checkpoint-5"]
+def test_what_is_set_aside_is_kept_under_another_name(tmp_path: Path) -> None:
+    make(tmp_path, 5, 10)
+    checkpoint = tmp_path / "checkpoint-10"
+    for _ in range(2):
+        aside = set_aside(checkpoint, "abandoned")
+        assert aside is not None
+        assert aside.name == "checkpoint-10.abandoned"
+        assert (aside / STATE_FILE).is_file()
+        assert names(tmp_path) == ["checkpoint-5"]
+        make(tmp_path, 10)
+    set_aside(checkpoint, "damaged")
+    assert set_aside(checkpoint, "damaged") is None, "another node was the first"
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

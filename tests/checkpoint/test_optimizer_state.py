@@ -38,15 +38,13 @@ def write_two_by_two(checkpoint: Path) -> None:
                 (f"0/{value}", flat[begin:end] * factor) for factor, value in enumerate(VALUES, 1)
             ]
             entry = SavedRange("0", (4, 12), begin, end, pieces)
-            write_shard(
-                checkpoint, 2 * tensor_rank + sharding_rank, [entry], arrays, {"power": 0.5}
-            )
+            write_shard(checkpoint, 2 * tensor_rank + sharding_rank, [entry], arrays, steps=7)
 
 
 def test_any_block_can_be_read_whatever_the_writers_layout(tmp_path: Path) -> None:
     write_two_by_two(tmp_path)
     saved = SavedOptimizer(tmp_path)
-    assert saved.powers == {"power": 0.5}
+    assert saved.steps == 7
     for rows, columns in [
         ((0, 4), (0, 12)),
         ((1, 3), (0, 12)),

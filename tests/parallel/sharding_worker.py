@@ -173,11 +173,13 @@ def examine(case: dict, layout: topology.Topology, directory: Path) -> dict[str,
         ours.optimizer.state(),
         layout,
         ours.optimizer.buckets,
+        steps=ours.optimizer.steps,
         state={},
         extras=[],
     )
     other = Run({**case, "stage": case["stage"] % 3 + 1}, layout)
-    other.optimizer.restore(load_optimizer(directory, other.optimizer.buckets))
+    optimizer = other.optimizer
+    optimizer.restore(*load_optimizer(directory, optimizer.buckets, optimizer.betas))
     found["restored"] = largest_difference(other.weights(), ours.weights())
     found["norm after"] = [other.step(tokens), ours.step(tokens)]
     found["by C++"] = by_cpp

@@ -1,0 +1,27 @@
+"""Files that are whole on the disk before they have their name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_text(path: Path, text: str, *, writer: int = 0) -> None:
+    """Write `path` in one move.
+
+    Args:
+        writer: tells those apart that write the same text to one place at the same time.
+    """
+    unfinished = path.with_name(f"{path.name}.{writer}.writing")
+    unfinished.write_text(text, encoding="utf-8")
+    flush_file(unfinished)
+    os.replace(unfinished, path)
+
+
+def flush_file(path: Path) -> None:
+    """Have the file's contents on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -17,6 +17,7 @@ import importlib.machinery
 import importlib.util
 import io
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -146,6 +147,15 @@ def parse_cpuinfo(text: str) -> list[Processor]:
         flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
         processors.append(Processor(int(number), core, fields.get("vendor_id", ""), flags))
     return processors
+
+
+def processor_name() -> str:
+    """What the first processor calls itself, or else its architecture."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
 
 
 def available_cores(

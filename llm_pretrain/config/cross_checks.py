@@ -46,7 +46,7 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
             f"{training.max_steps} is not a length: pretraining needs max_steps > 0, since the "
             "data are cut into as many samples as the steps take",
         )
-    if training.resume_from_checkpoint is not None and training.overwrite_output_dir:
+    if training.resume_from_checkpoint and training.overwrite_output_dir:
         yield Conflict(
             ("resume_from_checkpoint", "overwrite_output_dir"),
             "one asks to resume and the other to start anew; keep one",

@@ -33,12 +33,29 @@ Reporters = Annotated[
 ]
 
 
+def _resume(value: Any) -> Any:
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is neither a checkpoint's directory nor true or false")
+    return value
+
+
+Resume = Annotated[
+    bool | Text | None,
+    BeforeValidator(_resume),
+    WithJsonSchema({"type": ["boolean", "string", "null"]}),
+]
+
+
 class EvaluationArguments(Arguments):
     """Evaluation: when, and on how many batches."""
 
     evaluation_strategy: Strategy = Field(
         "no",
-        description="steps: every eval_steps; epoch: once, at the end (max_steps is the epoch). "
+        description="steps: every eval_steps, and after the last step; epoch: once, at the end. "
         "do_eval turns 'no' into 'steps'.",
     )
     eval_steps: Integer | None = Field(
@@ -78,13 +95,16 @@ class CheckpointArguments(Arguments):
     """Checkpoints: when they are written, how many are kept, where to resume."""
 
     save_strategy: Strategy = Field(
-        "steps", description="steps: every save_steps; epoch: once, at the end; no: never."
+        "steps",
+        description="steps: every save_steps, and after the last step; epoch: once, at the end; "
+        "no: never, but for a run that a signal ends.",
     )
     save_steps: Integer = Field(500, gt=0, description="Steps between two checkpoints.")
     save_total_limit: Integer | None = Field(
         None, description="Checkpoints that are kept; older ones are removed. By default all."
     )
-    resume_from_checkpoint: Text | None = Field(
+    resume_from_checkpoint: Resume = Field(
         None,
-        description="Checkpoint directory to resume from; by default the last one in output_dir.",
+        description="Checkpoint directory to resume from; true: the last one in output_dir, which "
+        "must hold one; false: none. By default the last one in output_dir, if it holds one.",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llm_pretrain.monitor.console import Console, duration, sparkline
 from llm_pretrain.monitor.metrics_log import Metrics, MetricsLog
@@ -51,6 +52,15 @@ class Reporter:
         self._console.step(metrics)
         self._record("step", "train", metrics)
 
+    def hyper_parameters(self, values: Mapping[str, Any]) -> None:
+        """The run's configuration, for VisualDL's page of them."""
+        if self._curves is not None:
+            try:
+                self._curves.hyper_parameters(values, ("train/loss", "eval/loss"))
+            except OSError as error:
+                self._curves = None
+                self.message(f"No curves: {error}")
+
     def operators(self, served_by: Metrics) -> None:
         """What serves each operator, for the log alone."""
         self._write_line("operators", served_by)
@@ -59,6 +69,14 @@ class Reporter:
         """An evaluation. Keys: global_step, eval_loss, eval_ppl, ..."""
         self._console.evaluation(metrics)
         self._record("evaluation", "eval", metrics)
+
+    def saved(self, metrics: Metrics) -> None:
+        """A checkpoint. Keys: global_step, checkpoint, bytes, seconds."""
+        size, seconds = metrics["bytes"], metrics["seconds"]
+        assert isinstance(size, int)
+        assert isinstance(seconds, float)
+        self.message(f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s.")
+        self._write_line("save", metrics)
 
     def message(self, text: str) -> None:
         self._console.message(text)
@@ -114,6 +132,12 @@ def wants_visualdl(report_to: str | Sequence[str] | None) -> bool:
         return True
     names = report_to.replace(",", " ").split() if isinstance(report_to, str) else report_to
     return not VISUALDL_NAMES.isdisjoint(names)
+
+
+def readable_size(size: int) -> str:
+    """Bytes with three digits, and in the unit that they fit: "2.11 MB"."""
+    power = min(max(len(str(size)) - 1, 0) // 3, 4)
+    return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _readable(name: str, value: float | int | str | None) -> str:

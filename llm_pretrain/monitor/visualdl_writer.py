@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llm_pretrain.monitor.metrics_log import Metrics
 
@@ -32,6 +35,15 @@ class VisualDLWriter:
             if math.isfinite(value):
                 tag = f"{prefix}/{name.removeprefix(prefix + '_')}"
                 self._writer.add_scalar(tag=tag, step=step, value=float(value))
+
+    def hyper_parameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Show `values` on VisualDL's page of hyper-parameters, beside the named curves."""
+        plain = {
+            # VisualDL takes a truth value for no number.
+            key: value if type(value) in (int, float, str) else json.dumps(value)
+            for key, value in values.items()
+        }
+        self._writer.add_hparams(hparams_dict=plain, metrics_list=list(metrics))
 
     def close(self) -> None:
         self._writer.close()

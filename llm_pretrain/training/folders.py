@@ -3,43 +3,148 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_pretrain.checkpoint.directory import find_checkpoint, read_state
+from llm_pretrain.checkpoint.checksums import DamagedCheckpointError, assert_whole
+from llm_pretrain.checkpoint.directory import (
+    checkpoints_in,
+    find_checkpoints,
+    no_whole_checkpoint,
+    read_state,
+    refusal_of_named,
+)
 from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.data.find_data import find_data
+from llm_pretrain.training.origin import changes, model_differences, origin_of
 
 
 @dataclass(frozen=True)
 class Start:
     """Where a run begins, and why there."""
 
-    checkpoint: Path | None
+    checkpoints: tuple[Path, ...]
+    """To resume from, the newest first: each next one if those before it are damaged."""
     step: int
     reason: str
+    incomplete: Mapping[Path, str] = field(default_factory=dict)
+    """Newer checkpoints that are passed over, each with what it lacks."""
+    max_steps: int = 0
+    """Of the run that would train from here; 0 if it doesn't train."""
 
-    def __str__(self) -> str:
-        if self.checkpoint is None:
-            return f"Training starts at step 0: {self.reason}."
-        return f"Training resumes at step {self.step} from {self.checkpoint}: {self.reason}."
+    @property
+    def is_beyond_the_end(self) -> bool:
+        return self.step > self.max_steps > 0
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        said = [
+            f"{problem}: that checkpoint is passed over." for problem in self.incomplete.values()
+        ]
+        if not self.checkpoints:
+            return [*said, f"Training starts at step 0: {self.reason}."]
+        checkpoint = self.checkpoints[0]
+        if self.is_beyond_the_end:
+            return [
+                *said,
+                f"{checkpoint} is beyond max_steps {self.max_steps}: there is nothing to do, and "
+                f"nothing is changed in its folder. To go on, set max_steps above {self.step}; to "
+                "start anew, set overwrite_output_dir.",
+            ]
+        if self.step == self.max_steps:
+            return [*said, f"{checkpoint} is at max_steps {self.step} already: training is done."]
+        return [*said, f"Training resumes at step {self.step} from {checkpoint}: {self.reason}."]
+
+
+def assert_same_model(start: Start, model: ModelConfig) -> None:
+    """A run goes on with the model of its checkpoint.
+
+    Raises:
+        ConfigError: lists each difference.
+    """
+    if not start.checkpoints:
+        return
+    checkpoint = start.checkpoints[0]
+    differences = model_differences(checkpoint, read_state(checkpoint), model)
+    if differences:
+        raise ConfigError(
+            [
+                f"{checkpoint} is of another model: {'; '.join(differences)}. Give the run the "
+                "checkpoint's model, or another output_dir; overwrite_output_dir starts anew, and "
+                f"continue_training with model_name_or_path {checkpoint} from its weights"
+            ]
+        )
+
+
+def describe_start(
+    start: Start, run: RunConfig, model: ModelConfig | None, processes: int
+) -> tuple[list[str], list[str]]:
+    """What `check` says of a start: lines, and problems; `model` is None where it isn't known.
+
+    Raises:
+        DataError: the data can't be read.
+    """
+    if model is None or not start.checkpoints or start.is_beyond_the_end:
+        return start.lines(), []
+    try:
+        assert_same_model(start, model)
+    except ConfigError as error:
+        return start.lines(), list(error.problems)
+    before = read_state(start.checkpoints[0]).get("origin", {})
+    changed = changes(before, origin_of(run, model, processes))
+    return [*start.lines(), *(f"Changed since then: {line}" for line in changed)], []
+
+
+def verify_checkpoints(run: RunConfig) -> tuple[list[str], list[str]]:
+    """Read every checkpoint that the run could resume from: lines on the whole, and problems."""
+    wanted = run.training.resume_from_checkpoint
+    checkpoints = (
+        [Path(wanted)] if isinstance(wanted, str) else checkpoints_in(run.training.output_dir)
+    )
+    lines, problems = [], []
+    for checkpoint in checkpoints:
+        try:
+            read_state(checkpoint)
+            checksums = assert_whole(checkpoint)
+        except ConfigError as error:
+            problems += [f"{checkpoint} is not whole: {problem}" for problem in error.problems]
+            continue
+        lines.append(
+            f"{checkpoint} is whole: {len(checksums.files)} files, {checksums.size:,} bytes"
+            if checksums.files
+            else f"{checkpoint} has no checksums: an earlier version of this program wrote it"
+        )
+    return lines or ["there is no checkpoint"], problems
 
 
 def find_start(run: RunConfig) -> Start:
-    """The checkpoint to resume from, if there is one.
+    """The checkpoints to resume from, if there are any.
 
     Raises:
-        ConfigError: it can't be resumed.
+        ConfigError: there is none that can be resumed where there must be.
     """
     training = run.training
-    checkpoint, reason = find_checkpoint(
+    found = find_checkpoints(
         training.output_dir,
         training.resume_from_checkpoint,
         overwrite=training.overwrite_output_dir,
     )
-    step = 0 if checkpoint is None else int(read_state(checkpoint)["progress"]["global_step"])
-    return Start(checkpoint, step, reason)
+    step, damaged, whole = 0, dict(found.incomplete), list(found.checkpoints)
+    while whole:
+        try:
+            step = int(read_state(whole[0])["progress"]["global_step"])
+            break
+        except DamagedCheckpointError as error:
+            if isinstance(training.resume_from_checkpoint, str):
+                raise ConfigError([refusal_of_named(whole[0], str(error))]) from None
+            damaged[whole.pop(0)] = str(error)
+    if damaged and not whole:
+        raise ConfigError([no_whole_checkpoint(training.output_dir, damaged.values())])
+    max_steps = training.max_steps if training.do_train else 0
+    return Start(tuple(whole), step, found.reason, damaged, max_steps)
 
 
 def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:

@@ -19,8 +19,7 @@ from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.precision import LossScale
 
 MOMENTS = ("moment1", "moment2")
-POWERS = ("beta1_pow_acc", "beta2_pow_acc")
-"""Names of AdamW's state in Paddle: moments per value, powers of beta per tensor."""
+"""Names of AdamW's state, as in Paddle."""
 _BUCKET_MB = 256
 
 
@@ -120,37 +119,20 @@ class ShardedAdamW:
             bucket.weights.spread()
 
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:
-        """Each bucket with its shard's "master", moments and the next step's powers."""
-        powers = {
-            name: paddle.to_tensor([beta ** (self.steps + 1)], dtype="float32")
-            for name, beta in zip(POWERS, self.betas, strict=True)
-        }
+        """Each bucket with its shard's "master" and moments."""
         for bucket, moments in zip(self.buckets, self.moments, strict=True):
-            yield bucket, {"master": bucket.master, **moments, **powers}
+            yield bucket, {"master": bucket.master, **moments}
 
     @paddle.no_grad()
-    def restore(self, states: list[dict[str, Tensor]]) -> None:
-        """Take up the state of `state()`, bucket by bucket."""
+    def restore(self, states: list[dict[str, Tensor]], steps: int) -> None:
+        """Take up the state of `state()`, bucket by bucket, after that many steps."""
+        self.steps = steps
         for bucket, moments, tensors in zip(self.buckets, self.moments, states, strict=True):
             bucket.weights.release()
             bucket.master.copy_(tensors["master"], True)
             bucket.weights.spread()
             for name in MOMENTS:
                 moments[name].copy_(tensors[name], True)
-            self.steps = max(
-                steps_behind(float(tensors[name]), beta)
-                for name, beta in zip(POWERS, self.betas, strict=True)
-            )
-
-
-def steps_behind(power: float, beta: float) -> int:
-    """After how many steps `beta` has this power for the next one.
-
-    A float32 power tells the number until it is so small that it corrects nothing any more.
-    """
-    if not 0.0 < beta < 1.0:
-        return 0
-    return round(math.log(max(power, 1e-30)) / math.log(beta)) - 1
 
 
 def sharding_of(training: TrainingArguments, topology: Topology, weight_dtype: str) -> Sharding:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import paddle
 
+from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.monitor.device_peak import peak_flops
@@ -16,6 +20,7 @@ from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.optimizer import StepResult
 from llm_pretrain.training.progress import Interval, Progress
+from llm_pretrain.training.run_record import command_to_go_on, write_run_record
 from llm_pretrain.training.schedule import learning_rate
 
 
@@ -25,6 +30,7 @@ class Reports:
     def __init__(self, run: RunConfig, config: ModelConfig, topology: Topology) -> None:
         self.run = run
         self.topology = topology
+        self.parameters = config.parameter_count()
         self.flops_per_token = config.flops_per_token(run.data.max_seq_length)
         self.peak = peak_flops(_device_name(), run.training.compute_dtype)
         self.reporter: Reporter | None = None
@@ -45,6 +51,30 @@ class Reports:
     def operators(self, served_by: dict[str, str]) -> None:
         if self.reporter:
             self.reporter.operators(served_by)
+
+    def start(
+        self,
+        progress: Progress,
+        origin: Mapping[str, Any],
+        operators: Mapping[str, str],
+        changes: Sequence[str],
+    ) -> None:
+        """Leave the record of a run that starts at this step."""
+        if not self.reporter:
+            return
+        self.reporter.hyper_parameters(origin["run"])
+        try:
+            write_run_record(
+                self.run,
+                origin,
+                parameters=self.parameters,
+                operators=operators,
+                device=_device_name(),
+                step=progress.global_step,
+                changes=changes,
+            )
+        except OSError as error:
+            self.message(f"No run.json: {error}")
 
     def step(self, progress: Progress, interval: Interval, result: StepResult) -> None:
         if not self.reporter:
@@ -73,8 +103,31 @@ class Reports:
         if self.reporter:
             self.reporter.evaluation({"global_step": progress.global_step, **metrics})
 
-    def summary(self, progress: Progress, total: Interval) -> None:
-        """The end of the run, counted from the steps that this process really took."""
+    def saved(self, progress: Progress, checkpoint: Path, seconds: float) -> None:
+        if self.reporter:
+            self.reporter.saved(
+                {
+                    "global_step": progress.global_step,
+                    "checkpoint": str(checkpoint),
+                    "bytes": Checksums(checkpoint).size,
+                    "seconds": seconds,
+                }
+            )
+
+    def stopping(self, progress: Progress, number: int) -> None:
+        self.message(
+            f"{signal.Signals(number).name}: step {progress.global_step} is finished, and its "
+            "checkpoint is saved."
+        )
+
+    def summary(
+        self, progress: Progress, total: Interval, left: Mapping[str, str | Path | None]
+    ) -> None:
+        """The end of the run, counted from the steps that this process really took.
+
+        Args:
+            left: what the run has left where, by name; None of it is left out.
+        """
         if not self.reporter:
             return
         metrics: dict[str, float | int | str | None] = {
@@ -90,6 +143,12 @@ class Reports:
                 "tokens_per_second_per_device": self._tokens_per_second_per_device(total),
                 "max_memory_allocated": max_memory_allocated(),
             }
+        metrics |= {name: str(path) for name, path in left.items() if path is not None}
+        if left["final_model"] is None:
+            metrics["to_go_on"] = command_to_go_on(self.run)
+        elif left["last_checkpoint"] is not None:
+            more = 2 * self.run.training.max_steps
+            metrics["for_more_steps"] = command_to_go_on(self.run, more)
         self.reporter.summary(metrics)
 
     def close(self) -> None:

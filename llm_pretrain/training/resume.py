@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from llm_pretrain.checkpoint.directory import remove_unfinished, set_aside_later
+from paddle import Tensor
+
+from llm_pretrain.checkpoint.checksums import DamagedCheckpointError
+from llm_pretrain.checkpoint.directory import (
+    checkpoints_in,
+    no_whole_checkpoint,
+    read_state,
+    refusal_of_named,
+    remove_unfinished,
+    set_aside,
+    step_of,
+)
 from llm_pretrain.checkpoint.save import is_first_of_node
+from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.agreement import bounds_over_ranks
-from llm_pretrain.training.folders import Start, find_start
+from llm_pretrain.training.folders import Start, assert_same_model, find_start
+from llm_pretrain.training.optimizer import ShardedAdamW
+from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.reports import Reports
 
 
-def choose_checkpoint(run: RunConfig, topology: Topology, reports: Reports) -> Path | None:
-    """The checkpoint that all ranks resume from, or None; says which and why.
+class Loaded(NamedTuple):
+    """What a checkpoint holds for this rank."""
 
-    Checkpoints of later steps are set aside: the run will write those steps anew.
+    checkpoint: Path
+    state: dict[str, Any]
+    shards: list[dict[str, Tensor]]
+    """Of the optimizer, bucket by bucket."""
+    steps: int
+    """Of the optimizer."""
+
+
+def agree_on_start(run: RunConfig, model: ModelConfig, topology: Topology) -> Start:
+    """Where all ranks begin, also where nodes have disks of their own.
 
     Raises:
-        ConfigError: what is found can't be resumed, or not on all nodes.
+        ConfigError: what is found can't be resumed, is of another model, or not on all nodes.
     """
     start = find_start(run)
-    _assert_agreement(start, run, topology)
-    reports.message(str(start))
-    if run.training.do_train and is_first_of_node():
-        remove_unfinished(run.training.output_dir)
-        for path in set_aside_later(run.training.output_dir, start.step):
-            reports.message(f"A later checkpoint of an earlier run is set aside as {path}.")
-    return start.checkpoint
-
-
-def _assert_agreement(start: Start, run: RunConfig, topology: Topology) -> None:
-    """All ranks must have found the same step, also where nodes have disks of their own."""
     earliest, latest = bounds_over_ranks(start.step)
     if latest != earliest:
-        found = start.checkpoint or "no checkpoint"
+        found = start.checkpoints[0] if start.checkpoints else "no checkpoint"
         raise ConfigError(
             [
                 f"rank {topology.rank} finds {found} in {run.training.output_dir}, but others "
@@ -43,3 +59,68 @@ def _assert_agreement(start: Start, run: RunConfig, topology: Topology) -> None:
                 "or name one that all have in resume_from_checkpoint"
             ]
         )
+    problem = ""
+    if topology.rank == 0:
+        try:
+            assert_same_model(start, model)
+        except ConfigError as error:
+            problem = str(error)
+    problem = collectives.gather_texts(problem)[0]
+    if problem:
+        raise ConfigError([problem])
+    return start
+
+
+def shared_origin(run: RunConfig, model: ModelConfig, topology: Topology) -> dict[str, Any]:
+    """What makes this job's checkpoints, as rank 0 sees it: others may have no access to data."""
+    text = ""
+    if topology.rank == 0:
+        text = json.dumps(origin_of(run, model, topology.world_size))
+    return dict(json.loads(collectives.gather_texts(text)[0]))
+
+
+def load_newest(start: Start, run: RunConfig, optimizer: ShardedAdamW, reports: Reports) -> Loaded:
+    """The newest checkpoint that no rank finds damaged; says which are.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    damaged: list[str] = []
+    for checkpoint in start.checkpoints:
+        loaded = load_unless_damaged(checkpoint, optimizer)
+        if isinstance(loaded, Loaded):
+            return loaded
+        if isinstance(run.training.resume_from_checkpoint, str):
+            raise ConfigError([refusal_of_named(checkpoint, loaded)])
+        reports.message(f"{loaded}. The checkpoint before it is taken.")
+        damaged.append(loaded)
+    raise ConfigError([no_whole_checkpoint(run.training.output_dir, damaged)])
+
+
+def load_unless_damaged(checkpoint: Path, optimizer: ShardedAdamW) -> Loaded | str:
+    """A checkpoint, or what the first rank that finds it damaged says; the same on every rank."""
+    problem, loaded = "", None
+    try:
+        state = read_state(checkpoint)
+        shards, steps = load_optimizer(checkpoint, optimizer.buckets, optimizer.betas)
+        loaded = Loaded(checkpoint, state, shards, steps)
+    except DamagedCheckpointError as error:
+        problem = str(error)
+    problems = filter(None, collectives.gather_texts(problem))
+    return next(problems, loaded or "")
+
+
+def set_aside_later(run: RunConfig, start: Start, step: int, reports: Reports) -> None:
+    """Rename checkpoints of later steps than the run goes on from, which it will write anew.
+
+    They are of an abandoned run, or damaged.
+    """
+    if not is_first_of_node():
+        return
+    remove_unfinished(run.training.output_dir)
+    for path in checkpoints_in(run.training.output_dir):
+        if step_of(path) > step:
+            is_damaged = path in start.checkpoints or path in start.incomplete
+            aside = set_aside(path, "damaged" if is_damaged else "abandoned")
+            if aside:
+                reports.message(f"A later checkpoint is set aside as {aside}.")

@@ -38,7 +38,7 @@ from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
-from llm_pretrain.training.folders import examine_folders
+from llm_pretrain.training.folders import Start, examine_folders
 from llm_pretrain.training.model_choice import (
     depth_notices,
     missing_weights,
@@ -48,7 +48,12 @@ from llm_pretrain.training.model_choice import (
 )
 from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
-from llm_pretrain.training.resume import choose_checkpoint
+from llm_pretrain.training.resume import (
+    agree_on_start,
+    load_newest,
+    set_aside_later,
+    shared_origin,
+)
 from llm_pretrain.training.stage import Stage, build_stage, recompute_activations
 from llm_pretrain.training.stop import StopSignal
 from llm_pretrain.training.trainer import Trainer
@@ -95,49 +100,71 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
         shared_samples=training.distributed_dataloader,
     )
     assert_same_run(config, model_config)
+    start = agree_on_start(config, model_config, layout)
+    if start.is_beyond_the_end:
+        if is_first_of_node():
+            print("\n".join(start.lines()), flush=True)
+        return 0
     reports = Reports(config, model_config, layout)
     try:
-        _say_what_is_run(reports, config, model_config, layout.degrees)
-        datasets = _datasets(config, model_config, layout)
-        for notice in datasets.notices:
-            reports.message(notice)
-        # The ranks meet after work that may take some of them much longer than others.
-        collectives.barrier()
-        checkpoint = choose_checkpoint(config, layout, reports)
-        set_compute_dtype(config.training.compute_dtype)
-        reports.operators(choose_operators(config, reports.message))
-        stage = _build_model(config, model_config, layout, is_resumed=checkpoint is not None)
-        pipeline = Pipeline(
-            stage,
-            layout,
-            hidden_size=model_config.hidden_size,
-            activation_dtype=_weight_dtype(config),
-        )
-        with StopSignal() as stop:
-            trainer = Trainer(
-                config,
-                model_config,
-                layout,
-                pipeline,
-                datasets,
-                reports,
-                # So that saved weights can be used with their tokenizer.
-                checkpoint_extras=tokenizer_files(tokenizer_directory(config)),
-                stop=stop,
-            )
-            if checkpoint is not None:
-                trainer.restore(checkpoint)
-            collectives.barrier()
-            if training.do_train and not trainer.train():
-                trainer.save_model()
-            elif training.do_eval and not training.do_train:
-                trainer.evaluate()
-            if training.do_predict and not stop.agreed():
-                trainer.predict()
-            stopped_by = stop.agreed()
+        stopped_by = _train(config, model_config, layout, start, reports)
     finally:
         reports.close()
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
+
+
+def _train(
+    config: RunConfig, model_config: ModelConfig, layout: Topology, start: Start, reports: Reports
+) -> int:
+    """Train, evaluate and predict as the arguments say; the signal that ended it early, or 0."""
+    training = config.training
+    _say_what_is_run(reports, config, model_config, layout.degrees)
+    datasets = _datasets(config, model_config, layout)
+    for notice in datasets.notices:
+        reports.message(notice)
+    # The ranks meet after work that may take some of them much longer than others.
+    collectives.barrier()
+    for line in start.lines():
+        reports.message(line)
+    set_compute_dtype(training.compute_dtype)
+    operators = choose_operators(config, reports.message)
+    reports.operators(operators)
+    stage = _build_model(config, model_config, layout, is_resumed=bool(start.checkpoints))
+    pipeline = Pipeline(
+        stage,
+        layout,
+        hidden_size=model_config.hidden_size,
+        activation_dtype=_weight_dtype(config),
+    )
+    with StopSignal(reports.message) as stop:
+        trainer = Trainer(
+            config,
+            model_config,
+            layout,
+            pipeline,
+            datasets,
+            reports,
+            origin=shared_origin(config, model_config, layout),
+            # So that saved weights can be used with their tokenizer.
+            checkpoint_extras=tokenizer_files(tokenizer_directory(config)),
+            stop=stop,
+        )
+        if start.checkpoints:
+            trainer.restore(load_newest(start, config, trainer.optimizer, reports))
+        collectives.barrier()
+        if training.do_train:
+            set_aside_later(config, start, trainer.progress.global_step, reports)
+            reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
+            if not trainer.train():
+                trainer.save_model()
+        elif training.do_eval:
+            trainer.evaluate()
+        if training.do_predict and not stop.agreed():
+            trainer.predict()
+        stopped_by = stop.agreed()
+        if training.do_train:
+            trainer.summarize(stopped_by)
+    return stopped_by
 
 
 def _select_device(config: RunConfig) -> None:

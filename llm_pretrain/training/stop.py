@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import paddle
@@ -11,10 +13,15 @@ from llm_pretrain.parallel import collectives, topology
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a wish that all ranks learn of at the same step."""
+    """SIGTERM and SIGINT as a wish that all ranks learn of at the same step.
 
-    def __init__(self) -> None:
+    Args:
+        say: tells the user at once that the first signal was received.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.received: int = 0
+        self._say = say
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -37,6 +44,12 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self.received:
+            text = f"{signal.Signals(number).name} received: the step that is under way is finished"
+            # By a thread, since this one may be in the middle of a line.
+            threading.Thread(
+                target=self._say, args=(f"{text}, then a checkpoint is saved.",)
+            ).start()
         self.received = number
 
     def agreed(self) -> int:

@@ -8,13 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.checkpoint.directory import (
-    checkpoint_path,
-    keep_newest,
-    read_state,
-)
+from llm_pretrain.checkpoint.directory import checkpoint_path, keep_newest
 from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
-from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Batch, Dataset, Datasets
@@ -25,9 +20,11 @@ from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 from llm_pretrain.training.evaluate import evaluate, sum_over_batch_ranks
 from llm_pretrain.training.optimizer import NonFiniteGradientError, ShardedAdamW, StepResult
+from llm_pretrain.training.origin import changes
 from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.progress import Interval, Progress
 from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.resume import Loaded, load_unless_damaged
 from llm_pretrain.training.schedule import learning_rate
 from llm_pretrain.training.stop import StopSignal
 
@@ -36,6 +33,7 @@ class Trainer:
     """Trains one stage of a model together with the other ranks.
 
     Args:
+        origin: what makes this run's checkpoints, see `origin_of`.
         checkpoint_extras: files that belong beside the weights of every checkpoint (a tokenizer's).
         stop: what a signal to any rank is noted in.
     """
@@ -49,6 +47,7 @@ class Trainer:
         datasets: Datasets,
         reports: Reports,
         *,
+        origin: dict[str, Any],
         checkpoint_extras: list[Path],
         stop: StopSignal,
     ) -> None:
@@ -68,30 +67,42 @@ class Trainer:
         self.optimizer = ShardedAdamW(
             pipeline.stage, training, topology, tied_embedding=config.tie_word_embeddings
         )
+        self.origin = origin
+        self.changes: list[str] = []
+        """Of the origin since the checkpoint that the run goes on from."""
         self.progress = Progress()
+        self.total = Interval()
+        self.last_checkpoint: Path | None = None
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
 
-    def restore(self, checkpoint: Path) -> None:
+    def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
 
         Raises:
-            ConfigError: it is of another model, or the data does not reach to the end.
+            ConfigError: the data does not reach to the end.
         """
-        state = read_state(checkpoint)
+        state = loaded.state
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
-        self.optimizer.restore(load_optimizer(checkpoint, self.optimizer.buckets))
+        self.optimizer.restore(loaded.shards, loaded.steps)
+        self.last_checkpoint = loaded.checkpoint
         if self.run.training.ignore_data_skip:
             self.progress.consumed_samples = 0
         if not self.run.training.do_train:
             return
-        for key, value in self._sample_order().items():
-            if state["sample_order"].get(key) != value:
-                self.reports.message(
-                    f"{key} was {state['sample_order'].get(key)} before and is {value} now: the "
-                    "samples come in another order from here on."
-                )
+        self.changes = changes(state.get("origin", {}), self.origin)
+        for line in self.changes:
+            self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
+        order = [
+            key
+            for key, value in self._sample_order().items()
+            if state["sample_order"].get(key) != value
+        ]
+        if order:
+            self.reports.message(
+                f"The samples come in another order from here on: it depends on {', '.join(order)}."
+            )
         self._assert_enough_data()
 
     def _sample_order(self) -> dict[str, Any]:
@@ -129,12 +140,12 @@ class Trainer:
     def train(self) -> int:
         """Train to `max_steps`; return the signal that ended it early, or 0."""
         training = self.run.training
-        total, interval = Interval(), Interval()
+        interval = Interval()
         with self._loader() as loader:
             stopped_by = self.stop.agreed()
             while self.progress.global_step < training.max_steps and not stopped_by:
                 self.progress.global_step += 1
-                result = self._step(loader, total, interval)
+                result = self._step(loader, self.total, interval)
                 first = training.logging_first_step and self.progress.global_step == 1
                 if result and (
                     first or self._is_due(training.logging_strategy, training.logging_steps)
@@ -144,9 +155,10 @@ class Trainer:
                 if self._is_due(training.evaluation_strategy, training.eval_steps):
                     self.evaluate()
                 stopped_by = self.stop.agreed()
+                if stopped_by:
+                    self.reports.stopping(self.progress, stopped_by)
                 if stopped_by or self._is_due(training.save_strategy, training.save_steps):
                     self.save()
-        self.reports.summary(self.progress, total)
         return stopped_by
 
     def _loader(self) -> Batches:
@@ -257,7 +269,9 @@ class Trainer:
             "progress": self.progress.state(),
             "loss_scale": self.loss_scale.state(),
             "sample_order": self._sample_order(),
+            "origin": self.origin,
         }
+        began = time.perf_counter()
         save_checkpoint(
             path,
             self.pipeline.stage,
@@ -265,13 +279,15 @@ class Trainer:
             self.optimizer.state(),
             self.topology,
             self.optimizer.buckets,
+            steps=self.optimizer.steps,
             state=state,
             extras=self.checkpoint_extras,
         )
+        self.last_checkpoint = path
+        self.reports.saved(self.progress, path, time.perf_counter() - began)
         best = self.progress.best_step if training.load_best_model_at_end else None
         if is_first_of_node():
             keep_newest(training.output_dir, training.save_total_limit, best_step=best)
-        self.reports.message(f"Saved {path}.")
 
     def save_model(self) -> None:
         """Write the final weights to `output_dir`, in Hugging Face's layout."""
@@ -294,12 +310,32 @@ class Trainer:
         if not path.is_dir():
             self.reports.message(f"The best step, {step}, has no checkpoint; the last is kept.")
             return
-        self.optimizer.restore(load_optimizer(path, self.optimizer.buckets))
+        best = load_unless_damaged(path, self.optimizer)
+        if not isinstance(best, Loaded):
+            self.reports.message(f"{best}. The final model is that of the last step.")
+            return
+        self.optimizer.restore(best.shards, best.steps)
         self.reports.message(f"The final model is that of step {step}, the best evaluated.")
 
+    def summarize(self, stopped_by: int) -> None:
+        """Say what the run has done and left, and how to go on."""
+        training = self.run.training
+        best = self.progress.best_step
+        best_path = None if best is None else checkpoint_path(training.output_dir, best)
+        self.reports.summary(
+            self.progress,
+            self.total,
+            {
+                "final_model": None if stopped_by else training.output_dir,
+                "last_checkpoint": self.last_checkpoint,
+                "best_checkpoint": best_path if best_path and best_path.is_dir() else None,
+            },
+        )
+
     def _is_due(self, strategy: str, every: int | None) -> bool:
-        """Whether what happens by `strategy` happens after this step."""
+        """Whether what happens by `strategy` happens after this step, as after the last it does."""
         step = self.progress.global_step
-        if strategy == "epoch":
-            return step == self.run.training.max_steps
-        return strategy == "steps" and bool(every) and step % (every or 1) == 0
+        if strategy == "no":
+            return False
+        is_last = step == self.run.training.max_steps
+        return is_last or (strategy == "steps" and bool(every) and step % (every or 1) == 0)

@@ -1,0 +1,183 @@
+"""What made a checkpoint, and what of it is different in a run that resumes from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from crc32c import crc32c
+
+from llm_pretrain.checkpoint.layout import HUGGING_FACE
+from llm_pretrain.config import RunConfig
+from llm_pretrain.config.arguments import shown
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.models.families import read_model_config
+from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
+from llm_pretrain.training.model_choice import tokenizer_directory
+
+_HOW_NOT_WHAT = (
+    "use_flash_attention",
+    "use_fused_linear_cross_entropy",
+    "fuse_attention_qkv",
+    "fuse_attention_ffn",
+)
+"""Fields of a model's configuration that change how it is computed, and not what."""
+_OF_A_START = (
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "logging_dir",
+    "print_config",
+)
+"""Keys that say where a run writes and begins."""
+_FILES_LISTED = 64
+_BLOCK_BYTES = 4096
+_MOST_BLOCKS = 1024
+
+
+def origin_of(run: RunConfig, model: ModelConfig, processes: int) -> dict[str, Any]:
+    """What makes a run's checkpoints, as JSON has it.
+
+    Raises:
+        DataError: the data can't be read.
+    """
+    origin = {
+        "model": _fields(model),
+        "run": _keys(run),
+        "processes": processes,
+        "tokenizer": _files(tokenizer_files(tokenizer_directory(run))),
+        "data": _data(run),
+    }
+    return dict(json.loads(json.dumps(origin)))
+
+
+def _fields(model: ModelConfig) -> dict[str, Any]:
+    """Every field that says what is computed; those of parts as "rope.theta"."""
+    fields = dict(_flat(asdict(model)))
+    # Grows with the samples.
+    fields.pop("extrapolation.trained_length", None)
+    return {name: value for name, value in fields.items() if name not in _HOW_NOT_WHAT}
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _keys(run: RunConfig) -> dict[str, Any]:
+    values = {**run.model.model_dump(), **run.data.model_dump(), **run.training.model_dump()}
+    return {key: value for key, value in values.items() if key not in _OF_A_START}
+
+
+def _data(run: RunConfig) -> dict[str, Any]:
+    inputs = find_data(run.data.input_dir)
+    files = [path for prefix in inputs.prefixes for path in sorted(open_data(prefix).files)]
+    return {**_files(files), "weights": list(inputs.weights or ())[:_FILES_LISTED]}
+
+
+def _files(paths: list[Path]) -> dict[str, Any]:
+    """Names and sizes (of the first files, if there are many), and a fingerprint of all."""
+    sizes = {str(path): path.stat().st_size for path in paths}
+    return {
+        "count": len(paths),
+        "bytes": sum(sizes.values()),
+        "fingerprint": fingerprint(paths),
+        "files": dict(list(sizes.items())[:_FILES_LISTED]),
+    }
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """CRC-32C of names, sizes, and blocks of 4 KiB that are spread evenly over the contents.
+
+    Files up to 4 MiB go in whole; where there are many files, at least three blocks of each.
+    """
+    paths = list(paths)
+    blocks = max(_MOST_BLOCKS // max(len(paths), 1), 3)
+    crc = 0
+    for path in paths:
+        size = path.stat().st_size
+        crc = crc32c(f"{path.name} {size}".encode(), crc)
+        last = max(-(-size // _BLOCK_BYTES) - 1, 0)
+        count = min(blocks, last + 1)
+        with path.open("rb", buffering=0) as file:
+            for number in range(count):
+                file.seek(last * number // max(count - 1, 1) * _BLOCK_BYTES)
+                crc = crc32c(file.read(_BLOCK_BYTES), crc)
+    return f"{crc:08x}"
+
+
+def model_differences(checkpoint: Path, state: Mapping[str, Any], model: ModelConfig) -> list[str]:
+    """How the model of a run differs from that of a checkpoint: "name: old → new" for each.
+
+    The names are those of config.json where it has one for what differs.
+
+    Args:
+        state: the contents of the checkpoint's trainer_state.json.
+    """
+    now = dict(json.loads(json.dumps(_fields(model))))
+    origin = state.get("origin")
+    if origin is None:
+        if not (checkpoint / "config.json").is_file():  # on another node's disk
+            return []
+        before = dict(json.loads(json.dumps(_fields(read_model_config(checkpoint)))))
+    else:
+        # What an earlier version of this program didn't know has its default.
+        before = {**_defaults(now), **origin["model"]}
+    fields = list(_differences(before, now))
+    return list(_published_differences(checkpoint, model)) or fields if fields else []
+
+
+def _defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    known = ModelConfig.__dataclass_fields__
+    return {name: known[name].default for name in fields if name in known}
+
+
+def _published_differences(checkpoint: Path, model: ModelConfig) -> Iterator[str]:
+    try:
+        before = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    before.pop(HUGGING_FACE.dtype_key, None)
+    now = json.loads(json.dumps(HUGGING_FACE.write_config(model)))
+    yield from _differences(before, now)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            yield f"{name}: {shown(old)} → {shown(new)}"
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What else is different between two origins, a line each.
+
+    Args:
+        before: of the checkpoint; {} where an earlier version of this program has noted none.
+    """
+    if not before:
+        return []
+    lines = list(_differences(before["run"], {**before["run"], **now["run"]}))
+    if before["processes"] != now["processes"]:
+        lines.append(f"processes: {before['processes']} → {now['processes']}")
+    for name in ("tokenizer", "data"):
+        old, new = before[name], now[name]
+        if old["fingerprint"] != new["fingerprint"]:
+            lines.append(f"{name}: {_summary(old)} → {_summary(new)}")
+    old, new = before["data"]["weights"], now["data"]["weights"]
+    if old != new:
+        lines.append(f"weights of the data: {shown(old)} → {shown(new)}")
+    return lines
+
+
+def _summary(files: Mapping[str, Any]) -> str:
+    if not files["count"]:
+        return "none"
+    return f"{files['count']} files of {files['bytes']:,} bytes ({files['fingerprint']})"

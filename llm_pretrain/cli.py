@@ -58,9 +58,9 @@ def _train(arguments: Sequence[str]) -> int:
         print("usage: llm-pretrain train [CONFIG] [--key value …]\n")
         print("\n".join(describe_keys()))
         return 0
-    from llm_pretrain import training
+    from llm_pretrain.training.run import run
 
-    return training.run(arguments)
+    return run(arguments)
 
 
 def _check(arguments: Sequence[str]) -> int:

@@ -146,7 +146,9 @@ def _published_differences(checkpoint: Path, model: ModelConfig) -> Iterator[str
         return
     before.pop(HUGGING_FACE.dtype_key, None)
     now = json.loads(json.dumps(HUGGING_FACE.write_config(model)))
-    yield from _differences(before, now)
+    # Some values stand in a part and beside it.
+    inner = ({name.rpartition(".")[2]: value for name, value in _flat(c)} for c in (before, now))
+    yield from _differences(*inner)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -180,4 +182,5 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _summary(files: Mapping[str, Any]) -> str:
     if not files["count"]:
         return "none"
-    return f"{files['count']} files of {files['bytes']:,} bytes ({files['fingerprint']})"
+    noun = "file" if files["count"] == 1 else "files"
+    return f"{files['count']} {noun} of {files['bytes']:,} bytes ({files['fingerprint']})"

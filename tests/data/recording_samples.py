@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from llm_pretrain import training
+from llm_pretrain.training.run import run
 from llm_pretrain.data import BatchLoader
 
 folder, stop_after, *arguments = sys.argv[1:]
@@ -34,4 +34,4 @@ def recorded(self: BatchLoader):
 
 
 BatchLoader.__next__ = recorded
-sys.exit(training.run(arguments))
+sys.exit(run(arguments))

@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 
-from llm_pretrain import training
 from llm_pretrain.training.optimizer import ShardedAdamW
+from llm_pretrain.training.run import run
 
 rank, fault, *arguments = sys.argv[1:]
 step = ShardedAdamW.step
@@ -29,4 +29,4 @@ def faulty_step(*positional, **named):
 
 
 ShardedAdamW.step = faulty_step
-sys.exit(training.run(arguments))
+sys.exit(run(arguments))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 
-from llm_pretrain import training
+from llm_pretrain.training.run import run
 
 ranks, *arguments = sys.argv[1:]
 if os.environ["PADDLE_TRAINER_ID"] not in ranks.split(","):
     arguments += ["--input_dir", "/nowhere/text"]
-sys.exit(training.run(arguments))
+sys.exit(run(arguments))

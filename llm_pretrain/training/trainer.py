@@ -139,7 +139,7 @@ class Trainer:
                 if result and (
                     first or self._is_due(training.logging_strategy, training.logging_steps)
                 ):
-                    self.reports.step(self.progress, interval, result)
+                    self.reports.step(self.progress, interval, result, self.loss_scale)
                     interval = Interval()
                 if self._is_due(training.evaluation_strategy, training.eval_steps):
                     self.evaluate()
@@ -204,6 +204,10 @@ class Trainer:
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
+        if result.is_skipped:
+            self.progress.skipped_steps += 1
+            self.reports.skipped(self.progress, self.loss_scale)
+        self.reports.progressed(self.progress, loss)
         return result
 
     def evaluate(self) -> None:

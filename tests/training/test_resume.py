@@ -63,6 +63,10 @@ def test_a_resumed_run_repeats_the_whole_one_bit_for_bit(
     assert "resumes at step 3" in console
     assert curve(resumed) == curve(whole)[3:]
     assert len(curve(resumed)) == 5
+    for name in ("loss_scale", "skipped_steps"):
+        of_whole, of_resumed = ([line.get(name) for line in logged(o)] for o in (whole, resumed))
+        assert of_resumed == of_whole[3:]
+        assert (of_whole[-1] is not None) == precision.startswith("fp16")
 
 
 def test_resumes_in_another_layout(shared: Path, tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command = _COMMANDS.get(words[0])
     if command is None:
-        near = difflib.get_close_matches(words[0].lower(), _COMMANDS, n=1)
+        known = (*_COMMANDS, "--help", "--version")
+        near = difflib.get_close_matches(words[0].lower(), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"llm-pretrain: there is no command {words[0]!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return 2

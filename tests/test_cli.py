@@ -175,6 +175,7 @@ def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["--help"], 0, "usage: llm-pretrain"),
         (["chek"], 2, "there is no command 'chek'; did you mean check?"),
         (["Trian"], 2, "there is no command 'Trian'; did you mean train?"),
+        (["version"], 2, "did you mean --version?"),
         (["run.json"], 2, "there is no command 'run.json'\n"),
         (["check", "--help"], 0, "usage: llm-pretrain check"),
         (["train", "--help"], 0, "--learning_rate (5e-05)"),

@@ -38,13 +38,6 @@ WHERE_THERE_IS_ROOM: tuple[tuple[str, str], ...] = (
     ("loss_scale", "loss scale {:g}"),
 )
 
-EVALUATION: tuple[tuple[str, str], ...] = (
-    ("eval_loss", "evaluation loss {:.4f}"),
-    ("eval_ppl", "perplexity {:.2f}"),
-    ("test_loss", "test loss {:.4f}"),
-    ("test_ppl", "perplexity {:.2f}"),
-)
-
 
 class Console:
     """Shows steps, evaluations and messages on `stream`.
@@ -104,11 +97,11 @@ class Console:
         if self._terminal is None:
             self.message(evaluation_line(metrics))
             return
-        parts = [
-            f"evaluation after step {metrics.get('global_step')}",
-            *_filled(EVALUATION, metrics),
-        ]
-        self.message("  ".join(parts))
+        name, prefix = ("test", "test_") if "test_loss" in metrics else ("evaluation", "eval_")
+        shown = _filled(
+            ((f"{prefix}loss", "loss {:.4f}"), (f"{prefix}ppl", "perplexity {:.2f}")), metrics
+        )
+        self.message("  ".join([f"{name} after step {metrics['global_step']}", *shown]))
 
     def message(self, text: str) -> None:
         if self._terminal is not None:

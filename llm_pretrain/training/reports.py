@@ -56,9 +56,8 @@ class Reports:
     def skipped(self, progress: Progress, loss_scale: LossScale) -> None:
         """A step that overflowed in float16; `loss_scale` is that of the next."""
         self.message(
-            f"Step {progress.global_step} is skipped: a float16 gradient overflowed. The weights "
-            f"stay as they were, the loss scale is now {loss_scale.value:g}; steps skipped so far: "
-            f"{progress.skipped_steps}."
+            f"Step {progress.global_step} skipped: float16 overflow, no weight has changed; "
+            f"loss scale now {loss_scale.value:g}, {progress.skipped_steps} skipped so far."
         )
 
     def step(

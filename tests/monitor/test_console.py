@@ -158,12 +158,14 @@ def test_earlier_steps_and_messages_scroll_above_the_live_line(terminal: Termina
     console.message("saved [bold]here[/bold] :smile:")
     console.step(step(6))
     console.evaluation({"global_step": 6, "eval_loss": 4.0, "eval_ppl": 54.6})
+    console.evaluation({"global_step": 10, "test_loss": 4.5, "test_ppl": 90.0})
     console.close()
     console.message("after the end")
-    *_, saved, sixth, evaluated, after, cursor = terminal.screen()
+    *_, saved, sixth, evaluated, tested, after, cursor = terminal.screen()
     assert saved == "saved [bold]here[/bold] :smile:"
     assert sixth.startswith(" 6/10")
-    assert evaluated == "evaluation after step 6  evaluation loss 4.0000  perplexity 54.60"
+    assert evaluated == "evaluation after step 6  loss 4.0000  perplexity 54.60"
+    assert tested == "test after step 10  loss 4.5000  perplexity 90.00"
     assert (after, cursor) == ("after the end", "")
 
 

@@ -127,7 +127,14 @@ class Console:
         terminal = self._terminal = RichConsole(file=self._stream)
         if live and terminal.is_terminal and not terminal.is_dumb_terminal:
             # Drawn when something has changed, and by no thread that would go on in between.
-            self._live = Live(self, console=terminal, auto_refresh=False, transient=True)
+            self._live = Live(
+                self,
+                console=terminal,
+                auto_refresh=False,
+                transient=True,
+                # What others print scrolls above, too, unless it goes elsewhere.
+                redirect_stderr=sys.stderr.isatty(),
+            )
 
     def _move(self, shown: Metrics) -> None:
         """Let the live line show this."""

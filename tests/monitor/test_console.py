@@ -186,6 +186,19 @@ def test_the_cursor_is_visible_while_steps_are_made(terminal: Terminal) -> None:
     console.close()
 
 
+@pytest.mark.parametrize("errors", [Terminal(), io.StringIO()])
+def test_what_others_print_scrolls_above_unless_it_goes_elsewhere(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, errors: io.StringIO
+) -> None:
+    monkeypatch.setattr(sys, "stderr", errors)
+    console = Console(10, stream=terminal)
+    console.step(step(1))
+    print("a warning", file=sys.stderr)
+    assert ("a warning" in terminal.screen()) == errors.isatty()
+    assert errors.getvalue() == ("" if errors.isatty() else "a warning\n")
+    console.close()
+
+
 def test_without_the_live_line_a_terminal_gets_the_same_steps(terminal: Terminal) -> None:
     console = Console(10, live=False, stream=terminal)
     console.progressed(1, loss=2.5)

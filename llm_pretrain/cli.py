@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
+
+from llm_pretrain import __version__
 
 USAGE = """\
 usage: llm-pretrain COMMAND …
@@ -21,7 +25,7 @@ usage: llm-pretrain COMMAND …
   convert SOURCE DESTINATION --to …    weights from and to other programs' layouts
   convert PREFIX PREFIX                older _ids.npy and _idx.npz files as .bin/.idx
 
-`llm-pretrain COMMAND --help` says more."""
+`llm-pretrain COMMAND --help` says more; `llm-pretrain --version` names the versions."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
+    if words[0] == "--version":
+        print(_versions())
+        return 0
     command = _COMMANDS.get(words[0])
     if command is None:
-        print(f"llm-pretrain: there is no command {words[0]!r}\n\n{USAGE}", file=sys.stderr)
+        known = (*_COMMANDS, "--help", "--version")
+        near = difflib.get_close_matches(words[0].lower(), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"llm-pretrain: there is no command {words[0]!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
         status = command(words[1:])
@@ -49,6 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
+
+
+def _versions() -> str:
+    """This program's version, Paddle's by the name of its package, and Python's."""
+    from importlib import metadata
+
+    paddle = sorted(
+        f"{found.name} {found.version}"
+        for found in metadata.distributions()
+        if str(found.name).startswith("paddlepaddle")  # a broken package has no name
+    )
+    versions = [f"llm-pretrain {__version__}", *(paddle or ["no paddlepaddle"])]
+    return ", ".join([*versions, f"Python {platform.python_version()}"])
 
 
 def _train(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_pretrain import __version__
 from llm_pretrain.cli import main
 from llm_pretrain.data import IndexedWriter
 
@@ -171,7 +173,10 @@ def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], 2, "usage: llm-pretrain"),
         (["--help"], 0, "usage: llm-pretrain"),
-        (["chek"], 2, "there is no command 'chek'"),
+        (["chek"], 2, "there is no command 'chek'; did you mean check?"),
+        (["Trian"], 2, "there is no command 'Trian'; did you mean train?"),
+        (["version"], 2, "did you mean --version?"),
+        (["run.json"], 2, "there is no command 'run.json'\n"),
         (["check", "--help"], 0, "usage: llm-pretrain check"),
         (["train", "--help"], 0, "--learning_rate (5e-05)"),
         (["check", "none.json"], 1, "none.json: there is no such file"),
@@ -183,6 +188,26 @@ def test_words_and_exit_status(
     assert main(words) == status
     printed = capsys.readouterr()
     assert message in printed.out + printed.err
+
+
+def test_the_version_is_that_of_all_that_matters_and_does_not_import_paddle() -> None:
+    program = (
+        "import sys; from llm_pretrain.cli import main; status = main(['--version']); "
+        "assert 'paddle' not in sys.modules; sys.exit(status)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    python = ".".join(map(str, sys.version_info[:3]))
+    form = rf"llm-pretrain {__version__}, paddlepaddle(-\w+)? [\w.]+, Python {python}\n"
+    assert re.fullmatch(form, done.stdout), done.stdout
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    command = [sys.executable, "-m", "llm_pretrain", "trian"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean train?" in done.stderr
 
 
 def test_check_does_not_import_paddle_and_exits_with_its_status(config: Path) -> None:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "llm_pretrain"
 
 # From the top down; a line's members may not import one another, except as EXTRA says.
 LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"__main__"}),
     frozenset({"cli", "demo"}),
     frozenset({"check"}),
     frozenset({"training"}),

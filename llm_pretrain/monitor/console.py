@@ -1,46 +1,60 @@
-"""What a person watching the run sees: a live line on a terminal, plain lines elsewhere."""
+"""What a person watching the run sees: a live line on a terminal, PaddleNLP's lines elsewhere.
+
+The live line always fits the terminal. It keeps the first four of these, and of the others as many
+as there is room for, so that the last of the list is the first to go:
+
+    step of all steps · share done · time left · loss ·
+    steps skipped (float16) · tokens/s/device · rate · gradient norm · MFU · memory · loss scale
+
+What a line leaves out is in `train_log.jsonl`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from llm_pretrain import machine
 from llm_pretrain.monitor.metrics_log import Metrics
+from llm_pretrain.monitor.paddlenlp_lines import evaluation_line, step_line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.console import Console as RichConsole
+    from rich.live import Live
+    from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
 
-# Label and format of what a line shows, in order; other metrics are for the log and the curves.
-SHOWN: tuple[tuple[str, str, str], ...] = (
-    ("loss", "loss", "{:.4f}"),
-    ("eval_loss", "evaluation loss", "{:.4f}"),
-    ("eval_ppl", "perplexity", "{:.2f}"),
-    ("test_loss", "test loss", "{:.4f}"),
-    ("learning_rate", "rate", "{:.3g}"),
-    ("global_norm", "gradient norm", "{:.3f}"),
-    ("interval_tokens_per_second_per_device", "tokens/s/device", "{:,.0f}"),
-    ("mfu", "MFU", "{:.1%}"),
-    ("max_memory_allocated", "memory", "{:,.0f} MiB"),
+# How a terminal's line says what it has room for, in the order of the docstring.
+WHERE_THERE_IS_ROOM: tuple[tuple[str, str], ...] = (
+    ("skipped_steps", "{} skipped"),
+    ("interval_tokens_per_second_per_device", "{:,.0f} tokens/s/device"),
+    ("learning_rate", "rate {:.3g}"),
+    ("global_norm", "gradient norm {:.3f}"),
+    ("mfu", "MFU {:.1%}"),
+    ("max_memory_allocated", "memory {:,.0f} MiB"),
+    ("loss_scale", "loss scale {:g}"),
 )
 
 
 class Console:
     """Shows steps, evaluations and messages on `stream`.
 
-    `live`: a progress bar that moves with every step; the default is to have one where the stream
-    is a terminal.
+    On a terminal the last line moves with every step, and logged steps, evaluations and messages
+    scroll above it; without `live` they are all there is. The cursor stays visible throughout: a
+    run that is killed leaves a sound terminal.
     """
 
     def __init__(
         self,
         max_steps: int,
         *,
-        live: bool | None = None,
+        live: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,59 +62,131 @@ class Console:
         self._max_steps = max_steps
         self._clock = clock
         self._first: tuple[int, float] | None = None
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        if self._stream.isatty() if live is None else live:
-            self._start_progress()
+        self._terminal: RichConsole | None = None
+        self._live: Live | None = None
+        self._launchers: TextIO | None = None
+        self._shown: Metrics = {}
+        self._logged: Metrics | None = None
+        """A logged step that the live line still shows, and that has not scrolled yet."""
+        if self._stream.isatty():
+            self._open_terminal(live=live)
+
+    @property
+    def width(self) -> int:
+        """Characters of a line: a terminal's, or what reads well in a file."""
+        return self._terminal.width if self._terminal is not None else 100
+
+    def progressed(self, step: int, loss: float) -> None:
+        """A step that need not be logged."""
+        left = self._time_left(step)
+        if self._live is not None:
+            self._move({**self._shown, "global_step": step, "loss": loss, "time_left": left})
 
     def step(self, metrics: Metrics) -> None:
+        """A logged step."""
         step = metrics.get("global_step")
         assert isinstance(step, int), "a step has a number"
         left = self._time_left(step)
-        if self._progress is not None and self._task is not None:
-            self._progress.update(
-                self._task, completed=step, shown=_shown(metrics), left=f"{left} left"
-            )
+        if self._terminal is None:
+            self.message(step_line(metrics, self._max_steps, left))
             return
-        share = step / self._max_steps if self._max_steps > 0 else 1.0
-        self.message(f"step {step}/{self._max_steps} ({share:.1%})  {_shown(metrics)}  {left} left")
+        shown = {**metrics, "time_left": left}
+        if self._live is None:
+            self._print(self._fitted(shown))
+            return
+        self._move(shown)
+        self._logged = shown
 
     def evaluation(self, metrics: Metrics) -> None:
-        step = metrics.get("global_step")
-        self.message(f"evaluation after step {step}  {_shown(metrics)}")
+        if self._terminal is None:
+            self.message(evaluation_line(metrics))
+            return
+        name, prefix = ("test", "test_") if "test_loss" in metrics else ("evaluation", "eval_")
+        shown = _filled(
+            ((f"{prefix}loss", "loss {:.4f}"), (f"{prefix}ppl", "perplexity {:.2f}")), metrics
+        )
+        self.message("  ".join([f"{name} after step {metrics['global_step']}", *shown]))
 
     def message(self, text: str) -> None:
-        if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
+        if self._terminal is not None:
+            self._scroll()
+            self._print(text)
             return
-        # The encoding of a terminal or a pipe may be narrower than the text.
+        # The encoding of a file or a pipe may be narrower than the text.
         encoding = self._stream.encoding or "utf-8"
         text = text.encode(encoding, errors="replace").decode(encoding)
         print(text, file=self._stream, flush=True)
+        if self._launchers is not None:
+            with contextlib.suppress(OSError):
+                print(text, file=self._launchers, flush=True)
+
+    def reach_launcher(self) -> None:
+        """Show messages on the launcher's console, too.
+
+        It shows what the first rank writes, but no more once it has received a signal itself.
+        """
+        self._launchers = launchers_console()
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Leave what was logged, without the live line."""
+        self._scroll()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
-    def _start_progress(self) -> None:
+    def _open_terminal(self, *, live: bool) -> None:
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.live import Live
 
-        self._progress = Progress(
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[shown]}"),
-            TextColumn("{task.fields[left]}", style="dim"),
-            console=RichConsole(file=self._stream),
-        )
-        self._task = self._progress.add_task(
-            "", total=max(self._max_steps, 1), shown="waiting for the first step", left=""
-        )
-        self._progress.start()
+        terminal = self._terminal = RichConsole(file=self._stream)
+        if live and terminal.is_terminal and not terminal.is_dumb_terminal:
+            # Drawn when something has changed, and by no thread that would go on in between.
+            self._live = Live(
+                self,
+                console=terminal,
+                auto_refresh=False,
+                transient=True,
+                # What others print scrolls above, too, unless it goes elsewhere.
+                redirect_stderr=sys.stderr.isatty(),
+            )
+
+    def _move(self, shown: Metrics) -> None:
+        """Let the live line show this."""
+        assert self._live is not None
+        if shown["global_step"] != self._shown.get("global_step"):
+            self._scroll()
+        self._shown = shown
+        if not self._live.is_started:
+            self._live.start()
+            self._live.console.show_cursor(True)
+        self._live.refresh()
+
+    def __rich__(self) -> Text:
+        """The live line, for a terminal as wide as it is now."""
+        from rich.text import Text
+
+        return Text(self._fitted(self._shown))
+
+    def _scroll(self) -> None:
+        """Let what was logged last scroll above the live line."""
+        logged, self._logged = self._logged, None
+        if logged is not None:
+            self._print(self._fitted(logged))
+
+    def _print(self, text: str) -> None:
+        from rich.text import Text
+
+        assert self._terminal is not None
+        # As it stands: brackets and colons of a path are no markup.
+        self._terminal.print(Text(text))
+
+    def _fitted(self, shown: Metrics) -> str:
+        assert self._terminal is not None
+        # A full last column would make some terminals begin another line.
+        return fitted_line(shown, self._max_steps, self._terminal.width - 1)
 
     def _time_left(self, step: int) -> str:
-        """From the pace since the first step shown: what came before was warm-up."""
+        """From the pace since the first step seen: what came before was warm-up."""
         now = self._clock()
         if self._first is None or step <= self._first[0]:
             self._first = (step, now)
@@ -108,6 +194,35 @@ class Console:
         first_step, first_time = self._first
         pace = (now - first_time) / (step - first_step)
         return duration(pace * max(0, self._max_steps - step))
+
+
+def launchers_console() -> TextIO | None:
+    """Where the launcher of this process writes; None without one, or where it can't be reached."""
+    if machine.launcher_command() is None:
+        return None
+    theirs = f"/proc/{os.getppid()}/fd/1"
+    try:
+        if os.path.samefile(theirs, f"/proc/{os.getpid()}/fd/1"):
+            return None
+        # A file is not cut, and a pipe or a terminal is opened once more.
+        return os.fdopen(os.open(theirs, os.O_WRONLY | os.O_APPEND), "w", errors="replace")
+    except OSError:
+        return None
+
+
+def fitted_line(metrics: Metrics, max_steps: int, width: int) -> str:
+    """A step's line of at most `width` characters."""
+    step = metrics["global_step"]
+    assert isinstance(step, int), "a step has a number"
+    line = (
+        f"{step:>{len(str(max_steps))}}/{max_steps}  {step / max(max_steps, 1):5.1%}  "
+        f"{metrics['time_left']} left  loss {metrics['loss']:.4f}"
+    )
+    for part in _filled(WHERE_THERE_IS_ROOM, metrics):
+        if len(line) + 2 + len(part) > width:
+            break
+        line += f"  {part}"
+    return line[:width]
 
 
 def duration(seconds: float) -> str:
@@ -129,10 +244,5 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(BARS[round((mean - low) * scale)] for mean in means)
 
 
-def _shown(metrics: Metrics) -> str:
-    parts = []
-    for name, label, form in SHOWN:
-        value = metrics.get(name)
-        if value is not None and not isinstance(value, str):
-            parts.append(f"{label} {form.format(value)}")
-    return "  ".join(parts)
+def _filled(forms: Sequence[tuple[str, str]], metrics: Metrics) -> list[str]:
+    return [form.format(metrics[name]) for name, form in forms if metrics.get(name) is not None]

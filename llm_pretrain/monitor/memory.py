@@ -1,4 +1,4 @@
-"""The most memory that this process has held."""
+"""The memory that this process holds, and the most that it has held."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ def max_memory_allocated() -> float:
 
         return float(paddle.device.cuda.max_memory_allocated()) / MEBIBYTE
     return _peak_resident_bytes() / MEBIBYTE
+
+
+def memory_metrics() -> dict[str, float]:
+    """MiB by Paddle's names: its GPU allocator's four numbers, on a CPU `max_memory_allocated`."""
+    if not _on_gpu():
+        return {"max_memory_allocated": max_memory_allocated()}
+    from paddle.device import cuda
+
+    return {
+        "current_memory_allocated": cuda.memory_allocated() / MEBIBYTE,
+        "current_memory_reserved": cuda.memory_reserved() / MEBIBYTE,
+        "max_memory_allocated": cuda.max_memory_allocated() / MEBIBYTE,
+        "max_memory_reserved": cuda.max_memory_reserved() / MEBIBYTE,
+    }
 
 
 def memory_source() -> str:

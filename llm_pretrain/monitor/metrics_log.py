@@ -3,10 +3,21 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "summary" or "message";
+- `kind`: "step", "evaluation", "operators" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
+
+A step's line describes the steps since the one before it, its interval:
+
+- `loss` (their mean), `ppl` (e to that), `learning_rate` and `global_norm` (of the last step);
+- `step_seconds` (their mean), `interval_runtime` (s, their sum), `interval_samples_per_second`,
+  `interval_steps_per_second`, `interval_tokens_per_second_per_device`, `mfu`;
+- `data_wait_share`: of that time, what rank 0 waited for data;
+- `max_memory_allocated` (MiB; on a GPU also `current_memory_allocated`,
+  `current_memory_reserved` and `max_memory_reserved`), `consumed_samples`;
+- in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
+  overflowed, since the run's beginning and over resumes.
 
 A run that resumes at an earlier step than its predecessor reached writes those steps again.
 The lines of the predecessor from that step on then describe a past that was abandoned:

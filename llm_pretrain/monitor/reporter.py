@@ -21,7 +21,7 @@ class Reporter:
     reason to lose a run that still learns.
 
     `report_to`: "visualdl" or "all" (or None, which means them) writes curves to `logging_dir`;
-    other names write none. `disable_tqdm`: plain lines on a terminal, too.
+    other names write none. `disable_tqdm`: no live line on a terminal.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Reporter:
         max_steps: int,
         disable_tqdm: bool = False,
     ) -> None:
-        self._console = Console(max_steps, live=False if disable_tqdm else None)
+        self._console = Console(max_steps, live=not disable_tqdm)
         self._losses: list[float] = []
         self._log: MetricsLog | None = None
         self._curves: VisualDLWriter | None = None
@@ -43,6 +43,10 @@ class Reporter:
             self.message(f"No train_log.jsonl in {output_dir}: {error}")
         if wants_visualdl(report_to):
             self._open_curves(logging_dir)
+
+    def progressed(self, step: int, loss: float) -> None:
+        """Any step, for the live line alone."""
+        self._console.progressed(step, loss)
 
     def step(self, metrics: Metrics) -> None:
         """A logged step. Keys: global_step, loss, learning_rate, global_norm, ..."""
@@ -81,13 +85,19 @@ class Reporter:
     def message(self, text: str) -> None:
         self._console.message(text)
 
+    def reach_launcher(self) -> None:
+        """Show messages on the launcher's console, too."""
+        self._console.reach_launcher()
+
     def summary(self, metrics: Metrics) -> None:
         """The end of the run, counted from the steps that it really took."""
         width = max((len(name) for name in metrics), default=0)
         lines = [f"{name:<{width}}  {_readable(name, value)}" for name, value in metrics.items()]
         if len(self._losses) > 1:
-            curve = f"{self._losses[0]:.3f} {sparkline(self._losses)} {self._losses[-1]:.3f}"
-            lines.append(f"{'loss':<{width}}  {curve}")
+            first, last = f"{self._losses[0]:.3f}", f"{self._losses[-1]:.3f}"
+            label = f"{'loss':<{width}}  {first} "
+            room = self._console.width - len(f"{label} {last}") - 1
+            lines.append(f"{label}{sparkline(self._losses, min(60, max(room, 1)))} {last}")
         self._console.message("\n".join(lines))
         self._write_line("summary", metrics)
 

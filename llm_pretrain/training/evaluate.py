@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -28,7 +29,7 @@ def evaluate(
     batches: int,
     should_stop: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Loss, perplexity and count of samples over the first `batches` batches of all ranks.
+    """Loss, perplexity, samples and seconds of the first `batches` batches of all ranks.
 
     Every call takes the same samples, so that evaluations compare. The loss is the mean over all
     of their labels, however the samples are spread over ranks and micro-batches.
@@ -41,6 +42,7 @@ def evaluate(
     Returns:
         None where it should stop before the end.
     """
+    began = time.perf_counter()
     total = paddle.zeros([1])
     labels = done = 0
     with open_batches(dataset, topology, batch_size=batch_size) as loader:
@@ -59,11 +61,21 @@ def evaluate(
             done += 1
     count = sum_over_batch_ranks(paddle.to_tensor([labels], dtype="int64"), topology)
     loss = float(sum_over_batch_ranks(total, topology)) / max(int(count), 1)
+    samples = done * batch_size * topology.batch_degree
+    seconds = time.perf_counter() - began
     return {
         "eval_loss": loss,
-        "eval_ppl": math.exp(min(loss, 700.0)),
-        "eval_samples": done * batch_size * topology.batch_degree,
+        "eval_ppl": perplexity(loss),
+        "eval_samples": samples,
+        "eval_runtime": seconds,
+        "eval_samples_per_second": samples / seconds,
+        "eval_steps_per_second": done / seconds,
     }
+
+
+def perplexity(loss: float) -> float:
+    """e to the loss, as far as a float reaches."""
+    return math.exp(min(loss, 700.0))
 
 
 def sum_over_batch_ranks(total: paddle.Tensor, topology: Topology) -> paddle.Tensor:

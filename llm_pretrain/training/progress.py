@@ -14,6 +14,8 @@ class Progress:
     consumed_samples: int = 0
     best_metric: float | None = None
     best_step: int | None = None
+    skipped_steps: int = 0
+    """Steps whose float16 gradient overflowed, so that they changed no weight."""
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
@@ -25,6 +27,7 @@ class Progress:
             int(state["consumed_samples"]),
             state["best_metric"],
             state["best_step"],
+            int(state.get("skipped_steps", 0)),  # absent in checkpoints of older versions
         )
 
 

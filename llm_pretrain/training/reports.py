@@ -15,10 +15,12 @@ from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.monitor.device_peak import peak_flops
-from llm_pretrain.monitor.memory import max_memory_allocated
+from llm_pretrain.monitor.memory import max_memory_allocated, memory_metrics
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.training.evaluate import perplexity
 from llm_pretrain.training.optimizer import StepResult
+from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.progress import Interval, Progress
 from llm_pretrain.training.run_record import command_to_go_on, write_run_record
 from llm_pretrain.training.schedule import learning_rate
@@ -76,28 +78,49 @@ class Reports:
         except OSError as error:
             self.message(f"No run.json: {error}")
 
-    def step(self, progress: Progress, interval: Interval, result: StepResult) -> None:
+    def progressed(self, progress: Progress, loss: float) -> None:
+        """Any step, logged or not."""
+        if self.reporter:
+            self.reporter.progressed(progress.global_step, loss)
+
+    def skipped(self, progress: Progress, loss_scale: LossScale) -> None:
+        """A step that overflowed in float16; `loss_scale` is that of the next."""
+        self.message(
+            f"Step {progress.global_step} skipped: float16 overflow, no weight has changed; "
+            f"loss scale now {loss_scale.value:g}, {progress.skipped_steps} skipped so far."
+        )
+
+    def step(
+        self, progress: Progress, interval: Interval, result: StepResult, loss_scale: LossScale
+    ) -> None:
+        """A logged step, the last of `interval`; `loss_scale` is that of the next."""
         if not self.reporter:
             return
-        if result.is_skipped:
-            self.message(
-                f"Step {progress.global_step}: a gradient overflowed; the weights stay as they "
-                "were and the loss scale is halved."
-            )
+        loss = interval.loss / interval.steps
         speed = self._tokens_per_second_per_device(interval)
-        self.reporter.step(
-            {
-                "global_step": progress.global_step,
-                "loss": interval.loss / interval.steps,
-                "learning_rate": learning_rate(progress.global_step, self.run.training),
-                "global_norm": result.global_norm,
-                "interval_tokens_per_second_per_device": speed,
-                "mfu": speed * self.flops_per_token / self.peak if self.peak else None,
-                "max_memory_allocated": max_memory_allocated(),
-                "data_wait_share": interval.wait_seconds / interval.seconds,
-                "consumed_samples": progress.consumed_samples,
-            }
-        )
+        metrics: dict[str, float | int | str | None] = {
+            "global_step": progress.global_step,
+            "loss": loss,
+            "ppl": perplexity(loss),
+            "learning_rate": learning_rate(progress.global_step, self.run.training),
+            "global_norm": result.global_norm,
+            "step_seconds": interval.seconds / interval.steps,
+            "interval_runtime": interval.seconds,
+            "interval_samples_per_second": interval.tokens
+            / self.run.data.max_seq_length
+            / interval.seconds,
+            "interval_tokens_per_second_per_device": speed,
+            "interval_steps_per_second": interval.steps / interval.seconds,
+            "mfu": speed * self.flops_per_token / self.peak if self.peak else None,
+            **memory_metrics(),
+            "data_wait_share": interval.wait_seconds / interval.seconds,
+            "consumed_samples": progress.consumed_samples,
+        }
+        if loss_scale.is_dynamic:
+            metrics["loss_scale"] = loss_scale.value
+        if progress.skipped_steps:
+            metrics["skipped_steps"] = progress.skipped_steps
+        self.reporter.step(metrics)
 
     def evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
         if self.reporter:
@@ -114,10 +137,13 @@ class Reports:
                 }
             )
 
-    def stopping(self, progress: Progress, number: int) -> None:
+    def signalled(self, number: int) -> None:
+        """This process was told to end; the launcher, too, which then shows no rank's output."""
+        if self.reporter:
+            self.reporter.reach_launcher()
         self.message(
-            f"{signal.Signals(number).name}: step {progress.global_step} is finished, and its "
-            "checkpoint is saved."
+            f"{signal.Signals(number).name} received: the step that is under way is finished, then "
+            "a checkpoint is saved."
         )
 
     def summary(
@@ -136,6 +162,8 @@ class Reports:
             "consumed_samples": progress.consumed_samples,
             "train_runtime": total.seconds,
         }
+        if progress.skipped_steps:
+            metrics["skipped_steps"] = progress.skipped_steps
         if total.steps:
             metrics |= {
                 "train_loss": total.loss / total.steps,

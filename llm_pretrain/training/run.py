@@ -136,7 +136,7 @@ def _train(
         hidden_size=model_config.hidden_size,
         activation_dtype=_weight_dtype(config),
     )
-    with StopSignal(reports.message) as stop:
+    with StopSignal(reports.signalled) as stop:
         trainer = Trainer(
             config,
             model_config,

@@ -112,14 +112,7 @@ def git_commit() -> str | None:
 
 def typed_command() -> str:
     """The command that started this job, the launcher's where there is one."""
-    words = list(sys.orig_argv)
-    if "PADDLE_LOCAL_SIZE" in os.environ:
-        try:
-            parent = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
-        except OSError:
-            parent = []
-        if "paddle.distributed.launch" in parent:
-            words = parent
+    words = machine.launcher_command() or list(sys.orig_argv)
     if len(words) > 1 and Path(words[1]).name == "llm-pretrain":
         words[:2] = ["llm-pretrain"]
     elif Path(words[0]).name.startswith("python"):

@@ -16,10 +16,10 @@ class StopSignal:
     """SIGTERM and SIGINT as a wish that all ranks learn of at the same step.
 
     Args:
-        say: tells the user at once that the first signal was received.
+        say: tells the user at once of the first signal, by its number.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[int], None]) -> None:
         self.received: int = 0
         self._say = say
         self._previous: dict[int, object] = {}
@@ -45,11 +45,8 @@ class StopSignal:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
-            text = f"{signal.Signals(number).name} received: the step that is under way is finished"
             # By a thread, since this one may be in the middle of a line.
-            threading.Thread(
-                target=self._say, args=(f"{text}, then a checkpoint is saved.",)
-            ).start()
+            threading.Thread(target=self._say, args=(number,)).start()
         self.received = number
 
     def agreed(self) -> int:
@@ -57,4 +54,7 @@ class StopSignal:
         if topology.current().world_size == 1:
             return self.received
         wish = paddle.to_tensor([self.received], dtype="int32")
-        return int(collectives.all_reduce_world(wish, "max"))
+        number = int(collectives.all_reduce_world(wish, "max"))
+        if number and not self.received:
+            self._receive(number, None)
+        return number

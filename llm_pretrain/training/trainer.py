@@ -150,13 +150,11 @@ class Trainer:
                 if result and (
                     first or self._is_due(training.logging_strategy, training.logging_steps)
                 ):
-                    self.reports.step(self.progress, interval, result)
+                    self.reports.step(self.progress, interval, result, self.loss_scale)
                     interval = Interval()
                 if self._is_due(training.evaluation_strategy, training.eval_steps):
                     self.evaluate()
                 stopped_by = self.stop.agreed()
-                if stopped_by:
-                    self.reports.stopping(self.progress, stopped_by)
                 if stopped_by or self._is_due(training.save_strategy, training.save_steps):
                     self.save()
         return stopped_by
@@ -216,6 +214,10 @@ class Trainer:
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
+        if result.is_skipped:
+            self.progress.skipped_steps += 1
+            self.reports.skipped(self.progress, self.loss_scale)
+        self.reports.progressed(self.progress, loss)
         return result
 
     def evaluate(self) -> None:

@@ -4,7 +4,15 @@ import os
 import subprocess
 import sys
 
-from llm_pretrain.monitor.memory import max_memory_allocated, memory_source
+import pytest
+
+from llm_pretrain.monitor import memory
+from llm_pretrain.monitor.memory import max_memory_allocated, memory_metrics, memory_source
+
+
+@pytest.fixture(autouse=True)
+def _on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_on_gpu", lambda: False)
 
 
 def test_the_peak_outlives_the_memory() -> None:
@@ -16,7 +24,11 @@ def test_the_peak_outlives_the_memory() -> None:
     assert with_block >= max(before, 200)
     # The kernel counts a few pages late.
     assert max_memory_allocated() >= with_block - 2
-    assert "resident" in memory_source() or "GPU" in memory_source()
+
+
+def test_on_a_processor_the_process_is_measured() -> None:
+    assert memory_source() == "process's peak resident size"
+    assert list(memory_metrics()) == ["max_memory_allocated"]
 
 
 def test_a_child_does_not_start_from_its_parents_peak() -> None:

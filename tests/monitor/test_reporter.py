@@ -32,7 +32,7 @@ def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
 def test_all_three_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report(Reporter(tmp_path, tmp_path / "runs", "visualdl", max_steps=3))
     printed = capsys.readouterr().out
-    assert "step 3/3" in printed
+    assert "global_step: 3, " in printed
     assert "train_runtime  1:15" in printed
     assert "3.000 █▅▁ 1.000" in printed
     kinds = [line["kind"] for line in read_metrics(tmp_path)]
@@ -84,7 +84,7 @@ def test_a_log_that_cannot_be_opened_is_said(
     printed = capsys.readouterr().out
     assert "No train_log.jsonl in" in printed
     assert "No curves in" in printed
-    assert "step 3/3" in printed
+    assert "global_step: 3, " in printed
 
 
 def test_a_full_disk_is_said_once(

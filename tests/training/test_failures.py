@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -70,9 +71,15 @@ def test_float16_that_overflows_for_ever_ends_in_an_error(tmp_path: Path) -> Non
         max_grad_norm=0.0,
         fp16=True,
         scale_loss=4.0,
+        logging_steps=2,
     )
     config = write_config(tmp_path / "config.json", contents)
     with Job(Path("run_pretrain.py"), config, log_dir=tmp_path / "log") as job:
         assert job.wait() == 1
-    assert "a gradient overflowed" in job.output()
-    assert "lower learning_rate" in job.output()
+    output = job.output()
+    for step, scale in ((2, 2), (3, 1)):
+        skip = rf"Step {step} skipped: .* loss scale now {scale}, {step - 1} skipped so far\."
+        assert re.search(skip, output), "told at once, logged or not"
+    assert "global_step: 2, " in output
+    assert "loss_scale: 2.0, skipped_steps: 1, " in output
+    assert "lower learning_rate" in output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,3 +176,36 @@ def test_the_log_of_a_run_keeps_the_table(tmp_path: Path) -> None:
     assert output.count("Operators by C++:") == 1
     (kept,) = logged(tmp_path / "out", "operators")
     assert {kept[operator] for operator in dispatch.OPERATORS} == {"C++"}
+
+
+def test_a_step_is_a_line_for_scripts_of_paddlenlp_and_an_entry_with_its_seconds(
+    tmp_path: Path,
+) -> None:
+    write_model(tmp_path / "model")
+    write_data(tmp_path / "data")
+    config = small_config(
+        tmp_path / "model",
+        tmp_path / "data",
+        tmp_path / "out",
+        max_steps=4,
+        logging_steps=2,
+        do_eval=True,
+        eval_steps=4,
+        eval_iters=1,
+    )
+    output = run_job(RUN_PRETRAIN, write_config(tmp_path / "run.json", config), log_dir=tmp_path)
+    entries = logged(tmp_path / "out")
+    found = re.findall(r"- loss: ([\d.]+), .*global_step: (\d+), .* ppl: ([\d.]+), ", output)
+    assert found == [
+        (str(round(entry["loss"], 8)), str(entry["global_step"]), str(round(entry["ppl"], 4)))
+        for entry in entries
+    ]
+    for entry in entries:
+        assert entry["ppl"] == pytest.approx(math.exp(entry["loss"]))
+        assert entry["interval_runtime"] == pytest.approx(2 * entry["step_seconds"])
+        assert entry["interval_samples_per_second"] * entry["step_seconds"] == pytest.approx(16)
+        assert "loss_scale" not in entry
+    assert "progress: 2/4 (50.0%), time_left: " in output
+    (evaluation,) = logged(tmp_path / "out", "evaluation")
+    assert f"- global_step: 4, eval_loss: {evaluation['eval_loss']:.8f}"[:-2] in output
+    assert evaluation["eval_runtime"] > 0

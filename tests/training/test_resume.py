@@ -63,6 +63,10 @@ def test_a_resumed_run_repeats_the_whole_one_bit_for_bit(
     assert "resumes at step 3" in console
     assert curve(resumed) == curve(whole)[3:]
     assert len(curve(resumed)) == 5
+    for name in ("loss_scale", "skipped_steps"):
+        of_whole, of_resumed = ([line.get(name) for line in logged(o)] for o in (whole, resumed))
+        assert of_resumed == of_whole[3:]
+        assert (of_whole[-1] is not None) == precision.startswith("fp16")
 
 
 def test_resumes_in_another_layout(shared: Path, tmp_path: Path) -> None:
@@ -95,6 +99,14 @@ def test_resumes_in_another_layout(shared: Path, tmp_path: Path) -> None:
             assert norm == pytest.approx(wanted_norm, rel=1e-5)
 
 
+def assert_said_in_order(console: Path, name: str, saved: str) -> None:
+    text = console.read_text()
+    places = [text.find(f"{name} received: the step"), text.find(saved), text.find("to_go_on")]
+    assert -1 not in places, text
+    assert places == sorted(places), text
+    assert text.count("received: the step") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_the_run(
     shared: Path, tmp_path: Path, number: signal.Signals
@@ -108,8 +120,9 @@ def test_a_signal_saves_and_ends_the_run(
             assert job.process.poll() is None, job.output()
             time.sleep(0.05)
         os.kill(job.process.pid, number)
-        assert job.wait(30) == 128 + number
+        assert job.wait(60) == 128 + number
     last = curve(output_dir)[-1][0]
+    assert_said_in_order(job.console, number.name, f"Saved {output_dir}/checkpoint-{last}:")
     assert (output_dir / f"checkpoint-{last}" / "trainer_state.json").is_file()
 
 
@@ -128,6 +141,8 @@ def test_a_signal_to_the_launcher_saves_and_ends_the_job(
         os.kill(job.process.pid, number)
         assert job.wait(60) != 0
     last = curve(output_dir)[-1][0]
+    # The launcher reaches its ranks by SIGTERM.
+    assert_said_in_order(job.console, "SIGTERM", f"Saved {output_dir}/checkpoint-{last}:")
     assert [path.name for path in output_dir.glob("checkpoint-*")] == [f"checkpoint-{last}"]
 
 

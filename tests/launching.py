@@ -38,7 +38,7 @@ class Job:
         log_dir.mkdir(parents=True, exist_ok=True)
         self.log_dir = log_dir
         self.console = log_dir / "console.txt"
-        with self.console.open("w") as output:
+        with self.console.open("a") as output:
             self.process = subprocess.Popen(
                 command,
                 stdout=output,

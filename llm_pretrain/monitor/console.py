@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llm_pretrain import machine
@@ -200,11 +202,13 @@ def launchers_console() -> TextIO | None:
     """Where the launcher of this process writes; None without one, or where it can't be reached."""
     if machine.launcher_command() is None:
         return None
-    theirs = f"/proc/{os.getppid()}/fd/1"
+    theirs = Path(f"/proc/{os.getppid()}/fd/1")
     try:
-        if os.path.samefile(theirs, f"/proc/{os.getpid()}/fd/1"):
+        flags = re.search(r"flags:\s*0([0-7]+)", Path(f"/proc/{os.getppid()}/fdinfo/1").read_text())
+        appends = flags is not None and bool(int(flags[1], 8) & os.O_APPEND)
+        # In a file that it does not append to, the launcher would write over these lines.
+        if theirs.samefile(f"/proc/{os.getpid()}/fd/1") or (theirs.is_file() and not appends):
             return None
-        # A file is not cut, and a pipe or a terminal is opened once more.
         return os.fdopen(os.open(theirs, os.O_WRONLY | os.O_APPEND), "w", errors="replace")
     except OSError:
         return None

@@ -6,11 +6,12 @@ Paddle is not imported, so the answer is there in about a second.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from llm_pretrain import machine
+from llm_pretrain import machine, terminal
 from llm_pretrain.config import (
     ConfigError,
     Degrees,
@@ -29,36 +30,65 @@ from llm_pretrain.config import (
     split_command_line,
 )
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.data import DataError, SampleCounts, describe_data
+from llm_pretrain.data import (
+    DataError,
+    SampleCounts,
+    Sources,
+    data_problems,
+    describe_data,
+    describe_ids,
+    lone_validation,
+    open_sources,
+)
 from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.training.folders import examine_folders, index_cache_problems
+from llm_pretrain.terminal import wrap
+from llm_pretrain.training.folders import (
+    Start,
+    assert_same_model,
+    describe_start,
+    examine_folders,
+    index_cache_problems,
+    verify_checkpoints,
+)
+from llm_pretrain.training.introduction import describe_weights, introduce
 from llm_pretrain.training.model_choice import (
     depth_notices,
     missing_weights,
     model_config_of,
     tokenizer_notices,
+    unread_weights,
 )
+from llm_pretrain.training.origin import origin_of
 
 USAGE = """\
-usage: llm-pretrain check [CONFIG] [--world_size N] [--key value …]
+usage: llm-pretrain check [CONFIG] [--world_size N]
+                          [--verbose] [--verify] [--key value …]
        llm-pretrain check --schema
 
-Prints the configuration with the source of every value, the layout of N processes (by default the
-fewest that the degrees need), the model, the batch, the schedule and the data, and lists every
-problem. The exit status is 1 if there is one. --schema prints the JSON schema of configurations."""
+Prints what the configuration sets and where, the model, its weights, the data, the layout of N \
+processes (by default the fewest that the degrees need), the batch and the schedule, and lists \
+every problem. The exit status is 1 if there is one.
+
+  --verbose
+      every key, every file of the data, and the settings of the machine
+  --verify
+      read every checkpoint that the run could go on from, and compare it with its checksums
+  --schema
+      the JSON schema of configurations"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Check a configuration; the exit status is 1 if it has a problem."""
     if "-h" in arguments or "--help" in arguments:
-        print(USAGE)
+        print(terminal.fit(USAGE))
         return 0
     if "--schema" in arguments:
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
         return 0
-    report = Report()
+    report = Report(is_verbose="--verbose" in arguments, verifies="--verify" in arguments)
+    own = ("--verbose", "--verify")
     try:
-        world_size, rest = _take_world_size(arguments)
+        world_size, rest = _take_world_size([word for word in arguments if word not in own])
     except ConfigError as error:
         report.problems += error.problems
     else:
@@ -69,21 +99,29 @@ def main(arguments: Sequence[str]) -> int:
 class Report:
     """What is printed, and the problems that decide the exit status."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_verbose: bool, verifies: bool) -> None:
+        self.is_verbose = is_verbose
+        self.verifies = verifies
+        self.columns = terminal.width()
         self.problems: list[str] = []
         self.notices: list[str] = []
 
-    def section(self, title: str, lines: Sequence[str]) -> None:
-        """Print lines under a title."""
-        print(f"{title}\n" + "".join(f"  {line}\n" for line in lines))
+    def section(self, title: str, lines: Iterable[str]) -> None:
+        """Print lines under a title; without lines, nothing."""
+        fitted = [part for line in lines for part in wrap(f"  {line}", self.columns)]
+        if fitted:
+            print("\n".join((title, *fitted)), end="\n\n")
 
     def finish(self) -> int:
         """Print notices and problems; the exit status."""
-        if self.notices:
-            self.section("NOTICES", self.notices)
+        self.section("NOTICES", self.notices)
         sys.stdout.flush()
+        # Elsewhere a problem stays one line, which a program can look for.
+        is_terminal = sys.stderr.isatty() or "COLUMNS" in os.environ
         for problem in self.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            line = f"error: {problem}"
+            lines = wrap(line, self.columns) if is_terminal else [line]
+            print("\n".join(lines), file=sys.stderr)
         if self.problems:
             print(f"{len(self.problems)} problem(s) found", file=sys.stderr)
             return 1
@@ -115,45 +153,70 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     if run is None:
         return
     report.notices += run.notices
-    report.section("CONFIGURATION", describe_config(run))
-    report.section(
-        "MACHINE",
-        [f"{name} = {value or '-'}  [{reason}]" for name, value, reason in machine.choices()],
-    )
-    _check_folders(report, run)
-    degrees = _check_layout(report, run, world_size)
-    model = _check_model(report, run, degrees)
+    # Lines of a section are indented by 2.
+    values = describe_config(run, columns=report.columns - 2, everything=report.is_verbose)
+    report.section("CONFIGURATION", values)
+    if report.is_verbose:
+        choices = (f"{name} = {value or '-'}  [{why}]" for name, value, why in machine.choices())
+        report.section("MACHINE", choices)
+    start, problems = examine_folders(run)
+    report.problems += problems
+    degrees = _resolve_degrees(report, run, world_size)
+    model = _find_model(report, run, degrees)
+    weights = None if start is None else _find_weights(report, run, start)
+    sources = _open_data(report, run)
+    lines = introduce(run, model=model, weights=weights, sources=sources, degrees=degrees)
+    report.section("RUN", lines)
+    if run.training.do_train and start is not None:
+        _check_start(report, run, start, model, degrees, sources)
+    if report.verifies:
+        whole, problems = verify_checkpoints(run)
+        report.section("CHECKPOINTS", whole)
+        report.problems += problems
+    if degrees is not None:
+        report.section("LAYOUT", describe_layout(run, degrees))
+    if model is not None:
+        report.section("MODEL", _describe_model(model, run.data.max_seq_length))
     if degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
         report.section("LEARNING RATE", [describe_schedule(run)])
-        if run.data.input_dir is not None:
-            _check_data(report, run, degrees, model)
+        if sources is not None:
+            _check_data(report, run, degrees, model, sources)
 
 
-def _check_folders(report: Report, run: RunConfig) -> None:
-    start, problems = examine_folders(run)
-    report.problems += problems
-    if run.training.do_train and start is not None:
-        report.section("START", [str(start)])
+def _check_start(
+    report: Report,
+    run: RunConfig,
+    start: Start,
+    model: ModelConfig | None,
+    degrees: Degrees | None,
+    sources: Sources | None,
+) -> None:
+    now = None
+    if model is not None:
+        try:
+            assert_same_model(start, model)
+            if degrees is not None and sources is not None:
+                now = origin_of(run, model, degrees.world_size, sources)
+        except ConfigError as error:
+            report.problems += error.problems
+    report.section("START", describe_start(start, now))
 
 
-def _check_layout(report: Report, run: RunConfig, world_size: int | None) -> Degrees | None:
+def _resolve_degrees(report: Report, run: RunConfig, world_size: int | None) -> Degrees | None:
     if world_size is None:
         world_size = smallest_world_size(run.training)
         report.notices.append(
             f"--world_size: not given; {world_size} is the fewest that the degrees need"
         )
     try:
-        degrees = resolve_degrees(run.training, world_size)
+        return resolve_degrees(run.training, world_size)
     except ConfigError as error:
         report.problems += error.problems
         return None
-    report.section("LAYOUT", describe_layout(run, degrees))
-    return degrees
 
 
-def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> ModelConfig | None:
-    name = run.model.model_name_or_path
+def _find_model(report: Report, run: RunConfig, degrees: Degrees | None) -> ModelConfig | None:
     try:
         model = model_config_of(run)
     except ConfigError as error:
@@ -162,38 +225,57 @@ def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mod
     except PreprocessError as error:
         report.problems.append(str(error))
         return None
-    report.section("MODEL", _describe_model(name, model, run.data.max_seq_length))
     report.notices += [*tokenizer_notices(run), *depth_notices(run)]
-    report.problems += missing_weights(run)
     if degrees is not None:
         report.problems += check_layout(run, model, degrees)
         report.notices += layout_notices(run, model, degrees)
     return model
 
 
-def _describe_model(name: str, model: ModelConfig, length: int) -> list[str]:
+def _find_weights(report: Report, run: RunConfig, start: Start) -> str | None:
+    problems = missing_weights(run)
+    if not problems:
+        if not start.checkpoints:
+            report.notices += unread_weights(run)
+        try:
+            return describe_weights(run, start)
+        except ConfigError as error:
+            problems = list(error.problems)
+    report.problems += problems
+    return None
+
+
+def _open_data(report: Report, run: RunConfig) -> Sources | None:
+    if run.data.input_dir is None:
+        return None
+    try:
+        return open_sources(run.data)
+    except DataError as error:
+        report.problems.append(str(error))
+        return None
+
+
+def _describe_model(model: ModelConfig, length: int) -> list[str]:
     shape = (
         f"{model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
         f"{model.num_attention_heads} heads, {model.num_key_value_heads} key–value heads, "
         f"feed-forward {model.intermediate_size}, vocabulary {model.vocab_size}"
     )
-    return [
-        f"{name}: {model.family}, {model.parameter_count():,} parameters",
-        shape,
-        f"{model.flops_per_token(length):.4g} floating-point operations per token",
-    ]
+    return [shape, f"{model.flops_per_token(length):.4g} floating-point operations per token"]
 
 
 def _check_data(
-    report: Report, run: RunConfig, degrees: Degrees, model: ModelConfig | None
+    report: Report, run: RunConfig, degrees: Degrees, model: ModelConfig | None, sources: Sources
 ) -> None:
     plan = plan_batches(run, degrees)
     counts = SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples)
-    vocab_size = None if model is None else model.vocab_size
+    lines = describe_data(
+        sources, counts=counts, columns=report.columns - 2, everything=report.is_verbose
+    )
+    report.notices += [*sources.notices, *lone_validation(sources, plan.valid_samples)]
+    report.problems += [*data_problems(sources, counts), *index_cache_problems(run)]
     try:
-        lines = describe_data(run.data, counts=counts, vocab_size=vocab_size)
-        report.problems += index_cache_problems(run)
+        lines += [] if model is None else describe_ids(sources, model.vocab_size)
     except DataError as error:
         report.problems.append(str(error))
-        return
     report.section("DATA", lines)

@@ -10,20 +10,29 @@ import sys
 from collections.abc import Callable, Sequence
 
 from llm_pretrain import __version__
+from llm_pretrain.terminal import fit, width
 
 USAGE = """\
 usage: llm-pretrain COMMAND …
 
-  train [CONFIG] [--key value …]       pretrain a model; CONFIG is a JSON or YAML file
+  train [CONFIG] [--key value …]
+      pretrain a model; CONFIG is a JSON or YAML file
   check [CONFIG] [--world_size N] [--key value …]
-                                       say what a run would do, and what is wrong with it
-  check --schema                       print the JSON schema of configurations
-  preprocess …                         turn text into .bin/.idx files
-  inspect PREFIX …                     what .bin/.idx files hold, drawn, decoded and checked
-  merge INPUT… --output_prefix …       several pairs of .bin/.idx files as one
-  split PREFIX --shares …              one pair as several
-  convert SOURCE DESTINATION --to …    weights from and to other programs' layouts
-  convert PREFIX PREFIX                older _ids.npy and _idx.npz files as .bin/.idx
+      say what a run would do, and what is wrong with it
+  check --schema
+      print the JSON schema of configurations
+  preprocess …
+      turn text into .bin/.idx files
+  inspect PREFIX …
+      what .bin/.idx files hold, drawn, decoded and checked
+  merge INPUT… --output_prefix …
+      several pairs of .bin/.idx files as one
+  split PREFIX --shares …
+      one pair as several
+  convert SOURCE DESTINATION --to …
+      weights from and to other programs' layouts
+  convert PREFIX PREFIX
+      older _ids.npy and _idx.npz files as .bin/.idx
 
 `llm-pretrain COMMAND --help` says more; `llm-pretrain --version` names the versions."""
 
@@ -36,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
-        print(USAGE, file=sys.stderr)
+        print(fit(USAGE), file=sys.stderr)
         return 2
     if words[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print(fit(USAGE))
         return 0
     if words[0] == "--version":
         print(_versions())
@@ -49,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = (*_COMMANDS, "--help", "--version")
         near = difflib.get_close_matches(words[0].lower(), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"llm-pretrain: there is no command {words[0]!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        print(
+            f"llm-pretrain: there is no command {words[0]!r}{hint}\n\n{fit(USAGE)}", file=sys.stderr
+        )
         return 2
     try:
         status = command(words[1:])
@@ -78,8 +89,8 @@ def _train(arguments: Sequence[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         from llm_pretrain.config import describe_keys
 
-        print("usage: llm-pretrain train [CONFIG] [--key value …]\n")
-        print("\n".join(describe_keys()))
+        print("usage: llm-pretrain train [CONFIG] [--key value …]")
+        print("\n".join(describe_keys(width())))
         return 0
     from llm_pretrain.training.run import run
 

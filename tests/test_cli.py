@@ -67,7 +67,7 @@ def change(config: Path, **values: Any) -> None:
 def test_check_prints_all_that_can_be_known(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = main(["check", str(config), "--world_size", "8", "--seed", "7"])
+    status = main(["check", str(config), "--world_size", "8", "--seed", "7", "--verbose"])
     out, err = capsys.readouterr()
     assert (status, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
@@ -75,6 +75,7 @@ def test_check_prints_all_that_can_be_known(
     assert "seed 7 [command line]" in lines
     assert "weight_decay 0 [default]" in lines
     assert "eval_steps 500 [from logging_steps]" in lines
+    assert "Layout: 8 processes = sharding 4 × tensor 2" in lines
     assert "tensor groups: [0, 1] [2, 3] [4, 5] [6, 7]" in lines
     assert "sharding groups: [0, 2, 4, 6] [1, 3, 5, 7]" in lines
     assert any("41,248 parameters" in line for line in lines)

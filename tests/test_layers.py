@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"models", "data"}),
     frozenset({"parallel", "ops"}),
     frozenset({"config"}),
-    frozenset({"machine"}),
+    frozenset({"machine", "terminal"}),
 )
 # Parallel layers call the operators.
 EXTRA = frozenset({("parallel", "ops")})

@@ -14,6 +14,7 @@ from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.models.families import read_model_config
+from llm_pretrain.terminal import HelpFormatter
 
 # A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.
 TARGETS: dict[str, Layout] = {
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="llm-pretrain convert",
         description="Convert a model's weights. SOURCE is a model of Hugging Face's or PaddleNLP's "
         "programs, a checkpoint, or the output_dir of a run that has ended.",
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="directory with config.json and weights")

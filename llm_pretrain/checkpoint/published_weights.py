@@ -39,7 +39,7 @@ class PublishedWeights:
         self.directory = directory
         self.config = config
         self.may_be_deeper = may_be_deeper
-        self.layout, shards = open_weights(directory)
+        self.layout, shards, _ = open_weights(directory)
         self._shapes = config.tensor_shapes()
         # What each tensor-parallel rank of the program that wrote them held.
         part = _part_of(config, len(shards))

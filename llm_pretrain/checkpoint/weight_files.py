@@ -34,6 +34,12 @@ class WeightFiles(NamedTuple):
     layout: Layout
     shards: list[dict[str, StoredTensor]]
     """By name, for each of the tensor-parallel ranks that wrote files of their own; else one."""
+    names: list[str]
+    """Of the files, in their order."""
+
+    def __str__(self) -> str:
+        count = sum(map(len, self.shards))
+        return f"{count:,} tensors in {names_of(self.names, 1)}"
 
 
 def has_weights(directory: Path) -> bool:
@@ -51,10 +57,9 @@ def open_weights(directory: Path) -> WeightFiles:
     for name in FILES:
         if (directory / name).is_file():
             layout, tensors = _open_file(directory / name)
-            return WeightFiles(layout, [tensors])
+            return WeightFiles(layout, [tensors], [name])
         if (directory / f"{name}.index.json").is_file():
-            layout, tensors = _open_index(directory / f"{name}.index.json")
-            return WeightFiles(layout, [tensors])
+            return _open_index(directory / f"{name}.index.json")
     if parts := _parts(directory):
         return _open_parts(directory, parts)
     raise ConfigError([_no_weights(directory)])
@@ -73,7 +78,7 @@ def _open_file(path: Path) -> tuple[Layout, dict[str, StoredTensor]]:
         raise ConfigError([f"{path}: can't be read: {error}."]) from None
 
 
-def _open_index(index: Path) -> tuple[Layout, dict[str, StoredTensor]]:
+def _open_index(index: Path) -> WeightFiles:
     directory = index.parent
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -94,7 +99,7 @@ def _open_index(index: Path) -> tuple[Layout, dict[str, StoredTensor]]:
         programs = " and of ".join(layouts) or "no program"
         raise ConfigError([f"{index}: its files are of {programs}."])
     tensors = {name: opened[file][1][name] for name, file in weight_map.items()}
-    return layouts.popitem()[1], tensors
+    return WeightFiles(layouts.popitem()[1], [tensors], files)
 
 
 def _parts(directory: Path) -> dict[Path, Sequence[str | None]]:
@@ -128,7 +133,7 @@ def _open_parts(directory: Path, ranks: Mapping[Path, Sequence[str | None]]) -> 
             layout, tensors = _open_file(path)
             shard |= tensors
         shards.append(shard)
-    return WeightFiles(layout, shards)
+    return WeightFiles(layout, shards, sorted(path.name for path in ranks))
 
 
 def _no_weights(directory: Path) -> str:

@@ -6,6 +6,7 @@ from llm_pretrain.config.degrees import Degrees, resolve_degrees, smallest_world
 from llm_pretrain.config.describe import (
     describe_batches,
     describe_config,
+    describe_degrees,
     describe_keys,
     describe_layout,
     describe_schedule,
@@ -35,6 +36,7 @@ __all__ = [
     "check_layout",
     "describe_batches",
     "describe_config",
+    "describe_degrees",
     "describe_keys",
     "describe_layout",
     "describe_schedule",

@@ -41,3 +41,18 @@ def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
         test_samples=per_iteration * training.test_iters if training.do_predict else 0,
         train_tokens=train * run.data.max_seq_length if training.do_train else 0,
     )
+
+
+def evaluation_share(run: RunConfig, plan: BatchPlan) -> float:
+    """The evaluations' part of the arithmetic of the whole run, test split left out.
+
+    A sample costs training three times what it costs evaluation: the backward pass has two
+    products of matrices for each one of the forward pass.
+    """
+    training = run.training
+    every = training.eval_steps if training.evaluation_strategy == "steps" else None
+    # The last step is evaluated whether or not the interval ends there.
+    evaluations = -(-training.max_steps // every) if every else 1
+    forward = evaluations * plan.valid_samples
+    whole = forward + 3 * plan.train_samples
+    return forward / whole if plan.train_samples else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,28 +12,39 @@ from llm_pretrain.config.degrees import Degrees
 from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.rank_groups import ORDERS, rank_groups
 from llm_pretrain.config.run_config import RunConfig
+from llm_pretrain.terminal import wrap
 
 _GROUPS_SHOWN = 8
 _RANKS_SHOWN = 16
 
 
-def describe_config(run: RunConfig) -> list[str]:
-    """All values, in groups, each with where it came from."""
-    values = {
-        key: value
+def describe_config(run: RunConfig, *, columns: int, everything: bool = True) -> list[str]:
+    """The values, each with where it came from, in lines of at most `columns`.
+
+    `everything`: all keys, in groups; otherwise those that are not left at their defaults.
+    """
+    texts = {
+        key: _text(key, value)
         for part in (run.model, run.data, run.training)
         for key, value in part.model_dump().items()
+        if everything or run.sources[key] != "default"
     }
-    texts = {key: _text(key, value) for key, value in values.items()}
-    key_width = max(map(len, texts))
+    key_width = max(map(len, texts), default=0)
+    groups = keys.groups() if everything else [("", list(texts))]
     lines = []
-    for title, members in keys.groups():
-        lines.append(title)
-        width = max(len(texts[key]) for key in members)
-        lines += [
-            f"  {key:<{key_width}} {texts[key]:<{min(width, 40)}}  [{run.sources[key]}]"
-            for key in members
-        ]
+    for title, members in groups:
+        indent = "  " if title else ""
+        lines += wrap(title, columns) if title else []
+        rows = [(key, texts[key], f"[{run.sources[key]}]") for key in members]
+        source_width = max((len(source) for *_, source in rows), default=0)
+        room = columns - len(indent) - key_width - source_width - 3
+        text_width = max(0, min(room, max((len(text) for _, text, _ in rows), default=0)))
+        for key, text, source in rows:
+            line = f"{indent}{key:<{key_width}} {text:<{text_width}}  {source}"
+            lines += wrap(line, columns, key_width + 1)
+    if not everything:
+        others = len(run.sources) - len(texts)
+        lines += wrap(f"and {others} keys left at their defaults, which --verbose shows", columns)
     return lines
 
 
@@ -46,38 +56,32 @@ def _text(key: str, value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def describe_keys() -> list[str]:
+def describe_keys(columns: int) -> list[str]:
     """All keys that have an effect, in groups, with their defaults and meanings."""
     lines = []
     for title, members in keys.groups():
-        lines += ["", title]
+        lines += ["", *wrap(title, columns)]
         for key in members:
             field = keys.field(key)
             default = "required" if field.is_required() else _text(key, field.default)
-            lines.append(f"  --{key} ({default})")
-            lines.append(
-                textwrap.fill(
-                    field.description or "", 94, initial_indent=" " * 6, subsequent_indent=" " * 6
-                )
-            )
+            lines += wrap(f"  --{key} ({default})", columns, 4)
+            lines += wrap(f"      {field.description or ''}", columns, 0)
     return lines
 
 
+def describe_degrees(degrees: Degrees) -> str:
+    """The number of processes, and the degrees above 1 that it is the product of."""
+    processes = f"{degrees.world_size} process{'es' if degrees.world_size > 1 else ''}"
+    axes = ("data", "sharding", "pipeline", "sep", "context", "tensor")
+    sizes = [(axis, getattr(degrees, axis)) for axis in axes]
+    product = " × ".join(f"{axis} {size}" for axis, size in sizes if size > 1)
+    return f"{processes} = {product}" if product else processes
+
+
 def describe_layout(run: RunConfig, degrees: Degrees) -> list[str]:
-    """Degrees, and the ranks of every group."""
+    """Virtual stages, and the ranks of every group."""
     order = run.training.hybrid_parallel_topo_order
-    product = " × ".join(
-        f"{axis} {size}"
-        for axis, size in (
-            ("data", degrees.data),
-            ("sharding", degrees.sharding),
-            ("pipeline", degrees.pipeline),
-            ("sep", degrees.sep),
-            ("context", degrees.context),
-            ("tensor", degrees.tensor),
-        )
-    )
-    lines = [f"{product} = {degrees.world_size} processes"]
+    lines = []
     if degrees.virtual_pipeline > 1:
         lines.append(f"virtual stages: {degrees.virtual_pipeline} on each rank of a pipeline")
     groups = rank_groups(degrees, order)

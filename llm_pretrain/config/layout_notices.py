@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from llm_pretrain.config.batch_plan import evaluation_share, plan_batches
 from llm_pretrain.config.degrees import Degrees
 from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.run_config import RunConfig
@@ -12,6 +13,9 @@ from llm_pretrain.config.training_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from llm_pretrain.config.model_config import ModelConfig
+
+# Of the arithmetic of a whole run.
+_MOST_EVALUATION = 0.1
 
 
 def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[str]:
@@ -21,6 +25,7 @@ def layout_notices(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list
         *_tensor(model, degrees),
         *_layout(run, degrees),
         *_idle_options(run.training, degrees),
+        *_evaluation(run, degrees),
     ]
 
 
@@ -71,6 +76,16 @@ def _layout(run: RunConfig, degrees: Degrees) -> Iterator[str]:
         yield (
             f"gradient_accumulation_steps: {steps} micro-batches cannot keep {degrees.pipeline} "
             "pipeline stages busy; the more of them, the less each stage waits"
+        )
+
+
+def _evaluation(run: RunConfig, degrees: Degrees) -> Iterator[str]:
+    plan = plan_batches(run, degrees)
+    share = evaluation_share(run, plan)
+    if share > _MOST_EVALUATION:
+        yield (
+            f"eval_iters: evaluation, of {plan.valid_samples:,} samples each time, is {share:.0%} "
+            "of the run's arithmetic; lower eval_iters or raise eval_steps"
         )
 
 

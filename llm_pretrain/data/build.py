@@ -16,19 +16,17 @@ from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.documents import Isolation, SamplesOfDocuments
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Texts
-from llm_pretrain.data.shares import check_epochs, describe_shares, shares_of
+from llm_pretrain.data.shares import check_epochs, describe_shares
+from llm_pretrain.data.sources import Sources, first_notices, lone_validation, open_sources, tokens_in
 from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
 from llm_pretrain.data.token_data import TokenData
 from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
 
 # Part of every cache key: to be raised when the same description would give other arrays.
 _FORMAT = 1
-# Notices of single files: with thousands of files nobody would read them all.
-_MOST_NOTICES = 12
 # Of more files than this, what is made as fast as it is found in the cache isn't kept there: its
 # files would be most of what a start waits for.
 _MANY_FILES = 256
@@ -69,6 +67,7 @@ def build_datasets(
     vocab_size: int | None,
     blanks: BlankInfilling | None = None,
     end_tokens: Collection[int] = (),
+    sources: Sources | None = None,
 ) -> Datasets:
     """Open the data and build, or wait for, the index of every wanted split.
 
@@ -76,18 +75,23 @@ def build_datasets(
     wait for it, at most `timeout_s` seconds for each index. `vocab_size`: rows of the model's
     embedding, against which the token ids are checked; None leaves that out. `blanks`: for a model
     that fills blanks in the text, instead of continuing it. `end_tokens`: ids of which each ends a
-    document, needed where `data` wants documents kept apart.
+    document, needed where `data` wants documents kept apart. `sources`: what `open_sources` gave,
+    if it was called before.
 
     Raises DataError for whatever is wrong with the data.
     """
-    inputs = find_data(data.input_dir)
+    sources = sources or open_sources(data)
+    inputs, shares = sources.inputs, sources.shares
     blended = inputs.weights is not None
-    opened = [open_data(prefix) for prefix in inputs.prefixes]
-    in_training = [train_tokens(data, tokens) for tokens in opened]
-    shares = shares_of(inputs, in_training)
-    check_epochs(inputs, in_training, sequence_length=data.max_seq_length, samples=counts.train)
+    check_epochs(
+        inputs, sources.train_tokens, sequence_length=data.max_seq_length, samples=counts.train
+    )
     parts: dict[str, list[Texts]] = {name: [] for name in SPLITS}
-    notices = [*inputs.notices, *describe_shares(inputs, shares)]
+    notices = [
+        *inputs.notices,
+        *describe_shares(inputs, shares),
+        *lone_validation(sources, counts.valid),
+    ]
     if blanks is not None:
         notices.append("Every sample is a text with blanks that the model fills (docs/data.md).")
     isolation = None
@@ -100,7 +104,7 @@ def build_datasets(
         ids = " or ".join(map(str, end_tokens))
         notices.append(f"A document in a sample ends with the token {ids} (docs/data.md).")
     of_files: list[str] = []
-    for tokens, share, written in zip(opened, shares, inputs.written, strict=True):
+    for tokens, share, written in zip(sources.files, shares, inputs.written, strict=True):
         wanted = {
             name: samples_asked(samples, share) if blended and samples else samples
             for name, samples in counts.by_split().items()
@@ -110,16 +114,14 @@ def build_datasets(
             tokens,
             written,
             seed,
-            one_of_many=len(opened) > _MANY_FILES,
+            one_of_many=len(shares) > _MANY_FILES,
             builder=builder,
             timeout_s=timeout_s,
         )
         for name, dataset in source.build(wanted, vocab_size).items():
             parts[name].append(dataset)
         of_files.extend((*tokens.notices, *source.notices))
-    notices.extend(of_files[:_MOST_NOTICES])
-    if len(of_files) > _MOST_NOTICES:
-        notices.append(f"There are {len(of_files) - _MOST_NOTICES} more such notices.")
+    notices.extend(first_notices(of_files))
 
     def joined(name: str) -> Dataset | None:
         if not parts[name]:
@@ -152,15 +154,6 @@ def check_splits(data: DataArguments, tokens: TokenData, wanted: Mapping[str, in
                 f"has only {count}. Add data, give {name} a larger share in split, or lower "
                 "max_seq_length."
             )
-
-
-def train_tokens(data: DataArguments, tokens: TokenData) -> int:
-    """Tokens in the training split."""
-    return tokens_in(tokens, split_documents(data.split, len(tokens.sizes))["train"])
-
-
-def tokens_in(tokens: TokenData, documents: range) -> int:
-    return int(tokens.sizes[documents.start : documents.stop].sum(dtype="int64"))
 
 
 def cache_folders(data: DataArguments, prefix: Path) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from llm_pretrain.terminal import HelpFormatter
 
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data
@@ -74,7 +75,9 @@ def asks_for_token_data(argv: Sequence[str]) -> bool:
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"llm-pretrain {command}", description=description)
+    return argparse.ArgumentParser(
+        prog=f"llm-pretrain {command}", description=description, formatter_class=HelpFormatter
+    )
 
 
 def _main(

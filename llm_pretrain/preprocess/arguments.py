@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm_pretrain.terminal import HelpFormatter
+
 _MOST_WORKERS_UNASKED = 16
 _LONE = "there is one format of output, .bin and .idx"
 _SENTENCES = "a document is kept whole, since a causal model learns from whole documents"
@@ -29,6 +31,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="llm-pretrain preprocess",
         description="Turn text into the .bin and .idx files that pretraining reads.",
+        formatter_class=HelpFormatter,
         # An abbreviation could be taken for another program's argument.
         allow_abbrev=False,
     )

@@ -15,6 +15,7 @@ from llm_pretrain.data.token_data import CHUNK, TokenData
 from llm_pretrain.data.token_range import scan_token_range
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
+from llm_pretrain.terminal import HelpFormatter
 
 _BAR = 40
 _TOKENS_SHOWN = 60
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llm-pretrain inspect",
         description="Say what .bin and .idx files hold, and check all of it.",
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("prefix", metavar="PREFIX", help="path of the data without its ending, or a folder")

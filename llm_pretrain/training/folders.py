@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llm_pretrain.checkpoint.checksums import DamagedCheckpointError, assert_whole
 from llm_pretrain.checkpoint.directory import (
@@ -19,7 +20,7 @@ from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.data.find_data import find_data
-from llm_pretrain.training.origin import changes, model_differences, origin_of
+from llm_pretrain.training.origin import changes, model_differences
 
 
 @dataclass(frozen=True)
@@ -79,23 +80,13 @@ def assert_same_model(start: Start, model: ModelConfig) -> None:
         )
 
 
-def describe_start(
-    start: Start, run: RunConfig, model: ModelConfig | None, processes: int
-) -> tuple[list[str], list[str]]:
-    """What `check` says of a start: lines, and problems; `model` is None where it isn't known.
-
-    Raises:
-        DataError: the data can't be read.
-    """
-    if model is None or not start.checkpoints or start.is_beyond_the_end:
-        return start.lines(), []
-    try:
-        assert_same_model(start, model)
-    except ConfigError as error:
-        return start.lines(), list(error.problems)
-    before = read_state(start.checkpoints[0]).get("origin", {})
-    changed = changes(before, origin_of(run, model, processes))
-    return [*start.lines(), *(f"Changed since then: {line}" for line in changed)], []
+def describe_start(start: Start, now: Mapping[str, Any] | None) -> list[str]:
+    """What `check` says of a start; `now` is the origin of the run, if it is known."""
+    lines = start.lines()
+    if now is not None and start.checkpoints and not start.is_beyond_the_end:
+        before = read_state(start.checkpoints[0]).get("origin", {})
+        lines += [f"Changed since then: {line}" for line in changes(before, now)]
+    return lines
 
 
 def verify_checkpoints(run: RunConfig) -> tuple[list[str], list[str]]:

@@ -81,3 +81,14 @@ def depth_notices(run: RunConfig) -> list[str]:
         f"num_hidden_layers: the first {layers} of the model's {published} layers are trained; "
         "the weights of the others are not read"
     ]
+
+
+def unread_weights(run: RunConfig) -> list[str]:
+    """What a user should know whose model has weights that a new run would not start from."""
+    name = run.model.model_name_or_path
+    if run.sources["continue_training"] != "default" or not has_weights(Path(name)):
+        return []
+    return [
+        f"continue_training: not set, so that the trained weights in {name} are not read and the "
+        "model starts from random ones; set it to true to start from them"
+    ]

@@ -14,7 +14,7 @@ from llm_pretrain.checkpoint.layout import HUGGING_FACE
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.arguments import shown
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.data.find_data import find_data, open_data
+from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
 from llm_pretrain.training.model_choice import tokenizer_directory
@@ -39,18 +39,19 @@ _BLOCK_BYTES = 4096
 _MOST_BLOCKS = 1024
 
 
-def origin_of(run: RunConfig, model: ModelConfig, processes: int) -> dict[str, Any]:
-    """What makes a run's checkpoints, as JSON has it.
-
-    Raises:
-        DataError: the data can't be read.
-    """
+def origin_of(
+    run: RunConfig, model: ModelConfig, processes: int, sources: Sources
+) -> dict[str, Any]:
+    """What makes a run's checkpoints, as JSON has it."""
     origin = {
         "model": _fields(model),
         "run": _keys(run),
         "processes": processes,
         "tokenizer": _files(tokenizer_files(tokenizer_directory(run))),
-        "data": _data(run),
+        "data": {
+            **_files([path for tokens in sources.files for path in sorted(tokens.files)]),
+            "weights": list(sources.inputs.weights or ())[:_FILES_LISTED],
+        },
     }
     return dict(json.loads(json.dumps(origin)))
 
@@ -74,12 +75,6 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _keys(run: RunConfig) -> dict[str, Any]:
     values = {**run.model.model_dump(), **run.data.model_dump(), **run.training.model_dump()}
     return {key: value for key, value in values.items() if key not in _OF_A_START}
-
-
-def _data(run: RunConfig) -> dict[str, Any]:
-    inputs = find_data(run.data.input_dir)
-    files = [path for prefix in inputs.prefixes for path in sorted(open_data(prefix).files)]
-    return {**_files(files), "weights": list(inputs.weights or ())[:_FILES_LISTED]}
 
 
 def _files(paths: list[Path]) -> dict[str, Any]:

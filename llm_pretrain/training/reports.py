@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from llm_pretrain.monitor.device_peak import peak_flops
 from llm_pretrain.monitor.memory import max_memory_allocated, memory_metrics
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.terminal import fit
 from llm_pretrain.training.evaluate import perplexity
 from llm_pretrain.training.optimizer import StepResult
 from llm_pretrain.training.precision import LossScale
@@ -47,8 +49,9 @@ class Reports:
             )
 
     def message(self, text: str) -> None:
+        """Show a text: on a terminal in lines that fit it, elsewhere in lines as they are."""
         if self.reporter:
-            self.reporter.message(text)
+            self.reporter.message(fit(text, hanging=2) if sys.stdout.isatty() else text)
 
     def operators(self, served_by: dict[str, str]) -> None:
         if self.reporter:

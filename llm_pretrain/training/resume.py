@@ -22,6 +22,7 @@ from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data import Sources
 from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.training.agreement import bounds_over_ranks
@@ -71,11 +72,13 @@ def agree_on_start(run: RunConfig, model: ModelConfig, topology: Topology) -> St
     return start
 
 
-def shared_origin(run: RunConfig, model: ModelConfig, topology: Topology) -> dict[str, Any]:
-    """What makes this job's checkpoints, as rank 0 sees it: others may have no access to data."""
+def shared_origin(
+    run: RunConfig, model: ModelConfig, topology: Topology, sources: Sources | None
+) -> dict[str, Any]:
+    """What makes this job's checkpoints; `sources` is what rank 0 has opened, None on others."""
     text = ""
-    if topology.rank == 0:
-        text = json.dumps(origin_of(run, model, topology.world_size))
+    if sources is not None:
+        text = json.dumps(origin_of(run, model, topology.world_size, sources))
     return dict(json.loads(collectives.gather_texts(text)[0]))
 
 

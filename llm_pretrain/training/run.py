@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import paddle
 
-from llm_pretrain import machine
+from llm_pretrain import machine, terminal
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import (
@@ -27,7 +27,14 @@ from llm_pretrain.config import (
     split_command_line,
 )
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.data import Datasets, SampleCounts, build_datasets
+from llm_pretrain.data import (
+    DataError,
+    Datasets,
+    SampleCounts,
+    Sources,
+    build_datasets,
+    open_sources,
+)
 from llm_pretrain.data.shared_batches import build_once
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
@@ -39,12 +46,14 @@ from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import Start, examine_folders
+from llm_pretrain.training.introduction import describe_weights, introduce
 from llm_pretrain.training.model_choice import (
     depth_notices,
     missing_weights,
     model_config_of,
     tokenizer_directory,
     tokenizer_notices,
+    unread_weights,
 )
 from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
@@ -118,8 +127,9 @@ def _train(
 ) -> int:
     """Train, evaluate and predict as the arguments say; the signal that ended it early, or 0."""
     training = config.training
-    _say_what_is_run(reports, config, model_config, layout.degrees)
-    datasets = _datasets(config, model_config, layout)
+    sources = _open_sources(config, layout)
+    _say_what_is_run(reports, config, model_config, layout.degrees, sources, start)
+    datasets = _datasets(config, model_config, layout, sources)
     for notice in datasets.notices:
         reports.message(notice)
     # The ranks meet after work that may take some of them much longer than others.
@@ -144,7 +154,7 @@ def _train(
             pipeline,
             datasets,
             reports,
-            origin=shared_origin(config, model_config, layout),
+            origin=shared_origin(config, model_config, layout, sources),
             # So that saved weights can be used with their tokenizer.
             checkpoint_extras=tokenizer_files(tokenizer_directory(config)),
             stop=stop,
@@ -185,16 +195,35 @@ def _select_device(config: RunConfig) -> None:
 
 
 def _say_what_is_run(
-    reports: Reports, config: RunConfig, model_config: ModelConfig, degrees: Degrees
+    reports: Reports,
+    config: RunConfig,
+    model_config: ModelConfig,
+    degrees: Degrees,
+    sources: Sources | None,
+    start: Start,
 ) -> None:
     training = config.training
+    introduction = introduce(
+        config,
+        model=model_config,
+        weights=describe_weights(config, start),
+        sources=sources,
+        degrees=degrees,
+    )
+    for line in introduction:
+        reports.message(line)
     if training.print_config:
-        lines = describe_config(config)
+        lines = describe_config(config, columns=terminal.width())
         lines += [f"{name} = {value}  [{reason}]" for name, value, reason in machine.choices()]
         lines += [*describe_layout(config, degrees), describe_schedule(config)]
         reports.message("\n".join(lines))
-    notices = layout_notices(config, model_config, degrees)
-    for notice in (*config.notices, *notices, *depth_notices(config)):
+    notices = [
+        *config.notices,
+        *layout_notices(config, model_config, degrees),
+        *depth_notices(config),
+        *(() if start.checkpoints else unread_weights(config)),
+    ]
+    for notice in notices:
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
@@ -204,7 +233,17 @@ def _say_what_is_run(
         reports.message(line)
 
 
-def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) -> Datasets:
+def _open_sources(config: RunConfig, layout: Topology) -> Sources | None:
+    """The data, on the rank that shows what is in it; None also where `_datasets` will raise."""
+    try:
+        return open_sources(config.data) if layout.rank == 0 else None
+    except DataError:
+        return None
+
+
+def _datasets(
+    config: RunConfig, model_config: ModelConfig, layout: Topology, sources: Sources | None
+) -> Datasets:
     plan = plan_batches(config, layout.degrees)
 
     def build() -> Datasets:
@@ -216,6 +255,7 @@ def _datasets(config: RunConfig, model_config: ModelConfig, layout: Topology) ->
             vocab_size=model_config.vocab_size,
             blanks=model_config.blank_infilling,
             end_tokens=model_config.end_tokens,
+            sources=sources,
         )
 
     return build_once(build, layout.sample_group)

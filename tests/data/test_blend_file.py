@@ -12,7 +12,8 @@ from llm_pretrain.data import (
     IndexedWriter,
     SampleCounts,
     build_datasets,
-    describe_data,
+    data_problems,
+    open_sources,
 )
 
 
@@ -57,7 +58,6 @@ def test_weights_relative_to_the_file(tmp_path: Path) -> None:
     datasets = build(path, 40)
     assert taken(datasets) == {1: 30, 2: 10}
     assert "Blend: web 75.0000%, books 25.0000%" in datasets.notices
-    assert "Blend: web 75.0000%, books 25.0000%" in describe_data(arguments(path))
 
 
 def test_order_is_that_of_weights_and_prefixes(tmp_path: Path) -> None:
@@ -98,12 +98,10 @@ def test_epochs(tmp_path: Path) -> None:
     counts = taken(datasets)
     assert abs(counts[1] - 199) <= 1
     assert abs(counts[2] - 297) <= 1
-    for call in (
-        lambda: build(path, 992),
-        lambda: describe_data(arguments(path), counts=SampleCounts(train=992)),
-    ):
-        with pytest.raises(DataError, match=r"give only 496: .* lower max_steps to 50\.00%"):
-            call()
+    with pytest.raises(DataError, match=r"give only 496: .* lower max_steps to 50\.00%") as error:
+        build(path, 992)
+    problems = data_problems(open_sources(arguments(path)), SampleCounts(train=992))
+    assert problems == [str(error.value)]
 
 
 def test_glob_is_one_dataset_of_several_files(tmp_path: Path) -> None:

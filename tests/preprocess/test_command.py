@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llm_pretrain.config import DataArguments
-from llm_pretrain.data import IndexedWriter, describe_data
+from llm_pretrain.data import IndexedWriter, describe_data, open_sources
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.npy_dataset import write_npy
 from llm_pretrain.preprocess import PreprocessError, encode, load_tokenizer, main
@@ -56,7 +56,7 @@ def test_documents_are_the_texts(tokenizer: Path, tmp_path: Path) -> None:
     decoded = [loaded.decode(ids) for ids in documents(tmp_path / "out" / "x")]
     assert decoded == ["alpha beta", "gamma", "日本"]
     data = DataArguments(input_dir=str(tmp_path / "out"))
-    assert "3 documents" in "\n".join(describe_data(data))
+    assert "3 documents" in "\n".join(describe_data(open_sources(data)))
 
 
 def test_eos_ends_every_document(tokenizer: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from llm_pretrain.config.model_config import (
     ModelConfig,
     Rope,
 )
+from llm_pretrain.data import open_sources
 from llm_pretrain.models.families import load_model_config
 from llm_pretrain.training.origin import changes, fingerprint, model_differences, origin_of
 from tests.small_runs import small_config, write_config, write_data, write_model
@@ -64,6 +65,10 @@ def model_of(run: RunConfig) -> ModelConfig:
     return load_model_config(run.model.model_name_or_path, run.model, max_seq_length=32)
 
 
+def origin(run: RunConfig, processes: int = 1) -> dict[str, Any]:
+    return origin_of(run, model_of(run), processes, open_sources(run.data))
+
+
 def saved(folder: Path, model: ModelConfig) -> tuple[Path, dict[str, Any]]:
     """A checkpoint's config.json, and its state."""
     checkpoint = folder / "checkpoint-4"
@@ -86,7 +91,7 @@ def test_another_value_of_any_field_is_another_model(
 ) -> None:
     model = model_of(run)
     checkpoint, state = saved(tmp_path, model)
-    state["origin"] = origin_of(run, model, 1)
+    state["origin"] = origin(run)
     assert model_differences(checkpoint, state, model) == []
     other = dataclasses.replace(model, **{field: other_value(model, field)})
     assert bool(model_differences(checkpoint, state, other)) == (field not in SAME_MODEL)
@@ -105,8 +110,8 @@ def test_differences_have_the_names_of_config_json(tmp_path: Path, run: RunConfi
         "tie_word_embeddings: False → True",
     }
     # A checkpoint of an earlier version has config.json alone.
-    for origin in ({}, {"origin": origin_of(run, model, 1)}):
-        assert set(model_differences(checkpoint, state | origin, other)) == expected
+    for known in ({}, {"origin": origin(run)}):
+        assert set(model_differences(checkpoint, state | known, other)) == expected
 
 
 def test_a_field_that_a_checkpoint_does_not_know_has_its_default(
@@ -114,7 +119,7 @@ def test_a_field_that_a_checkpoint_does_not_know_has_its_default(
 ) -> None:
     model = model_of(run)
     checkpoint, state = saved(tmp_path, model)
-    state["origin"] = origin_of(run, model, 1)
+    state["origin"] = origin(run)
     del state["origin"]["model"]["embedding_gradient_share"]
     assert model_differences(checkpoint, state, model) == []
     other = dataclasses.replace(model, embedding_gradient_share=0.1)
@@ -122,7 +127,7 @@ def test_a_field_that_a_checkpoint_does_not_know_has_its_default(
 
 
 def test_what_may_change_is_a_line_each(tmp_path: Path, run: RunConfig) -> None:
-    before = origin_of(run, model_of(run), 1)
+    before = origin(run)
     assert changes(before, before) == []
     assert changes({}, before) == [], "an earlier version has noted nothing"
     now = load(
@@ -134,7 +139,7 @@ def test_what_may_change_is_a_line_each(tmp_path: Path, run: RunConfig) -> None:
         output_dir=tmp_path / "elsewhere",
         resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"),
     )
-    assert changes(before, origin_of(now, model_of(now), 2)) == [
+    assert changes(before, origin(now, 2)) == [
         "max_steps: 20 → 30",
         "learning_rate: 0.001 → 0.0005",
         "decay_steps: 20 → 30",
@@ -144,22 +149,20 @@ def test_what_may_change_is_a_line_each(tmp_path: Path, run: RunConfig) -> None:
 
 
 def test_other_data_a_tokenizer_and_weights_are_named(tmp_path: Path, run: RunConfig) -> None:
-    before = origin_of(run, model_of(run), 1)
-    idle = origin_of(run, model_of(run), 1)
+    before = origin(run)
+    idle = origin(run)
     assert before == idle
     contents = bytearray((tmp_path / "data" / "text.bin").read_bytes())
     contents[len(contents) // 2] ^= 1
     (tmp_path / "data" / "text.bin").write_bytes(contents)
     (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
     size = sum(path.stat().st_size for path in (tmp_path / "data").glob("text.*"))
-    data, tokenizer = (
-        line.split(" (")[0] for line in sorted(changes(before, origin_of(run, model_of(run), 1)))
-    )
+    data, tokenizer = (line.split(" (")[0] for line in sorted(changes(before, origin(run))))
     assert data == f"data: 2 files of {size:,} bytes"
     assert tokenizer == "tokenizer: none → 1 file of 2 bytes"
     blends = [f"{weight} {tmp_path}/data/text 1 {tmp_path}/data/text" for weight in (1, 3)]
     even, uneven = (load(tmp_path, f"{n}", input_dir=blend) for n, blend in enumerate(blends))
-    found = changes(origin_of(even, model_of(even), 1), origin_of(uneven, model_of(uneven), 1))
+    found = changes(origin(even), origin(uneven))
     assert found[1:] == ["weights of the data: [1.0, 1.0] → [3.0, 1.0]"]
 
 

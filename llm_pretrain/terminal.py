@@ -1,0 +1,49 @@
+"""Text for people, in lines no wider than their terminal."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+
+_NO_TERMINAL = 80
+
+
+def width() -> int:
+    """Columns of the terminal, or what COLUMNS says; 80 where there is neither."""
+    return shutil.get_terminal_size((_NO_TERMINAL, 24)).columns or _NO_TERMINAL
+
+
+def wrap(line: str, columns: int, hanging: int = 2) -> list[str]:
+    """A line as lines of at most `columns`, which go on `hanging` columns deeper.
+
+    Words are kept whole, so that a path can be copied; one that has no room beside what hangs
+    deep gets more.
+    """
+    if len(line) <= columns:
+        return [line]
+    indent = len(line) - len(line.lstrip())
+    if max(map(len, line.split()), default=0) > columns - indent - hanging:
+        hanging = min(hanging, 2)
+    return textwrap.wrap(
+        line,
+        columns,
+        subsequent_indent=" " * (indent + hanging),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def fit(text: str, hanging: int = 0) -> str:
+    """A text in the terminal's width: every line of it is wrapped by itself."""
+    columns = width()
+    lines = text.splitlines()
+    return "\n".join(part for line in lines for part in wrap(line, columns, hanging))
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """argparse's, which leaves options with several names and long arguments too wide."""
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return f"{fit(text, hanging=2)}\n" if text else text

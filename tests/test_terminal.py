@@ -1,0 +1,47 @@
+"""Lines that fit a terminal."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from llm_pretrain.terminal import fit, width, wrap
+
+SENTENCE = "max_seq_length: 4096 is longer than the 2048 positions that the model was made for"
+
+
+def test_a_line_goes_on_deeper() -> None:
+    assert wrap("  " + SENTENCE, 60) == [
+        "  max_seq_length: 4096 is longer than the 2048 positions",
+        "    that the model was made for",
+    ]
+
+
+@pytest.mark.parametrize("columns", range(16, 100))
+def test_no_line_is_wider_and_no_word_is_lost(columns: int) -> None:
+    lines = wrap(SENTENCE, columns)
+    assert max(map(len, lines)) <= columns
+    assert " ".join(SENTENCE.split()) == " ".join(" ".join(lines).split())
+
+
+def test_a_path_is_kept_whole_and_gets_the_room_that_it_needs() -> None:
+    path = "/home/user/" + "deep/" * 9 + "data"
+    assert wrap(f"  input_dir             {path}  [run.json]", 64, 22) == [
+        "  input_dir",
+        f"    {path}",
+        "    [run.json]",
+    ]
+    assert wrap(f"input_dir {path}", 20)[1:] == [f"  {path}"]
+
+
+def test_a_page_keeps_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    page = "usage: a\n\n  b\n      what b does with all of its words"
+    assert fit(page) == "usage: a\n\n  b\n      what b does with all of\n      its words"
+
+
+def test_80_where_nothing_says_how_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    assert width() == 80

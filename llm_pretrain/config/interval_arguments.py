@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text, shown
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, shown
+from llm_pretrain.config.paths import PathText
 
 Strategy = Literal["no", "steps", "epoch"]
 REPORTERS = ("visualdl", "tensorboard", "wandb", "swanlab", "all", "none")
@@ -65,7 +66,7 @@ class ReportArguments(Arguments):
     )
     logging_steps: Integer = Field(500, ge=0, description="Steps between two reports.")
     logging_first_step: Flag = Field(False, description="Report the first step too.")
-    logging_dir: Text | None = Field(
+    logging_dir: PathText | None = Field(
         None, description="VisualDL's directory; by default output_dir/runs/<date and host>."
     )
     report_to: Reporters = Field(
@@ -84,7 +85,7 @@ class CheckpointArguments(Arguments):
     save_total_limit: Integer | None = Field(
         None, description="Checkpoints that are kept; older ones are removed. By default all."
     )
-    resume_from_checkpoint: Text | None = Field(
+    resume_from_checkpoint: PathText | None = Field(
         None,
         description="Checkpoint directory to resume from; by default the last one in output_dir.",
     )

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from llm_pretrain.config import keys
 from llm_pretrain.config.arguments import Arguments, shown
-from llm_pretrain.config.command_line import read_command_line, typed_value
+from llm_pretrain.config.command_line import file_value, read_command_line, typed_value
 from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.cross_checks import cross_checks
 from llm_pretrain.config.data_arguments import DataArguments
@@ -22,6 +22,7 @@ from llm_pretrain.config.idle import idle_values
 from llm_pretrain.config.inert import INERT
 from llm_pretrain.config.model_arguments import ModelArguments
 from llm_pretrain.config.parallel_options import INERT_OPTIONS
+from llm_pretrain.config.paths import expanded
 from llm_pretrain.config.run_config import RunConfig
 from llm_pretrain.config.spellings import SPELLINGS
 from llm_pretrain.config.training_arguments import TrainingArguments
@@ -89,7 +90,7 @@ def examine(
     """
     found = _Collection()
     if path is not None:
-        _add_file(found, Path(path))
+        _add_file(found, str(path))
     _add_command_line(found, overrides)
     if not found.readable:
         return None, found.problems
@@ -120,7 +121,13 @@ def split_command_line(arguments: Sequence[str]) -> tuple[str | None, Sequence[s
     return None, arguments
 
 
-def _add_file(found: _Collection, path: Path) -> None:
+def _add_file(found: _Collection, text: str) -> None:
+    try:
+        path = Path(expanded(text))
+    except ValueError as error:
+        found.problems.append(f"{COMMAND_LINE}: CONFIG: {error}")
+        found.readable = False
+        return
     content = read_config_file(path)
     found.problems += content.problems
     found.readable = not content.problems or bool(content.values)
@@ -131,7 +138,7 @@ def _add_file(found: _Collection, path: Path) -> None:
         place = f"{path.name}, line {content.lines[spelling]}"
         key = _canonical(found, spelling, place)
         if key is not None:
-            written.append((key, _Given(value, path.name, place, spelling)))
+            written.append((key, _Given(file_value(key, value), path.name, place, spelling)))
     found.add(written)
 
 

@@ -87,10 +87,14 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("max_steps", 1.5, "1.5 is not a whole number"),
         ("max_steps", True, "True is not a whole number"),
         ("max_steps", None, "None is not a whole number"),
-        ("learning_rate", "3e-5", "'3e-5' is not a number"),
+        ("learning_rate", "fast", "'fast' is not a number"),
         ("learning_rate", [1], "[1] is not a number"),
         ("learning_rate", float("nan"), "finite"),
-        ("do_train", "true", "'true' is not a switch"),
+        ("do_train", "maybe", "'maybe' is not a switch"),
+        ("do_train", "2", "2 is not a switch"),
+        ("max_steps", "1.5", "1.5 is not a whole number"),
+        ("max_steps", "", "'' is not a whole number"),
+        ("tensor_parallel_degree", "0", "0 is not a degree"),
         ("do_train", 2, "2 is not a switch"),
         ("output_dir", 3, "3 is not a text"),
         ("output_dir", "a\0b", "holds control characters"),
@@ -133,6 +137,33 @@ def test_a_wrong_value_names_file_line_key_and_what_would_be_right(
     assert problem.startswith("run.json, line ")
     assert f": {key}: " in problem
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("max_steps", "4", 4),
+        ("learning_rate", "3e-5", 3e-5),
+        ("do_eval", "True", True),
+        ("do_eval", "0", False),
+        ("bf16", "no", False),
+        ("save_total_limit", "none", None),
+        ("no_recompute_layers", "[2, 0]", (0, 2)),
+        ("no_recompute_layers", "2 0", (0, 2)),
+        ("no_recompute_layers", ["2", "0"], (0, 2)),
+        ("skip_data_intervals", [["3", "5"]], ((3, 5),)),
+        ("sharding", "1", "stage1"),
+        ("evaluation_strategy", "no", "no"),
+        ("output_dir", "3", "3"),
+    ],
+)
+def test_a_file_may_hold_values_as_on_a_command_line(
+    load, key: str, written: object, value: object
+) -> None:
+    assert getattr(load(**{key: written}).training, key) == value
+    words = written if isinstance(written, list) else [written]
+    if all(isinstance(word, str) for word in words):
+        assert getattr(load(f"--{key}", *words).training, key) == value
 
 
 def test_switches_are_true_and_1_alike(load) -> None:

@@ -30,6 +30,7 @@ from llm_pretrain.config import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import DataError, SampleCounts, describe_data
+from llm_pretrain.data.find_data import find_data
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.training.folders import examine_folders, index_cache_problems
 from llm_pretrain.training.model_choice import (
@@ -120,10 +121,14 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
         "MACHINE",
         [f"{name} = {value or '-'}  [{reason}]" for name, value, reason in machine.choices()],
     )
-    _check_folders(report, run)
-    degrees = _check_layout(report, run, world_size)
-    model = _check_model(report, run, degrees)
-    if degrees is not None and run.training.max_steps > 0:
+    # What a wrong value would have decided can't be checked with the default in its place.
+    if run.knows_folders():
+        _check_folders(report, run)
+    degrees = _check_layout(report, run, world_size) if run.knows_layout() else None
+    model = _check_model(report, run, degrees) if run.knows_model() else None
+    if run.data.input_dir is not None and (degrees is None or not run.knows_data()):
+        _find_data(report, run.data.input_dir)
+    elif degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
         report.section("LEARNING RATE", [describe_schedule(run)])
         if run.data.input_dir is not None:
@@ -182,6 +187,13 @@ def _describe_model(name: str, model: ModelConfig, length: int) -> list[str]:
         shape,
         f"{model.flops_per_token(length):.4g} floating-point operations per token",
     ]
+
+
+def _find_data(report: Report, input_dir: str) -> None:
+    try:
+        find_data(input_dir)
+    except DataError as error:
+        report.problems.append(str(error))
 
 
 def _check_data(

@@ -88,7 +88,7 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
         pipeline=named["pipeline_parallel_degree"],
         sep=named["sep_parallel_degree"],
         context=named["context_parallel_degree"],
-        virtual_pipeline=training.virtual_pp_degree,
+        virtual_pipeline=training.virtual_pp_degree if training.pipeline_parallel_degree > 1 else 1,
     )
 
 

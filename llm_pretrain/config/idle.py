@@ -17,6 +17,10 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
         yield "pp_recompute_interval", "it is for recompute_granularity 'full'"
     elif training.pipeline_parallel_degree <= 1:
         yield "pp_recompute_interval", "pipeline_parallel_degree is 1"
+    if training.virtual_pp_degree > 1 and training.pipeline_parallel_degree <= 1:
+        yield "virtual_pp_degree", "pipeline_parallel_degree is 1"
+    if training.max_grad_norm < 0:
+        yield "max_grad_norm", "below 0, as at 0, gradients are left as they are"
     if not (training.fp16 or training.bf16):
         yield "fp16_opt_level", "neither fp16 nor bf16 is true"
     if not training.fp16:

@@ -36,8 +36,8 @@ def groups() -> list[tuple[str, list[str]]]:
     return found
 
 
-def nearest(key: str) -> str | None:
-    """The known key most like an unknown one."""
+def nearest(key: str, *, least: float = 0.6) -> str | None:
+    """The known key most like an unknown one, if the likeness (0 to 1) is at least so much."""
     known = [*OWNER, *INERT, *SPELLINGS]
-    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=least)
     return close[0] if close else None

@@ -85,8 +85,8 @@ def examine(
 ) -> tuple[RunConfig | None, list[str]]:
     """What `load_run_config` would return, and the problems for which it would raise.
 
-    The configuration is there in spite of conflicts between its values, so that more can be
-    checked; it is None where a value is not known.
+    The configuration is there in spite of wrong values, for which defaults stand, and of conflicts,
+    so that more can be checked; it is None where the file can't be read.
     """
     found = _Collection()
     if path is not None:
@@ -98,10 +98,9 @@ def examine(
     for conflict in cross_checks(model, data, training):
         if not found.wrong.intersection(conflict.keys):
             found.problems.append(_place(found, conflict.keys) + conflict.sentence)
-    if found.wrong:
-        return None, found.problems
     notices = (*found.notices, *_inert_notices(found), *_value_notices(found, training))
-    run = RunConfig(model, data, training, _sources(found, training), notices)
+    unknown = frozenset(found.wrong)
+    run = RunConfig(model, data, training, _sources(found, training), notices, unknown)
     return run, found.problems
 
 
@@ -170,7 +169,8 @@ def _canonical(found: _Collection, spelling: str, place: str) -> str | None:
         found.notices.append(f"{spelling}: read as {key}, its present name")
         return key
     near = keys.nearest(spelling)
-    found.wrong.add(near or spelling)
+    # What is that much like a key was meant to be it.
+    found.wrong.add(keys.nearest(spelling, least=0.8) or spelling)
     hint = f"did you mean {near}?" if near else "`llm-pretrain check --schema` lists the known ones"
     found.problems.append(f"{place}: {spelling}: there is no such key; {hint}")
     return None
@@ -271,7 +271,9 @@ def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[
 def _sources(found: _Collection, training: TrainingArguments) -> MappingProxyType[str, str]:
     sources = {}
     for key in keys.OWNER:
-        if key in training.derived:
+        if key in found.wrong:
+            sources[key] = "unknown"
+        elif key in training.derived:
             sources[key] = f"from {training.derived[key]}"
         else:
             sources[key] = found.given[key].source if key in found.given else "default"

@@ -125,9 +125,10 @@ class RecomputeArguments(Arguments):
     """Recompute: activations that the backward pass computes again."""
 
     recompute: Flag = Field(False, description="Compute activations again in the backward pass.")
-    recompute_granularity: Literal["full", "full_attn", "core_attn"] = Field(
+    recompute_granularity: Literal["full", "full_attn", "core_attn", ""] = Field(
         "full",
-        description="What is computed again: the whole block, its attention, or only softmax(QK)V.",
+        description="What is computed again: the whole block, its attention, only softmax(QK)V, or "
+        "with '' nothing.",
     )
     no_recompute_layers: tuple[Integer, ...] | None = Field(
         None, description="Numbers of the layers, from 0, that are left out."
@@ -139,6 +140,11 @@ class RecomputeArguments(Arguments):
         description="In a pipeline, how many whole blocks in a row are computed again as one, from "
         "the input of the first; 0 turns recompute off.",
     )
+
+    @field_validator("recompute_granularity", mode="before")
+    @classmethod
+    def _nothing(cls, value: Any) -> Any:
+        return "" if value is None else value
 
     @field_validator("no_recompute_layers")
     @classmethod

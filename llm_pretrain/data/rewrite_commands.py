@@ -23,8 +23,8 @@ def merge_main(argv: Sequence[str]) -> int:
     add("inputs", nargs="*", metavar="INPUT", type=path_word, help=pairs)
     more = "one more INPUT"
     add("--input", action="append", default=[], dest="others", type=path_word, help=more)
-    output = {"required": True, "type": path_argument, "help": "without its ending"}
-    add("--output_prefix", "--output-prefix", **output)
+    names, without = ("--output_prefix", "--output-prefix"), "without its ending"
+    add(*names, required=True, type=path_argument, help=without)
     add("--data_impl", help="no effect: there is one format of output")
 
     def run(arguments: argparse.Namespace) -> list[TokenData]:

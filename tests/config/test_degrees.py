@@ -31,6 +31,8 @@ def training(**values: Any) -> TrainingArguments:
         ({"sharding": "stage1", "sharding_parallel_degree": 1}, 8, {"data": 8}),
         ({"sharding_parallel_degree": 4}, 8, {"data": 8}),
         ({"sharding": "stage2"}, 1, {}),
+        ({"virtual_pp_degree": 5}, 1, {}),
+        ({"virtual_pp_degree": 5, "pipeline_parallel_degree": 1}, 2, {"data": 2}),
         (
             {"tensor_parallel_degree": 4, "pipeline_parallel_degree": 2, "sharding": "stage1"},
             8,

@@ -104,7 +104,7 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("input_dir", ["a"], "['a'] is not a text"),
         ("no_recompute_layers", 3, "3 is not a list"),
         ("no_recompute_layers", [-1], "layers are numbered from 0"),
-        ("recompute_granularity", "half", "'full', 'full_attn' or 'core_attn'"),
+        ("recompute_granularity", "half", "'full', 'full_attn', 'core_attn' or ''"),
         ("lr_scheduler_type", "constant", "'linear' or 'cosine'"),
         ("optim", "adafactor", "'adamw'"),
         ("evaluation_strategy", "often", "'no', 'steps' or 'epoch'"),

@@ -95,5 +95,5 @@ def test_the_file_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     values = {"output_dir": "o", "input_dir": "d", "max_steps": 1, "do_train": True}
     (tmp_path / "run.json").write_text(json.dumps(values), encoding="utf-8")
     assert load_command_line(["$RUNS/run.json"]).training.max_steps == 1
-    with pytest.raises(ValueError, match="command line: CONFIG: .*NOWHERE is not set"):
+    with pytest.raises(ValueError, match=r"command line: CONFIG: .*NOWHERE is not set"):
         load_command_line(["$NOWHERE/run.json"])

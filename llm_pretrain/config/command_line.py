@@ -118,6 +118,11 @@ def _typed_items(value: Any) -> Any:
     return _scalar(value) if isinstance(value, str) else value
 
 
+def readings_of(value: Any) -> list[Any]:
+    """All that a value in a file or on a command line can stand for, the plainest first."""
+    return _readings([value]) if isinstance(value, str) else [value]
+
+
 def _readings(words: list[str]) -> list[Any]:
     """All values that the words can stand for, the plainest first."""
     if len(words) > 1:

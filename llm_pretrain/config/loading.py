@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +17,7 @@ from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.cross_checks import cross_checks
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.given import COMMAND_LINE, Collection, Given
 from llm_pretrain.config.idle import idle_values
 from llm_pretrain.config.inert import INERT
 from llm_pretrain.config.model_arguments import ModelArguments
@@ -26,41 +26,7 @@ from llm_pretrain.config.paths import expanded
 from llm_pretrain.config.run_config import RunConfig
 from llm_pretrain.config.spellings import SPELLINGS
 from llm_pretrain.config.training_arguments import TrainingArguments
-
-COMMAND_LINE = "command line"
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A value that somebody wrote: where, under which spelling."""
-
-    value: Any
-    source: str
-    place: str
-    spelling: str
-
-
-class _Collection:
-    """The keys given so far, with all problems and notices on the way."""
-
-    def __init__(self) -> None:
-        self.given: dict[str, _Given] = {}
-        self.problems: list[str] = []
-        self.notices: list[str] = []
-        self.wrong: set[str] = set()  # keys whose value is not known, for a reason already told
-        self.readable = True
-
-    def add(self, written: Sequence[tuple[str, _Given]]) -> None:
-        """Take the keys of one source, which win over those of earlier ones."""
-        here: dict[str, _Given] = {}
-        for key, given in written:
-            if key in here and here[key].value != given.value:
-                self.problems.append(
-                    f"{given.place}: {given.spelling} and {here[key].spelling} are one key with "
-                    "two values; keep one"
-                )
-            here[key] = given
-        self.given.update(here)
+from llm_pretrain.config.translation import translate
 
 
 def load_run_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -88,16 +54,17 @@ def examine(
     The configuration is there in spite of wrong values, for which defaults stand, and of conflicts,
     so that more can be checked; it is None where the file can't be read.
     """
-    found = _Collection()
+    found = Collection()
     if path is not None:
         _add_file(found, str(path))
     _add_command_line(found, overrides)
+    translate(found)
     if not found.readable:
         return None, found.problems
     model, data, training = _validate(found)
     for conflict in cross_checks(model, data, training):
         if not found.wrong.intersection(conflict.keys):
-            found.problems.append(_place(found, conflict.keys) + conflict.sentence)
+            found.problems.append(found.place(conflict.keys) + conflict.sentence)
     notices = (*found.notices, *_inert_notices(found), *_value_notices(found, training))
     unknown = frozenset(found.wrong)
     run = RunConfig(model, data, training, _sources(found, training), notices, unknown)
@@ -120,7 +87,7 @@ def split_command_line(arguments: Sequence[str]) -> tuple[str | None, Sequence[s
     return None, arguments
 
 
-def _add_file(found: _Collection, text: str) -> None:
+def _add_file(found: Collection, text: str) -> None:
     try:
         path = Path(expanded(text))
     except ValueError as error:
@@ -137,11 +104,11 @@ def _add_file(found: _Collection, text: str) -> None:
         place = f"{path.name}, line {content.lines[spelling]}"
         key = _canonical(found, spelling, place)
         if key is not None:
-            written.append((key, _Given(file_value(key, value), path.name, place, spelling)))
+            written.append((key, Given(file_value(key, value), path.name, place, spelling)))
     found.add(written)
 
 
-def _add_command_line(found: _Collection, overrides: Sequence[str]) -> None:
+def _add_command_line(found: Collection, overrides: Sequence[str]) -> None:
     line = read_command_line(overrides)
     found.problems += line.problems
     for spelling in line.repeated:
@@ -157,12 +124,12 @@ def _add_command_line(found: _Collection, overrides: Sequence[str]) -> None:
             found.problems.append(f"{COMMAND_LINE}: --{spelling}: {error}")
             found.wrong.add(key)
             continue
-        written.append((key, _Given(value, COMMAND_LINE, COMMAND_LINE, spelling)))
+        written.append((key, Given(value, COMMAND_LINE, COMMAND_LINE, spelling)))
     found.add(written)
 
 
-def _canonical(found: _Collection, spelling: str, place: str) -> str | None:
-    if spelling in keys.OWNER or spelling in INERT:
+def _canonical(found: Collection, spelling: str, place: str) -> str | None:
+    if spelling in keys.KNOWN:
         return spelling
     if spelling in SPELLINGS:
         key = SPELLINGS[spelling]
@@ -176,7 +143,7 @@ def _canonical(found: _Collection, spelling: str, place: str) -> str | None:
     return None
 
 
-def _validate(found: _Collection) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+def _validate(found: Collection) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """The three groups, with defaults in place of wrong values."""
 
     def build(owner: type[Arguments]) -> Any:
@@ -188,7 +155,7 @@ def _validate(found: _Collection) -> tuple[ModelArguments, DataArguments, Traini
         except ValidationError as error:
             for key, message in _first_errors(error):
                 if key not in found.wrong:
-                    found.problems.append(_place(found, (key,)) + message)
+                    found.problems.append(found.place((key,)) + message)
                 found.wrong.add(key)
             values = {key: value for key, value in values.items() if key not in found.wrong}
             if "output_dir" in found.wrong:
@@ -222,23 +189,13 @@ def _message(key: str, detail: ErrorDetails) -> str:
     return f"{value} does not fit: {detail['msg'].removeprefix('Input ')}"
 
 
-def _place(found: _Collection, about: Sequence[str]) -> str:
-    """`file, line: key: ` of the first of the keys that somebody wrote."""
-    for key in about:
-        if key in found.given:
-            given = found.given[key]
-            dashes = "--" if given.source == COMMAND_LINE else ""
-            return f"{given.place}: {dashes}{given.spelling}: "
-    return f"{about[0]} (not given): "
-
-
-def _inert_notices(found: _Collection) -> Iterator[str]:
+def _inert_notices(found: Collection) -> Iterator[str]:
     for key, given in found.given.items():
         if key in INERT:
             yield f"{given.spelling}: no effect here: {INERT[key]}"
 
 
-def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[str]:
+def _value_notices(found: Collection, training: TrainingArguments) -> Iterator[str]:
     for key, options in INERT_OPTIONS.items():
         for name in getattr(training, key):
             if name in options:
@@ -268,7 +225,7 @@ def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[
         )
 
 
-def _sources(found: _Collection, training: TrainingArguments) -> MappingProxyType[str, str]:
+def _sources(found: Collection, training: TrainingArguments) -> MappingProxyType[str, str]:
     sources = {}
     for key in keys.OWNER:
         if key in found.wrong:

@@ -65,6 +65,11 @@ class ModelArguments(OperatorArguments):
     num_attention_heads: Integer | None = Field(
         None, gt=0, description="Number of attention heads in place of the published one."
     )
+    initializer_range: Number | None = Field(
+        None,
+        gt=0,
+        description="Standard deviation of the random weights in place of the published one.",
+    )
     hidden_dropout_prob: Number | None = Field(
         None,
         ge=0,

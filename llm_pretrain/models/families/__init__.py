@@ -74,6 +74,7 @@ _CHANGEABLE = (
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
+    "initializer_range",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "fuse_attention_qkv",

@@ -25,6 +25,15 @@ _MEMORY = "the memory of a run is the same from its first step on"
 _SAFE = "a step begins when the checkpoint is safe on disk"
 _NO_AVERAGE = "no moving average of the weights is kept"
 _PROFILING = "step times and memory are always in train_log.jsonl"
+_MOE = """
+    group group_experts gate gate_lr_ratio dropout_prob aux_loss_lambda orthogonal_loss_lambda
+    z_loss_lambda use_hard_gate use_aux_free use_aux_free_update_coef with_send_router_loss
+    multimodal_dispatch_use_allgather subbatch_token_num_before_dispatch
+    subbatch_token_num_after_dispatch deepep_num_sms token_dispatcher_type token_drop_policy
+    pad_expert_input_to_capacity expert_capacity_factor expert_fusion router_fusion
+    router_force_load_balancing router_load_balancing_type router_bias_update_rate
+    router_enable_expert_bias shared_expert_overlap dequant_input grouped_gemm
+""".split()
 
 INERT: dict[str, str] = {
     # Model
@@ -194,43 +203,7 @@ INERT: dict[str, str] = {
     "using_fake_gate": _NO_EXPERTS,
     "using_sonic_moe": _NO_EXPERTS,
     "ep_communication_type": _NO_EXPERTS,
-    **dict.fromkeys(
-        (
-            f"moe_{key}"
-            for key in (
-                "group",
-                "group_experts",
-                "gate",
-                "gate_lr_ratio",
-                "dropout_prob",
-                "aux_loss_lambda",
-                "orthogonal_loss_lambda",
-                "z_loss_lambda",
-                "use_hard_gate",
-                "use_aux_free",
-                "use_aux_free_update_coef",
-                "with_send_router_loss",
-                "multimodal_dispatch_use_allgather",
-                "subbatch_token_num_before_dispatch",
-                "subbatch_token_num_after_dispatch",
-                "deepep_num_sms",
-                "token_dispatcher_type",
-                "token_drop_policy",
-                "pad_expert_input_to_capacity",
-                "expert_capacity_factor",
-                "expert_fusion",
-                "router_fusion",
-                "router_force_load_balancing",
-                "router_load_balancing_type",
-                "router_bias_update_rate",
-                "router_enable_expert_bias",
-                "shared_expert_overlap",
-                "dequant_input",
-                "grouped_gemm",
-            )
-        ),
-        _NO_EXPERTS,
-    ),
+    **{f"moe_{key}": _NO_EXPERTS for key in _MOE},
     "use_recompute_moe": _NO_EXPERTS,
     "offload_fp8_expert_master_weight": _NO_EXPERTS,
     "mtp_loss_scaling_factor": "a model predicts the next token alone",

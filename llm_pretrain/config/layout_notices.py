@@ -37,9 +37,7 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
             "them alone"
         )
     if run.model.continue_training and run.model.initializer_range is not None:
-        yield (
-            "initializer_range: no effect on weights that are read, which continue_training asks for"
-        )
+        yield "initializer_range: no effect on the weights that continue_training reads"
     wanted = run.model.vocab_size
     if wanted is not None and wanted != model.vocab_size:
         yield (

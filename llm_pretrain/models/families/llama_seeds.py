@@ -89,6 +89,9 @@ SEEDS: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-3B": _3B | _llama_3_1(32.0),
     "meta-llama/Llama-3.2-3B-Instruct": _3B | _llama_3_1(32.0) | _CHAT_ENDS,
     "meta-llama/Llama-3.3-70B-Instruct": _70B | _llama_3_1(8.0) | _CHAT_ENDS,
+    "meta-llama/Llama-Guard-3-8B": _8B | _llama_3_1(8.0) | _CHAT_ENDS,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": _8B | _llama_3_1(8.0),
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-70B": _70B | _llama_3_1(8.0),
     # The 13B model of PaddleNLP's accelerator benchmarks.
     "__internal_testing__/sci-benchmark-llama-13b-init0501": _SCI_13B,
     "__internal_testing__/sci-benchmark-llama-13b-5k": _SCI_13B,

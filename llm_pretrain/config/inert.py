@@ -33,7 +33,7 @@ _MOE = """
     pad_expert_input_to_capacity expert_capacity_factor expert_fusion router_fusion
     router_force_load_balancing router_load_balancing_type router_bias_update_rate
     router_enable_expert_bias shared_expert_overlap dequant_input grouped_gemm
-""".split()
+"""
 
 INERT: dict[str, str] = {
     # Model
@@ -203,7 +203,7 @@ INERT: dict[str, str] = {
     "using_fake_gate": _NO_EXPERTS,
     "using_sonic_moe": _NO_EXPERTS,
     "ep_communication_type": _NO_EXPERTS,
-    **{f"moe_{key}": _NO_EXPERTS for key in _MOE},
+    **{f"moe_{key}": _NO_EXPERTS for key in _MOE.split()},
     "use_recompute_moe": _NO_EXPERTS,
     "offload_fp8_expert_master_weight": _NO_EXPERTS,
     "mtp_loss_scaling_factor": "a model predicts the next token alone",

@@ -25,6 +25,20 @@ _MEMORY = "the memory of a run is the same from its first step on"
 _SAFE = "a step begins when the checkpoint is safe on disk"
 _NO_AVERAGE = "no moving average of the weights is kept"
 _PROFILING = "step times and memory are always in train_log.jsonl"
+_ADAMW = "the optimizer is AdamW"
+_NO_ADAPTERS = "all weights are trained, without adapters beside them"
+_PACKING = """
+    packing padding_free binpacking greedy_intokens in_tokens_batching packing_interval
+    packed_idx_cache_dir truncate_packing truncation_strategy buffer_size max_prompt_len
+    mask_out_eos_token
+"""
+_MUON = """
+    exclude_patterns qkv_update_mode ffn_split extra_scale_factor momentum version ns_steps
+    ns_coeff_type ns_coeffs use_symmetric_gemm
+"""
+_LORA = """
+    lora_rank lora_alpha lora_plus_scale lora_use_mixer rslora rslora_plus use_quick_lora use_mora
+"""
 _MOE = """
     group group_experts gate gate_lr_ratio dropout_prob aux_loss_lambda orthogonal_loss_lambda
     z_loss_lambda use_hard_gate use_aux_free use_aux_free_update_coef with_send_router_loss
@@ -89,18 +103,17 @@ INERT: dict[str, str] = {
     "eval_dataset_prob": _SECOND_SHARE,
     "offline_dataset_path": "input_dir names the data",
     "dataset_name": "input_dir names the data",
-    "packing": _STREAM,
-    "padding_free": _STREAM,
-    "binpacking": _STREAM,
-    "greedy_intokens": _STREAM,
-    "in_tokens_batching": _STREAM,
-    "packing_interval": _STREAM,
-    "packed_idx_cache_dir": _STREAM,
-    "truncate_packing": _STREAM,
-    "truncation_strategy": _STREAM,
-    "buffer_size": _STREAM,
-    "max_prompt_len": _STREAM,
-    "mask_out_eos_token": _STREAM,
+    "dataset_batch_size": _FILES_SAY,
+    "dataset_kwargs": _FILES_SAY,
+    "dataset_text_field": _FILES_SAY,
+    "dataset_output_dir": _FILES_SAY,
+    "make_offline_data": _FILES_SAY,
+    "pretokenized_dataset": _FILES_SAY,
+    "pretokenized_pad_token_id": _FILES_SAY,
+    "processor_use_fast": _NO_CHATS,
+    "num_comparisons": _NO_CHATS,
+    "use_cls": _NO_CHATS,
+    **dict.fromkeys(_PACKING.split(), _STREAM),
     "mix_strategy": "data are mixed by the weights in input_dir",
     "random_shuffle": "samples are always shuffled, by seed",
     "dataloader_shuffle": "samples are always shuffled, by seed",
@@ -158,6 +171,12 @@ INERT: dict[str, str] = {
     "gradient_sync_after_accumulate": "gradients are always reduced once, after the last "
     "micro-step",
     # Optimizer and precision
+    **{f"muon_{key}": _ADAMW for key in _MUON.split()},
+    "sharding_comm_group_call_opt": _ADAMW,
+    "sharding_machine_balanced_2d_partition": _ADAMW,
+    "neftune_noise_alpha": "no noise is added to embeddings",
+    **dict.fromkeys(_LORA.split(), _NO_ADAPTERS),
+    "fp8_wgrad": "weights are trained in 16 or 32 bits",
     "lr_scheduler": "lr_scheduler_type is the key of it",
     "decay_function": _SCHEDULES,
     "tensorwise_offload_optimizer": "the optimizer's state stays on the device",
@@ -206,6 +225,8 @@ INERT: dict[str, str] = {
     **{f"moe_{key}": _NO_EXPERTS for key in _MOE.split()},
     "use_recompute_moe": _NO_EXPERTS,
     "offload_fp8_expert_master_weight": _NO_EXPERTS,
+    "use_ortho_loss_callback": _NO_EXPERTS,
+    "enable_mtp_magic_send": "a model predicts the next token alone",
     "mtp_loss_scaling_factor": "a model predicts the next token alone",
     "multi_token_pred_lambda": "a model predicts the next token alone",
     # Recompute
@@ -257,6 +278,7 @@ INERT: dict[str, str] = {
     "replicate_saved_into_local": "every rank writes its own part of a checkpoint",
     "save_hf_steps": "every checkpoint holds the weights in Hugging Face's layout",
     "save_hf_total_limit": "every checkpoint holds the weights in Hugging Face's layout",
+    "save_hf_memory_growth_threshold": "weights are written one tensor at a time",
     "save_tokenizer": "a tokenizer always goes along with the weights",
     "save_rng_states": "a checkpoint always holds all that an exact resume needs",
     "save_last_step": "the last step is saved where save_strategy is not 'no'",

@@ -9,6 +9,7 @@ _NEXT_TOKEN = "a model predicts the next token alone"
 _NO_EXPERTS = "models are dense, without experts"
 _TEXT_ALONE = "models read text alone"
 _FORMATS = "weights are trained in 16 or 32 bits, with moments in 32"
+_NORMAL = "random weights are of a normal distribution, as wide as initializer_range"
 
 ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "stage": (("PT",), "this program pretrains, and does nothing else"),
@@ -44,6 +45,12 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_lowprecision_moment": ((False,), _FORMATS),
     "new_special_tokens_path": ((None,), "a tokenizer's tokens are all in its own files"),
     "custom_register_path": ((None,), "no code is loaded from configurations"),
+    "data_filelist": ((None,), "input_dir names the data"),
+    "data_weights": ((None,), "input_dir names the data and their weights"),
+    "init_method": ((None,), _NORMAL),
+    "output_layer_init_method": ((None,), _NORMAL),
+    "embedding_init_method": ((None,), _NORMAL),
+    "reshard_save_then_exit": ((False,), "`llm-pretrain convert` writes weights anew"),
     "resume_from_huggingface_ckpt": (
         (None,),
         "continue_training begins from weights in model_name_or_path",

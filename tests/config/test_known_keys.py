@@ -1,4 +1,4 @@
-"""Every key of PaddleNLP's pretraining is known: it has an effect or a reason why not."""
+"""Every key of PaddleNLP's and PaddleFormers' pretraining is known, with an effect or a reason."""
 
 from __future__ import annotations
 

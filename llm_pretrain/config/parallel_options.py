@@ -57,6 +57,7 @@ INERT_OPTIONS: dict[str, dict[str, str]] = {
         "enable_clear_every_step_cache": "no cache is kept between steps",
         "disable_batch_p2p_comm": "how stages exchange tensors follows the backend",
         "enable_timer": "there are no stage timers",
+        "enable_dynamic_shape": "all samples of a run have one length",
         "best_unbalanced_scheduler": "always on: virtual stages may hold unequal numbers of layers",
         "use_dualpipev": "the schedule is one forward, one backward, or that interleaved",
         "enable_split_backward": "it belongs to the static engine",

@@ -148,8 +148,8 @@ class RecomputeArguments(Arguments):
     recompute: Flag = Field(False, description="Compute activations again in the backward pass.")
     recompute_granularity: Literal["full", "full_attn", "core_attn", ""] = Field(
         "full",
-        description="What is computed again: the whole block, its attention, only softmax(QK)V, or "
-        "with '' nothing.",
+        description="What is computed again: the whole block, its attention, only softmax(QK)V "
+        "(PaddleFormers' selective), or with '' nothing.",
     )
     no_recompute_layers: tuple[Integer, ...] | None = Field(
         None, description="Numbers of the layers, from 0, that are left out."
@@ -164,7 +164,9 @@ class RecomputeArguments(Arguments):
 
     @field_validator("recompute_granularity", mode="before")
     @classmethod
-    def _nothing(cls, value: Any) -> Any:
+    def _of_paddleformers(cls, value: Any) -> Any:
+        if value == "selective":
+            return "core_attn"
         return "" if value is None else value
 
     @field_validator("no_recompute_layers")

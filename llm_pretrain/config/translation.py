@@ -28,6 +28,7 @@ def translate(found: Collection) -> None:
     if "train_dataset_path" in found.given:
         _take_paths(found)
     if marks:
+        _turn_recompute_on(found)
         _tell_defaults(found, marks[0])
 
 
@@ -109,6 +110,15 @@ def _take_paths(found: Collection) -> None:
         return
     found.given["input_dir"] = replace(given, value=value)
     found.notices.append(f"{key}: read as input_dir {value!r}")
+
+
+def _turn_recompute_on(found: Collection) -> None:
+    """PaddleFormers recomputes wherever it is said what."""
+    given = found.given.get("recompute_granularity")
+    if given is None or not given.value or "recompute" in found.given:
+        return
+    found.given["recompute"] = replace(given, value=True)
+    found.notices.append("recompute_granularity: turns recompute on, as in PaddleFormers")
 
 
 def _tell_defaults(found: Collection, mark: str) -> None:

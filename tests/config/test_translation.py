@@ -150,6 +150,24 @@ def test_input_dir_counts_over_other_paths(load) -> None:
     assert told(run, "train_dataset_path") == ["train_dataset_path: no effect: input_dir is given"]
 
 
+@pytest.mark.parametrize(
+    ("values", "recomputes"),
+    [
+        ({"recompute_granularity": "selective", "stage": "PT"}, True),
+        ({"recompute_granularity": "full", "stage": "PT", "recompute": False}, False),
+        ({"recompute_granularity": None, "stage": "PT"}, False),
+        ({"stage": "PT"}, False),
+        ({"recompute_granularity": "selective"}, False),
+    ],
+)
+def test_what_is_recomputed_says_that_it_is(load, values: dict[str, Any], recomputes: bool) -> None:
+    run = load(**values)
+    assert run.training.recompute is recomputes
+    assert bool([line for line in run.notices if "turns recompute on" in line]) is recomputes
+    if values.get("recompute_granularity") == "selective":
+        assert run.training.recompute_granularity == "core_attn"
+
+
 def test_defaults_that_differ_are_told_in_one_line(load) -> None:
     (line,) = [line for line in load(stage="PT", adam_beta2=0.9).notices if "defaults" in line]
     assert "continue_training true (here false)" in line

@@ -159,17 +159,18 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     if report.is_verbose:
         choices = (f"{name} = {value or '-'}  [{why}]" for name, value, why in machine.choices())
         report.section("MACHINE", choices)
-    start, problems = examine_folders(run)
+    # What a wrong value would have decided can't be checked with the default in its place.
+    start, problems = examine_folders(run) if run.knows_folders() else (None, [])
     report.problems += problems
-    degrees = _resolve_degrees(report, run, world_size)
-    model = _find_model(report, run, degrees)
+    degrees = _resolve_degrees(report, run, world_size) if run.knows_layout() else None
+    model = _find_model(report, run, degrees) if run.knows_model() else None
     weights = None if start is None else _find_weights(report, run, start)
     sources = _open_data(report, run)
     lines = introduce(run, model=model, weights=weights, sources=sources, degrees=degrees)
     report.section("RUN", lines)
     if run.training.do_train and start is not None:
         _check_start(report, run, start, model, degrees, sources)
-    if report.verifies:
+    if report.verifies and run.knows_folders():
         whole, problems = verify_checkpoints(run)
         report.section("CHECKPOINTS", whole)
         report.problems += problems
@@ -180,7 +181,7 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     if degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
         report.section("LEARNING RATE", [describe_schedule(run)])
-        if sources is not None:
+        if sources is not None and run.knows_data():
             _check_data(report, run, degrees, model, sources)
 
 
@@ -246,7 +247,7 @@ def _find_weights(report: Report, run: RunConfig, start: Start) -> str | None:
 
 
 def _open_data(report: Report, run: RunConfig) -> Sources | None:
-    if run.data.input_dir is None:
+    if run.data.input_dir is None or "split" in run.unknown:
         return None
     try:
         return open_sources(run.data)

@@ -237,3 +237,36 @@ def test_a_reader_that_leaves_and_a_terminal_without_signs_do_no_harm(config: Pa
     )
     assert finished.stdout == "CONFIGURATION\n"
     assert "Error" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"learning_rat": 1}, {"use_moee": True}, {"save_steps": "often"}, {"max_steps": None}],
+)
+def test_a_wrong_key_hides_no_other_problem(
+    config: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any]
+) -> None:
+    change(config, tensor_parallel_degree=3, input_dir="nowhere", num_hidden_layers=2, **wrong)
+    change(config, model_name_or_path="no-model")
+    assert main(["check", str(config), "--world_size", "8"]) == 1
+    error = capsys.readouterr().err
+    (key,) = wrong
+    for problem in (
+        f": {key}: ",
+        "tensor_parallel_degree 3 needs 3 processes",
+        "'no-model' is neither a directory",
+        "input_dir names nowhere",
+    ):
+        assert problem in error
+    assert "4 problem(s) found" in error
+
+
+def test_a_wrong_value_is_not_checked_as_if_it_were_the_default(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, max_seq_length="long", model_name_or_path=3, output_dir=[])
+    assert main(["check", str(config), "--world_size", "8"]) == 1
+    out, error = capsys.readouterr()
+    assert "3 problem(s) found" in error
+    assert "tiny-random-llama:" not in out
+    assert any(line.endswith("[unknown]") and "max_seq" in line for line in out.splitlines())

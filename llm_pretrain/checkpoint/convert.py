@@ -13,6 +13,7 @@ from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.paths import path_argument
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.terminal import HelpFormatter
 
@@ -58,8 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="directory with config.json and weights")
-    add("destination", type=Path, metavar="DESTINATION", help="directory that is made")
+    add(
+        "source",
+        type=path_argument,
+        metavar="SOURCE",
+        help="directory with config.json and weights",
+    )
+    add("destination", type=path_argument, metavar="DESTINATION", help="directory that is made")
     add(
         "--to",
         required=True,
@@ -85,8 +91,10 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
             `destination` with something in it.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ConfigError([f"{destination} exists and is not an empty directory."])
-    config = read_model_config(source)
+        raise ConfigError([f"DESTINATION {destination} exists and is not an empty directory."])
+    if not source.is_dir():
+        raise ConfigError([f"SOURCE {source}: there is no such directory."])
+    config = read_model_config(source, "SOURCE")
     weights = PublishedWeights(source, config)
     dtype = dtype or weights.dtype
     layout.write_config(config)  # has the other program such a model?

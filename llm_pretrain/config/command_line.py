@@ -100,6 +100,29 @@ def typed_value(key: str, words: list[str]) -> Any:
     return readings[0]
 
 
+def file_value(key: str, value: Any) -> Any:
+    """The value of `key` in a file: where the key takes no such text, the text is read as a word.
+
+    A list of texts is read word by word. Whatever else the file holds has its type already.
+    """
+    if key not in keys.OWNER or _accepts(key, value):
+        return value
+    if isinstance(value, str):
+        return typed_value(key, [value])
+    return _typed_items(value)
+
+
+def _typed_items(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_typed_items(item) for item in value]
+    return _scalar(value) if isinstance(value, str) else value
+
+
+def readings_of(value: Any) -> list[Any]:
+    """All that a value in a file or on a command line can stand for, the plainest first."""
+    return _readings([value]) if isinstance(value, str) else [value]
+
+
 def _readings(words: list[str]) -> list[Any]:
     """All values that the words can stand for, the plainest first."""
     if len(words) > 1:

@@ -120,9 +120,3 @@ def _parallelism(training: TrainingArguments) -> Iterator[Conflict]:
             ("sep_parallel_degree", "context_parallel_degree"),
             "both split the sequence; set one of them to 1",
         )
-    if training.virtual_pp_degree > 1 and training.pipeline_parallel_degree <= 1:
-        yield Conflict(
-            ("virtual_pp_degree", "pipeline_parallel_degree"),
-            "virtual stages divide pipeline stages; set pipeline_parallel_degree to 2 or more, "
-            "or virtual_pp_degree to 1",
-        )

@@ -7,12 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text
+from llm_pretrain.config.paths import DataPath, PathText
 
 
 class DataArguments(Arguments):
     """Data: where the tokens are and how they are cut into samples."""
 
-    input_dir: Text | None = Field(
+    input_dir: DataPath | None = Field(
         None,
         description="Directory with the .bin/.idx files, 'weight1 prefix1 weight2 prefix2 …', or a "
         "blend.yaml with names, paths, and weights or epochs.",
@@ -39,7 +40,7 @@ class DataArguments(Arguments):
         "for all. False: one process of each node builds it.",
     )
     data_impl: Literal["mmap"] = Field("mmap", description="Format of the files: memory-mapped.")
-    data_cache: Text | None = Field(
+    data_cache: PathText | None = Field(
         None,
         description="Directory for the index cache; an index-cache directory beside the data that "
         "has the files wins.",

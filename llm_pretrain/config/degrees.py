@@ -45,7 +45,14 @@ class Degrees:
 
 def smallest_world_size(training: TrainingArguments) -> int:
     """The fewest processes that the named degrees can be had with."""
-    return math.prod(_named(training).values())
+    data, taken = training.data_parallel_degree, math.prod(_named(training).values())
+    # Sharding ranks are data-parallel too, and may be meant.
+    return taken * data if data > 1 and _sharding_left(training, data) else taken
+
+
+def _sharding_left(training: TrainingArguments, data: int) -> bool:
+    """Whether a data-parallel degree asks for more processes than the sharding degree names."""
+    return not training.sharding or training.sharding_parallel_degree != data
 
 
 def _named(training: TrainingArguments) -> dict[str, int]:
@@ -81,6 +88,15 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
     sharding = named.get("sharding_parallel_degree", 1)
     if training.sharding and training.sharding_parallel_degree == -1:
         sharding, left = left, 1
+    data = training.data_parallel_degree
+    if data != -1 and data not in (left, left * sharding):
+        shared = f", {left * sharding} with sharding" if sharding > 1 else ""
+        raise ConfigError(
+            [
+                f"data_parallel_degree {data}: the other degrees leave {left} of {world_size} "
+                f"processes{shared}; set it to that, or to -1"
+            ]
+        )
     return Degrees(
         data=left,
         sharding=sharding,
@@ -88,7 +104,7 @@ def resolve_degrees(training: TrainingArguments, world_size: int) -> Degrees:
         pipeline=named["pipeline_parallel_degree"],
         sep=named["sep_parallel_degree"],
         context=named["context_parallel_degree"],
-        virtual_pipeline=training.virtual_pp_degree,
+        virtual_pipeline=training.virtual_stages,
     )
 
 

@@ -17,6 +17,18 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
         yield "pp_recompute_interval", "it is for recompute_granularity 'full'"
     elif training.pipeline_parallel_degree <= 1:
         yield "pp_recompute_interval", "pipeline_parallel_degree is 1"
+    mode = training.pipeline_schedule_mode
+    if training.pipeline_parallel_degree <= 1:
+        if training.virtual_pp_degree > 1:
+            yield "virtual_pp_degree", "pipeline_parallel_degree is 1"
+        yield "pipeline_schedule_mode", "pipeline_parallel_degree is 1"
+    elif training.virtual_stages < training.virtual_pp_degree:
+        yield "virtual_pp_degree", f"pipeline_schedule_mode {mode} has no virtual stages"
+    elif mode not in (None, "1F1B", "VPP"):
+        order = "one forward, one backward" + ", interleaved" * (mode == "ZBVPP")
+        yield "pipeline_schedule_mode", f"the order of work is {order}; the losses are the same"
+    if training.max_grad_norm < 0:
+        yield "max_grad_norm", "below 0, as at 0, gradients are left as they are"
     if not (training.fp16 or training.bf16):
         yield "fp16_opt_level", "neither fp16 nor bf16 is true"
     if not training.fp16:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text, shown
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, shown
+from llm_pretrain.config.paths import PathText, expanded
 
 Strategy = Literal["no", "steps", "epoch"]
 REPORTERS = ("visualdl", "tensorboard", "wandb", "swanlab", "all", "none")
@@ -40,11 +41,11 @@ def _resume(value: Any) -> Any:
         return value.lower() == "true"
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is neither a checkpoint's directory nor true or false")
-    return value
+    return expanded(value)
 
 
 Resume = Annotated[
-    bool | Text | None,
+    bool | str | None,
     BeforeValidator(_resume),
     WithJsonSchema({"type": ["boolean", "string", "null"]}),
 ]
@@ -82,7 +83,7 @@ class ReportArguments(Arguments):
     )
     logging_steps: Integer = Field(500, ge=0, description="Steps between two reports.")
     logging_first_step: Flag = Field(False, description="Report the first step too.")
-    logging_dir: Text | None = Field(
+    logging_dir: PathText | None = Field(
         None, description="VisualDL's directory; by default output_dir/runs/<date and host>."
     )
     report_to: Reporters = Field(

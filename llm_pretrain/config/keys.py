@@ -10,12 +10,16 @@ from llm_pretrain.config.arguments import Arguments
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.inert import INERT
 from llm_pretrain.config.model_arguments import ModelArguments
+from llm_pretrain.config.paddleformers import DATASET, MEANINGS, ONLY
+from llm_pretrain.config.parallel_options import FLAGS
 from llm_pretrain.config.spellings import SPELLINGS
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 MODELS: tuple[type[Arguments], ...] = (ModelArguments, DataArguments, TrainingArguments)
 
 OWNER: dict[str, type[Arguments]] = {key: owner for owner in MODELS for key in owner.model_fields}
+
+KNOWN: frozenset[str] = frozenset([*OWNER, *INERT, *ONLY, *MEANINGS, *FLAGS, *DATASET])
 
 
 def field(key: str) -> FieldInfo:
@@ -36,8 +40,8 @@ def groups() -> list[tuple[str, list[str]]]:
     return found
 
 
-def nearest(key: str) -> str | None:
-    """The known key most like an unknown one."""
-    known = [*OWNER, *INERT, *SPELLINGS]
-    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+def nearest(key: str, *, least: float = 0.6) -> str | None:
+    """The known key most like an unknown one, if the likeness (0 to 1) is at least so much."""
+    known = sorted([*KNOWN, *SPELLINGS])
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=least)
     return close[0] if close else None

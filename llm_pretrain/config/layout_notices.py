@@ -41,6 +41,8 @@ def _model(run: RunConfig, model: ModelConfig) -> Iterator[str]:
             "reset_position_ids: no effect: the model knows positions by the distances between "
             "them alone"
         )
+    if run.model.continue_training and run.model.initializer_range is not None:
+        yield "initializer_range: no effect on the weights that continue_training reads"
     wanted = run.model.vocab_size
     if wanted is not None and wanted != model.vocab_size:
         yield (
@@ -98,6 +100,7 @@ def _idle_options(training: TrainingArguments, degrees: Degrees) -> Iterator[str
         ),
         "enable_sharding_comm_overlap": ("sharding over several ranks", stage > 0),
         "enable_stage1_overlap": ("stage1 over several ranks", stage == 1),
+        "enable_overlap": ("sharding over several ranks", stage > 0),
         "enable_stage2_overlap": ("stage2 and stage3 over several ranks", stage > 1),
         "enable_stage1_allgather_overlap": (
             "stage1 and stage2 over several ranks",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,53 +12,21 @@ from pydantic_core import ErrorDetails
 
 from llm_pretrain.config import keys
 from llm_pretrain.config.arguments import Arguments, shown
-from llm_pretrain.config.command_line import read_command_line, typed_value
+from llm_pretrain.config.command_line import file_value, read_command_line, typed_value
 from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.cross_checks import cross_checks
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config.given import COMMAND_LINE, Collection, Given
 from llm_pretrain.config.idle import idle_values
 from llm_pretrain.config.inert import INERT
 from llm_pretrain.config.model_arguments import ModelArguments
 from llm_pretrain.config.parallel_options import INERT_OPTIONS
+from llm_pretrain.config.paths import expanded
 from llm_pretrain.config.run_config import RunConfig
 from llm_pretrain.config.spellings import SPELLINGS
 from llm_pretrain.config.training_arguments import TrainingArguments
-
-COMMAND_LINE = "command line"
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A value that somebody wrote: where, under which spelling."""
-
-    value: Any
-    source: str
-    place: str
-    spelling: str
-
-
-class _Collection:
-    """The keys given so far, with all problems and notices on the way."""
-
-    def __init__(self) -> None:
-        self.given: dict[str, _Given] = {}
-        self.problems: list[str] = []
-        self.notices: list[str] = []
-        self.wrong: set[str] = set()  # keys whose value is not known, for a reason already told
-        self.readable = True
-
-    def add(self, written: Sequence[tuple[str, _Given]]) -> None:
-        """Take the keys of one source, which win over those of earlier ones."""
-        here: dict[str, _Given] = {}
-        for key, given in written:
-            if key in here and here[key].value != given.value:
-                self.problems.append(
-                    f"{given.place}: {given.spelling} and {here[key].spelling} are one key with "
-                    "two values; keep one"
-                )
-            here[key] = given
-        self.given.update(here)
+from llm_pretrain.config.translation import translate
 
 
 def load_run_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -84,23 +51,23 @@ def examine(
 ) -> tuple[RunConfig | None, list[str]]:
     """What `load_run_config` would return, and the problems for which it would raise.
 
-    The configuration is there in spite of conflicts between its values, so that more can be
-    checked; it is None where a value is not known.
+    The configuration is there in spite of wrong values, for which defaults stand, and of conflicts,
+    so that more can be checked; it is None where the file can't be read.
     """
-    found = _Collection()
+    found = Collection()
     if path is not None:
-        _add_file(found, Path(path))
+        _add_file(found, str(path))
     _add_command_line(found, overrides)
+    translate(found)
     if not found.readable:
         return None, found.problems
     model, data, training = _validate(found)
     for conflict in cross_checks(model, data, training):
         if not found.wrong.intersection(conflict.keys):
-            found.problems.append(_place(found, conflict.keys) + conflict.sentence)
-    if found.wrong:
-        return None, found.problems
+            found.problems.append(found.place(conflict.keys) + conflict.sentence)
     notices = (*found.notices, *_inert_notices(found), *_value_notices(found, training))
-    run = RunConfig(model, data, training, _sources(found, training), notices)
+    unknown = frozenset(found.wrong)
+    run = RunConfig(model, data, training, _sources(found, training), notices, unknown)
     return run, found.problems
 
 
@@ -120,7 +87,13 @@ def split_command_line(arguments: Sequence[str]) -> tuple[str | None, Sequence[s
     return None, arguments
 
 
-def _add_file(found: _Collection, path: Path) -> None:
+def _add_file(found: Collection, text: str) -> None:
+    try:
+        path = Path(expanded(text))
+    except ValueError as error:
+        found.problems.append(f"{COMMAND_LINE}: CONFIG: {error}")
+        found.readable = False
+        return
     content = read_config_file(path)
     found.problems += content.problems
     found.readable = not content.problems or bool(content.values)
@@ -131,11 +104,11 @@ def _add_file(found: _Collection, path: Path) -> None:
         place = f"{path.name}, line {content.lines[spelling]}"
         key = _canonical(found, spelling, place)
         if key is not None:
-            written.append((key, _Given(value, path.name, place, spelling)))
+            written.append((key, Given(file_value(key, value), path.name, place, spelling)))
     found.add(written)
 
 
-def _add_command_line(found: _Collection, overrides: Sequence[str]) -> None:
+def _add_command_line(found: Collection, overrides: Sequence[str]) -> None:
     line = read_command_line(overrides)
     found.problems += line.problems
     for spelling in line.repeated:
@@ -151,25 +124,26 @@ def _add_command_line(found: _Collection, overrides: Sequence[str]) -> None:
             found.problems.append(f"{COMMAND_LINE}: --{spelling}: {error}")
             found.wrong.add(key)
             continue
-        written.append((key, _Given(value, COMMAND_LINE, COMMAND_LINE, spelling)))
+        written.append((key, Given(value, COMMAND_LINE, COMMAND_LINE, spelling)))
     found.add(written)
 
 
-def _canonical(found: _Collection, spelling: str, place: str) -> str | None:
-    if spelling in keys.OWNER or spelling in INERT:
+def _canonical(found: Collection, spelling: str, place: str) -> str | None:
+    if spelling in keys.KNOWN:
         return spelling
     if spelling in SPELLINGS:
         key = SPELLINGS[spelling]
         found.notices.append(f"{spelling}: read as {key}, its present name")
         return key
     near = keys.nearest(spelling)
-    found.wrong.add(near or spelling)
+    # What is that much like a key was meant to be it.
+    found.wrong.add(keys.nearest(spelling, least=0.8) or spelling)
     hint = f"did you mean {near}?" if near else "`llm-pretrain check --schema` lists the known ones"
     found.problems.append(f"{place}: {spelling}: there is no such key; {hint}")
     return None
 
 
-def _validate(found: _Collection) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+def _validate(found: Collection) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """The three groups, with defaults in place of wrong values."""
 
     def build(owner: type[Arguments]) -> Any:
@@ -181,7 +155,7 @@ def _validate(found: _Collection) -> tuple[ModelArguments, DataArguments, Traini
         except ValidationError as error:
             for key, message in _first_errors(error):
                 if key not in found.wrong:
-                    found.problems.append(_place(found, (key,)) + message)
+                    found.problems.append(found.place((key,)) + message)
                 found.wrong.add(key)
             values = {key: value for key, value in values.items() if key not in found.wrong}
             if "output_dir" in found.wrong:
@@ -215,23 +189,13 @@ def _message(key: str, detail: ErrorDetails) -> str:
     return f"{value} does not fit: {detail['msg'].removeprefix('Input ')}"
 
 
-def _place(found: _Collection, about: Sequence[str]) -> str:
-    """`file, line: key: ` of the first of the keys that somebody wrote."""
-    for key in about:
-        if key in found.given:
-            given = found.given[key]
-            dashes = "--" if given.source == COMMAND_LINE else ""
-            return f"{given.place}: {dashes}{given.spelling}: "
-    return f"{about[0]} (not given): "
-
-
-def _inert_notices(found: _Collection) -> Iterator[str]:
+def _inert_notices(found: Collection) -> Iterator[str]:
     for key, given in found.given.items():
         if key in INERT:
             yield f"{given.spelling}: no effect here: {INERT[key]}"
 
 
-def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[str]:
+def _value_notices(found: Collection, training: TrainingArguments) -> Iterator[str]:
     for key, options in INERT_OPTIONS.items():
         for name in getattr(training, key):
             if name in options:
@@ -261,10 +225,12 @@ def _value_notices(found: _Collection, training: TrainingArguments) -> Iterator[
         )
 
 
-def _sources(found: _Collection, training: TrainingArguments) -> MappingProxyType[str, str]:
+def _sources(found: Collection, training: TrainingArguments) -> MappingProxyType[str, str]:
     sources = {}
     for key in keys.OWNER:
-        if key in training.derived:
+        if key in found.wrong:
+            sources[key] = "unknown"
+        elif key in training.derived:
             sources[key] = f"from {training.derived[key]}"
         else:
             sources[key] = found.given[key].source if key in found.given else "default"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from llm_pretrain.config.arguments import Arguments, Flag, Integer, Number, Text
+from llm_pretrain.config.arguments import Arguments, Flag, Integer, Number
+from llm_pretrain.config.paths import PathText
 
 
 class OperatorArguments(Arguments):
@@ -35,12 +36,12 @@ class OperatorArguments(Arguments):
 class ModelArguments(OperatorArguments):
     """Model: which one, and what of its published config is changed."""
 
-    model_name_or_path: Text = Field(
+    model_name_or_path: PathText = Field(
         "__internal_testing__/tiny-random-llama",
         description="A directory in Hugging Face's or PaddleNLP's layout, a checkpoint of this "
         "program, or the name of a model whose config is built in.",
     )
-    tokenizer_name_or_path: Text | None = Field(
+    tokenizer_name_or_path: PathText | None = Field(
         None,
         description="Directory of the tokenizer; by default model_name_or_path. Without a "
         "tokenizer training works on token ids alone.",
@@ -63,6 +64,11 @@ class ModelArguments(OperatorArguments):
     )
     num_attention_heads: Integer | None = Field(
         None, gt=0, description="Number of attention heads in place of the published one."
+    )
+    initializer_range: Number | None = Field(
+        None,
+        gt=0,
+        description="Standard deviation of the random weights in place of the published one.",
     )
     hidden_dropout_prob: Number | None = Field(
         None,

@@ -35,7 +35,8 @@ class OptimizerArguments(Arguments):
     adam_beta2: Number = Field(0.999, ge=0, lt=1, description="Decay of AdamW's second moment.")
     adam_epsilon: Number = Field(1e-8, gt=0, description="AdamW's epsilon.")
     max_grad_norm: Number = Field(
-        1.0, ge=0, description="Gradients are scaled down to this global norm; 0 leaves them."
+        1.0,
+        description="Gradients are scaled down to this global norm; 0 or less leaves them.",
     )
 
     @property

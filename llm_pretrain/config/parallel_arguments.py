@@ -34,6 +34,10 @@ Sharding = Annotated[
 ]
 
 
+# Names of the automatic-parallel engine's; losses don't depend on the order of micro-batches.
+ScheduleMode = Literal["1F1B", "VPP", "FThenB", "Eager-1F1B", "ZBH1", "ZBVPP"]
+
+
 def _degree(value: int) -> int:
     if value == 0 or value < -1:
         raise ValueError(f"{value} is not a degree: a whole number from 1, or -1 for the default")
@@ -52,6 +56,11 @@ class ParallelArguments(Arguments):
     virtual_pp_degree: Integer = Field(
         1, gt=0, description="Pieces of the model per pipeline stage (interleaved schedule)."
     )
+    pipeline_schedule_mode: ScheduleMode | None = Field(
+        None,
+        description="VPP and ZBVPP, or null, interleave virtual stages; the others have none. The "
+        "order of work is always one forward, one backward, or that interleaved.",
+    )
     sharding: Sharding = Field(
         "",
         description="What is split among data-parallel processes: stage1 the optimizer's state, "
@@ -61,6 +70,11 @@ class ParallelArguments(Arguments):
         -1,
         description="Processes of a sharding group; -1 is all that the other degrees leave, 1 "
         "turns sharding off.",
+    )
+    data_parallel_degree: Integer = Field(
+        -1,
+        description="Processes that see different samples, which follows from the other degrees: "
+        "-1 takes what they leave, another number must be that.",
     )
     sep_parallel_degree: Integer = Field(
         -1, description="Processes that split the sequence and exchange heads; -1 is 1."
@@ -106,6 +120,7 @@ class ParallelArguments(Arguments):
         "tensor_parallel_degree",
         "pipeline_parallel_degree",
         "sharding_parallel_degree",
+        "data_parallel_degree",
         "sep_parallel_degree",
         "context_parallel_degree",
     )(_degree)
@@ -114,6 +129,12 @@ class ParallelArguments(Arguments):
     @classmethod
     def _default_order(cls, value: Any) -> Any:
         return "pp_first" if value is None else value
+
+    @property
+    def virtual_stages(self) -> int:
+        """Pieces of the model on each rank of a pipeline; 1 without a pipeline."""
+        interleaves = self.pipeline_schedule_mode in (None, "VPP", "ZBVPP")
+        return self.virtual_pp_degree if self.pipeline_parallel_degree > 1 and interleaves else 1
 
     @property
     def sharding_stage(self) -> int:
@@ -125,9 +146,10 @@ class RecomputeArguments(Arguments):
     """Recompute: activations that the backward pass computes again."""
 
     recompute: Flag = Field(False, description="Compute activations again in the backward pass.")
-    recompute_granularity: Literal["full", "full_attn", "core_attn"] = Field(
+    recompute_granularity: Literal["full", "full_attn", "core_attn", ""] = Field(
         "full",
-        description="What is computed again: the whole block, its attention, or only softmax(QK)V.",
+        description="What is computed again: the whole block, its attention, only softmax(QK)V "
+        "(PaddleFormers' selective), or with '' nothing.",
     )
     no_recompute_layers: tuple[Integer, ...] | None = Field(
         None, description="Numbers of the layers, from 0, that are left out."
@@ -139,6 +161,13 @@ class RecomputeArguments(Arguments):
         description="In a pipeline, how many whole blocks in a row are computed again as one, from "
         "the input of the first; 0 turns recompute off.",
     )
+
+    @field_validator("recompute_granularity", mode="before")
+    @classmethod
+    def _of_paddleformers(cls, value: Any) -> Any:
+        if value == "selective":
+            return "core_attn"
+        return "" if value is None else value
 
     @field_validator("no_recompute_layers")
     @classmethod

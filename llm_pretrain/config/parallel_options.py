@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "sharding_parallel_config": {
         "enable_stage1_overlap": f"with stage1, {_REDUCE_EARLY}",
         "enable_stage2_overlap": f"with stage2 and stage3, {_REDUCE_EARLY}",
+        "enable_overlap": f"with any stage, {_REDUCE_EARLY}",
         "enable_stage1_allgather_overlap": f"with stage1 and stage2, {_GATHER_LATE}",
         "enable_stage1_broadcast_overlap": "the same as enable_stage1_allgather_overlap",
         "enable_release_grads": _RELEASE,
@@ -44,6 +45,9 @@ INERT_OPTIONS: dict[str, dict[str, str]] = {
         "sync_param": "whole tensors are equal on all tensor-parallel ranks by construction",
         "sync_grad": "whole tensors' gradients are equal on all tensor-parallel ranks",
         "sync_moment": "whole tensors' moments are equal on all tensor-parallel ranks",
+        "replace_with_c_embedding": "always so: each tensor-parallel rank holds rows of the table",
+        "replace_with_parallel_cross_entropy": "always on: the loss is of logits that stay split "
+        "over the vocabulary",
     },
     "pipeline_parallel_config": {
         "disable_p2p_cache_shape": "all micro-batches of a run have one shape",
@@ -53,21 +57,97 @@ INERT_OPTIONS: dict[str, dict[str, str]] = {
         "enable_clear_every_step_cache": "no cache is kept between steps",
         "disable_batch_p2p_comm": "how stages exchange tensors follows the backend",
         "enable_timer": "there are no stage timers",
+        "enable_dynamic_shape": "all samples of a run have one length",
         "best_unbalanced_scheduler": "always on: virtual stages may hold unequal numbers of layers",
         "use_dualpipev": "the schedule is one forward, one backward, or that interleaved",
         "enable_split_backward": "it belongs to the static engine",
         "enable_send_recv_overlap": "it belongs to the static engine",
+        "disable_non_batch_p2p_comm": "how stages exchange tensors follows the backend",
+        "auto_parallel_sync_shared_params": "a tied table's gradient is summed over its stages "
+        "once a step",
+        "sync_param": "a tied table is equal on its stages by construction",
+        "sync_moment": "a tied table's moments are equal on its stages",
+        "enable_offload_queue": "activations stay on the device",
+        "forward_backward_overlap_scheduler": "the schedule is one forward, one backward, or that "
+        "interleaved",
     },
     "sharding_parallel_config": {
         "enable_stage1_tensor_fusion": "always on: gradients and weights are reduced and gathered "
         "in flat buffers of sharding_comm_buffer_size_MB",
         "split_param": "always on: each rank of a sharding group updates an equal part of a buffer",
         "disable_stage1_reduce_avg": "losses are divided, then gradients are summed",
+        "enable_tensor_fusion": "always on: gradients and weights are reduced and gathered in flat "
+        "buffers of sharding_comm_buffer_size_MB",
         "enable_stage1_tensor_fusion_blanced_save_load": "checkpoints do not depend on the layout",
         "enable_fuse_optimizer_states": "always on: an optimizer state is one tensor per buffer",
     },
 }
 """Options without effect, by key, and why: each completes "KEY NAME: no effect here: …"."""
+
+FLAGS: dict[str, tuple[str, str]] = {
+    **{
+        flag: ("tensor_parallel_config", option)
+        for flag, option in {
+            "tp_async_allreduce": "enable_mp_async_allreduce",
+            "mp_async_allreduce": "enable_mp_async_allreduce",
+            "mp_skip_c_identity": "enable_mp_skip_c_identity",
+            "mp_fused_linear_param_grad_add": "enable_mp_fused_linear_param_grad_add",
+            "sp_async_reduce_scatter": "enable_sp_async_reduce_scatter",
+            "tp_delay_scale_loss": "enable_delay_scale_loss",
+            "tp_sync_param": "sync_param",
+            "sync_grad": "sync_grad",
+            "tp_sync_moment": "sync_moment",
+            "replace_with_c_embedding": "replace_with_c_embedding",
+            "replace_with_parallel_cross_entropy": "replace_with_parallel_cross_entropy",
+        }.items()
+    },
+    **{
+        flag: ("pipeline_parallel_config", option)
+        for flag, option in {
+            "dp_comm_overlap": "enable_dp_comm_overlap",
+            "sharding_comm_overlap": "enable_sharding_comm_overlap",
+            "pp_sharding_comm_overlap": "enable_sharding_comm_overlap",
+            "pp_release_grads": "enable_release_grads",
+            "release_grads": "enable_release_grads",
+            "overlap_p2p_comm": "enable_overlap_p2p_comm",
+            "batch_p2p_comm": "disable_batch_p2p_comm",
+            "non_batch_p2p_comm": "disable_non_batch_p2p_comm",
+            "p2p_cache_shape": "disable_p2p_cache_shape",
+            "partial_send_recv": "disable_partial_send_recv",
+            "clear_every_step_cache": "enable_clear_every_step_cache",
+            "pp_delay_scale_loss": "enable_delay_scale_loss",
+            "pp_sync_param": "sync_param",
+            "pp_sync_moment": "sync_moment",
+            "auto_parallel_sync_shared_params": "auto_parallel_sync_shared_params",
+            "best_unbalanced_scheduler": "best_unbalanced_scheduler",
+            "offload_queue": "enable_offload_queue",
+            "use_dualpipev": "use_dualpipev",
+            "forward_backward_overlap_scheduler": "forward_backward_overlap_scheduler",
+            "send_recv_overlap": "enable_send_recv_overlap",
+            "split_backward": "enable_split_backward",
+            "timer": "enable_timer",
+        }.items()
+    },
+    **{
+        flag: ("sharding_parallel_config", option)
+        for flag, option in {
+            "stage1_tensor_fusion": "enable_stage1_tensor_fusion",
+            "tensor_fusion": "enable_tensor_fusion",
+            "stage1_overlap": "enable_stage1_overlap",
+            "stage2_overlap": "enable_stage2_overlap",
+            "overlap": "enable_overlap",
+            "sd_sharding_comm_overlap": "enable_overlap",
+            "sd_shardingv1_comm_overlap": "enable_overlap",
+            "stage1_broadcast_overlap": "enable_stage1_broadcast_overlap",
+            "stage1_allgather_overlap": "enable_stage1_allgather_overlap",
+            "stage1_reduce_avg": "disable_stage1_reduce_avg",
+            "fuse_optimizer_states": "enable_fuse_optimizer_states",
+            "sd_release_grads": "enable_release_grads",
+            "split_param": "split_param",
+        }.items()
+    },
+}
+"""PaddleFormers' flags by which an option is chosen: the key of the options, and the name."""
 
 
 def _reader(key: str) -> Any:

@@ -7,12 +7,13 @@ import re
 from pydantic import Field, field_validator
 
 from llm_pretrain.config.arguments import Arguments, Flag, Integer, Text, shown
+from llm_pretrain.config.paths import PathText
 
 
 class RunArguments(Arguments):
     """Run: what is done, where, and where the results go."""
 
-    output_dir: Text = Field(
+    output_dir: PathText = Field(
         min_length=1, description="Directory for checkpoints, the final model and the logs."
     )
     overwrite_output_dir: Flag = Field(

@@ -6,7 +6,8 @@ from typing import Any
 
 from llm_pretrain.config import keys
 from llm_pretrain.config.inert import INERT
-from llm_pretrain.config.parallel_options import OPTIONS
+from llm_pretrain.config.paddleformers import DATASET, MEANINGS, ONLY
+from llm_pretrain.config.parallel_options import FLAGS, OPTIONS
 from llm_pretrain.config.spellings import SPELLINGS
 
 
@@ -22,6 +23,20 @@ def json_schema() -> dict[str, Any]:
         properties[key]["default"] = ""
     for key, reason in INERT.items():
         properties[key] = {"deprecated": True, "description": f"No effect here: {reason}."}
+    for key, (values, reason) in ONLY.items():
+        allowed = [value for value in values if value is not None] or [None]
+        description = f"No effect here: {reason}."
+        properties[key] = {"enum": allowed, "deprecated": True, "description": description}
+    for key, meanings in MEANINGS.items():
+        own = " or ".join(dict.fromkeys(own for own, _ in meanings.values()))
+        description = f"Read as {own}."
+        properties[key] = {"enum": list(meanings), "deprecated": True, "description": description}
+    for flag, (key, option) in FLAGS.items():
+        description = f"Read as the option {option} of {key}."
+        properties[flag] = properties["do_train"] | {"description": description}
+        properties[flag]["deprecated"] = True
+    for key in DATASET:
+        properties[key] = {"deprecated": True, "description": "Read as input_dir."}
     for spelling, key in SPELLINGS.items():
         properties[spelling] = {
             **properties[key],

@@ -15,6 +15,10 @@ SPELLINGS: dict[str, str] = {
     "sharding_parallel_size": "sharding_parallel_degree",
     "sep_parallel_size": "sep_parallel_degree",
     "context_parallel_size": "context_parallel_degree",
+    "apply_rope_fusion": "use_fused_rope",
+    "fuse_rope": "use_fused_rope",
+    "fuse_rms_norm": "use_fused_rms_norm",
+    "use_fused_head_and_loss_fn": "use_fused_linear_cross_entropy",
     "expert_model_parallel_size": "expert_parallel_degree",
     "expert_tensor_model_parallel_size": "expert_tensor_parallel_degree",
 }

@@ -66,6 +66,8 @@ class TrainingArguments(
             derive("eval_steps", every, "minimum_eval_times")
         if self.decay_steps is None and self.max_steps > 0:
             derive("decay_steps", self.max_steps, "max_steps")
+        if self.recompute and not self.recompute_granularity:
+            derive("recompute", False, "recompute_granularity, which is empty")
         if self.amp_master_grad and self.compute_dtype == "float32":
             derive("amp_master_grad", False, "fp16 and bf16")
         train_batch = self.per_device_train_batch_size * self.gradient_accumulation_steps

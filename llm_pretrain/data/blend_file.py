@@ -1,7 +1,7 @@
 """A blend as a YAML file: datasets by name, each with a weight or a number of epochs.
 
 - name: web
-  path: web/text        # a prefix, a folder or a glob, relative to this file
+  path: web/text        # a prefix, a folder or a glob, relative to this file; ~ and $NAME count
   weight: 0.7
 - name: books
   path: books
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from llm_pretrain.config.paths import expanded
 from llm_pretrain.data.errors import DataError
 
 ENDINGS = (".yaml", ".yml")
@@ -104,9 +105,13 @@ def _entry(path: Path, node: yaml.Node) -> Entry:
             raise DataError(f"{where}: the dataset has no {key}.")
     if ("weight" in values) == ("epochs" in values):
         raise DataError(f"{where}: dataset {values['name']!r} needs either weight or epochs.")
+    try:
+        target = expanded(values["path"])
+    except ValueError as error:
+        raise DataError(f"{where}: path: {error}.") from None
     return Entry(
         values["name"],
-        path.parent / values["path"],
+        path.parent / target,
         _amount(values, "weight", where),
         _amount(values, "epochs", where),
     )

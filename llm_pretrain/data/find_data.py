@@ -35,36 +35,37 @@ class Inputs:
     notices: tuple[str, ...] = ()
 
 
-def find_data(input_dir: str | None) -> Inputs:
+def find_data(input_dir: str | None, argument: str = "input_dir") -> Inputs:
     """The data that `input_dir` names.
 
     It is a folder (all pairs in it, sorted by name, each of weight 1), one prefix,
     "weight prefix weight prefix …", or the path of a YAML file (see `blend_file`). What has the
-    weight 0 is left out. Raises DataError where nothing is found, or half a pair.
+    weight 0 is left out. Raises DataError where nothing is found, or half a pair, which names the
+    argument that was typed.
     """
     if not input_dir or not input_dir.strip():
-        raise DataError("input_dir is not set: it names the folder of the training data.")
+        raise DataError(f"{argument} is not set: it names the folder of the training data.")
     # A whole path first: its name may hold spaces.
     whole = Path(input_dir.strip())
     if whole.is_dir():
-        prefixes = _in_folder(whole)
+        prefixes = _in_folder(whole, argument)
         weights = (1.0,) * len(prefixes) if len(prefixes) > 1 else None
         written = tuple(os.path.join(input_dir.strip(), prefix.name) for prefix in prefixes)
         return Inputs(prefixes, weights, written)
     if whole.suffix.lower() in ENDINGS and whole.is_file():
-        return _of_blend_file(whole)
+        return _of_blend_file(whole, argument)
     words = input_dir.split()
     if len(words) == 1 or _exists(whole):
-        return Inputs((_checked_prefix(whole),), None, (input_dir.strip(),))
+        return Inputs((_checked_prefix(whole, argument),), None, (input_dir.strip(),))
     if len(words) % 2:
         raise DataError(
-            f'input_dir is "{input_dir}": it must be a folder, a prefix, a YAML file, or pairs of '
+            f'{argument} is "{input_dir}": it must be a folder, a prefix, a YAML file, or pairs of '
             'a weight and a prefix such as "0.7 data/web 0.3 data/books".'
         )
-    weights = tuple(_weight(word, input_dir) for word in words[::2])
+    weights = tuple(_weight(word, input_dir, argument) for word in words[::2])
     if sum(weights) == 0:
-        raise DataError(f'input_dir is "{input_dir}": all its weights are 0.')
-    prefixes = tuple(_checked_prefix(Path(word)) for word in words[1::2])
+        raise DataError(f'{argument} is "{input_dir}": all its weights are 0.')
+    prefixes = tuple(_checked_prefix(Path(word), argument) for word in words[1::2])
     # Otherwise the order could give them a sample where every other dataset has just its share.
     used = [number for number, weight in enumerate(weights) if weight]
     return Inputs(
@@ -79,12 +80,13 @@ def find_data(input_dir: str | None) -> Inputs:
     )
 
 
-def _of_blend_file(path: Path) -> Inputs:
+def _of_blend_file(path: Path, argument: str) -> Inputs:
     prefixes: list[Path] = []
     entries: list[Entry] = []
     notices = []
     for entry in read_blend_file(path):
-        found = _in_folder(entry.path) if entry.path.is_dir() else _matching(entry.path)
+        pairs = _in_folder if entry.path.is_dir() else _matching
+        found = pairs(entry.path, argument)
         if entry.amount == 0:
             notices.append(_left_out(f"{entry.name} ({entry.path})"))
             continue
@@ -125,11 +127,11 @@ def _exists(prefix: Path) -> bool:
     return any(path(prefix).exists() for path in (bin_path, index_path, ids_path, npz_path))
 
 
-def _in_folder(folder: Path) -> tuple[Path, ...]:
+def _in_folder(folder: Path, argument: str) -> tuple[Path, ...]:
     try:
         names = {path.name for path in folder.iterdir() if path.is_file()}
     except OSError as error:
-        raise DataError(f"input_dir {folder} can't be read: {error.strerror}.") from error
+        raise DataError(f"{argument} {folder} can't be read: {error.strerror}.") from error
     found: set[str] = set()
     for endings in _PAIRS:
         for ending, other in (endings, endings[::-1]):
@@ -144,14 +146,14 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
                     )
                 found.add(stem)
     if not found:
-        raise DataError(f"input_dir {folder} holds no training data. {_EXPECTED}.")
+        raise DataError(f"{argument} {folder} holds no training data. {_EXPECTED}.")
     return tuple(folder / stem for stem in sorted(found))
 
 
-def _matching(path: Path) -> tuple[Path, ...]:
+def _matching(path: Path, argument: str) -> tuple[Path, ...]:
     """The prefixes of a glob, or the one prefix that the path is."""
     if _exists(path) or not any(sign in str(path) for sign in "*?["):
-        return (_checked_prefix(path),)
+        return (_checked_prefix(path, argument),)
     files = filter(os.path.isfile, glob.glob(str(path), recursive=True))
     prefixes = {
         name[: -len(ending)]
@@ -160,29 +162,29 @@ def _matching(path: Path) -> tuple[Path, ...]:
         if name.endswith(ending)
     }
     if not prefixes:
-        raise DataError(f"input_dir names {path}, which matches no training data. {_EXPECTED}.")
+        raise DataError(f"{argument} names {path}, which matches no training data. {_EXPECTED}.")
     return tuple(map(Path, sorted(prefixes)))
 
 
-def _checked_prefix(prefix: Path) -> Path:
+def _checked_prefix(prefix: Path, argument: str) -> Path:
     for endings in _PAIRS:
         for ending in endings:
             # A user may well name one of the two files.
             if prefix.name.endswith(ending) and prefix.is_file():
                 prefix = prefix.with_name(prefix.name[: -len(ending)])
     if not _exists(prefix):
-        raise DataError(f"input_dir names {prefix}, and there are no such files. {_EXPECTED}.")
+        raise DataError(f"{argument} names {prefix}, and there are no such files. {_EXPECTED}.")
     return prefix
 
 
-def _weight(word: str, input_dir: str) -> float:
+def _weight(word: str, input_dir: str, argument: str) -> float:
     try:
         weight = float(word)
     except ValueError:
         weight = math.nan
     if not (math.isfinite(weight) and weight >= 0):
         raise DataError(
-            f'input_dir is "{input_dir}": "{word}" stands where a weight must be. If this is one '
+            f'{argument} is "{input_dir}": "{word}" stands where a weight must be. If this is one '
             "path with spaces in it, there is no such folder."
         )
     return weight

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from llm_pretrain.terminal import HelpFormatter
 
+from llm_pretrain.config.paths import path_argument, path_word
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
@@ -19,16 +20,20 @@ def merge_main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
     parser = _parser("merge", "Write several pairs of token files as one, in the order given.")
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="a prefix, or a folder: its pairs by name")
-    add("--input", action="append", default=[], dest="inputs_by_name", help="one more INPUT")
-    add("--output_prefix", "--output-prefix", required=True, type=Path, help="without its ending")
+    pairs = "a prefix, or a folder: its pairs by name"
+    add("inputs", nargs="*", metavar="INPUT", type=path_word, help=pairs)
+    more = "one more INPUT"
+    add("--input", action="append", default=[], dest="others", type=path_word, help=more)
+    names, without = ("--output_prefix", "--output-prefix"), "without its ending"
+    add(*names, required=True, type=path_argument, help=without)
     add("--data_impl", help="no effect: there is one format of output")
 
     def run(arguments: argparse.Namespace) -> list[TokenData]:
-        inputs = [*arguments.inputs, *arguments.inputs_by_name]
+        inputs = [("INPUT", text) for text in arguments.inputs]
+        inputs += [("--input", text) for text in arguments.others]
         if not inputs:
             raise DataError("name the prefixes or folders to merge.")
-        prefixes = [prefix for text in inputs for prefix in find_data(text).prefixes]
+        prefixes = [prefix for name, text in inputs for prefix in find_data(text, name).prefixes]
         return [merge(prefixes, arguments.output_prefix)]
 
     return _main(parser, argv, run)
@@ -38,9 +43,10 @@ def split_main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
     parser = _parser("split", "Write one pair of token files as several, PREFIX_0 and so on.")
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="path of the data without its ending")
+    add("prefix", metavar="PREFIX", type=path_word, help="path of the data without its ending")
     add("--shares", required=True, type=_shares, help="of the tokens: 98,1,1, or 1,1 for halves")
-    add("--output_prefix", type=Path, help="path of the parts without number (default: PREFIX)")
+    parts = "path of the parts without number (default: PREFIX)"
+    add("--output_prefix", type=path_argument, help=parts)
 
     def run(arguments: argparse.Namespace) -> list[TokenData]:
         prefix = _only_prefix(arguments.prefix)
@@ -55,8 +61,9 @@ def split_main(argv: Sequence[str]) -> int:
 def convert_main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
     parser = _parser("convert", "Write PREFIX_ids.npy and PREFIX_idx.npz as .bin and .idx.")
-    parser.add_argument("prefix", metavar="PREFIX", help="path of the data without its ending")
-    parser.add_argument("output", metavar="PREFIX", type=Path, help="path of the new files")
+    add = parser.add_argument
+    add("prefix", metavar="PREFIX", type=path_word, help="path of the data without its ending")
+    add("output", metavar="PREFIX", type=path_argument, help="path of the new files")
 
     def run(arguments: argparse.Namespace) -> list[TokenData]:
         return [merge([_only_prefix(arguments.prefix)], arguments.output)]
@@ -68,7 +75,10 @@ def asks_for_token_data(argv: Sequence[str]) -> bool:
     """Whether the arguments of `convert` begin with data of the older form, not with weights."""
     if not argv:
         return False
-    path = Path(argv[0])
+    try:
+        path = path_argument(argv[0])
+    except argparse.ArgumentTypeError:  # which either command says
+        return False
     return any(older(path).exists() for older in (ids_path, npz_path)) or path.name.endswith(
         ("_ids.npy", "_idx.npz")
     )
@@ -103,9 +113,9 @@ def _main(
 
 
 def _only_prefix(text: str) -> Path:
-    prefixes = find_data(text).prefixes
+    prefixes = find_data(text, "PREFIX").prefixes
     if len(prefixes) > 1:
-        raise DataError(f"{text} holds {len(prefixes)} pairs: name one of them.")
+        raise DataError(f"PREFIX {text} holds {len(prefixes)} pairs: name one of them.")
     return prefixes[0]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
+from llm_pretrain.config.paths import path_argument, path_word
+from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 from llm_pretrain.terminal import HelpFormatter
 
 _MOST_WORKERS_UNASKED = 16
@@ -36,18 +39,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--model_name_or_path",
-        "--tokenizer_name_or_path",
+    add_tokenizer(
+        parser,
         "--model_name",
         required=True,
-        metavar="DIRECTORY",
-        dest="tokenizer",
-        type=Path,
         help="directory with tokenizer.json or a SentencePiece .model",
     )
-    add("--input_path", required=True, nargs="+", help="files, folders or globs")
-    add("--output_prefix", required=True, help="path of the output without its ending")
+    inputs = "files, folders or globs"
+    add("--input_path", required=True, nargs="+", type=path_word, help=inputs)
+    prefix = "path of the output without its ending"
+    add("--output_prefix", required=True, type=path_word, help=prefix)
     add("--json_key", default="text", help="key or column of the text (default: text)")
     add(
         "--separator",
@@ -107,6 +108,35 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         action = "store_true" if name in _FLAGS else "store"
         add(f"--{name}", action=action, default=None, dest=name, help=f"no effect: {reason}")
     return parser.parse_args(argv)
+
+
+class _Tokenizer(argparse.Action):
+    """Keeps which of its spellings was typed, for error messages."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        namespace.tokenizer, namespace.tokenizer_option = values, option
+
+
+def add_tokenizer(parser: argparse.ArgumentParser, *spellings: str, **settings: Any) -> None:
+    """The argument that names a directory with a tokenizer."""
+    parser.add_argument(
+        "--model_name_or_path",
+        "--tokenizer_name_or_path",
+        *spellings,
+        action=_Tokenizer,
+        metavar="DIRECTORY",
+        dest="tokenizer",
+        type=path_argument,
+        **settings,
+    )
+
+
+def typed_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
+    """The tokenizer that was typed. Raises PreprocessError that names the argument."""
+    try:
+        return load_tokenizer(arguments.tokenizer)
+    except PreprocessError as error:
+        raise PreprocessError(f"{arguments.tokenizer_option}: {error}") from error
 
 
 def _count(text: str) -> int:

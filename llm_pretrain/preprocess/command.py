@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
-from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments
+from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments, typed_tokenizer
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
 from llm_pretrain.preprocess.duplicates import SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_chunks, encode_chunks
@@ -24,7 +24,7 @@ from llm_pretrain.preprocess.formats import FormatOptions
 from llm_pretrain.preprocess.inputs import Source, find_sources
 from llm_pretrain.preprocess.progress import Progress
 from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
-from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
+from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
 
 DUPLICATE = "left out, there already"
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, out: TextIO) -> None:
-    tokenizer = load_tokenizer(arguments.tokenizer)
+    tokenizer = typed_tokenizer(arguments)
     if arguments.append_eos and tokenizer.eos_id is None:
         raise PreprocessError(
             f"--append_eos: the tokenizer in {arguments.tokenizer} names no end-of-document token "
@@ -178,7 +178,8 @@ def _description(
     arguments: argparse.Namespace, tokenizer: Tokenizer, sources: Sequence[Source]
 ) -> dict[str, object]:
     """All that the output depends on, under names for the user."""
-    aside = {"tokenizer", "input_path", "output_prefix", "workers", "log_interval", "on_error"}
+    aside = {"tokenizer", "tokenizer_option", "input_path", "output_prefix"}
+    aside |= {"workers", "log_interval", "on_error"}
     description = {
         f"--{name}": value
         for name, value in vars(arguments).items()

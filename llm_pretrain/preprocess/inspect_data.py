@@ -6,15 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from llm_pretrain.config.paths import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import CHUNK, TokenData
 from llm_pretrain.data.token_range import scan_token_range
+from llm_pretrain.preprocess.arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
+from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.terminal import HelpFormatter
 
 _BAR = 40
@@ -28,8 +29,8 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     try:
-        tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer)
-        for prefix in find_data(arguments.prefix).prefixes:
+        tokenizer = None if arguments.tokenizer is None else typed_tokenizer(arguments)
+        for prefix in find_data(arguments.prefix, "PREFIX").prefixes:
             for line in inspect(open_data(prefix), tokenizer, arguments.documents):
                 print(line)
     except (ValueError, OSError) as error:
@@ -114,14 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="path of the data without its ending, or a folder")
-    add(
-        "--model_name_or_path",
-        "--tokenizer_name_or_path",
-        dest="tokenizer",
-        type=Path,
-        metavar="DIRECTORY",
-        help="directory of the tokenizer, to decode documents and check ids",
-    )
+    prefix = "path of the data without its ending, or a folder"
+    add("prefix", metavar="PREFIX", type=path_word, help=prefix)
+    add_tokenizer(parser, help="directory of the tokenizer, to decode documents and check ids")
     add("--documents", type=int, default=3, help="documents to show (default: 3)")
     return parser

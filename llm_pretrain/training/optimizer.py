@@ -145,6 +145,7 @@ def sharding_of(training: TrainingArguments, topology: Topology, weight_dtype: s
         "enable_sharding_comm_overlap": is_sharded,
         "enable_stage1_overlap": is_sharded and stage == 1,
         "enable_stage2_overlap": stage > 1,
+        "enable_overlap": is_sharded,
     }
     gathering = {"enable_stage1_allgather_overlap", "enable_stage1_broadcast_overlap"}
     has_float32_gradients = training.amp_master_grad or training.fp16_opt_level != "O2"

@@ -232,13 +232,6 @@ EACH_OTHER = [
         4,
     ),
     Bad(
-        {VP: 2},
-        "virtual stages divide pipeline stages; set pipeline_parallel_degree to 2 or more, or "
-        "virtual_pp_degree to 1",
-        {PP: 2},
-        2,
-    ),
-    Bad(
         {SP: True},
         "sequence parallelism works within a tensor-parallel group; set tensor_parallel_degree to "
         "2 or more, or sequence_parallel to false",
@@ -275,7 +268,7 @@ VALUES = [
         "'tp_first' is not available; it can be 'pp_first' or 'sharding_first'",
         {"hybrid_parallel_topo_order": "sharding_first"},
     ),
-    Bad({SP: "yes"}, "'yes' is not a switch: write true or false", {SP: True, TP: 2}, 2),
+    Bad({SP: "maybe"}, "'maybe' is not a switch: write true or false", {SP: True, TP: 2}, 2),
     Bad(
         {"sharding_comm_buffer_size_MB": 0},
         "0 is not a size: a whole number from 1, or -1 for 256",
@@ -298,7 +291,7 @@ VALUES = [
     ),
     Bad(
         {"recompute_granularity": "half", "recompute": True},
-        "'half' is not available; it can be 'full', 'full_attn' or 'core_attn'",
+        "'half' is not available; it can be 'full', 'full_attn', 'core_attn' or ''",
         {"recompute_granularity": "full_attn"},
     ),
     Bad(

@@ -58,6 +58,23 @@ def test_a_conflict_has_its_own_message(problems, values: dict[str, Any], messag
         ({"eval_steps": 2}, "eval_steps: no effect: evaluation_strategy is 'no'"),
         ({"save_strategy": "no", "save_steps": 2}, "save_steps: no effect: save_strategy is 'no'"),
         ({"logging_strategy": "epoch", "logging_steps": 2}, "logging_steps: no effect"),
+        ({"virtual_pp_degree": 5}, "virtual_pp_degree: no effect: pipeline_parallel_degree is 1"),
+        (
+            {
+                "pipeline_schedule_mode": "1F1B",
+                "pipeline_parallel_degree": 2,
+                "virtual_pp_degree": 2,
+            },
+            "virtual_pp_degree: no effect: pipeline_schedule_mode 1F1B has no virtual stages",
+        ),
+        (
+            {"pipeline_schedule_mode": "FThenB", "pipeline_parallel_degree": 2},
+            "pipeline_schedule_mode: no effect: the order of work is one forward, one backward",
+        ),
+        ({"pipeline_schedule_mode": "VPP"}, "pipeline_schedule_mode: no effect: pipeline_parall"),
+        ({"max_grad_norm": -1}, "max_grad_norm: no effect: below 0"),
+        ({"recompute": 1, "recompute_granularity": ""}, "recompute: False in place of the given"),
+        ({"recompute": 1, "recompute_granularity": None}, "recompute: False in place of the given"),
         ({"sharding": "stage1 offload"}, "offload is not available yet"),
         ({"report_to": "wandb"}, "wandb not available yet"),
         ({"sharding_parallel_degree": 2}, "is plain data parallelism"),

@@ -31,6 +31,39 @@ def training(**values: Any) -> TrainingArguments:
         ({"sharding": "stage1", "sharding_parallel_degree": 1}, 8, {"data": 8}),
         ({"sharding_parallel_degree": 4}, 8, {"data": 8}),
         ({"sharding": "stage2"}, 1, {}),
+        ({"virtual_pp_degree": 5}, 1, {}),
+        (
+            {
+                "virtual_pp_degree": 2,
+                "pipeline_parallel_degree": 2,
+                "pipeline_schedule_mode": "VPP",
+            },
+            2,
+            {"pipeline": 2, "virtual_pipeline": 2},
+        ),
+        (
+            {
+                "virtual_pp_degree": 2,
+                "pipeline_parallel_degree": 2,
+                "pipeline_schedule_mode": "1F1B",
+            },
+            2,
+            {"pipeline": 2},
+        ),
+        ({"data_parallel_degree": 4, "tensor_parallel_degree": 2}, 8, {"data": 4, "tensor": 2}),
+        ({"data_parallel_degree": 8, "sharding": "stage1"}, 8, {"sharding": 8}),
+        ({"data_parallel_degree": 1, "sharding": "stage1"}, 8, {"sharding": 8}),
+        (
+            {
+                "data_parallel_degree": 2,
+                "sharding": "stage1",
+                "sharding_parallel_degree": 2,
+                "tensor_parallel_degree": 2,
+            },
+            8,
+            {"data": 2, "sharding": 2, "tensor": 2},
+        ),
+        ({"virtual_pp_degree": 5, "pipeline_parallel_degree": 1}, 2, {"data": 2}),
         (
             {"tensor_parallel_degree": 4, "pipeline_parallel_degree": 2, "sharding": "stage1"},
             8,
@@ -50,6 +83,16 @@ def test_degrees(values: dict[str, Any], world_size: int, expected: dict[str, in
     [
         ({"tensor_parallel_degree": 2}, 1, "tensor_parallel_degree 2 needs 2 processes"),
         ({"tensor_parallel_degree": 2}, 3, "the world size is 3"),
+        (
+            {"data_parallel_degree": 4, "tensor_parallel_degree": 4},
+            8,
+            "data_parallel_degree 4: the other degrees leave 2 of 8 processes; set it to that",
+        ),
+        (
+            {"data_parallel_degree": 2, "sharding": "stage1", "sharding_parallel_degree": 2},
+            8,
+            "data_parallel_degree 2: the other degrees leave 4 of 8 processes, 8 with sharding",
+        ),
         (
             {"tensor_parallel_degree": 4, "pipeline_parallel_degree": 2},
             4,

@@ -60,6 +60,12 @@ def test_attention_heads_that_cannot_share_their_keys(load) -> None:
     )
 
 
+def test_a_range_of_random_weights_that_are_read_is_told(load) -> None:
+    (notice,) = notices(load(initializer_range=0.01, continue_training=True), {})
+    assert notice == "initializer_range: no effect on the weights that continue_training reads"
+    assert notices(load(initializer_range=0.01), {}) == []
+
+
 def test_a_sequence_longer_than_the_table_of_positions(load) -> None:
     learned = {"rope": None, "learned_positions": LearnedPositions()}
     (problem,) = problems(load(max_seq_length=2048), {}, **learned)

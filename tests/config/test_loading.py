@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_pretrain.config import ConfigError, keys, load_command_line, load_run_config
-from llm_pretrain.config.inert import INERT
 
 LEAST = ["--output_dir", "out", "--input_dir", "data", "--max_steps", "10", "--do_train"]
 
@@ -87,10 +86,14 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("max_steps", 1.5, "1.5 is not a whole number"),
         ("max_steps", True, "True is not a whole number"),
         ("max_steps", None, "None is not a whole number"),
-        ("learning_rate", "3e-5", "'3e-5' is not a number"),
+        ("learning_rate", "fast", "'fast' is not a number"),
         ("learning_rate", [1], "[1] is not a number"),
         ("learning_rate", float("nan"), "finite"),
-        ("do_train", "true", "'true' is not a switch"),
+        ("do_train", "maybe", "'maybe' is not a switch"),
+        ("do_train", "2", "2 is not a switch"),
+        ("max_steps", "1.5", "1.5 is not a whole number"),
+        ("max_steps", "", "'' is not a whole number"),
+        ("tensor_parallel_degree", "0", "0 is not a degree"),
         ("do_train", 2, "2 is not a switch"),
         ("output_dir", 3, "3 is not a text"),
         ("output_dir", "a\0b", "holds control characters"),
@@ -100,7 +103,7 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("input_dir", ["a"], "['a'] is not a text"),
         ("no_recompute_layers", 3, "3 is not a list"),
         ("no_recompute_layers", [-1], "layers are numbered from 0"),
-        ("recompute_granularity", "half", "'full', 'full_attn' or 'core_attn'"),
+        ("recompute_granularity", "half", "'full', 'full_attn', 'core_attn' or ''"),
         ("lr_scheduler_type", "constant", "'linear' or 'cosine'"),
         ("optim", "adafactor", "'adamw'"),
         ("evaluation_strategy", "often", "'no', 'steps' or 'epoch'"),
@@ -135,6 +138,33 @@ def test_a_wrong_value_names_file_line_key_and_what_would_be_right(
     assert message in problem
 
 
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("max_steps", "4", 4),
+        ("learning_rate", "3e-5", 3e-5),
+        ("do_eval", "True", True),
+        ("do_eval", "0", False),
+        ("bf16", "no", False),
+        ("save_total_limit", "none", None),
+        ("no_recompute_layers", "[2, 0]", (0, 2)),
+        ("no_recompute_layers", "2 0", (0, 2)),
+        ("no_recompute_layers", ["2", "0"], (0, 2)),
+        ("skip_data_intervals", [["3", "5"]], ((3, 5),)),
+        ("sharding", "1", "stage1"),
+        ("evaluation_strategy", "no", "no"),
+        ("output_dir", "3", "3"),
+    ],
+)
+def test_a_file_may_hold_values_as_on_a_command_line(
+    load, key: str, written: object, value: object
+) -> None:
+    assert getattr(load(**{key: written}).training, key) == value
+    words = written if isinstance(written, list) else [written]
+    if all(isinstance(word, str) for word in words):
+        assert getattr(load(f"--{key}", *words).training, key) == value
+
+
 def test_switches_are_true_and_1_alike(load) -> None:
     run = load(do_eval=1, fp16=True, recompute=0)
     assert (run.training.do_eval, run.training.fp16, run.training.recompute) == (True, True, False)
@@ -164,7 +194,7 @@ JSON = st.recursive(
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.dictionaries(st.sampled_from([*keys.OWNER, *INERT]) | st.text(max_size=8), JSON))
+@given(st.dictionaries(st.sampled_from(sorted(keys.KNOWN)) | st.text(max_size=8), JSON))
 def test_no_value_of_any_key_is_worse_than_a_configuration_error(values: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "run.json"
@@ -174,7 +204,7 @@ def test_no_value_of_any_key_is_worse_than_a_configuration_error(values: dict[st
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.sampled_from([f"--{key}" for key in keys.OWNER]) | st.text(max_size=6)))
+@given(st.lists(st.sampled_from([f"--{key}" for key in sorted(keys.KNOWN)]) | st.text(max_size=6)))
 def test_no_command_line_is_worse_than_a_configuration_error(words: list[str]) -> None:
     with contextlib.suppress(ConfigError):
         load_run_config(None, words)

@@ -17,7 +17,7 @@ from llm_pretrain.models.families import FAMILIES, family_of, load_model_config
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted(REPOSITORY.glob("configs/*/*.json"))
 BENCHMARKS = sorted(REPOSITORY.glob("configs/*/pretrain-*-tp2sd4_stage2.json"))
-OTHERS = sorted(Path(__file__).parent.glob("published/*/*.json"))
+OTHERS = sorted(Path(__file__).parent.glob("published/*/*"))
 
 TP4_PP2_SCRIPT = """
 --model_type llama --model_name_or_path facebook/llama-7b

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from llm_pretrain.config import json_schema
+from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.inert import INERT
 
 REPOSITORY = Path(__file__).parents[2]
-FILES = [*REPOSITORY.glob("configs/*/*.json"), *Path(__file__).parent.glob("published/*/*.json")]
+FILES = [*REPOSITORY.glob("configs/*/*.json"), *Path(__file__).parent.glob("published/*/*")]
 
 
 def test_the_schema_helps_an_editor() -> None:
@@ -29,7 +30,7 @@ def test_the_schema_helps_an_editor() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_files_fit_the_schema(path: Path) -> None:
     properties = json_schema()["properties"]
-    for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+    for key, value in read_config_file(path).values.items():
         assert fits(value, properties[key]), key
 
 

@@ -15,6 +15,7 @@ from llm_pretrain.data import (
     data_problems,
     open_sources,
 )
+from llm_pretrain.data.blend_file import read_blend_file
 
 
 def write(prefix: Path, token: int, documents: int) -> None:
@@ -176,3 +177,18 @@ def test_no_endless_file(tmp_path: Path) -> None:
         file.truncate(17 << 20)
     with pytest.raises(DataError, match="larger than 16 MiB"):
         build(path, 10)
+
+
+def test_paths_may_have_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.setenv("SOURCE", "web")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    path = tmp_path / "blend.yaml"
+    path.write_text("- {name: a, path: ~/a, weight: 1}\n- {name: b, path: $SOURCE/b, weight: 1}\n")
+    assert [entry.path for entry in read_blend_file(path)] == [
+        Path("/home/anna/a"),
+        tmp_path / "web/b",
+    ]
+    path.write_text("- name: a\n  path: $NOWHERE/a\n  weight: 1\n")
+    with pytest.raises(DataError, match=r"blend.yaml, line 1: path: .*NOWHERE is not set"):
+        read_blend_file(path)

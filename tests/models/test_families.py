@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_paddle_is_not_imported() -> None:
     code = "import sys, llm_pretrain.models.families; sys.exit('paddle' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SEEDS if name.startswith(("tiny/", "__internal_testing__/"))]
+)
+def test_a_run_may_set_the_range_of_random_weights(name: str) -> None:
+    unchanged = load_model_config(name, ModelArguments(), max_seq_length=64)
+    changed = load_model_config(name, ModelArguments(initializer_range=0.007), max_seq_length=64)
+    assert changed == replace(unchanged, initializer_range=0.007)

@@ -20,7 +20,8 @@ PUBLISHED = {
     8_030_261_248: """
         meta-llama/Meta-Llama-3-8B meta-llama/Meta-Llama-3-8B-Instruct
         meta-llama/Meta-Llama-3.1-8B meta-llama/Meta-Llama-3.1-8B-Instruct
-        meta-llama/Llama-3.1-8B meta-llama/Llama-3.1-8B-Instruct""",
+        meta-llama/Llama-3.1-8B meta-llama/Llama-3.1-8B-Instruct meta-llama/Llama-Guard-3-8B
+        deepseek-ai/DeepSeek-R1-Distill-Llama-8B""",
     LLAMA_13B: """
         facebook/llama-13b FlagAlpha/Llama2-Chinese-13b-Chat meta-llama/Llama-2-13b
         meta-llama/Llama-2-13b-chat meta-llama/Llama-2-13b-hf meta-llama/Llama-2-13b-chat-hf""",
@@ -33,7 +34,7 @@ PUBLISHED = {
         meta-llama/Meta-Llama-3-70B meta-llama/Meta-Llama-3-70B-Instruct
         meta-llama/Meta-Llama-3.1-70B meta-llama/Meta-Llama-3.1-70B-Instruct
         meta-llama/Llama-3.1-70B meta-llama/Llama-3.1-70B-Instruct
-        meta-llama/Llama-3.3-70B-Instruct""",
+        meta-llama/Llama-3.3-70B-Instruct deepseek-ai/DeepSeek-R1-Distill-Llama-70B""",
     405_853_388_800: """
         meta-llama/Meta-Llama-3.1-405B meta-llama/Meta-Llama-3.1-405B-Instruct
         meta-llama/Llama-3.1-405B meta-llama/Llama-3.1-405B-Instruct""",
@@ -44,16 +45,36 @@ PUBLISHED = {
     LLAMA_7B + 2 * 8076 * 4096: "linly-ai/chinese-llama-2-7b",
     LLAMA_13B + 2 * 8076 * 5120: "linly-ai/chinese-llama-2-13b",
     # Qwen: counts of the files on the Hugging Face hub.
-    7_721_324_544: "qwen/qwen-7b qwen/qwen-7b-chat Qwen/Qwen-7B Qwen/Qwen-7B-Chat",
-    14_167_290_880: "qwen/qwen-14b qwen/qwen-14b-chat Qwen/Qwen-14B Qwen/Qwen-14B-Chat",
+    463_987_712: "Qwen/Qwen1.5-0.5B Qwen/Qwen1.5-0.5B-Chat",
+    1_836_828_672: "Qwen/Qwen1.5-1.8B Qwen/Qwen1.5-1.8B-Chat",
+    7_721_324_544: """
+        qwen/qwen-7b qwen/qwen-7b-chat Qwen/Qwen-7B Qwen/Qwen-7B-Chat
+        Qwen/Qwen1.5-7B Qwen/Qwen1.5-7B-Chat""",
+    14_167_290_880: """
+        qwen/qwen-14b qwen/qwen-14b-chat Qwen/Qwen-14B Qwen/Qwen-14B-Chat
+        Qwen/Qwen1.5-14B Qwen/Qwen1.5-14B-Chat""",
+    32_512_218_112: "Qwen/Qwen1.5-32B Qwen/Qwen1.5-32B-Chat",
+    72_287_920_128: """
+        qwen/qwen-72b qwen/qwen-72b-chat Qwen/Qwen-72B Qwen/Qwen-72B-Chat
+        Qwen/Qwen1.5-72B Qwen/Qwen1.5-72B-Chat""",
+    111_209_914_368: "Qwen/Qwen1.5-110B Qwen/Qwen1.5-110B-Chat",
+    1_777_088_000: "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     494_032_768: """
         Qwen/Qwen2-0.5B Qwen/Qwen2-0.5B-Instruct Qwen/Qwen2.5-0.5B Qwen/Qwen2.5-0.5B-Instruct""",
     1_543_714_304: """
-        Qwen/Qwen2-1.5B Qwen/Qwen2-1.5B-Instruct Qwen/Qwen2.5-1.5B Qwen/Qwen2.5-1.5B-Instruct""",
+        Qwen/Qwen2-1.5B Qwen/Qwen2-1.5B-Instruct Qwen/Qwen2.5-1.5B Qwen/Qwen2.5-1.5B-Instruct
+        Qwen/Qwen2.5-Coder-1.5B Qwen/Qwen2.5-Coder-1.5B-Instruct
+        Qwen/Qwen2.5-Math-1.5B Qwen/Qwen2.5-Math-1.5B-Instruct""",
     3_085_938_688: "Qwen/Qwen2.5-3B Qwen/Qwen2.5-3B-Instruct",
-    7_615_616_512: "Qwen/Qwen2-7B Qwen/Qwen2-7B-Instruct Qwen/Qwen2.5-7B Qwen/Qwen2.5-7B-Instruct",
-    14_770_033_664: "Qwen/Qwen2.5-14B Qwen/Qwen2.5-14B-Instruct",
-    32_763_876_352: "Qwen/Qwen2.5-32B Qwen/Qwen2.5-32B-Instruct",
+    7_615_616_512: """
+        Qwen/Qwen2-7B Qwen/Qwen2-7B-Instruct Qwen/Qwen2.5-7B Qwen/Qwen2.5-7B-Instruct
+        Qwen/Qwen2.5-Coder-7B Qwen/Qwen2.5-Coder-7B-Instruct
+        Qwen/Qwen2.5-Math-7B Qwen/Qwen2.5-Math-7B-Instruct
+        deepseek-ai/DeepSeek-R1-Distill-Qwen-7B""",
+    14_770_033_664: """
+        Qwen/Qwen2.5-14B Qwen/Qwen2.5-14B-Instruct deepseek-ai/DeepSeek-R1-Distill-Qwen-14B""",
+    32_763_876_352: """
+        Qwen/Qwen2.5-32B Qwen/Qwen2.5-32B-Instruct deepseek-ai/DeepSeek-R1-Distill-Qwen-32B""",
     72_706_203_648: """
         Qwen/Qwen2-72B Qwen/Qwen2-72B-Instruct Qwen/Qwen2.5-72B Qwen/Qwen2.5-72B-Instruct""",
     596_049_920: "Qwen/Qwen3-0.6B Qwen/Qwen3-0.6B-Base",
@@ -93,15 +114,17 @@ PUBLISHED = {
     29_974_540_288: "facebook/opt-30b facebook/opt-iml-30b facebook/opt-iml-max-30b",
     65_719_701_504: "facebook/opt-66b",
     # BLOOM: from the models' own pages.
-    559_214_592: "bigscience/bloom-560m bigscience/bloomz-560m",
+    559_214_592: "bigscience/bloom-560m bigscience/bloomz-560m bigscience/bloom-560m-bf16",
     1_065_314_304: "bigscience/bloom-1b1 bigscience/bloomz-1b1",
     1_722_408_960: "bigscience/bloom-1b7 bigscience/bloomz-1b7",
     3_002_557_440: "bigscience/bloom-3b bigscience/bloomz-3b",
-    7_069_016_064: "bigscience/bloom-7b1 bigscience/bloomz-7b1 bigscience/bloomz-7b1-mt",
+    7_069_016_064: """
+        bigscience/bloom-7b1 bigscience/bloomz-7b1 bigscience/bloomz-7b1-mt
+        bigscience/bloomz-7b1-p3 bellegroup/belle-7b-2m""",
     176_247_271_424: "bigscience/bloom bigscience/bloomz bigscience/bloomz-mt",
     # GLM: see test_chatglm.py and test_chatglm2.py.
     6_173_286_400: "THUDM/chatglm-6b THUDM/chatglm-6b-v1.1",
-    6_243_584_000: "THUDM/chatglm2-6b",
+    6_243_584_000: "THUDM/chatglm2-6b THUDM/chatglm3-6b THUDM/chatglm3-6b-base",
     128_697_794_560: "THUDM/glm-130b",
 }
 COUNTS = {name: count for count, names in PUBLISHED.items() for name in names.split()}

@@ -74,6 +74,7 @@ _CHANGEABLE = (
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
+    "initializer_range",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "fuse_attention_qkv",
@@ -134,9 +135,9 @@ def load_model_config(
     return config
 
 
-def read_model_config(directory: str | Path) -> ModelConfig:
-    """The model whose config.json stands in `directory`, unchanged."""
-    return _read(*_published_config(str(directory)))
+def read_model_config(directory: str | Path, argument: str = "model_name_or_path") -> ModelConfig:
+    """The model whose config.json stands in `directory`, which `argument` names, unchanged."""
+    return _read(*_published_config(str(directory), argument))
 
 
 def _read(published: Mapping[str, Any], source: str) -> ModelConfig:
@@ -149,7 +150,9 @@ def _read(published: Mapping[str, Any], source: str) -> ModelConfig:
     return config
 
 
-def _published_config(name_or_path: str) -> tuple[dict[str, Any], str]:
+def _published_config(
+    name_or_path: str, argument: str = "model_name_or_path"
+) -> tuple[dict[str, Any], str]:
     """The parsed config and what to call it in error messages."""
     if name_or_path in SEEDS and not Path(name_or_path).is_dir():
         return dict(SEEDS[name_or_path]), name_or_path
@@ -160,7 +163,7 @@ def _published_config(name_or_path: str) -> tuple[dict[str, Any], str]:
         published = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            [f"model_name_or_path: {name_or_path} is a directory without a config.json."]
+            [f"{argument}: {name_or_path} is a directory without a config.json."]
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError([f"{path}: can't be read as JSON: {error}."]) from None

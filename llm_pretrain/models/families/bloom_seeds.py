@@ -36,7 +36,10 @@ SEEDS: dict[str, dict[str, Any]] = {
     for kind in ("bloom", "bloomz")
     for size, published in _PUBLISHED.items()
 } | {
+    "bigscience/bloom-560m-bf16": _PUBLISHED["-560m"],
     "bigscience/bloomz-7b1-mt": _PUBLISHED["-7b1"],
+    "bigscience/bloomz-7b1-p3": _PUBLISHED["-7b1"],
+    "bellegroup/belle-7b-2m": _PUBLISHED["-7b1"],
     "bigscience/bloomz-mt": _PUBLISHED[""],
     # The architecture at a size at which any layout can be tried on a laptop.
     "tiny/bloom": _sizes(64, 5, 8, vocabulary=130) | {"seq_length": 64, "initializer_range": 0.05},

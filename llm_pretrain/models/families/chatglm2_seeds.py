@@ -1,4 +1,4 @@
-"""The published config of ChatGLM2-6B, by the name that users type; no network is needed."""
+"""Published configs of ChatGLM2-6B and ChatGLM3-6B, by the names that users type."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ _TINY = {
 
 SEEDS: dict[str, dict[str, Any]] = {
     "THUDM/chatglm2-6b": _CHATGLM2,
+    # The third has the second's architecture.
+    "THUDM/chatglm3-6b": _CHATGLM2 | {"seq_length": 8192},
+    "THUDM/chatglm3-6b-base": _CHATGLM2,
     "tiny/chatglm2": _CHATGLM2 | _TINY,
 }
 

@@ -66,6 +66,7 @@ _CHAT_ENDS = {"eos_token_id": [128001, 128008, 128009]}
 # The rows that Linly added to LLaMA's 32000 are 8076 by its announcement. Its config.json could not
 # be compared here; a directory with the weights brings its own and wins.
 _LINLY = {**_LLAMA_2, "vocab_size": 40076}
+_SCI_13B = _13B | _LLAMA_1 | {"initializer_range": 0.002}
 
 SEEDS: dict[str, dict[str, Any]] = {
     "facebook/llama-7b": _7B | _LLAMA_1,
@@ -88,6 +89,12 @@ SEEDS: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-3B": _3B | _llama_3_1(32.0),
     "meta-llama/Llama-3.2-3B-Instruct": _3B | _llama_3_1(32.0) | _CHAT_ENDS,
     "meta-llama/Llama-3.3-70B-Instruct": _70B | _llama_3_1(8.0) | _CHAT_ENDS,
+    "meta-llama/Llama-Guard-3-8B": _8B | _llama_3_1(8.0) | _CHAT_ENDS,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": _8B | _llama_3_1(8.0),
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-70B": _70B | _llama_3_1(8.0),
+    # The 13B model of PaddleNLP's accelerator benchmarks.
+    "__internal_testing__/sci-benchmark-llama-13b-init0501": _SCI_13B,
+    "__internal_testing__/sci-benchmark-llama-13b-5k": _SCI_13B,
     "__internal_testing__/micro-random-llama": _sizes(64, 1000, 1, 8, 8) | _LLAMA_1,
     "__internal_testing__/tiny-random-llama": _sizes(768, 11008, 2, 8, 8) | _LLAMA_1,
 }

@@ -1,6 +1,6 @@
-"""Published configs of Qwen2, Qwen2.5 and Qwen3, by the names that users type.
+"""Published configs of Qwen1.5, Qwen2, Qwen2.5 and Qwen3, by the names that users type.
 
-The sizes are those of the published config.json files.
+The sizes are those of the published config.json files; that of Qwen1.5-4B was not at hand.
 """
 
 from __future__ import annotations
@@ -56,6 +56,35 @@ SEEDS: dict[str, dict[str, Any]] = {
 SEEDS |= {
     f"{name}-Instruct": published | _SHORT | _CHAT_END | {"rms_norm_eps": 1e-6}
     for name, published in SEEDS.items()
+}
+
+# Qwen1.5: two of the large ones have fewer key heads than heads.
+for _name, _shape in {
+    "0.5B": _sizes(1024, 2816, 24, 16, 16) | _SMALL,
+    "1.8B": _sizes(2048, 5504, 24, 16, 16, vocab_size=151936),
+    "7B": _sizes(4096, 11008, 32, 32, 32, vocab_size=151936),
+    "14B": _sizes(5120, 13696, 40, 40, 40),
+    "32B": _sizes(5120, 27392, 64, 40, 8),
+    "72B": _sizes(8192, 24576, 80, 64, 64),
+    "110B": _sizes(8192, 49152, 80, 64, 8),
+}.items():
+    SEEDS[f"Qwen/Qwen1.5-{_name}"] = _QWEN2 | _shape | _SHORT
+    SEEDS[f"Qwen/Qwen1.5-{_name}-Chat"] = _QWEN2 | _shape | _SHORT | _CHAT_END
+# Trained on from Qwen2.5: the code of the small ones, mathematics, and what DeepSeek-R1 says.
+_MATHS = {"rope_theta": 10000.0, "max_position_embeddings": 4096}
+for _name, _shape in {"1.5B": _1_5B, "7B": _7B}.items():
+    SEEDS[f"Qwen/Qwen2.5-Coder-{_name}"] = _shape | _SHORT
+    SEEDS[f"Qwen/Qwen2.5-Coder-{_name}-Instruct"] = _shape | _SHORT | _CHAT_END
+    SEEDS[f"Qwen/Qwen2.5-Math-{_name}"] = _shape | _MATHS
+    SEEDS[f"Qwen/Qwen2.5-Math-{_name}-Instruct"] = _shape | _MATHS | _CHAT_END
+SEEDS |= {
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": _1_5B
+    | _MATHS
+    | _LONG
+    | {"tie_word_embeddings": False},
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _7B | _MATHS | _LONG,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": _14B | _LARGE_BASE,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": _32B | _LARGE_BASE,
 }
 
 _QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "head_dim": 128, **_TOKENS}

@@ -35,8 +35,18 @@ _14B = {
     "seq_length": 2048,
 }
 
+# Trained on 32768 tokens, it needs no help with longer samples.
+_72B = {
+    **_sizes(8192, 49152, 80, 64, vocab_size=152064, eos_token_id=151643),
+    "rotary_emb_base": 1000000,
+    "use_dynamic_ntk": False,
+    "use_logn_attn": False,
+    "max_position_embeddings": 32768,
+    "seq_length": 32768,
+}
+
 SEEDS: dict[str, dict[str, Any]] = {}
-for _size, _published in (("7b", _7B), ("14b", _14B)):
+for _size, _published in (("7b", _7B), ("14b", _14B), ("72b", _72B)):
     for _kind in ("", "-chat"):
         # PaddleNLP's names, and those of the Hugging Face hub.
         SEEDS[f"qwen/qwen-{_size}{_kind}"] = _published

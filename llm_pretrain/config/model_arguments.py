@@ -17,7 +17,9 @@ class OperatorArguments(Arguments):
         "built; false computes all scores.",
     )
     use_fused_rms_norm: Flag | None = Field(
-        None, description="Norms, RMS and layer norm, by one fast operator each."
+        None,
+        description="Norms, RMS and layer norm, by one fast operator each, and with "
+        "them the additions of branches to what passes through the layers.",
     )
     use_fused_rope: Flag | None = Field(None, description="Rotary embedding by one fast operator.")
     use_fused_linear_cross_entropy: Flag | None = Field(

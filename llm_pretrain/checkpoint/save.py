@@ -21,6 +21,7 @@ from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.buckets import Bucket
 from llm_pretrain.parallel.gathering import gathered_pieces
 from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.preprocess.tokenizer_files import copy_along
 
 
 def is_first_of_node() -> bool:
@@ -80,7 +81,7 @@ def save_weights(
 
     Args:
         buckets: what the model's parameters are in.
-        extras: files to put beside them, such as a tokenizer's.
+        extras: files and folders to put beside them, such as a tokenizer's.
     """
     dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
     tensors = whole_tensors(gathered_pieces(model, buckets), topology)
@@ -103,9 +104,7 @@ def save_weights(
             for name, entry in json.loads(stage).items()
         }
         write_weights.finish_weights(everything, config, directory, dtype=dtype)
-        for path in extras:
-            if path.resolve().parent != directory.resolve():
-                shutil.copy2(path, directory)
+        copy_along(extras, directory)
     collectives.barrier()
 
 

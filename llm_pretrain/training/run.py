@@ -35,7 +35,7 @@ from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
+from llm_pretrain.preprocess.tokenizer_files import files_that_go_along
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import examine_folders
@@ -121,8 +121,9 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
                 pipeline,
                 datasets,
                 reports,
-                # So that saved weights can be used with their tokenizer.
-                checkpoint_extras=tokenizer_files(tokenizer_directory(config)),
+                checkpoint_extras=files_that_go_along(
+                    config.model.model_name_or_path, tokenizer_directory(config)
+                ),
                 stop=stop,
             )
             if checkpoint is not None:

@@ -36,7 +36,7 @@ class Trainer:
     """Trains one stage of a model together with the other ranks.
 
     Args:
-        checkpoint_extras: files that belong beside the weights of every checkpoint (a tokenizer's).
+        checkpoint_extras: what belongs beside all weights that are saved (a tokenizer's files).
         stop: what a signal to any rank is noted in.
     """
 

@@ -37,6 +37,8 @@ from llm_pretrain.training.model_choice import (
     missing_weights,
     model_config_of,
     tokenizer_notices,
+    vocabulary_notices,
+    vocabulary_problems,
 )
 
 USAGE = """\
@@ -164,7 +166,10 @@ def _check_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mod
         return None
     report.section("MODEL", _describe_model(name, model, run.data.max_seq_length))
     report.notices += [*tokenizer_notices(run), *depth_notices(run)]
-    report.problems += missing_weights(run)
+    problems = [*missing_weights(run), *vocabulary_problems(run, model)]
+    report.problems += problems
+    if not problems:
+        report.notices += vocabulary_notices(run, model)
     if degrees is not None:
         report.problems += check_layout(run, model, degrees)
         report.notices += layout_notices(run, model, degrees)

@@ -51,6 +51,12 @@ class ModelArguments(OperatorArguments):
         False,
         description="Start from the weights in model_name_or_path; false starts from random ones.",
     )
+    resize_vocabulary: Flag = Field(
+        False,
+        description="Where the tokenizer has more tokens than the weights of continue_training "
+        "have rows, or vocab_size is larger, add rows to embedding and head, which begin as random "
+        "weights do. false makes that an error.",
+    )
     num_hidden_layers: Integer | None = Field(
         None, gt=0, description="Depth in place of the published one, for tests and benchmarks."
     )

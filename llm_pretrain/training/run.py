@@ -45,6 +45,8 @@ from llm_pretrain.training.model_choice import (
     model_config_of,
     tokenizer_directory,
     tokenizer_notices,
+    vocabulary_notices,
+    vocabulary_problems,
 )
 from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
@@ -66,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         problems = [
             *check_layout(config, model_config, degrees),
             *missing_weights(config),
+            *vocabulary_problems(config, model_config),
             *examine_folders(config)[1],
         ]
         if problems:
@@ -168,7 +171,8 @@ def _say_what_is_run(
         lines += [*describe_layout(config, degrees), describe_schedule(config)]
         reports.message("\n".join(lines))
     notices = layout_notices(config, model_config, degrees)
-    for notice in (*config.notices, *notices, *depth_notices(config)):
+    notices += [*depth_notices(config), *vocabulary_notices(config, model_config)]
+    for notice in (*config.notices, *notices):
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
@@ -231,6 +235,7 @@ def _give_values(stage: Stage, config: RunConfig, model_config: ModelConfig) -> 
             model_config,
             config.model.model_name_or_path,
             may_be_deeper=config.model.num_hidden_layers is not None,
+            seed=config.training.seed if config.model.resize_vocabulary else None,
         )
     else:
         initialize(stage, config.training.seed)

@@ -57,6 +57,8 @@ from llm_pretrain.training.model_choice import (
     model_config_of,
     tokenizer_notices,
     unread_weights,
+    vocabulary_notices,
+    vocabulary_problems,
 )
 from llm_pretrain.training.origin import origin_of
 
@@ -164,7 +166,7 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     report.problems += problems
     degrees = _resolve_degrees(report, run, world_size) if run.knows_layout() else None
     model = _find_model(report, run, degrees) if run.knows_model() else None
-    weights = None if start is None else _find_weights(report, run, start)
+    weights = None if start is None else _find_weights(report, run, start, model)
     sources = _open_data(report, run)
     lines = introduce(run, model=model, weights=weights, sources=sources, degrees=degrees)
     report.section("RUN", lines)
@@ -233,9 +235,14 @@ def _find_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mode
     return model
 
 
-def _find_weights(report: Report, run: RunConfig, start: Start) -> str | None:
+def _find_weights(
+    report: Report, run: RunConfig, start: Start, model: ModelConfig | None
+) -> str | None:
     problems = missing_weights(run)
+    if not problems and model is not None:
+        problems = vocabulary_problems(run, model)
     if not problems:
+        report.notices += [] if model is None else vocabulary_notices(run, model)
         if not start.checkpoints:
             report.notices += unread_weights(run)
         try:

@@ -15,6 +15,8 @@ from llm_pretrain.machine import environment_without_choices
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_PRETRAIN = ROOT / "run_pretrain.py"
+PATIENCE_SECONDS = 600
+"""Until a job counts as hung: many times what it takes on a machine that does much else besides."""
 
 
 class Job:
@@ -60,7 +62,7 @@ class Job:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = PATIENCE_SECONDS) -> int:
         """The exit status; fails the test with the output when time runs out."""
         try:
             return self.process.wait(timeout)
@@ -75,7 +77,9 @@ class Job:
         return "\n".join(texts)
 
 
-def run_job(script: Path, *arguments: object, timeout: float = 300, **options: Any) -> str:
+def run_job(
+    script: Path, *arguments: object, timeout: float = PATIENCE_SECONDS, **options: Any
+) -> str:
     """Run to the end, assert success, and return the console's text."""
     with Job(script, *arguments, **options) as job:
         status = job.wait(timeout)

@@ -44,6 +44,15 @@ def write_data(directory: Path, documents: int = 300) -> Path:
     return directory
 
 
+def write_tokenizer(directory: Path, tokens: int = VOCAB_SIZE) -> Path:
+    """A directory with a tokenizer of words that are numbers."""
+    directory.mkdir(parents=True, exist_ok=True)
+    vocabulary = {str(number): number for number in range(tokens)}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"}
+    (directory / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    return directory
+
+
 def small_config(model: Path, data: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
     """A config that trains on 16 samples of 32 tokens a step."""
     return {

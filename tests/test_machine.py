@@ -109,7 +109,7 @@ def run(script: str, *command: str, **environment: str) -> subprocess.CompletedP
         env={**inherited, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
 

@@ -58,7 +58,7 @@ def run(*command: object, environment: dict[str, str]) -> subprocess.CompletedPr
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
 
 

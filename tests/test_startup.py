@@ -1,4 +1,4 @@
-"""From the command to the first step of the demo's model: at most 8 seconds on one process."""
+"""From the command to the first step of the demo's model takes little beside importing Paddle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,28 @@ import numpy as np
 from llm_pretrain.data import IndexedWriter
 
 ROOT = Path(__file__).parent.parent
-MOST_SECONDS = 8
+MOST = 3
+"""Times the processor time that Python and Paddle take to start on this machine."""
+
+
+def processor_seconds(*arguments: str) -> tuple[float, str]:
+    """What Python takes for these arguments, and its output.
+
+    The clock on the wall counts what other tests do as well, and threads spin where they wait.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return seconds, done.stdout
 
 
 def test_the_first_step_comes_soon(tmp_path: Path) -> None:
@@ -29,23 +50,14 @@ def test_the_first_step_comes_soon(tmp_path: Path) -> None:
         "input_dir": str(data),
         "output_dir": str(tmp_path / "run"),
         "max_steps": 1,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
         "do_eval": False,
         "save_strategy": "no",
     }
     path = tmp_path / "run.json"
     path.write_text(json.dumps(config))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "run_pretrain.py", path],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "global_step: 1, " in done.stdout
-    # Processor time, for the clock on the wall counts what other tests do as well.
-    seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    assert seconds <= MOST_SECONDS, f"{seconds:.1f} s of processor time"
+    importing, _ = processor_seconds("-c", "import llm_pretrain, paddle")
+    starting, output = processor_seconds("run_pretrain.py", str(path))
+    assert "global_step: 1, " in output
+    assert starting <= MOST * importing, f"{starting:.1f} s, and importing Paddle {importing:.1f} s"

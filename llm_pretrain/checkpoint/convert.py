@@ -15,6 +15,7 @@ from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.paths import path_argument
 from llm_pretrain.models.families import read_model_config
+from llm_pretrain.preprocess.tokenizer_files import copy_along, files_that_go_along
 from llm_pretrain.terminal import HelpFormatter
 
 # A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.
@@ -23,16 +24,6 @@ TARGETS: dict[str, Layout] = {
     "paddlenlp": PADDLENLP,
     "checkpoint": HUGGING_FACE,
 }
-# What belongs beside weights and is the same for every program.
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,8 +78,9 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
         What was done, as a sentence.
 
     Raises:
-        ConfigError: no whole model in `source`, one that the other program does not have, or a
-            `destination` with something in it.
+        ConfigError: no whole model in `source`, one that the other program does not have, a value
+            that `dtype` can't hold, or a `destination` with something in it. Nothing is left at
+            `destination` then.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ConfigError([f"DESTINATION {destination} exists and is not an empty directory."])
@@ -98,10 +90,15 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
     weights = PublishedWeights(source, config)
     dtype = dtype or weights.dtype
     layout.write_config(config)  # has the other program such a model?
-    write_weights(weights.whole_tensors(), config, destination, dtype=dtype, layout=layout)
-    for pattern in _TOKENIZER_FILES:
-        for path in source.glob(pattern):
-            shutil.copy2(path, destination)
+    was_there = destination.exists()
+    try:
+        write_weights(weights.whole_tensors(), config, destination, dtype=dtype, layout=layout)
+        copy_along(files_that_go_along(source, source), destination)
+    except BaseException:
+        shutil.rmtree(destination, ignore_errors=True)
+        if was_there:
+            destination.mkdir(exist_ok=True)
+        raise
     return (
         f"{destination}: {config.parameter_count():,} parameters from {source} "
         f"({weights.layout.program}'s layout), in {layout.program}'s layout, as {dtype}."

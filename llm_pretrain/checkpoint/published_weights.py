@@ -20,6 +20,7 @@ from llm_pretrain.checkpoint.stored_tensor import (
 from llm_pretrain.checkpoint.weight_files import names_of, open_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import read_model_config
 
 
 class PublishedWeights:
@@ -27,6 +28,9 @@ class PublishedWeights:
 
     Args:
         may_be_deeper: whether the files may hold more layers than the model has.
+
+    Attributes:
+        shapes: of the whole tensors.
 
     Raises:
         ConfigError: no weights in `directory`, unreadable ones, or all tensors that are missing,
@@ -40,7 +44,7 @@ class PublishedWeights:
         self.config = config
         self.may_be_deeper = may_be_deeper
         self.layout, shards, _ = open_weights(directory)
-        self._shapes = config.tensor_shapes()
+        self.shapes = config.tensor_shapes()
         # What each tensor-parallel rank of the program that wrote them held.
         part = _part_of(config, len(shards))
         part = min(
@@ -72,7 +76,7 @@ class PublishedWeights:
 
     def _read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
         """The same as it is stored, bfloat16 as its bits in uint16."""
-        whole, part = self._shapes[name], self._part_shapes[name]
+        whole, part = self.shapes[name], self._part_shapes[name]
         axis = next((axis for axis, size in enumerate(part) if size != whole[axis]), None)
         if axis is None:
             return self._read_part(self._shards[0], name, block)
@@ -95,7 +99,7 @@ class PublishedWeights:
         bfloat16 is given as its bits in uint16.
         """
         dtype = self.dtype
-        for name, shape in self._shapes.items():
+        for name, shape in self.shapes.items():
             yield name, to_dtype(self._read(name, tuple(slice(0, size) for size in shape)), dtype)
 
     def _read_part(
@@ -171,6 +175,23 @@ class PublishedWeights:
         if number is None or int(number[0]) < self.config.num_hidden_layers:
             return False
         return f"{name[: number.start()]}0{name[number.end() :]}" in expected
+
+
+def table_rows(directory: Path, config: ModelConfig) -> int:
+    """Rows of the embedding's table in the weights of a model like `config`, but for its size.
+
+    Raises:
+        ConfigError: no weights in `directory`, unreadable ones, or none of a table.
+    """
+    layout, shards, _ = open_weights(directory)
+    name = layout.source("embedding.weight", config).name
+    table = shards[0].get(name) or shards[0].get(name.partition(".")[2])
+    if table is None or not table.shape:
+        raise ConfigError([f"{directory}: the weights lack {name}."])
+    rows = table.shape[0]
+    if len(shards) == 1 or rows == read_model_config(directory).vocab_size:
+        return rows
+    return rows * len(shards)
 
 
 def _part_of(config: ModelConfig, degree: int) -> ModelConfig:

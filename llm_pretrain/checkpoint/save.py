@@ -23,6 +23,7 @@ from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.buckets import Bucket
 from llm_pretrain.parallel.gathering import gathered_pieces
 from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.preprocess.tokenizer_files import copy_along
 
 
 def is_first_of_node() -> bool:
@@ -95,7 +96,7 @@ def save_weights(
 
     Args:
         buckets: what the model's parameters are in.
-        extras: files to put beside them, such as a tokenizer's.
+        extras: files and folders to put beside them, such as a tokenizer's.
 
     Returns:
         The files that this rank has written.
@@ -122,10 +123,7 @@ def save_weights(
             for name, entry in json.loads(stage).items()
         }
         files |= write_weights.finish_weights(everything, config, directory, dtype=dtype)
-        for path in extras:
-            if path.resolve().parent != directory.resolve():
-                shutil.copy2(path, directory)
-            files.add(path.name)
+        files |= copy_along(extras, directory)
     collectives.barrier()
     # The only file of weights has another name by now.
     return [directory / name for name in sorted(files) if (directory / name).exists()]

@@ -17,6 +17,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
 }
 """The types that weights may have."""
+_LARGEST = {"float16": 65504.0, "bfloat16": 2.0**127 * (2 - 2.0**-7)}
 _TILE = 256
 
 
@@ -55,11 +56,33 @@ def to_float32(values: np.ndarray) -> np.ndarray:
 
 
 def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values of any of the three types in `dtype`, rounded to the nearest, halves to even."""
-    if dtype == "bfloat16":
-        return values if values.dtype == np.uint16 else _bfloat16_bits(to_float32(values))
+    """Values of any of the three types in `dtype`, rounded to the nearest, halves to even.
+
+    Infinities and NaN stay what they are.
+
+    Raises:
+        OverflowError: a finite value is beyond the largest of `dtype`.
+    """
     wanted = NUMPY_TYPES[dtype]
-    return values if values.dtype == wanted else to_float32(values).astype(wanted, copy=False)
+    if values.dtype == wanted:
+        return values
+    single = to_float32(values)
+    if dtype == "bfloat16":
+        result = _bfloat16_bits(single)
+        is_infinite = result & 0x7FFF == 0x7F80
+    else:
+        with np.errstate(over="ignore"):
+            result = single.astype(wanted, copy=False)
+        is_infinite = np.isinf(result)
+    lost = single[is_infinite]
+    lost = lost[np.isfinite(lost)]
+    if lost.size:
+        wider = "float32 reaches" if dtype == "bfloat16" else "bfloat16 and float32 reach"
+        raise OverflowError(
+            f"has values up to {np.abs(lost).max():.6g} in size, and {dtype} holds none beyond "
+            f"{_LARGEST[dtype]:.6g}; {wider} further"
+        )
+    return result
 
 
 def transpose(matrix: np.ndarray) -> np.ndarray:

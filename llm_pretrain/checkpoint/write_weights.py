@@ -19,6 +19,7 @@ from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
+from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 
 SINGLE_FILE = "model.safetensors"
@@ -49,6 +50,9 @@ def write_weights(
             bits in uint16. Taken one at a time.
         dtype: of the file, "float32", "float16" or "bfloat16".
         max_shard_bytes: more than this goes into several files.
+
+    Raises:
+        ConfigError: a finite value is too large for `dtype`.
     """
     written = write_weight_files(
         tensors, config, directory, dtype=dtype, layout=layout, max_shard_bytes=max_shard_bytes
@@ -88,10 +92,17 @@ def write_weight_files(
                 size = math.prod(values.shape) * NUMPY_TYPES[dtype].itemsize
                 if not writer.has_room(size, max_shard_bytes):
                     break
-                writer.add(name, to_dtype(values, dtype), dtype)
+                writer.add(name, _converted(name, values, dtype), dtype)
                 written[name] = WrittenTensor(file, size)
                 pending = next(remaining, None)
     return written
+
+
+def _converted(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
+    try:
+        return to_dtype(values, dtype)
+    except OverflowError as error:
+        raise ConfigError([f"{name} {error}."]) from None
 
 
 def as_published(

@@ -18,7 +18,9 @@ class OperatorArguments(Arguments):
         "built; false computes all scores.",
     )
     use_fused_rms_norm: Flag | None = Field(
-        None, description="Norms, RMS and layer norm, by one fast operator each."
+        None,
+        description="Norms, RMS and layer norm, by one fast operator each, and with "
+        "them the additions of branches to what passes through the layers.",
     )
     use_fused_rope: Flag | None = Field(None, description="Rotary embedding by one fast operator.")
     use_fused_linear_cross_entropy: Flag | None = Field(
@@ -49,6 +51,12 @@ class ModelArguments(OperatorArguments):
     continue_training: Flag = Field(
         False,
         description="Start from the weights in model_name_or_path; false starts from random ones.",
+    )
+    resize_vocabulary: Flag = Field(
+        False,
+        description="Where the tokenizer has more tokens than the weights of continue_training "
+        "have rows, or vocab_size is larger, add rows to embedding and head, which begin as random "
+        "weights do. false makes that an error.",
     )
     num_hidden_layers: Integer | None = Field(
         None, gt=0, description="Depth in place of the published one, for tests and benchmarks."

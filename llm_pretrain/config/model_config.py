@@ -160,8 +160,9 @@ class ModelConfig:
     attention_dropout: float = 0.0
     """Of the attention probabilities."""
     use_flash_attention: bool = False
-    use_fused_linear_cross_entropy: bool = False
     """Keep nothing of the size of the attention scores; a choice of the run."""
+    use_fused_linear_cross_entropy: bool = False
+    """Keep nothing of the size of the logits for the loss; a choice of the run."""
     fuse_attention_qkv: bool = False
     fuse_attention_ffn: bool = False
     bos_token_id: int | None = None

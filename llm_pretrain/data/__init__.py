@@ -1,4 +1,8 @@
-"""Training data: from `.bin/.idx` files to batches. NumPy only; Paddle is never imported here."""
+"""Training data: from `.bin/.idx` files to batches. NumPy only.
+
+`shared_batches` alone, which sends samples between processes, imports Paddle; nothing that is named
+here does.
+"""
 
 from __future__ import annotations
 

@@ -6,13 +6,12 @@ sequence of each document, then their number). Nothing is unpickled.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.token_data import (
@@ -65,24 +64,6 @@ def open_npy(prefix: Path) -> TokenData:
             else ()
         ),
     )
-
-
-def write_npy(prefix: Path, tokens: ArrayLike, lens: ArrayLike, docs: ArrayLike) -> None:
-    """Write both files, each under a temporary name first; `_idx.npz` appears last."""
-    ids, npz = ids_path(prefix), npz_path(prefix)
-    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (ids, npz)]
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary[0].open("wb") as file:
-            np.save(file, np.asarray(tokens))
-        with temporary[1].open("wb") as file:
-            np.savez(file, lens=np.asarray(lens), docs=np.asarray(docs))
-        npz.unlink(missing_ok=True)
-        os.replace(temporary[0], ids)
-        os.replace(temporary[1], npz)
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
 
 
 def _map_ids(path: Path) -> NDArray[np.integer]:

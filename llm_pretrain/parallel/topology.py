@@ -65,22 +65,8 @@ class Topology:
         return self.data_rank * self.degrees.sharding + self.sharding_rank
 
     @property
-    def replica_rank(self) -> int:
-        """This process's number among those that hold the same shard of the same weights."""
-        return self.data_rank * self.degrees.sequence + self.sequence_rank
-
-    @property
-    def reads_samples(self) -> bool:
-        """Whether this process opens the data, or else is sent its samples."""
-        return self.rank in self.reading_ranks
-
-    @property
     def is_first_stage(self) -> bool:
         return self.pipeline_rank == 0
-
-    @property
-    def is_last_stage(self) -> bool:
-        return self.pipeline_rank == self.degrees.pipeline - 1
 
 
 _current = Topology(

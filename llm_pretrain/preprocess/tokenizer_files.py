@@ -1,7 +1,12 @@
-"""Which files of a directory are its tokenizer, and which of them it is read from."""
+"""Which files of a directory are its tokenizer, which of them it is read from, and what goes along.
+
+Saved weights take with them whatever belongs to their tokenizer or to generation.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_pretrain.preprocess import byte_level_files
@@ -9,6 +14,16 @@ from llm_pretrain.preprocess.tokenizer_settings import read_json, tokenizer_clas
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "merges.txt", "*.model", "*.tiktoken")
+# What changes no id, or is another program's, but belongs to a tokenizer all the same.
+_BESIDE_A_TOKENIZER = (
+    "tokenizer*",
+    "tekken.json",
+    "tokenization_*.py",
+    "chat_template.*",
+    "additional_chat_templates",
+)
+_FOR_GENERATION = ("generation_config.json", "*generation_utils.py", "custom_generate")
+_FOLDERS = ("additional_chat_templates", "custom_generate")
 # GPT-3 CPM's cuts Chinese by jieba first; LLaMA 3's tokenizer.model isn't SentencePiece's.
 _MODELS_FOR_PADDLENLP = frozenset({"GPTChineseTokenizer", "Llama3Tokenizer"})
 
@@ -35,10 +50,44 @@ def find_tokenizer(directory: str | Path) -> Path | None:
 
 
 def tokenizer_files(directory: str | Path) -> list[Path]:
-    """All files that a tokenizer needs, settings included, sorted; empty if there are none."""
-    folder = Path(directory)
-    found = {path for name in (*_SETTINGS, *_VOCABULARIES) for path in folder.glob(name)}
-    return sorted(path for path in found if path.is_file())
+    """All files that token ids depend on, settings included, sorted; empty if there are none."""
+    return _matching(directory, *_SETTINGS, *_VOCABULARIES)
+
+
+def files_that_go_along(model: str | Path, tokenizer: str | Path) -> list[Path]:
+    """The tokenizer's files in one directory, and those for generation in the model's.
+
+    Chat templates and Python code are among them; some are folders.
+    """
+    return [
+        *_matching(tokenizer, *_SETTINGS, *_VOCABULARIES, *_BESIDE_A_TOKENIZER),
+        *_matching(model, *_FOR_GENERATION),
+    ]
+
+
+def copy_along(paths: Iterable[Path], directory: Path) -> set[str]:
+    """Copy files and folders to `directory`, but those that are there already.
+
+    Returns:
+        The paths of all the files there, below `directory`.
+    """
+    names: set[str] = set()
+    for path in paths:
+        target = directory / path.name
+        if not (target.exists() and target.samefile(path)):
+            if path.is_dir():
+                shutil.copytree(path, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            else:
+                shutil.copyfile(path, target)
+        files = target.rglob("*") if path.is_dir() else [target]
+        names |= {str(file.relative_to(directory)) for file in files if file.is_file()}
+    return names
+
+
+def _matching(directory: str | Path, *patterns: str) -> list[Path]:
+    """The files of a directory that have any of these names, sorted, and the folders meant."""
+    found = {path for pattern in patterns for path in Path(directory).glob(pattern)}
+    return sorted(path for path in found if path.is_file() or path.name in _FOLDERS)
 
 
 def class_for_paddlenlp(directory: str | Path) -> str | None:

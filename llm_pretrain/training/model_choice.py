@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from llm_pretrain.checkpoint.published_weights import table_rows
 from llm_pretrain.checkpoint.weight_files import has_weights
-from llm_pretrain.config import RunConfig
+from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import load_model_config, read_model_config
 from llm_pretrain.preprocess.tokenizer_files import class_for_paddlenlp, find_tokenizer
@@ -66,6 +67,54 @@ def missing_weights(run: RunConfig) -> list[str]:
     return [
         f"continue_training: {name} is no directory with weights; download the "
         "model and name its directory, or set continue_training to false"
+    ]
+
+
+def vocabulary_problems(run: RunConfig, model: ModelConfig) -> list[str]:
+    """Why the table of the weights that a run continues from can't be that of `model`."""
+    weights = Path(run.model.model_name_or_path)
+    if not run.model.continue_training or not has_weights(weights):
+        return []
+    try:
+        rows = table_rows(weights, model)
+    except ConfigError as error:
+        return list(error.problems)
+    wanted = model.vocab_size
+    if wanted < rows:
+        return [
+            f"vocab_size: the model has {wanted} rows and the weights in {weights} {rows}: rows "
+            f"can be added and not taken away; set vocab_size to {rows}"
+        ]
+    if wanted == rows or run.model.resize_vocabulary:
+        return []
+    if wanted == run.model.vocab_size:
+        return [
+            f"vocab_size: {wanted} is more than the {rows} rows of the weights in {weights}; set "
+            "resize_vocabulary to add rows, or leave vocab_size out"
+        ]
+    return [
+        f"the tokenizer in {tokenizer_directory(run)} has {wanted} tokens, more than the {rows} "
+        f"rows of the weights in {weights}; set resize_vocabulary to add rows, or name the "
+        "tokenizer that belongs to the weights"
+    ]
+
+
+def vocabulary_notices(run: RunConfig, model: ModelConfig) -> list[str]:
+    """What a user should know who lets the table grow, where nothing keeps it from that."""
+    weights = Path(run.model.model_name_or_path)
+    if not run.model.resize_vocabulary:
+        return []
+    if not run.model.continue_training:
+        return [
+            "resize_vocabulary: no effect: continue_training is false, and random weights have "
+            "room for every token anyway"
+        ]
+    rows = table_rows(weights, model)
+    if rows == model.vocab_size:
+        return []
+    return [
+        f"resize_vocabulary: the model has {model.vocab_size} rows where the weights in {weights} "
+        f"have {rows}; the others begin as random weights do"
     ]
 
 

@@ -42,7 +42,7 @@ from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
+from llm_pretrain.preprocess.tokenizer_files import files_that_go_along
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import Start, examine_folders
@@ -54,6 +54,8 @@ from llm_pretrain.training.model_choice import (
     tokenizer_directory,
     tokenizer_notices,
     unread_weights,
+    vocabulary_notices,
+    vocabulary_problems,
 )
 from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
@@ -80,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         problems = [
             *check_layout(config, model_config, degrees),
             *missing_weights(config),
+            *vocabulary_problems(config, model_config),
             *examine_folders(config)[1],
         ]
         if problems:
@@ -155,8 +158,9 @@ def _train(
             datasets,
             reports,
             origin=shared_origin(config, model_config, layout, sources),
-            # So that saved weights can be used with their tokenizer.
-            checkpoint_extras=tokenizer_files(tokenizer_directory(config)),
+            checkpoint_extras=files_that_go_along(
+                config.model.model_name_or_path, tokenizer_directory(config)
+            ),
             stop=stop,
         )
         if start.checkpoints:
@@ -221,6 +225,7 @@ def _say_what_is_run(
         *config.notices,
         *layout_notices(config, model_config, degrees),
         *depth_notices(config),
+        *vocabulary_notices(config, model_config),
         *(() if start.checkpoints else unread_weights(config)),
     ]
     for notice in notices:
@@ -297,6 +302,7 @@ def _give_values(stage: Stage, config: RunConfig, model_config: ModelConfig) -> 
             model_config,
             config.model.model_name_or_path,
             may_be_deeper=config.model.num_hidden_layers is not None,
+            seed=config.training.seed if config.model.resize_vocabulary else None,
         )
     else:
         initialize(stage, config.training.seed)

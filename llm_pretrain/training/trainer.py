@@ -34,7 +34,7 @@ class Trainer:
 
     Args:
         origin: what makes this run's checkpoints, see `origin_of`.
-        checkpoint_extras: files that belong beside the weights of every checkpoint (a tokenizer's).
+        checkpoint_extras: what belongs beside all weights that are saved (a tokenizer's files).
         stop: what a signal to any rank is noted in.
     """
 

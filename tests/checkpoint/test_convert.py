@@ -136,7 +136,8 @@ def test_what_is_said_and_what_comes_along(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_random_model("tiny/llama", tmp_path / "original")
-    for name in ("tokenizer.json", "tokenizer_config.json", "trainer_state.json"):
+    along = ["chat_template.jinja", "generation_config.json", "tokenizer.json"]
+    for name in (*along, "trainer_state.json"):
         (tmp_path / "original" / name).write_text("{}")
     arguments = ("--to", "paddlenlp", "--dtype", "bfloat16")
     assert convert(tmp_path / "original", tmp_path / "there", *arguments) == 0
@@ -144,11 +145,63 @@ def test_what_is_said_and_what_comes_along(
     for expected in (f"{config.parameter_count():,} parameters", "PaddleNLP", "as bfloat16"):
         assert expected in said
     names = sorted(path.name for path in (tmp_path / "there").iterdir())
-    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert names == sorted([*along, "config.json", "model.safetensors"])
     weights = PublishedWeights(tmp_path / "there", read_model_config(tmp_path / "there"))
     rounded = weights.read("norm.weight", (slice(None),))
     exact = random_tensors(config)["norm.weight"]
     assert 0 < np.abs(rounded - exact).max() < 0.01 * np.abs(exact).max()
+
+
+def write_with(directory: Path, name: str, value: float, dtype: str = "float32") -> None:
+    """Write a random model, one value of which is `value`."""
+    config = write_random_model("tiny/llama", directory)
+    tensors = random_tensors(config)
+    tensors[name].flat[5] = value
+    write_weights(tensors.items(), config, directory, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "is_held"),
+    [
+        ("float16", 1e5, False),
+        ("float16", -65520.0, False),
+        ("float16", 65519.99, True),
+        ("float16", np.inf, True),
+        ("float16", np.nan, True),
+        ("bfloat16", 3.4e38, False),
+        ("bfloat16", 3.39e38, True),
+        ("bfloat16", -np.inf, True),
+    ],
+)
+def test_values_that_the_type_cannot_hold_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dtype: str,
+    value: float,
+    is_held: bool,
+) -> None:
+    write_with(tmp_path / "original", "head.weight", value)
+    (tmp_path / "there").mkdir()
+    for place in ("there", "new"):
+        arguments = ("--to", "huggingface", "--dtype", dtype)
+        status = convert(tmp_path / "original", tmp_path / place, *arguments)
+        said = capsys.readouterr().err
+        assert status == (0 if is_held else 1), said
+        if not is_held:
+            assert f"lm_head.weight has values up to {abs(value):.6g} in size" in said
+            assert f"{dtype} holds none beyond" in said
+    if not is_held:
+        assert {path.name for path in tmp_path.iterdir()} == {"original", "there"}
+        assert not list((tmp_path / "there").iterdir()), "something is left"
+
+
+def test_bfloat16_reaches_beyond_float16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_with(tmp_path / "original", "embedding.weight", 2.0**100, "bfloat16")
+    arguments = ("--to", "paddlenlp", "--dtype", "float16")
+    assert convert(tmp_path / "original", tmp_path / "there", *arguments) == 1
+    assert "llama.embed_tokens.weight has values up to 1.26765e+30" in capsys.readouterr().err
 
 
 def test_linear_weights_are_turned(tmp_path: Path) -> None:

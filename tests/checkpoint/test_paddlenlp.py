@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from llm_pretrain.checkpoint.load import load_weights
-from llm_pretrain.checkpoint.published_weights import PublishedWeights
+from llm_pretrain.checkpoint.published_weights import PublishedWeights, table_rows
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families.paddlenlp import source
+from llm_pretrain.models.families.paddlenlp import source, write_config
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.pieces import named_pieces
 from tests.checkpoint.models import random_tensors
@@ -119,6 +120,19 @@ def test_a_rank_of_another_degree_reads_its_part(
     for parameter, piece in named_pieces(part):
         held = parameter.numpy()[piece.region(rank, 3)]
         np.testing.assert_array_equal(held, whole[piece.name][piece.block(rank, 3)])
+
+
+def test_the_table_of_several_ranks_grows_as_one(tmp_path: Path) -> None:
+    write_parts(tmp_path, as_paddlenlp(CONFIG), 2, 1)
+    (tmp_path / "config.json").write_text(json.dumps(write_config(CONFIG)))
+    grown = replace(CONFIG, vocab_size=CONFIG.vocab_size + 6)
+    assert table_rows(tmp_path, grown) == CONFIG.vocab_size
+    model = Decoder(grown)
+    load_weights(model, grown, tmp_path, seed=1)
+    found = {piece.name: parameter.numpy() for parameter, piece in named_pieces(model)}
+    for name, values in random_tensors(CONFIG).items():
+        known = found[name][tuple(map(slice, values.shape))]
+        np.testing.assert_array_equal(known, values, err_msg=name)
 
 
 def test_what_a_degree_does_not_divide_is_whole_on_every_rank(tmp_path: Path) -> None:

@@ -185,6 +185,40 @@ def test_a_tensor_parallel_rank_reads_its_part(
     assert sum(sizes_read) == sum(sizes_held)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_rows_that_the_files_lack_begin_as_random_ones_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, degree: int, tied: bool
+) -> None:
+    """64 of 98 rows are there: of four ranks one has rows of both kinds, and one new ones alone."""
+    model, directory = saved(tmp_path, changes={"tie_word_embeddings": tied})
+    config = replace(model.config, vocab_size=98)
+    expected = dict(whole_tensors(small_model(5, vocab_size=98, tie_word_embeddings=tied)))
+    for name, values in whole_tensors(model):
+        expected[name][tuple(map(slice, values.shape))] = values
+    for rank in range(degree):
+        degrees = replace(topology.current().degrees, tensor=degree)
+        layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+        monkeypatch.setattr(topology, "_current", layout)
+        part = Decoder(config)
+        load_weights(part, config, directory, seed=5)
+        for parameter, piece in named_pieces(part):
+            held = parameter.numpy()
+            region = piece.region(rank, degree)
+            wanted = expected[piece.name][piece.block(rank, degree)]
+            np.testing.assert_array_equal(held[region], wanted, err_msg=piece.name)
+            if piece.name == "embedding.weight":
+                assert not held[region[0].stop :].any(), "padding"
+
+
+def test_rows_are_added_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    _, directory = saved(tmp_path)
+    assert "the table has 64 rows where vocab_size is 100" in refused(directory, vocab_size=100)
+    config = small_config(vocab_size=60)
+    with pytest.raises(ConfigError, match="64 rows where vocab_size is 60"):
+        load_weights(Decoder(config), config, directory, seed=5)
+
+
 def test_stages_write_files_of_their_own(tmp_path: Path) -> None:
     model = small_model(1)
     tensors = list(whole_tensors(model))

@@ -20,7 +20,8 @@ import numpy as np
 
 from llm_pretrain.data import DataError, IndexedWriter
 from llm_pretrain.data.indexed_dataset import open_indexed
-from llm_pretrain.data.npy_dataset import open_npy, write_npy
+from llm_pretrain.data.npy_dataset import open_npy
+from tests.data.npy_files import write_npy
 
 ADDRESS_SPACE = 1 << 30
 NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**40, 2**63 - 1, 2**64 - 1]

@@ -28,7 +28,7 @@ def builder(*folders: Path) -> IndexCache:
     return IndexCache(folders, builder=True, timeout_s=0)
 
 
-def waiter(folder: Path, timeout_s: float = 10) -> IndexCache:
+def waiter(folder: Path, timeout_s: float = 60) -> IndexCache:
     return IndexCache([folder], builder=False, timeout_s=timeout_s)
 
 
@@ -116,7 +116,7 @@ def test_failure_of_the_builder_reaches_those_who_wait(tmp_path: Path) -> None:
     time.sleep(0.3)
     with pytest.raises(DataError, match="the moon is full"):
         builder(tmp_path).fetch("thing", broken)
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert "failed: the moon is full" in errors[0]
 

@@ -174,10 +174,9 @@ def test_those_who_wait_notice_at_once_that_the_builder_was_killed(tmp_path: Pat
 
     killer = FORK.Process(target=kill)
     killer.start()
-    began = time.monotonic()
+    # Not by its time-out, which is ten minutes and has other words.
     with pytest.raises(DataError, match=f"building an index of the data in {tmp_path} has ended"):
         wait()
-    assert 0.9 < time.monotonic() - began < 5
     killer.join()
     process.join()
     # The next run builds it, whatever the dead one left.

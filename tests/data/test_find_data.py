@@ -7,7 +7,7 @@ import pytest
 
 from llm_pretrain.data import DataError, IndexedWriter
 from llm_pretrain.data.find_data import find_data, open_data
-from llm_pretrain.data.npy_dataset import write_npy
+from tests.data.npy_files import write_npy
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from llm_pretrain.data import DataError
-from llm_pretrain.data.npy_dataset import open_npy, write_npy
+from llm_pretrain.data.npy_dataset import open_npy
+from tests.data.npy_files import write_npy
 
 
 @pytest.fixture
@@ -36,15 +37,6 @@ def test_both_files_are_read(prefix: Path) -> None:
     assert data.read(2, 1, 1)[0].tolist() == [4]
     assert data.documents == 2
     assert isinstance(data.tokens.base, np.memmap)
-
-
-def test_files_are_numpys_own(prefix: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "reference.npy", np.array([1, 2, 3, 4, 5], np.int32))
-    np.savez(
-        tmp_path / "reference.npz", lens=np.array([2, 0, 3], np.int32), docs=np.array([0, 2, 3])
-    )
-    for ours, reference in (("x_ids.npy", "reference.npy"), ("x_idx.npz", "reference.npz")):
-        assert (tmp_path / ours).read_bytes() == (tmp_path / reference).read_bytes()
 
 
 def test_compressed_index_is_read(prefix: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_pretrain.cli import main
 from llm_pretrain.data import IndexedWriter, rewrite
 from llm_pretrain.data.find_data import open_data
-from llm_pretrain.data.npy_dataset import write_npy
+from tests.data.npy_files import write_npy
 
 Documents = list[list[list[int]]]
 

@@ -96,14 +96,28 @@ def test_room_is_never_taken_away(tmp_path: Path) -> None:
     assert config.max_position_embeddings == 64
 
 
-def test_continued_training_keeps_the_tables(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "changes", "rows"),
+    [
+        (None, {}, 100),
+        (100, {"resize_vocabulary": True}, 100),
+        (129, {}, 129),
+        (129, {"resize_vocabulary": True}, 256),
+        (129, {"resize_vocabulary": True, "vocab_size": 130}, 130),
+        (129, {"vocab_size": 120, "resize_vocabulary": True}, 256),
+    ],
+)
+def test_continued_training_keeps_the_tables_if_they_have_room(
+    tmp_path: Path, tokens: int | None, changes: dict[str, Any], rows: int
+) -> None:
     config = load(
         directory_with(tmp_path),
         continue_training=True,
-        tokenizer_vocab_size=129,
+        tokenizer_vocab_size=tokens,
         max_seq_length=65,
+        **changes,
     )
-    assert config.vocab_size == 100
+    assert config.vocab_size == rows
     assert config.max_position_embeddings == 64
 
 

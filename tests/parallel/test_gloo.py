@@ -14,7 +14,7 @@ WORKER = Path(__file__).with_name("gloo_worker.py")
 
 
 def results(directory: Path, late: float = 0.0) -> list[dict[str, Any]]:
-    run_job(WORKER, directory, late, processes=4, log_dir=directory / "log", timeout=120)
+    run_job(WORKER, directory, late, processes=4, log_dir=directory / "log")
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(4)]
 
 

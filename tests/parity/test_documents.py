@@ -55,7 +55,7 @@ def config(seed: str, data: Path, output: Path, **options: Any) -> Path:
 
 def by_command(seed: str, data: Path, output: Path, **options: Any) -> Steps:
     path = config(seed, data, output, **options)
-    run_job(RUN_PRETRAIN, path, log_dir=output.with_suffix(".log"), timeout=300)
+    run_job(RUN_PRETRAIN, path, log_dir=output.with_suffix(".log"))
     return logged(output)
 
 
@@ -81,7 +81,7 @@ def test_equals_one_process(
         for seed, output in zip(MODELS, outputs, strict=True)
     ]
     cases.write_text(json.dumps([str(path) for path in paths]))
-    run_job(WORKER, cases, processes=processes, log_dir=tmp_path / "log", timeout=600)
+    run_job(WORKER, cases, processes=processes, log_dir=tmp_path / "log")
     for seed, output in zip(MODELS, outputs, strict=True):
         steps = logged(output)
         assert len(steps) == len(controls[seed]) == STEPS

@@ -19,9 +19,9 @@ from llm_pretrain.data import (
     build_datasets,
 )
 from llm_pretrain.data.find_data import open_data
-from llm_pretrain.data.npy_dataset import write_npy
 from llm_pretrain.data.sample_index import plan_epochs
 from llm_pretrain.data.split import split_documents
+from tests.data.npy_files import write_npy
 
 pytestmark = pytest.mark.peer_paddlenlp
 

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from llm_pretrain.config import DataArguments
 from llm_pretrain.data import IndexedWriter, describe_data, open_sources
 from llm_pretrain.data.find_data import open_data
-from llm_pretrain.data.npy_dataset import write_npy
 from llm_pretrain.preprocess import PreprocessError, encode, load_tokenizer, main
+from tests.data.npy_files import write_npy
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "日本", "\n"]
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.preprocess.tokenizer_files import class_for_paddlenlp, tokenizer_files
+from llm_pretrain.preprocess.tokenizer_files import (
+    class_for_paddlenlp,
+    copy_along,
+    files_that_go_along,
+    tokenizer_files,
+)
 
 SETTINGS = ["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"]
 
@@ -33,6 +38,54 @@ def test_all_files_of_a_tokenizer_and_no_others(tmp_path: Path, names: list[str]
 def test_no_files_where_there_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     assert tokenizer_files(tmp_path) == tokenizer_files(tmp_path / "missing") == []
+
+
+ALONG_WITH_A_TOKENIZER = [
+    *SETTINGS,
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "qwen.tiktoken",
+    "special.model",
+    "tokenization_qwen.py",
+    "tokenizer.json",
+    "vocab.json",
+]
+FOR_GENERATION = ["generation_config.json", "qwen_generation_utils.py"]
+
+
+def test_what_goes_along_is_each_from_its_own_directory(tmp_path: Path) -> None:
+    for folder in ("model", "tokenizer"):
+        for name in (*ALONG_WITH_A_TOKENIZER, *FOR_GENERATION, "config.json", "model.safetensors"):
+            path = tmp_path / folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(folder)
+        for name in ("additional_chat_templates", "custom_generate", "tokenizer_backup"):
+            (tmp_path / folder / name).mkdir()
+            (tmp_path / folder / name / "one").write_text(folder)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for _ in range(2):  # a second save writes over the first
+        copy_along(files_that_go_along(tmp_path / "model", tmp_path / "tokenizer"), saved)
+    found = {
+        str(path.relative_to(saved)): path.read_text()
+        for path in saved.rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        **dict.fromkeys([*ALONG_WITH_A_TOKENIZER, "additional_chat_templates/one"], "tokenizer"),
+        **dict.fromkeys([*FOR_GENERATION, "custom_generate/one"], "model"),
+    }
+
+
+def test_files_that_are_there_already_stay(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "generation_config.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/tokenizer.json").symlink_to(tmp_path / "tokenizer.json")
+    for folder in (tmp_path, tmp_path / "linked"):
+        copy_along(files_that_go_along(tmp_path, tmp_path), folder)
+        assert (folder / "tokenizer.json").read_text() == "tokenizer.json"
 
 
 @pytest.mark.parametrize(

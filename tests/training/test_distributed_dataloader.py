@@ -75,6 +75,6 @@ def test_an_error_of_the_reading_rank_ends_all(tmp_path: Path, fault: str) -> No
             path.write_text(json.dumps(json.loads(path.read_text()) | {"checksums": {}}))
     reader = "none" if fault == "no data" else "0"
     with Job(READING_RANK, reader, config, processes=2, log_dir=tmp_path / "log2") as job:
-        assert job.wait(60) != 0
+        assert job.wait() != 0
     reasons = {"no data": "/nowhere", "cut data": "text.bin", "damaged index": "index cache of"}
     assert reasons[fault] in job.console.read_text()

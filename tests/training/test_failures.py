@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -27,22 +26,20 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_error_on_one_rank_is_what_the_console_shows(
     config: Path, tmp_path: Path, rank: int
 ) -> None:
-    began = time.monotonic()
     with Job(FAULTY, rank, "raise", config, processes=2, log_dir=tmp_path / "log") as job:
-        assert job.wait(60) != 0
+        assert job.wait() != 0
     console = job.console.read_text()
     assert "ArithmeticError: the planted fault" in console
     assert f"Rank {rank} failed" in console
-    assert f"Rank {1 - rank} failed" not in console, "a neighbour's error"
-    assert time.monotonic() - began < 30
+    assert f"Rank {1 - rank} failed" not in console, "a neighbour's error, as after a time-out"
 
 
 def test_a_killed_rank_ends_the_job(config: Path, tmp_path: Path) -> None:
-    began = time.monotonic()
     with Job(FAULTY, 1, "kill", config, processes=2, log_dir=tmp_path / "log") as job:
-        assert job.wait(60) != 0
-    assert "rank 1 status failed" in job.console.read_text()
-    assert time.monotonic() - began < 30
+        assert job.wait() != 0
+    console = job.console.read_text()
+    assert "rank 1 status failed" in console
+    assert "Rank 0 failed" not in console, "a neighbour's error, as after a time-out"
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,11 @@ from llm_pretrain.training.model_choice import (
     depth_notices,
     model_config_of,
     tokenizer_notices,
+    vocabulary_notices,
+    vocabulary_problems,
 )
-from tests.small_runs import small_config, write_config
+from tests.checkpoint.models import write_random_model
+from tests.small_runs import small_config, write_config, write_tokenizer
 
 QWEN = {
     "model_type": "qwen",
@@ -61,6 +65,50 @@ def test_a_tokenizer_that_does_not_count_is_said(
     notices = tokenizer_notices(load_run_config(write_config(tmp_path / "run.json", config)))
     assert len(notices) == (expected is not None)
     assert all(expected and expected in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem", "notice"),
+    [
+        ({}, "has 131 tokens, more than the 130 rows of the weights in", None),
+        ({"vocab_size": 140}, "vocab_size: 140 is more than the 130 rows", None),
+        ({"resize_vocabulary": True}, None, "the model has 256 rows where the weights in"),
+        ({"resize_vocabulary": True, "vocab_size": 140}, None, "has 140 rows where"),
+        (
+            {"vocab_size": 131, "resize_vocabulary": True, "continue_training": False},
+            None,
+            "resize_vocabulary: no effect",
+        ),
+        ({"continue_training": False}, None, None),
+        ({"tokenizer_name_or_path": None}, None, None),
+        (
+            {"tokenizer_name_or_path": None, "vocab_size": 100, "resize_vocabulary": True},
+            "the model has 100 rows and the weights in",
+            None,
+        ),
+    ],
+)
+def test_a_table_smaller_than_the_tokenizer(
+    changes: dict[str, Any], problem: str | None, notice: str | None, tmp_path: Path
+) -> None:
+    write_random_model("tiny/llama", tmp_path / "model")
+    write_tokenizer(tmp_path / "tokenizer", tokens=131)
+    config = small_config(
+        tmp_path / "model",
+        tmp_path,
+        tmp_path / "output",
+        **{"tokenizer_name_or_path": str(tmp_path / "tokenizer"), "continue_training": True}
+        | changes,
+    )
+    run = load_run_config(write_config(tmp_path / "run.json", config))
+    model = model_config_of(run)
+    for found, expected in (
+        (problems := vocabulary_problems(run, model), problem),
+        ([] if problems else vocabulary_notices(run, model), notice),
+    ):
+        assert len(found) == (expected is not None), found
+        assert all(expected and expected in line for line in found)
+        assert not found or "resize_vocabulary" in found[0] or "vocab_size" in found[0]
 
 
 @pytest.mark.parametrize(

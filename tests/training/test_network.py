@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import RUN_PRETRAIN, logged, run_job
+from tests.launching import PATIENCE_SECONDS, RUN_PRETRAIN, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 from tests.training.two_hosts import Host, two_hosts
 
 LAYOUT = {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2}
 TIMEOUT_SECONDS = 10
-LAUNCHERS_SECONDS = 5
-"""What the launchers take to notice that their processes have ended."""
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def test_two_hosts_equal_one_process(
         jobs.append(host.start(*arguments, log_dir=tmp_path / "log" / host.name))
     with jobs[0], jobs[1]:
         for job in jobs:
-            assert job.wait(120) == 0, job.output()
+            assert job.wait() == 0, job.output()
     disks = [path.parent for path in tmp_path.glob("*/data")]
     assert len(disks) == (1 if shares_folder else 2)
     for disk in disks:
@@ -74,14 +72,12 @@ def test_a_cut_link_ends_the_job_on_both_sides(
     arguments = ("--nproc_per_node", 2, RUN_PRETRAIN, config)
     first, second = (host.start(*arguments, log_dir=tmp_path / host.name) for host in hosts)
     with first, second:
-        began = time.monotonic()
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not (output_dir / "train_log.jsonl").exists() or not logged(output_dir):
-            assert time.monotonic() - began < 60, first.output()
+            assert time.monotonic() < deadline, first.output()
             time.sleep(0.1)
         hosts[1].unplug()
-        cut = time.monotonic()
         for job in (first, second):
-            assert job.wait(60) != 0
-        assert time.monotonic() - cut < TIMEOUT_SECONDS + LAUNCHERS_SECONDS
+            assert job.wait() != 0
     assert f"lost rank 2 on {hosts[1].address}, silent for" in first.console.read_text()
     assert f"lost rank 0 on {hosts[0].address}, silent for" in second.console.read_text()

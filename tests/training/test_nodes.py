@@ -46,12 +46,13 @@ def test_two_nodes_equal_one(one_node: Path, tmp_path: Path, shares_disk: bool) 
         )
     with jobs[0], jobs[1]:
         for job in jobs:
-            assert job.wait(120) == 0, job.output()
+            assert job.wait() == 0, job.output()
     output_dir = tmp_path / ("shared" if shares_disk else "node0") / "out"
     found = [(line["loss"], line["global_norm"]) for line in logged(output_dir)]
     expected = [(line["loss"], line["global_norm"]) for line in logged(one_node / "out")]
-    # A node's processes have other numbers of threads, whose sums have another order.
-    assert np.array(found) == pytest.approx(np.array(expected), rel=1e-6)
+    # A node's processes have other numbers of threads, whose sums have another order: as between
+    # layouts, a few hundred roundings of 2⁻²⁴.
+    assert np.array(found) == pytest.approx(np.array(expected), rel=1e-5)
     if not shares_disk:
         other = tmp_path / "node1" / "out" / "checkpoint-4"
         assert list(other.glob("optimizer/rank-*.safetensors")), "its node can resume from it"

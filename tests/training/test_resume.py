@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.launching import RUN_PRETRAIN, Job, logged, run_job
+from tests.launching import PATIENCE_SECONDS, RUN_PRETRAIN, Job, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 FAULTY = Path(__file__).with_name("failing_rank.py")
@@ -114,13 +114,13 @@ def test_a_signal_saves_and_ends_the_run(
     output_dir = tmp_path / "out"
     config = config_in(shared, output_dir, max_steps=100_000, save_steps=100_000)
     with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log") as job:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not (output_dir / "train_log.jsonl").exists() or not curve(output_dir):
             assert time.monotonic() < deadline, job.output()
             assert job.process.poll() is None, job.output()
             time.sleep(0.05)
         os.kill(job.process.pid, number)
-        assert job.wait(300) == 128 + number
+        assert job.wait() == 128 + number
     last = curve(output_dir)[-1][0]
     assert_said_in_order(job.console, number.name, f"Saved {output_dir}/checkpoint-{last}:")
     assert (output_dir / f"checkpoint-{last}" / "trainer_state.json").is_file()
@@ -134,12 +134,12 @@ def test_a_signal_to_the_launcher_saves_and_ends_the_job(
     output_dir = tmp_path / "out"
     config = config_in(shared, output_dir, max_steps=100_000, save_steps=100_000)
     with Job(RUN_PRETRAIN, config, processes=2, log_dir=tmp_path / "log") as job:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not (output_dir / "train_log.jsonl").exists() or not curve(output_dir):
             assert time.monotonic() < deadline, job.output()
             time.sleep(0.05)
         os.kill(job.process.pid, number)
-        assert job.wait(300) != 0
+        assert job.wait() != 0
     last = curve(output_dir)[-1][0]
     # The launcher reaches its ranks by SIGTERM.
     assert_said_in_order(job.console, "SIGTERM", f"Saved {output_dir}/checkpoint-{last}:")
@@ -164,7 +164,7 @@ def test_a_signal_to_one_rank_saves_one_checkpoint_of_all(shared: Path, tmp_path
         shared, output_dir, sharding="stage1", gradient_accumulation_steps=4, save_steps=100
     )
     with Job(FAULTY, 1, "signal", config, processes=2, log_dir=tmp_path / "log") as job:
-        assert job.wait(300) != 0
+        assert job.wait() != 0
     assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-3"]
     run_job(
         RUN_PRETRAIN,
@@ -285,13 +285,13 @@ def test_a_signal_during_an_evaluation_ends_the_run(shared: Path, tmp_path: Path
         dataloader_num_workers=1,
     )
     with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log") as job:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not (output_dir / "train_log.jsonl").exists() or len(curve(output_dir)) < 2:
             assert time.monotonic() < deadline, job.output()
             time.sleep(0.05)
         time.sleep(1.0)
         os.kill(job.process.pid, signal.SIGTERM)
-        assert job.wait(300) == 128 + signal.SIGTERM
+        assert job.wait() == 128 + signal.SIGTERM
     assert "broken off by a signal" in job.console.read_text()
     assert (output_dir / "checkpoint-2").is_dir()
     assert not logged(output_dir, "evaluation"), "a part of an evaluation is not reported as one"

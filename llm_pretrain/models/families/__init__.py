@@ -114,8 +114,9 @@ def load_model_config(
         max_seq_length: tokens of a sample.
 
     A model that starts from random weights gets room for the samples and for the tokenizer, whose
-    size is rounded up to a multiple of 128; one that continues from published weights keeps its
-    tables as they are.
+    size is rounded up to a multiple of 128; with `resize_vocabulary` one that continues from
+    published weights does, too, where the tokenizer has more tokens. Without, it has just as many
+    rows as there are tokens then, which the weights have not: `training.model_choice` says so.
 
     Raises:
         ConfigError: nothing of that name, or a config that this program can't train.
@@ -126,12 +127,16 @@ def load_model_config(
         use_flash_attention=bool(model_arguments.use_flash_attention),
         use_fused_linear_cross_entropy=bool(model_arguments.use_fused_linear_cross_entropy),
     )
+    tokens = tokenizer_vocab_size or 0
     if not model_arguments.continue_training:
-        config = replace(
+        return replace(
             config,
             max_position_embeddings=max(config.max_position_embeddings, max_seq_length),
-            vocab_size=max(config.vocab_size, _padded(tokenizer_vocab_size or 0)),
+            vocab_size=max(config.vocab_size, _padded(tokens)),
         )
+    if tokens > config.vocab_size:
+        rows = _padded(tokens) if model_arguments.resize_vocabulary else tokens
+        return replace(config, vocab_size=rows)
     return config
 
 

@@ -26,7 +26,7 @@ def test_no_line_is_wider_and_no_word_is_lost(columns: int) -> None:
 
 
 def test_a_path_is_kept_whole_and_gets_the_room_that_it_needs() -> None:
-    path = "/home/user/" + "deep/" * 9 + "data"
+    path = "/data/" + "corpus/" * 7 + "text"
     assert wrap(f"  input_dir             {path}  [run.json]", 64, 22) == [
         "  input_dir",
         f"    {path}",

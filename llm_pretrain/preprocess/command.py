@@ -14,7 +14,9 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
+from llm_pretrain.data.split import parse_split
 from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments, typed_tokenizer
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
 from llm_pretrain.preprocess.duplicates import SeenHashes
@@ -98,7 +100,20 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
         raise
     finally:
         unfinished.leave()
+    if arguments.max_doc_num is None and _ends_in_one_source(sources):
+        print(
+            "The documents keep the order of the inputs, so that the default split validates on "
+            f"{sources[-1].name} alone; a pair of files for each input, in one folder, gives every "
+            "one its part.",
+            file=out,
+        )
     progress.finish(prefix, held_out_prefix(prefix), options.dtype)
+
+
+def _ends_in_one_source(sources: Sequence[Source]) -> bool:
+    """Whether one of several inputs gives all validation documents, judged by the files' sizes."""
+    _, valid, test = parse_split(DataArguments.model_fields["split"].default)
+    return len(sources) > 1 and sources[-1].size >= (valid + test) * sum(s.size for s in sources)
 
 
 def _write(

@@ -59,6 +59,18 @@ def test_documents_are_the_texts(tokenizer: Path, tmp_path: Path) -> None:
     assert "3 documents" in "\n".join(describe_data(open_sources(data)))
 
 
+@pytest.mark.parametrize(("files", "is_said"), [(1, False), (2, True), (30, False)])
+def test_validation_on_the_last_of_several_inputs_is_said(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], files: int, is_said: bool
+) -> None:
+    """The default split validates on the last twentieth of the documents."""
+    for number in range(files):
+        write_jsonl(tmp_path / f"text/{number:02}.jsonl", ["alpha beta"] * 3)
+    assert run(tokenizer, tmp_path / "text", tmp_path / "x", "--workers", "1") == 0
+    last = f"validates on {tmp_path}/text/{files - 1:02}.jsonl alone"
+    assert (last in capsys.readouterr().out) == is_said
+
+
 def test_eos_ends_every_document(tokenizer: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", ["alpha", "beta gamma"])
     assert run(tokenizer, source, tmp_path / "x", "--append_eos") == 0

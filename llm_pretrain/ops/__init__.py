@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_pretrain.ops.activation import activation
 from llm_pretrain.ops.adamw import Rates, adamw_
 from llm_pretrain.ops.add import add
-from llm_pretrain.ops.attention import attention, take_heads
+from llm_pretrain.ops.attention import attention, repeat_heads
 from llm_pretrain.ops.cross_entropy import cross_entropy
 from llm_pretrain.ops.dropout import dropout
 from llm_pretrain.ops.embedding import embedding
@@ -46,9 +46,9 @@ __all__ = [
     "linear_log_sums",
     "linears",
     "normalise_columns",
+    "repeat_heads",
     "rms_norm",
     "rotary",
     "scale_gradient",
     "sum_of_squares",
-    "take_heads",
 ]

@@ -84,9 +84,27 @@ def by_kernel(
     return None
 
 
-def take_heads(x_BSKD: Tensor, heads: Sequence[int]) -> Tensor:
-    """The heads of those numbers, [B, S, len(heads), D]."""
-    return paddle.index_select(x_BSKD, paddle.to_tensor(heads, dtype="int64"), axis=2)
+def repeat_heads(x_BSKD: Tensor, times: Sequence[int]) -> Tensor:
+    """Head i repeated `times[i]` times, at least once, [B, S, sum(times), D]."""
+    return _RepeatHeads.apply(x_BSKD, times)
+
+
+class _RepeatHeads(PyLayer):
+    """The gradients of one head's copies are added up in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BSKD: Tensor, times: Sequence[int]) -> Tensor:
+        ctx.times = list(times)
+        heads = paddle.split(x_BSKD, len(times), axis=2)
+        return paddle.concat(
+            [head for head, n in zip(heads, times, strict=True) for _ in range(n)], axis=2
+        )
+
+    @staticmethod
+    def backward(ctx: Any, dy_BSND: Tensor) -> Tensor:
+        copies = paddle.split(dy_BSND.astype("float32"), ctx.times, axis=2)
+        sums = [copy.sum(2, keepdim=True) for copy in copies]
+        return paddle.concat(sums, axis=2).astype(dy_BSND.dtype)
 
 
 class _Attention(PyLayer):

@@ -45,13 +45,10 @@ def attention(
     degrees = topology.current().degrees
     numbers = heads.first_query + np.arange(heads.queries)
     positions = sequences.positions
-    if heads.key_of_query is not None:
-        k_BSKD, v_BSKD = (ops.take_heads(x, heads.key_of_query) for x in (k_BSKD, v_BSKD))
+    repeats = heads.repeats(degrees.sep)
+    if max(repeats) > 1:
+        k_BSKD, v_BSKD = (ops.repeat_heads(x, repeats) for x in (k_BSKD, v_BSKD))
     if degrees.sep > 1:
-        if k_BSKD.shape[2] % degrees.sep:
-            group = heads.queries // k_BSKD.shape[2]
-            own = [query // group for query in range(heads.queries)]
-            k_BSKD, v_BSKD = (ops.take_heads(x, own) for x in (k_BSKD, v_BSKD))
         q_BSND, k_BSKD, v_BSKD = (to_heads(x) for x in (q_BSND, k_BSKD, v_BSKD))
         numbers = np.split(numbers, degrees.sep)[topology.current().sequence_rank]
         positions = np.arange(sequences.length)

@@ -12,7 +12,7 @@ from typing import Any
 from paddle.base import core
 
 _PAIR_GROUP_IDS_FROM = 1 << 20
-_MAX_RANKS = 1 << 12
+"""Beyond those of Paddle's groups."""
 
 _create_group = core.ProcessGroupGloo.create
 
@@ -26,7 +26,7 @@ class _Pair:
 
     common: Any
     key: str
-    group_id: int
+    group_id: int = 0
     address: Address | None = None
     group: Any = None
 
@@ -62,6 +62,9 @@ class Groups:
         """
         pair = self._pair(group, group.rank(), destination)
         if pair.group is None and pair.address is None:
+            # A number that no other pair of the job has, the same on both sides.
+            pair.group_id = _PAIR_GROUP_IDS_FROM + pair.common.add("gloo/pairs", 1)
+            pair.common.set(f"{pair.key}/id", str(pair.group_id))
             pair.address = self._published(pair.common, pair.key)
         return lambda: self._formed(pair, 0)
 
@@ -70,15 +73,13 @@ class Groups:
         pair = self._pair(group, source, group.rank())
         if pair.group is None:
             pair.address = self._looked_up(pair.common, pair.key)
+            pair.group_id = int(pair.common.get(f"{pair.key}/id"))
         return self._formed(pair, 1)
 
     def _pair(self, group: Any, source: int, destination: int) -> _Pair:
         common, group_id = self.common[id(group)]
-        number = (group_id * _MAX_RANKS + source) * _MAX_RANKS + destination
         key = f"gloo/{group_id}/{source}/{destination}"
-        return self.pairs.setdefault(
-            key, _Pair(common, key, _PAIR_GROUP_IDS_FROM + number % (1 << 30))
-        )
+        return self.pairs.setdefault(key, _Pair(common, key))
 
     def _formed(self, pair: _Pair, rank: int) -> Any:
         if pair.group is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llm_pretrain.parallel import topology
@@ -9,20 +10,35 @@ from llm_pretrain.parallel import topology
 
 @dataclass(frozen=True)
 class LocalHeads:
-    """This rank's query heads [first, end), and the key and value heads that they attend to.
+    """This rank's query heads, one after another, and the key and value heads they attend to.
 
     Where the degree does not divide the key and value heads, neighbouring ranks compute the same
     ones, from weights that every rank holds whole.
     """
 
     first_query: int
-    queries: int
     first_key: int
-    keys: int
+    queries_of_key: tuple[int, ...]
+    """How many of this rank's query heads attend to each of its key heads, one after another."""
     keys_are_split: bool
     """Whether every key head is computed by one rank alone."""
-    key_of_query: tuple[int, ...] | None
-    """The local key head of every local query head, where groups of queries are unequal."""
+
+    @property
+    def queries(self) -> int:
+        return sum(self.queries_of_key)
+
+    @property
+    def keys(self) -> int:
+        return len(self.queries_of_key)
+
+    def repeats(self, parts: int) -> tuple[int, ...]:
+        """How often each key head must stand for all of them to serve equally many query heads.
+
+        None of them then serves query heads of two of `parts` equal parts, and as few are repeated
+        as that allows.
+        """
+        served = math.gcd(self.queries // parts, *self.queries_of_key)
+        return tuple(queries // served for queries in self.queries_of_key)
 
 
 def local_heads(query_heads: int, key_heads: int) -> LocalHeads:
@@ -31,11 +47,9 @@ def local_heads(query_heads: int, key_heads: int) -> LocalHeads:
     degree, rank = layout.degrees.tensor, layout.tensor_rank
     assert query_heads % degree == 0, f"{query_heads} heads over {degree} ranks"
     queries, group = query_heads // degree, query_heads // key_heads
-    first = rank * queries
-    first_key, last_key = first // group, (first + queries - 1) // group
-    keys = last_key - first_key + 1
-    key_of_query = tuple(query // group - first_key for query in range(first, first + queries))
-    is_even = all(key == i * keys // queries for i, key in enumerate(key_of_query))
-    return LocalHeads(
-        first, queries, first_key, keys, key_heads % degree == 0, None if is_even else key_of_query
+    first, end = rank * queries, (rank + 1) * queries
+    first_key, end_key = first // group, -(-end // group)
+    queries_of_key = tuple(
+        min((key + 1) * group, end) - max(key * group, first) for key in range(first_key, end_key)
     )
+    return LocalHeads(first, first_key, queries_of_key, key_heads % degree == 0)

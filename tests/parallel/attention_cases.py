@@ -46,4 +46,7 @@ CASES = {
     "all": Case(12, 6, 0.2, "float32", False, alibi_slopes(12), PREFIX, DOCUMENTS),
     "flash": Case(12, 6, 0.2, "float32", True, alibi_slopes(12), PREFIX, DOCUMENTS),
     "bfloat16": Case(key_heads=2, dtype="bfloat16"),
+    "unequal bfloat16": Case(12, 3, dtype="bfloat16"),
+    "unequal float16": Case(12, 3, dtype="float16", flash=True),
+    "unequal all": Case(20, 5, 0.2, "float32", True, alibi_slopes(20), PREFIX, DOCUMENTS),
 }

@@ -36,13 +36,13 @@ def expected(case: Case) -> dict[str, np.ndarray]:
     return {name: x.numpy() for name, x in zip("oqkv", results, strict=True)}
 
 
-@pytest.mark.parametrize("degrees", ["sep2", "context2", "context4", "tensor2-sep2"])
+@pytest.mark.parametrize("degrees", ["sep2", "context4", "tensor2-context2", "tensor2-sep2"])
 def test_equals_the_formula(degrees: str, tmp_path: Path) -> None:
     processes = math.prod(int(part[-1]) for part in degrees.split("-"))
     run_job(WORKER, tmp_path, degrees, processes=processes, log_dir=tmp_path / "log")
     for name, case in CASES.items():
         ranks = [np.load(tmp_path / f"{name}.{rank}.npz") for rank in range(processes)]
-        tolerance = 2e-2 if case.dtype == "bfloat16" else 1e-5
+        tolerance = 1e-5 if case.dtype == "float32" else 2e-2
         for which, whole in expected(case).items():
             joined = np.zeros_like(whole)
             for rank in ranks:

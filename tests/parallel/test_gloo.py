@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from llm_pretrain.parallel import gloo_groups
 from tests.launching import run_job
 
 WORKER = Path(__file__).with_name("gloo_worker.py")
@@ -40,3 +42,45 @@ def test_collectives_of_every_dtype(tmp_path: Path) -> None:
 def test_a_barrier_waits_longer_than_an_operation_may(tmp_path: Path) -> None:
     """Any other operation over Gloo gives up after 30 s."""
     assert len(results(tmp_path, late=40.0)) == 4
+
+
+class Store:
+    """Where processes meet."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value.encode()
+
+    def get(self, key: str) -> bytes:
+        return self.values[key]
+
+    def add(self, key: str, amount: int) -> int:
+        number = int(self.values.get(key, b"0")) + amount
+        self.set(key, str(number))
+        return number
+
+
+def test_every_pair_of_ranks_has_a_number_that_both_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process Paddle takes each number once, however many groups there are."""
+    formed: dict[int, list[int]] = {0: [], 1: []}
+
+    def create(_: Any, rank: int, size: int, number: int) -> SimpleNamespace:
+        if size == 2:
+            formed[rank].append(number)
+        return SimpleNamespace(rank=lambda: rank)
+
+    monkeypatch.setattr(gloo_groups, "_create_group", create)
+    monkeypatch.setattr(gloo_groups, "wait_until_listening", lambda *_: None)
+    monkeypatch.setattr(gloo_groups.Groups, "_opened", lambda *_, **__: None)
+    monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", "here:1")
+    store, ranks = Store(), [gloo_groups.Groups(1), gloo_groups.Groups(1)]
+    for group_id in range(100):
+        first, second = (
+            groups.create(store, rank, 3, group_id) for rank, groups in enumerate(ranks)
+        )
+        ranks[0].sender(first, 1)()
+        ranks[1].receiver(second, 0)
+    assert formed[0] == formed[1]
+    assert len(set(formed[0])) == 100

@@ -80,6 +80,7 @@ PP2 = Layout("pp2", pipeline=2)
 PP2VP2 = Layout("pp2vp2", pipeline=2, virtual=2, layers=5)
 PP4 = Layout("pp4", pipeline=4, layers=5)
 SEP2 = Layout("sep2", sep=2)
+SEP4 = Layout("sep4", sep=4)
 CP2 = Layout("cp2", context=2)
 TP2SEP2 = Layout("tp2sep2", tensor=2, sep=2)
 TP2CP2 = Layout("tp2cp2", tensor=2, context=2)
@@ -112,6 +113,12 @@ BEYOND = (
     Cell("sep", SEP2, is_quick=True),
     Cell("context", CP2, is_quick=True),
     Cell("TP beyond key heads and vocabulary", TP4, {"sequence_parallel": True}),
+    Cell("sep beyond key heads", SEP4, {"use_flash_attention": True}),
+    Cell(
+        "TP + selective recompute",
+        TP2,
+        {"recompute": True, "recompute_granularity": "core_attn", "sequence_parallel": True},
+    ),
     Cell("PP of unequal stages", PP4),
     Cell("sep + TP", TP2SEP2, {"sequence_parallel": True}),
     Cell("context + TP", TP2CP2, {"sequence_parallel": True}),

@@ -1,6 +1,6 @@
-"""One launch of a topology that trains every case in turn.
+"""One launch that trains every case in turn.
 
-Usage: worker.py CASES.json, a list of configurations of equal degrees.
+Usage: worker.py CASES.json, a list of configurations. Groups are formed anew where degrees change.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ import sys
 from pathlib import Path
 
 from llm_pretrain.config import load_run_config, resolve_degrees
-from llm_pretrain.parallel import topology
+from llm_pretrain.parallel import gloo, topology
 from llm_pretrain.training.failure import reported_failures
 from llm_pretrain.training.run import model_config_of, train
 
 
 def main(cases: list[str]) -> None:
     import paddle  # after llm_pretrain, whose settings must come first
+    from paddle.distributed.fleet.base import topology as fleet_topology
 
     paddle.device.set_device("cpu")
     layout = None
     for path in cases:
         run = load_run_config(path)
         degrees = resolve_degrees(run.training, topology.world_size())
-        layout = layout or topology.initialize(
-            degrees, order=run.training.hybrid_parallel_topo_order
-        )
-        assert layout.degrees == degrees
+        if layout is None or layout.degrees != degrees:
+            # Fleet forms groups, and ours completes Gloo's, but once in a process.
+            fleet_topology._HYBRID_PARALLEL_GROUP = None
+            layout = topology.initialize(degrees, order=run.training.hybrid_parallel_topo_order)
+            gloo.install = lambda *_: None
         with reported_failures():
             assert train(run, model_config_of(run), layout) == 0
 

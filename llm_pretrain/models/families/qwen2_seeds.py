@@ -102,11 +102,13 @@ SEEDS["Qwen/Qwen3-32B"] = (
     _QWEN3 | _sizes(5120, 25600, 64, 64, 8) | _CHAT_END | {"max_position_embeddings": 40960}
 )
 
-# See llama_seeds.py. Heads of Qwen3 are wider than hidden_size / num_attention_heads.
+# See llama_seeds.py. Of three key heads, two and four tensor-parallel ranks use some together, each
+# with another number of its query heads. Heads of Qwen3 are wider than hidden_size /
+# num_attention_heads.
 _TINY = {"vocab_size": 130, "max_position_embeddings": 64, "initializer_range": 0.05}
 SEEDS |= {
-    "tiny/qwen2": {"model_type": "qwen2", **_TINY} | _sizes(64, 128, 5, 8, 2, **_TIED),
-    "tiny/qwen3": {"model_type": "qwen3", "head_dim": 12, **_TINY} | _sizes(64, 128, 5, 8, 4),
+    "tiny/qwen2": {"model_type": "qwen2", **_TINY} | _sizes(96, 128, 5, 12, 3, **_TIED),
+    "tiny/qwen3": {"model_type": "qwen3", "head_dim": 12, **_TINY} | _sizes(96, 128, 5, 12, 3),
 }
 
 CAPABILITIES = {"Qwen2.5": "tiny/qwen2", "Qwen3": "tiny/qwen3"}

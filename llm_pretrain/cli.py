@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from llm_pretrain.faults import describe, is_fault, naming
+
 USAGE = """\
 usage: llm-pretrain COMMAND …
 
@@ -42,13 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"llm-pretrain: there is no command {words[0]!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
-        status = command(words[1:])
-        sys.stdout.flush()
+        with naming("standard output"):
+            status = command(words[1:])
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader, `head` for instance, has seen enough; nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return 1
+    except OSError as error:
+        if not is_fault(error):
+            raise
+        print(f"llm-pretrain {words[0]}: {describe(error)}", file=sys.stderr)
+        _discard_output()
         return 1
     return status
+
+
+def _discard_output() -> None:
+    """What is still in the buffer can't be written, nor be complained of when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _train(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"parallel", "ops"}),
     frozenset({"config"}),
     frozenset({"machine"}),
+    frozenset({"launchers", "faults"}),
 )
 # Parallel layers call the operators.
 EXTRA = frozenset({("parallel", "ops")})

@@ -13,6 +13,7 @@ from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.faults import describe, naming
 from llm_pretrain.models.families import read_model_config
 
 # A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.
@@ -40,12 +41,14 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     try:
-        print(
-            convert(arguments.source, arguments.destination, TARGETS[arguments.to], arguments.dtype)
-        )
+        with naming(arguments.destination):
+            done = convert(
+                arguments.source, arguments.destination, TARGETS[arguments.to], arguments.dtype
+            )
     except (ValueError, OSError) as error:
-        print(f"llm-pretrain convert: {error}", file=sys.stderr)
+        print(f"llm-pretrain convert: {describe(error)}", file=sys.stderr)
         return 1
+    print(done)
     return 0
 
 

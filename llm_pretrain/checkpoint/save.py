@@ -105,7 +105,9 @@ def save_weights(
         write_weights.finish_weights(everything, config, directory, dtype=dtype)
         for path in extras:
             if path.resolve().parent != directory.resolve():
-                shutil.copy2(path, directory)
+                part = directory / f"{path.name}.writing"
+                shutil.copy2(path, part)
+                os.replace(part, directory / path.name)
     collectives.barrier()
 
 

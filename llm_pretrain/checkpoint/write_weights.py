@@ -20,6 +20,7 @@ from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.faults import naming
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -154,6 +155,7 @@ def finish_weights(
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     unfinished = path.with_name(path.name + ".writing")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    flush_file(unfinished)
+    with naming(path):
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        flush_file(unfinished)
     os.replace(unfinished, path)

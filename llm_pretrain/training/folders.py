@@ -10,6 +10,7 @@ from llm_pretrain.checkpoint.directory import find_checkpoint, read_state
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.data.find_data import find_data
+from llm_pretrain.training.output_lock import lock_problems
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
     if not _is_writable(existing):
         reason = f"{existing} is read-only for this user"
         return None, [f"output_dir: {output} cannot be written to: {reason}"]
+    problems = lock_problems(output)
+    if problems:
+        return None, problems
     try:
         return find_start(run), []
     except ConfigError as error:

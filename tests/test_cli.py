@@ -211,3 +211,11 @@ def test_a_reader_that_leaves_and_a_terminal_without_signs_do_no_harm(config: Pa
     )
     assert finished.stdout == "CONFIGURATION\n"
     assert "Error" not in finished.stderr
+
+
+def test_output_that_can_not_be_written_is_a_sentence() -> None:
+    command = f'"{sys.executable}" -m llm_pretrain.cli check --schema > /dev/full'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("llm-pretrain check: standard output: No space left on device")

@@ -21,7 +21,7 @@ from typing import Any
 from llm_pretrain.parallel.gloo_groups import free_port
 
 PATIENCE_SECONDS = 20.0
-"""How long ranks that no launcher started wait for one another at most."""
+"""How long ranks of one machine that no launcher started wait for one another at most."""
 _SAY_AFTER_SECONDS = 10.0
 _LINE_SECONDS = 5.0
 _LONGEST_LINE = 1 << 22
@@ -56,15 +56,20 @@ def meet(timeout_seconds: float, *, doubt: str = "") -> None:
     """Return when all ranks of the job are there.
 
     PADDLE_TRAINER_ENDPOINTS says then where they are, and PADDLE_MASTER where Paddle's store is to
-    be. `doubt` is why there may be no others at all; it shortens the wait and ends the message.
+    be. `doubt` is why there may be no others at all; it shortens the wait for those of one machine,
+    and ends the message.
 
     Raises:
         MeetingError: a rank is missing, or is there twice, or the port is in use.
     """
     rank, size = int(os.environ["PADDLE_TRAINER_ID"]), int(os.environ["PADDLE_TRAINERS_NUM"])
-    first = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")[0]
-    host, _, port = (os.environ.get("PADDLE_MASTER") or first).rpartition(":")
-    seconds = min(timeout_seconds, PATIENCE_SECONDS) if doubt else timeout_seconds
+    endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
+    host, _, port = (os.environ.get("PADDLE_MASTER") or endpoints[0]).rpartition(":")
+    if not port.isdigit():
+        raise MeetingError(f"PADDLE_MASTER is {host}:{port}, which has no port. {doubt}".strip())
+    hosts = {endpoint.rpartition(":")[0] for endpoint in endpoints}
+    is_short = bool(doubt) and len(hosts) == 1
+    seconds = min(timeout_seconds, PATIENCE_SECONDS) if is_short else timeout_seconds
     if rank == 0:
         seconds *= _FIRST_RANKS_SHARE
     address = Address(host, int(port), time.monotonic() + seconds)
@@ -119,15 +124,19 @@ class Gathering:
                 )
             if time.monotonic() >= say_at:
                 say_at = float("inf")
-                print(f"{self._missing()} not started yet …", file=sys.stderr, flush=True)
+                _say(f"{self._missing()} not started yet …")
             listener.settimeout(self.address.left(most=1.0))
             with contextlib.suppress(TimeoutError):
                 self._hear(listener.accept()[0])
         for rank, connection in self.connections.items():
             connection.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
+            try:
                 connection.recv(1)
-                raise MeetingError(f"Rank {rank} has ended again before the others were there.")
+            except BlockingIOError:  # it waits for the answer
+                continue
+            except OSError:
+                pass
+            raise MeetingError(f"Rank {rank} has ended again before the others were there.")
 
     def _hear(self, connection: socket.socket) -> None:
         try:
@@ -161,7 +170,11 @@ def join(address: Address, rank: int, size: int) -> dict[str, Any]:
     """Any other rank's part: say who this is, and wait for the answer."""
     said = {"rank": rank, "size": size, "endpoint": os.environ["PADDLE_CURRENT_ENDPOINT"]}
     problem = "it never answered"
+    say_at = time.monotonic() + _SAY_AFTER_SECONDS
     while not address.is_over():
+        if time.monotonic() >= say_at:
+            say_at = float("inf")
+            _say(f"Rank 0 of {size} has not answered at {address} yet …")
         try:
             connection = socket.create_connection(
                 (address.host, address.port), timeout=address.left(most=5.0)
@@ -203,6 +216,10 @@ def _write_line(connection: socket.socket, said: dict[str, Any]) -> None:
     with contextlib.suppress(OSError), connection:
         connection.settimeout(_LINE_SECONDS)
         connection.sendall(json.dumps(said).encode() + b"\n")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _ranges(ranks: Collection[int]) -> str:

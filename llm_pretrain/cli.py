@@ -9,7 +9,8 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 
-from llm_pretrain import __version__
+from llm_pretrain import __version__, launchers
+from llm_pretrain.faults import describe, is_fault, naming
 from llm_pretrain.terminal import fit, width
 
 USAGE = """\
@@ -63,11 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        status = command(words[1:])
-        sys.stdout.flush()
+        with naming("standard output"):
+            status = command(words[1:])
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader, `head` for instance, has seen enough; nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return 1
+    except OSError as error:
+        if not is_fault(error):
+            raise
+        print(f"llm-pretrain {words[0]}: {describe(error)}", file=sys.stderr)
+        _discard_output()
         return 1
     return status
 
@@ -85,6 +93,11 @@ def _versions() -> str:
     return ", ".join([*versions, f"Python {platform.python_version()}"])
 
 
+def _discard_output() -> None:
+    """What is still in the buffer can't be written, nor be complained of when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _train(arguments: Sequence[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         from llm_pretrain.config import describe_keys
@@ -92,7 +105,12 @@ def _train(arguments: Sequence[str]) -> int:
         print("usage: llm-pretrain train [CONFIG] [--key value …]")
         print("\n".join(describe_keys(width())))
         return 0
-    from llm_pretrain.training.run import run
+    try:
+        launchers.adopt(os.environ)
+    except launchers.LaunchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from llm_pretrain.training.run import run  # imports Paddle, which reads the environment
 
     return run(arguments)
 

@@ -5,9 +5,9 @@ Paddle on a CPU is slow as installed: it runs one thread, and its MKL takes the 
 A value that the user has set is left alone.
 
 Importing Paddle writes OMP_NUM_THREADS=1 where it is unset, and `paddle.distributed.launch`,
-which imports it, hands that 1 down to the processes it starts. To tell it from a user's 1, the
-environment that the launcher itself was started with is read from /proc. A value chosen here is
-noted in a second variable, so that a process started from this one chooses anew.
+which imports it, hands that 1 down to the processes it starts, as torchrun does. To tell it from a
+user's 1, the environment that the launcher itself was started with is read from /proc. A value
+chosen here is noted in a second variable, so that a process started from this one chooses anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
+
+from llm_pretrain import launchers
 
 
 class Choice(NamedTuple):
@@ -101,11 +103,11 @@ def choose_threads(
     """
     name = "OMP_NUM_THREADS"
     value = environment.get(name)
-    processes = processes_on_this_node(environment)
-    launched = "PADDLE_LOCAL_SIZE" in environment
-    from_paddle = launched and value == "1" and name not in (launcher_environment or {})
+    processes = launchers.processes_on_this_node(environment)
+    launched = not {"PADDLE_LOCAL_SIZE", "TORCHELASTIC_RUN_ID"}.isdisjoint(environment)
+    from_launcher = launched and value == "1" and name not in (launcher_environment or {})
     from_parent = value == environment.get(CHOSEN_THREADS)
-    if value and not from_paddle and not from_parent:
+    if value and not from_launcher and not from_parent:
         return Choice(name, value, USERS_OWN)
     threads = max(1, cores // processes)
     return Choice(name, str(threads), f"{_count(cores, 'core')} / {_count(processes, 'process')}")
@@ -123,12 +125,6 @@ def choose_mkl_path(environment: Mapping[str, str], processors: Sequence[Process
     if vendor == "AuthenticAMD" and "avx2" in processors[0].flags:
         return Choice(name, "5", "AMD processor with AVX2")
     return Choice(name, "", f"unset: not needed on {vendor or 'this processor'}")
-
-
-def processes_on_this_node(environment: Mapping[str, str]) -> int:
-    """How many processes `paddle.distributed.launch` started here; 1 without the launcher."""
-    count = environment.get("PADDLE_LOCAL_SIZE", "")
-    return max(1, int(count)) if count.isdigit() else 1
 
 
 def parse_cpuinfo(text: str) -> list[Processor]:
@@ -169,6 +165,12 @@ def available_cores(
     cores = {processor.core for processor in processors if processor.number in affinity}
     count = len(cores) or len(affinity)
     return max(1, count if quota is None else min(count, int(quota)))
+
+
+def paddle_is_quiet() -> bool:
+    """Whether what Paddle says of its own start is left out: unless its logging is asked for."""
+    environment: Mapping[str, str] = os.environ
+    return environment.get("GLOG_v", "0") == "0" and environment.get("GLOG_minloglevel") != "0"
 
 
 def _silence_paddle() -> None:

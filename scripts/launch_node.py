@@ -76,7 +76,10 @@ def main() -> None:
     interface = interface_of(own)
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nnodes", nodes]
+    # Paddle's launcher would list its options, and warn of a compiler's cache that nothing needs.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:No ccache found")
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
+    command += ["--nnodes", nodes]
     command += ["--rank", rank, "--master", f"{first}:{port or PORT}", "--host", own]
     command += ["--log_dir", f"log/node-{rank}", *rest]
     print(f"Node {rank} of {nodes} is {own}; the first one is {first}.", flush=True)

@@ -78,5 +78,5 @@ else
     )
 fi
 
-exec "$PYTHON" -m paddle.distributed.launch "${processes[@]}" \
+exec "$PYTHON" -m paddle.distributed.launch --log_level WARNING "${processes[@]}" \
     --log_dir "output/${task_name}_log" run_pretrain.py "${arguments[@]}" "$@"

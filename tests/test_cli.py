@@ -270,3 +270,11 @@ def test_a_wrong_value_is_not_checked_as_if_it_were_the_default(
     assert "3 problem(s) found" in error
     assert "tiny-random-llama:" not in out
     assert any(line.endswith("[unknown]") and "max_seq" in line for line in out.splitlines())
+
+
+def test_output_that_can_not_be_written_is_a_sentence() -> None:
+    command = f'"{sys.executable}" -m llm_pretrain.cli check --schema > /dev/full'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("llm-pretrain check: standard output: No space left on device")

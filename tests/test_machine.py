@@ -12,6 +12,21 @@ import pytest
 from llm_pretrain import machine
 
 ROOT = Path(__file__).parent.parent
+TORCHRUN = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_RUN_ID": "none",
+}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
 
 
 def cpuinfo(vendor: str, cores: int, threads_per_core: int = 1, flags: str = "sse2 avx2") -> str:
@@ -88,6 +103,10 @@ def test_cores_are_physical_allowed_and_within_the_quota() -> None:
             "8 cores / 2 processes",
         ),
         ({"PADDLE_LOCAL_SIZE": "many"}, None, "8", "8 cores / 1 process"),
+        # torchrun hands down a 1, too, and srun and mpirun don't.
+        (TORCHRUN | {"OMP_NUM_THREADS": "1"}, {}, "4", "8 cores / 2 processes"),
+        (OPEN_MPI, None, "4", "8 cores / 2 processes"),
+        (OPEN_MPI | {"OMP_NUM_THREADS": "1"}, None, "1", "set by the user"),
     ],
 )
 def test_threads(
@@ -95,6 +114,25 @@ def test_threads(
 ) -> None:
     choice = machine.choose_threads(environment, 8, launcher_environment=started_with)
     assert choice == ("OMP_NUM_THREADS", threads, reason)
+
+
+@pytest.mark.parametrize(
+    ("users", "is_quiet"),
+    [
+        ({}, True),
+        ({"GLOG_minloglevel": "2"}, True),
+        ({"GLOG_minloglevel": "0"}, False),
+        ({"GLOG_v": "1"}, False),
+    ],
+)
+def test_paddle_is_quiet_unless_its_logging_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, users: dict[str, str], is_quiet: bool
+) -> None:
+    for name in ("GLOG_minloglevel", "GLOG_v"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    assert machine.paddle_is_quiet() == is_quiet
 
 
 def run(script: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:

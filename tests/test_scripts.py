@@ -91,6 +91,7 @@ def test_launch_node_finds_the_addresses(environment: dict[str, str]) -> None:
         "--rank": "1",
         "--master": "127.0.0.1:9000",
         "--host": "127.0.0.1",
+        "--log_level": "WARNING",
         "--log_dir": "log/node-1",
     }
     assert call["arguments"][-3:] == ["run_pretrain.py", "run.json", "--bf16"]

@@ -14,6 +14,7 @@ from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.paths import path_argument
+from llm_pretrain.faults import describe, naming
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizer_files import copy_along, files_that_go_along
 from llm_pretrain.terminal import HelpFormatter
@@ -33,12 +34,14 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     try:
-        print(
-            convert(arguments.source, arguments.destination, TARGETS[arguments.to], arguments.dtype)
-        )
+        with naming(arguments.destination):
+            done = convert(
+                arguments.source, arguments.destination, TARGETS[arguments.to], arguments.dtype
+            )
     except (ValueError, OSError) as error:
-        print(f"llm-pretrain convert: {error}", file=sys.stderr)
+        print(f"llm-pretrain convert: {describe(error)}", file=sys.stderr)
         return 1
+    print(done)
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from llm_pretrain.faults import naming
+
 
 def write_text(path: Path, text: str, *, writer: int = 0) -> None:
     """Write `path` in one move.
@@ -13,8 +15,9 @@ def write_text(path: Path, text: str, *, writer: int = 0) -> None:
         writer: tells those apart that write the same text to one place at the same time.
     """
     unfinished = path.with_name(f"{path.name}.{writer}.writing")
-    unfinished.write_text(text, encoding="utf-8")
-    flush_file(unfinished)
+    with naming(path):
+        unfinished.write_text(text, encoding="utf-8")
+        flush_file(unfinished)
     os.replace(unfinished, path)
 
 

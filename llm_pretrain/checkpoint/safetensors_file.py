@@ -7,6 +7,7 @@ bfloat16 tensors into NumPy, and writes only what is in memory whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -20,6 +21,7 @@ import numpy as np
 
 from llm_pretrain.checkpoint.files import flush_file
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, StoredTensor, UnreadableFileError
+from llm_pretrain.faults import naming
 
 _DTYPE_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U16": "bfloat16"}
 """Names of `NUMPY_TYPES` by the format's. PaddleNLP writes bfloat16's bits as 16-bit integers."""
@@ -117,7 +119,8 @@ class SafetensorsWriter:
             "shape": list(values.shape),
             "data_offsets": [self.size, self.size + values.nbytes],
         }
-        self._file.write(np.ascontiguousarray(values).data)
+        with naming(self.path):
+            self._file.write(np.ascontiguousarray(values).data)
         self.size += values.nbytes
 
     def __enter__(self) -> SafetensorsWriter:
@@ -129,10 +132,17 @@ class SafetensorsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._file.close()
+        try:
+            if kind is None:
+                with naming(self.path):
+                    self._finish()
+        finally:
+            # What a full disk refused is still in the buffer, and is refused again here.
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._unfinished.unlink(missing_ok=True)
-            return
+
+    def _finish(self) -> None:
         metadata = {"format": self.framework}
         header = json.dumps({"__metadata__": metadata, **self._entries}).encode()
         self._file.seek(0)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from llm_pretrain.data.builder_mark import BuilderMark, builder_state
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_npy
+from llm_pretrain.faults import reason
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2
@@ -138,7 +139,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"The index of the data can't be written to {folder}: {error.strerror or error}. "
+            f"The index of the data can't be written to {folder}: {reason(error)}. "
             "Set data_cache to a folder that can be written to."
         ) from error
 

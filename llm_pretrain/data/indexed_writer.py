@@ -111,9 +111,10 @@ class IndexedWriter:
             if kind is None:
                 self._finish()
         finally:
-            self._files.close()
+            # Files first: their buffers may be refused by a full disk once more.
             for path in self._temporary.values():
                 path.unlink(missing_ok=True)
+            self._files.close()
 
     def _create(self, path: Path) -> BinaryIO:
         # The ending is not .bin or .idx, so that nothing takes the file for data.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.indexed_writer import IndexedWriter
+from llm_pretrain.faults import naming
 from llm_pretrain.data.token_data import CHUNK, TokenData
 
 _SEQUENCES = 1 << 16
@@ -39,7 +40,7 @@ def merge(prefixes: Sequence[Path], output: Path) -> TokenData:
     dtype = np.result_type(*(part.tokens.dtype for part in parts))
     if dtype.kind not in "iu":
         raise DataError("No integer type holds all ids of both int64 and uint64 data.")
-    with IndexedWriter(output, dtype, masked=bool(masked)) as writer:
+    with naming(output), IndexedWriter(output, dtype, masked=bool(masked)) as writer:
         for part in parts:
             _copy(part, 0, len(part.sizes), writer)
     return open_data(output)
@@ -57,7 +58,8 @@ def split(prefix: Path, outputs: Sequence[Path], shares: Sequence[float]) -> lis
     borders = _borders(data, shares)
     written = []
     for output, (begin, end) in zip(outputs, itertools.pairwise(borders), strict=True):
-        with IndexedWriter(output, data.tokens.dtype, masked=data.mask is not None) as writer:
+        is_masked = data.mask is not None
+        with naming(output), IndexedWriter(output, data.tokens.dtype, masked=is_masked) as writer:
             _copy(data, begin, end, writer)
         written.append(open_data(output))
     return written

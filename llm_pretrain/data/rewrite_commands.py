@@ -9,6 +9,7 @@ from pathlib import Path
 from llm_pretrain.terminal import HelpFormatter
 
 from llm_pretrain.config.paths import path_argument, path_word
+from llm_pretrain.faults import describe
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
@@ -102,7 +103,7 @@ def _main(
     try:
         written = run(arguments)
     except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {describe(error)}", file=sys.stderr)
         return 1
     for data in written:
         print(

@@ -91,7 +91,7 @@ class Groups:
     def _published(self, common: Any, key: str) -> Address:
         """An address for a store that this process will host, known to all under `key`."""
         host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
-        port = _free_port()
+        port = free_port()
         common.set(key, f"{host}:{port}")
         return host, port
 
@@ -115,7 +115,7 @@ class Groups:
         common.get(f"{key}/open")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
@@ -144,6 +144,5 @@ def wait_until_listening(host: str, port: int, timeout_seconds: float) -> None:
 def wait_for_first_rank(timeout_seconds: float) -> None:
     """Return once rank 0 of the job listens."""
     if os.environ["PADDLE_TRAINER_ID"] != "0":
-        first = os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")[0]
-        host, _, port = (os.environ.get("PADDLE_MASTER") or first).rpartition(":")
+        host, _, port = os.environ["PADDLE_MASTER"].rpartition(":")
         wait_until_listening(host, int(port), timeout_seconds)

@@ -10,8 +10,11 @@ from typing import Any, Literal
 import paddle
 import paddle.distributed as dist
 
+from llm_pretrain import launchers, machine
 from llm_pretrain.config import Degrees
 from llm_pretrain.parallel.collectives import Group
+from llm_pretrain.parallel.gloo_groups import wait_for_first_rank
+from llm_pretrain.parallel.meeting import meet
 
 _ORDERS = {
     "pp_first": ["dp", "pp", "sharding", "sep", "mp"],
@@ -90,18 +93,27 @@ def initialize(
     """Form the groups of `degrees` over the processes that the launcher started.
 
     Over NCCL on GPUs and over Gloo on CPUs. Must be called once, by every process.
+
+    Raises:
+        MeetingError: they are not all there within `timeout_seconds`.
     """
     global _current
     if world_size() == 1:
         _current = Topology(degrees)
         return _current
+    meet(timeout_seconds, doubt=launchers.unlaunched(os.environ))
     if paddle.device.get_device().startswith("cpu"):
-        from llm_pretrain.parallel import gloo, gloo_groups
+        from llm_pretrain.parallel import gloo
 
         gloo.install(timeout_seconds)
-        gloo_groups.wait_for_first_rank(timeout_seconds)
+        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+    wait_for_first_rank(timeout_seconds)
     from paddle.distributed import fleet
 
+    if machine.paddle_is_quiet():
+        fleet.utils.log_util.set_log_level("WARNING")
+        # A table of settings that Paddle has changed by itself.
+        paddle.distributed.parallel._print_modified_flags = lambda flags: None
     strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {
         "dp_degree": degrees.data,
@@ -111,7 +123,8 @@ def initialize(
         "sep_degree": degrees.sequence,
         "order": _ORDERS[order],
     }
-    fleet.init(is_collective=True, strategy=strategy, log_level="WARNING")
+    level = "WARNING" if machine.paddle_is_quiet() else "INFO"
+    fleet.init(is_collective=True, strategy=strategy, log_level=level)
     fleet_groups = fleet.get_hybrid_communicate_group()
 
     def unless_alone(group: Group) -> Group:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.split import parse_split
+from llm_pretrain.faults import describe, naming
 from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments, typed_tokenizer
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
 from llm_pretrain.preprocess.duplicates import SeenHashes
@@ -42,9 +43,10 @@ def main(argv: Sequence[str]) -> int:
         if getattr(arguments, name) is not None:
             print(f"--{name}: no effect: {reason}")
     try:
-        _run(arguments, sys.stdout)
+        with naming(arguments.output_prefix):
+            _run(arguments, sys.stdout)
     except (ValueError, OSError) as error:
-        print(f"llm-pretrain preprocess: {error}", file=sys.stderr)
+        print(f"llm-pretrain preprocess: {describe(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("llm-pretrain preprocess: interrupted", file=sys.stderr)

@@ -13,6 +13,7 @@ from llm_pretrain.config.paths import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import CHUNK, TokenData
 from llm_pretrain.data.token_range import scan_token_range
+from llm_pretrain.faults import describe
 from llm_pretrain.preprocess.arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
             for line in inspect(open_data(prefix), tokenizer, arguments.documents):
                 print(line)
     except (ValueError, OSError) as error:
-        print(f"llm-pretrain inspect: {error}", file=sys.stderr)
+        print(f"llm-pretrain inspect: {describe(error)}", file=sys.stderr)
         return 1
     return 0
 

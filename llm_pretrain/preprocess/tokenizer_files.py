@@ -5,6 +5,7 @@ Saved weights take with them whatever belongs to their tokenizer or to generatio
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,7 +79,9 @@ def copy_along(paths: Iterable[Path], directory: Path) -> set[str]:
             if path.is_dir():
                 shutil.copytree(path, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
             else:
-                shutil.copyfile(path, target)
+                part = target.with_name(f"{target.name}.writing")
+                shutil.copyfile(path, part)
+                os.replace(part, target)
         files = target.rglob("*") if path.is_dir() else [target]
         names |= {str(file.relative_to(directory)) for file in files if file.is_file()}
     return names

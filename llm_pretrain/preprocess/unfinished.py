@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,7 +120,9 @@ class Unfinished:
 
     def _close(self) -> None:
         for file in self._files.values():
-            file.close()
+            # What a full disk refused is still in the buffer; `_write_note` would have said so.
+            with suppress(OSError):
+                file.close()
         self._files.clear()
 
     def _open(self, name: str) -> BinaryIO:

@@ -19,6 +19,7 @@ import paddle.distributed as dist
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
+from llm_pretrain.faults import describe, is_fault
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.lost_peer import missing_peers
 from llm_pretrain.preprocess.errors import PreprocessError
@@ -48,8 +49,8 @@ def reported_failures() -> Iterator[None]:
 
 def _report(error: Exception) -> None:
     rank = topology.current().rank
-    if isinstance(error, USER_ERRORS):
-        own = f"error: {error}"
+    if isinstance(error, USER_ERRORS) or is_fault(error):
+        own = f"error: {describe(error)}"
     else:
         own = "".join(traceback.format_exception(error))
     try:

@@ -21,6 +21,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.data.find_data import find_data
 from llm_pretrain.training.origin import changes, model_differences
+from llm_pretrain.training.output_lock import lock_problems
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,9 @@ def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
     if not _is_writable(existing):
         reason = f"{existing} is read-only for this user"
         return None, [f"output_dir: {output} cannot be written to: {reason}"]
+    problems = lock_problems(output)
+    if problems:
+        return None, problems
     try:
         return find_start(run), []
     except ConfigError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import paddle
 
@@ -36,9 +37,11 @@ from llm_pretrain.data import (
     open_sources,
 )
 from llm_pretrain.data.shared_batches import build_once
+from llm_pretrain.faults import describe, is_fault, naming
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.lost_peer import watched_peers
+from llm_pretrain.parallel.meeting import MeetingError
 from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
@@ -58,6 +61,7 @@ from llm_pretrain.training.model_choice import (
     vocabulary_problems,
 )
 from llm_pretrain.training.operators import choose_operators
+from llm_pretrain.training.output_lock import locked_output
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import (
     agree_on_start,
@@ -88,12 +92,41 @@ def run(arguments: Sequence[str]) -> int:
         if problems:
             raise ConfigError(problems)
         _select_device(config)
-        layout = topology.initialize(degrees, order=config.training.hybrid_parallel_topo_order)
         timeout = config.training.distributed_timeout
-        with reported_failures(), watched_peers(layout.rank, layout.world_size, timeout):
+        layout = topology.initialize(
+            degrees,
+            order=config.training.hybrid_parallel_topo_order,
+            timeout_seconds=timeout,
+        )
+        with (
+            reported_failures(),
+            watched_peers(layout.rank, layout.world_size, timeout),
+            _own_output(config, layout),
+        ):
             return train(config, model_config, layout)
+    except MeetingError as error:
+        # Whoever is there says it: the first of the node may be the one that is missing.
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
     except USER_ERRORS as error:
         return _refuse(error.problems if isinstance(error, ConfigError) else [str(error)])
+    except OSError as error:
+        if not is_fault(error):
+            raise
+        print(f"error: {describe(error)}", file=sys.stderr, flush=True)
+        return 1
+
+
+@contextmanager
+def _own_output(config: RunConfig, layout: Topology) -> Iterator[None]:
+    """Keep other jobs out of `output_dir`; files that can't be written are taken to be there."""
+    output_dir = config.training.output_dir
+    with naming(output_dir):
+        if is_first_of_node():
+            with locked_output(output_dir, is_first_of_job=layout.rank == 0):
+                yield
+        else:
+            yield
 
 
 def _refuse(problems: Sequence[str]) -> int:

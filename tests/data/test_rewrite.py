@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,19 @@ def test_errors_and_what_was_there_is_left(
 @pytest.mark.parametrize("shares", ["1", "1,x", "1,0", ""])
 def test_shares_that_are_none(tmp_path: Path, shares: str) -> None:
     assert main(["split", f"{tmp_path}/a", "--shares", shares]) == 2
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "in" / "a", [[list(range(1000))]] * 100)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        output = tmp_path / "out" / "b"
+        assert main(["merge", str(tmp_path / "in" / "a"), "--output_prefix", str(output)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{output}: File too large" in line
+    assert list(output.parent.iterdir()) == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import resource
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -195,6 +196,21 @@ def test_failure_leaves_older_output_alone(tokenizer: Path, tmp_path: Path) -> N
     before = documents(tmp_path / "x")
     assert run(tokenizer, tmp_path / "bad.jsonl", tmp_path / "x") == 1
     assert documents(tmp_path / "x") == before
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", ["alpha beta " * 1000] * 200)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        assert run(tokenizer, source, tmp_path / "out" / "x") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"llm-pretrain preprocess: {tmp_path / 'out' / 'x'}: File too large")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_max_doc_num_counts_documents_with_text(tokenizer: Path, tmp_path: Path) -> None:

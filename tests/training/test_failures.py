@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import Job
+from tests.launching import RUN_PRETRAIN, Job, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 FAULTY = Path(__file__).with_name("failing_rank.py")
@@ -80,3 +80,44 @@ def test_float16_that_overflows_for_ever_ends_in_an_error(tmp_path: Path) -> Non
     assert "global_step: 2, " in output
     assert "loss_scale: 2.0, skipped_steps: 1, " in output
     assert "lower learning_rate" in output
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_that_can_not_be_written_is_a_sentence_and_spares_the_last_checkpoint(
+    tmp_path: Path, processes: int
+) -> None:
+    output = tmp_path / "out"
+    contents = small_config(
+        write_model(tmp_path / "model"),
+        write_data(tmp_path / "data"),
+        output,
+        max_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    config = write_config(tmp_path / "config.json", contents)
+    run_job(RUN_PRETRAIN, config, log_dir=tmp_path / "log")
+    before = contents_of(output / "checkpoint-1")
+    final = contents_of(output)
+    # In KiB: there is room for the weights, and not for the optimizer's state.
+    limit = ("bash", "-c", 'ulimit -f 1000; exec "$@"', "bash")
+    words = (RUN_PRETRAIN, config, "--max_steps", 3)
+    with Job(*words, processes=processes, log_dir=tmp_path / "log2", prefix=limit) as job:
+        assert job.wait(60) == 1
+    console = job.console.read_text()
+    assert "Traceback" not in console
+    (line,) = {line for line in console.splitlines() if line.startswith("error: ")}
+    assert f"{output}/checkpoint-2" in line
+    assert "File too large; `ulimit -f`" in line
+    assert not (output / "checkpoint-2").exists()
+    assert contents_of(output / "checkpoint-1") == before
+    assert contents_of(output) == final
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """The files of a folder that a run writes once."""
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.name not in (".lock", "train_log.jsonl")
+    }

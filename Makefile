@@ -6,26 +6,41 @@ PYTHON ?= $(shell for version in 3.12 3.11 3.10; do \
 	done; command -v python3 || command -v python)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
-INSTALL := -m pip install --quiet --disable-pip-version-check
+# Modules are compiled when they are first imported: most never are.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup ops peers lint demo test test-all capabilities bench lock \
+# pip installs while the operators are compiled.
+ifeq ($(filter-out setup ops demo,$(MAKECMDGOALS)),)
+MAKEFLAGS += --jobs=2
+endif
+
+.PHONY: setup ops peers lint demo demo-data test test-all capabilities bench lock \
 	gpu-build gpu-test gpu-bench
 
 setup: .venv/ready
 peers: .venv-transformers/ready .venv-paddlenlp/ready
 
-.venv/ready: requirements/main.txt pyproject.toml
+.venv/made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit(\
 	"Python 3.10 to 3.12 is needed, and %s is %d.%d: make PYTHON=..." % ((sys.executable,) + v))'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(INSTALL) --requirement $<
-	$(BIN)/python $(INSTALL) --no-deps --editable .
+	@touch $@
+
+# What a training needs, of the locked versions; then what checks and tests need besides.
+.venv/ready: .venv/made requirements/main.txt pyproject.toml
+	$(BIN)/python $(INSTALL) --constraint requirements/main.txt --editable ".[cpu]"
+	@touch $@
+.venv/dev: .venv/ready
+	$(BIN)/python $(INSTALL) --requirement requirements/main.txt
 	@touch $@
 
 # The operators in C++ (external_ops), built anew where a source has changed.
-OPS := $(wildcard external_ops/csrc/cpu/*) external_ops/setup.py external_ops/pyproject.toml
+OPS := $(wildcard external_ops/csrc/cpu/*) external_ops/compile_cpu.py
 ops: .venv/ops
-.venv/ops: .venv/ready $(OPS)
+.venv/compiled: .venv/made $(OPS)
+	$(BIN)/python external_ops/compile_cpu.py
+	@touch $@
+.venv/ops: .venv/ready .venv/compiled external_ops/setup.py external_ops/pyproject.toml
 	$(BIN)/python $(INSTALL) --no-deps ./external_ops
 	@touch $@
 
@@ -36,12 +51,14 @@ ops: .venv/ops
 	@touch $@
 
 # make demo ARGS="--max_steps 100" hands arguments to the training.
-demo: setup
-	@if command -v $(CXX) >/dev/null; then $(MAKE) --no-print-directory ops; else \
-	echo "No C++ compiler ($(CXX)): the demo runs on Paddle's own operators."; fi
+COMPILER := $(shell command -v $(CXX) 2>/dev/null)
+demo: demo-data $(if $(COMPILER),ops)
+	@$(if $(COMPILER),,echo "No C++ compiler ($(CXX)): the demo runs on Paddle's own operators.")
 	$(BIN)/python -m llm_pretrain.demo $(ARGS)
+demo-data: .venv/ready
+	@$(BIN)/python -m llm_pretrain.demo.data
 
-lint: setup
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
@@ -54,12 +71,12 @@ test-all: lint ops peers
 	$(BIN)/python -m tests.parity.capabilities
 
 # Runs the whole grid of layouts and writes docs/capabilities.md from what passed.
-capabilities: setup
+capabilities: .venv/dev
 	rm -rf output/parity
 	$(BIN)/python -m pytest tests/parity/test_layouts.py
 	$(BIN)/python -m tests.parity.capabilities
 
-bench: setup peers
+bench: .venv/dev peers
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/ops.py
 	$(BIN)/python benchmarks/data.py

@@ -2,37 +2,77 @@
 
 from __future__ import annotations
 
-import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_pretrain.demo.data import CONFIG, FOLDER, make_data, run, vocab_size
+from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
+from llm_pretrain.demo.command import SIGNAL_STATUS, STOPPED, run
+from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.demo.sample import continue_text
 from llm_pretrain.monitor.console import sparkline
 from llm_pretrain.monitor.metrics_log import read_metrics
+from llm_pretrain.training.folders import find_start
 
 PROMPT = "Return the number of"
 TOKENS_TO_GENERATE = 100
 
 
 def main(overrides: Sequence[str]) -> int:
-    """Make the data where there is none, train, and say what came out; the exit status."""
+    """Make the data and train, as far as earlier calls have not; say what came out.
+
+    Returns:
+        The exit status; 128 + the number of the signal that ended it.
+    """
     if not CONFIG.exists():
         print(f"error: {CONFIG} is not here; run the demo in the repository's root.")
         return 1
-    status = make_data() or run(
+    try:
+        config = load_run_config(*split_command_line([str(CONFIG), *overrides]))
+        status = make_data() or train(config, overrides)
+        if status == 0:
+            show_results(Path(config.training.output_dir))
+    except ConfigError as error:
+        print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        status = SIGNAL_STATUS + signal.SIGINT
+    if status in STOPPED:
+        print("\nStopped. `make demo` goes on from here.")
+    return status
+
+
+def train(config: RunConfig, overrides: Sequence[str]) -> int:
+    """Train to the end, from the last checkpoint where there is one; the exit status."""
+    if is_done(config):
+        print(
+            f"The demo is done: {config.training.output_dir} is trained to step "
+            f"{config.training.max_steps}.\n"
+            "make demo ARGS=--overwrite_output_dir starts anew, and\n"
+            f'make demo ARGS="--max_steps {2 * config.training.max_steps}" trains on.'
+        )
+        return 0
+    return run(
         ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes())],
         ["--log_level", "WARNING", "--log_dir", str(FOLDER / "log")],
-        ["run_pretrain.py", str(CONFIG), "--overwrite_output_dir", *overrides],
+        ["run_pretrain.py", str(CONFIG), *overrides],
     )
-    if status:
-        return status
-    config = json.loads(CONFIG.read_text(encoding="utf-8"))
-    show_results(Path(config["output_dir"]), vocab_size(config))
-    print(f"\nThe curves: visualdl --logdir {config['output_dir']}/runs")
-    return 0
+
+
+def is_done(config: RunConfig) -> bool:
+    """Whether the last checkpoint is the end of the run, and the final model was saved after it."""
+    directory = Path(config.training.output_dir)
+    last = find_start(config)
+    model = directory / "model.safetensors"
+    checkpoint = directory / f"checkpoint-{last.step}"
+    return (
+        last.step == config.training.max_steps
+        and checkpoint.exists()
+        and model.exists()
+        and model.stat().st_mtime >= checkpoint.stat().st_mtime
+    )
 
 
 def processes() -> int:
@@ -43,11 +83,14 @@ def processes() -> int:
     return 1 if gpus == 1 else 2
 
 
-def show_results(directory: Path, tokens: int) -> None:
+def show_results(directory: Path) -> None:
     """Losses, where the weights are, and a text by them."""
+    from llm_pretrain.models.families import read_model_config
+
     history = read_metrics(directory)
     losses = [line["loss"] for line in history if line.get("loss") is not None]
     evaluations = [line["eval_loss"] for line in history if line.get("eval_loss") is not None]
+    tokens = read_model_config(directory).vocab_size
     guess = math.log(tokens)
     print()
     if losses:
@@ -59,6 +102,7 @@ def show_results(directory: Path, tokens: int) -> None:
     for checkpoint in sorted(directory.glob("checkpoint-*")):
         print(f"checkpoint       {checkpoint}, to resume from")
     print(f"\n{continue_text(directory, PROMPT, TOKENS_TO_GENERATE)}")
+    print(f"\nThe curves: visualdl --logdir {directory}/runs")
 
 
 if __name__ == "__main__":

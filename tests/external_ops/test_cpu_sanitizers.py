@@ -26,7 +26,7 @@ library("rms_norm", 1, 64, x, None, "float32", x, "float32", x, 1e-5, short, x)
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """csrc/cpu, built as it always is but with the sanitizers."""
     folder = tmp_path_factory.mktemp("sanitized")
-    flags = {"CFLAGS": f"-g {SANITIZERS} -fno-sanitize-recover=all", "LDFLAGS": SANITIZERS}
+    flags = {"CXXFLAGS": f"-g {SANITIZERS} -fno-sanitize-recover=all", "LDFLAGS": SANITIZERS}
     command = [sys.executable, "setup.py", "--quiet", "build_ext"]
     subprocess.run(
         [*command, "--build-lib", str(folder), "--build-temp", str(folder / "objects")],

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from llm_pretrain import launchers, training
+from llm_pretrain import launchers
+from llm_pretrain.cli import main
 from llm_pretrain.launchers import LaunchError, Place, adopt, find_place
 
 TORCHRUN = {
@@ -203,7 +204,7 @@ def test_half_of_paddles_variables_are_named_and_nothing_starts(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert training.run(["no such config"]) == 1
+    assert main(["train", "no such config"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     names = [name for name in variables if name.startswith("PADDLE")]
     unset = re.search(r"`unset ([A-Z_ ]+)`", line)

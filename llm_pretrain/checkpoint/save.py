@@ -62,15 +62,20 @@ def save_checkpoint(
         mark.touch()
     collectives.barrier()
     is_rank_0s_disk = mark.exists()
-    written: list[Path] = []
-    if _is_first_replica(topology) or not is_rank_0s_disk:
-        written += save_optimizer(writing, optimizer_states, steps, topology)
-    written += save_weights(writing, model, config, topology, buckets, extras=extras)
-    if is_first_of_node():
-        # Nodes that share the disk write the same text.
-        text = json.dumps({"program": PROGRAM, **state}, indent=2)
-        write_text(writing / STATE_FILE, text, writer=topology.rank)
-        written.append(writing / STATE_FILE)
+    try:
+        written: list[Path] = []
+        if _is_first_replica(topology) or not is_rank_0s_disk:
+            written += save_optimizer(writing, optimizer_states, steps, topology)
+        written += save_weights(writing, model, config, topology, buckets, extras=extras)
+        if is_first_of_node():
+            # Nodes that share the disk write the same text.
+            text = json.dumps({"program": PROGRAM, **state}, indent=2)
+            write_text(writing / STATE_FILE, text, writer=topology.rank)
+            written.append(writing / STATE_FILE)
+    except OSError:
+        if topology.world_size == 1:  # others may still be writing there
+            shutil.rmtree(writing, ignore_errors=True)
+        raise
     note_files(writing, topology.rank, written)
     collectives.barrier()
     if is_first_of_node():

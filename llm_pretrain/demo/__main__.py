@@ -12,8 +12,9 @@ from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_c
 from llm_pretrain.demo.command import SIGNAL_STATUS, STOPPED, run
 from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.demo.sample import continue_text
-from llm_pretrain.monitor.console import sparkline
+from llm_pretrain.monitor.console import Console, sparkline
 from llm_pretrain.monitor.metrics_log import read_metrics
+from llm_pretrain.monitor.paddlenlp_lines import read_line
 from llm_pretrain.training.folders import find_start
 
 PROMPT = "Return the number of"
@@ -54,11 +55,27 @@ def train(config: RunConfig, overrides: Sequence[str]) -> int:
             f'make demo ARGS="--max_steps {2 * config.training.max_steps}" trains on.'
         )
         return 0
-    return run(
-        ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes())],
-        ["--log_level", "WARNING", "--log_dir", str(FOLDER / "log")],
-        ["run_pretrain.py", str(CONFIG), *overrides],
-    )
+    console = Console(config.training.max_steps, live=not config.training.disable_tqdm)
+
+    def show(line: str) -> None:
+        """On a terminal the launcher's output, which is made for files, as a lone process's."""
+        metrics = read_line(line)
+        if metrics is None:
+            console.message(line)
+        elif "loss" in metrics:
+            console.step(metrics)
+        else:
+            console.evaluation(metrics)
+
+    try:
+        return run(
+            ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes())],
+            ["--log_level", "WARNING", "--log_dir", str(FOLDER / "log")],
+            ["run_pretrain.py", str(CONFIG), *overrides],
+            show=show if sys.stdout.isatty() else None,
+        )
+    finally:
+        console.close()
 
 
 def is_done(config: RunConfig) -> bool:

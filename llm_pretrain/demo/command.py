@@ -6,10 +6,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import IO
 
 from llm_pretrain import machine
 
@@ -18,15 +20,19 @@ SIGNAL_STATUS = 128
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = frozenset(SIGNAL_STATUS + number for number in _SIGNALS)
 _POLL_S = 0.1
+_LAST_LINES_S = 5.0
 _SAME_SIGNAL_S = 1.0
 """Within this time a second signal is the first, by another way: `make` passes on what it gets."""
 
 
-def run(*parts: Sequence[str]) -> int:
+def run(*parts: Sequence[str], show: Callable[[str], None] | None = None) -> int:
     """Show a command and run it with this Python.
 
     The command has a session of its own, so that a signal reaches it once, from here. Paddle's
     launcher takes a second one as a wish to end within 10 s, whatever is being saved.
+
+    Args:
+        show: gets each line of its output; None leaves them as they come.
 
     Returns:
         Its exit status; 128 + the number of the signal that ended it.
@@ -40,17 +46,31 @@ def run(*parts: Sequence[str]) -> int:
         del environment["CUDA_VISIBLE_DEVICES"]
     with _signals_noted() as received:
         process = subprocess.Popen(
-            [sys.executable, *words], env=environment, start_new_session=True
+            [sys.executable, *(["-u"] if show else []), *words],
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE if show else None,
+            text=True,
+            errors="replace",
         )
+        reader = threading.Thread(target=_read, args=(process.stdout, show), daemon=True)
+        reader.start()
         passed_on = 0
         while process.poll() is None:
             if len(received) > passed_on:
                 passed_on = len(received)
                 process.terminate()
             time.sleep(_POLL_S)
+        reader.join(_LAST_LINES_S)
     if process.returncode and received:
         return SIGNAL_STATUS + received[0]
     return process.returncode
+
+
+def _read(lines: IO[str] | None, show: Callable[[str], None] | None) -> None:
+    if lines is not None and show is not None:
+        for line in lines:
+            show(line.rstrip("\n"))
 
 
 @contextmanager

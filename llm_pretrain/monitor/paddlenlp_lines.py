@@ -8,6 +8,7 @@ PaddleNLP's, therefore, and what it does not have comes after what it has.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from llm_pretrain.monitor.metrics_log import Metrics
@@ -62,6 +63,28 @@ def step_line(metrics: Metrics, max_steps: int, time_left: str) -> str:
 def evaluation_line(metrics: Metrics) -> str:
     """The line of an evaluation; the step is named first, lest it pass for a step's line."""
     return _line(metrics)
+
+
+def read_line(line: str) -> dict[str, float | int | str] | None:
+    """The metrics of a step's or an evaluation's line; None for any other text."""
+    match = re.match(r"\[[^]]*\] \[ +INFO\] - (.*)", line)
+    if match is None:
+        return None
+    fields: dict[str, float | int | str] = {}
+    for name, value in re.findall(r"(\w+): ([^,]+)", match[1]):
+        kind = float if name not in ("global_step", "skipped_steps") else int
+        try:
+            fields[name] = kind(value)
+        except ValueError:
+            fields[name] = value
+    if not isinstance(fields.get("global_step"), int):
+        return None
+    for name in GPU_MEMORY:
+        if name in fields:
+            fields[name] = float(fields[name]) * 1024
+    if "cpu_mem_used_peak" in fields:
+        fields["max_memory_allocated"] = fields.pop("cpu_mem_used_peak")
+    return fields
 
 
 def _line(fields: Metrics) -> str:

@@ -24,7 +24,7 @@ PATHS = {
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.setenv("HOME", "/people/anna")
     monkeypatch.setenv("RUNS", "/runs")
     monkeypatch.delenv("NOWHERE", raising=False)
 
@@ -32,8 +32,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        ("~", "/home/anna"),
-        ("~/a", "/home/anna/a"),
+        ("~", "/people/anna"),
+        ("~/a", "/people/anna/a"),
         ("$RUNS/a", "/runs/a"),
         ("${RUNS}_a", "/runs_a"),
         ("a/$RUNS", "a//runs"),
@@ -70,9 +70,9 @@ def test_what_no_path_is(written: str, message: str) -> None:
 def test_every_path_is_expanded(load, key: str, part: str, in_file: bool) -> None:
     written = "~/${RUNS}"
     run = load(**{key: written}) if in_file else load(f"--{key}", written)
-    assert getattr(getattr(run, part), key) == "/home/anna//runs"
+    assert getattr(getattr(run, part), key) == "/people/anna//runs"
     (line,) = [line for line in describe_config(run, columns=200) if line.split()[0] == key]
-    assert '"/home/anna//runs"' in line
+    assert '"/people/anna//runs"' in line
 
 
 @pytest.mark.parametrize("key", PATHS)
@@ -87,7 +87,7 @@ def test_an_unset_variable_names_key_and_variable(problems, key: str) -> None:
 
 def test_each_path_of_a_blend_is_expanded(load) -> None:
     run = load(input_dir="0.7 ~/web  0.3 $RUNS/books")
-    assert run.data.input_dir == "0.7 /home/anna/web  0.3 /runs/books"
+    assert run.data.input_dir == "0.7 /people/anna/web  0.3 /runs/books"
 
 
 def test_the_file_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,13 +180,13 @@ def test_no_endless_file(tmp_path: Path) -> None:
 
 
 def test_paths_may_have_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.setenv("HOME", "/people/anna")
     monkeypatch.setenv("SOURCE", "web")
     monkeypatch.delenv("NOWHERE", raising=False)
     path = tmp_path / "blend.yaml"
     path.write_text("- {name: a, path: ~/a, weight: 1}\n- {name: b, path: $SOURCE/b, weight: 1}\n")
     assert [entry.path for entry in read_blend_file(path)] == [
-        Path("/home/anna/a"),
+        Path("/people/anna/a"),
         tmp_path / "web/b",
     ]
     path.write_text("- name: a\n  path: $NOWHERE/a\n  weight: 1\n")

@@ -6,7 +6,12 @@ import re
 
 import pytest
 
-from llm_pretrain.monitor.paddlenlp_lines import evaluation_line, step_line
+from llm_pretrain.monitor.paddlenlp_lines import (
+    STEP_FIELDS,
+    evaluation_line,
+    read_line,
+    step_line,
+)
 
 STEP = {
     "global_step": 30,
@@ -87,3 +92,20 @@ def test_an_evaluation_does_not_pass_for_a_step() -> None:
     line = evaluation_line({"global_step": 30, "eval_loss": 4.123456789, "eval_ppl": 61.77})
     assert line.endswith(" - global_step: 30, eval_loss: 4.12345679, eval_ppl: 61.77")
     assert not re.search(r"loss: [\d.]+.*global_step: ", line)
+
+
+@pytest.mark.parametrize("metrics", [ON_CPU, ON_GPU, {**ON_CPU, "skipped_steps": 2}])
+def test_what_a_line_says_can_be_read(metrics: dict) -> None:
+    found = read_line(step_line(metrics, 100, "0:10"))
+    assert found is not None
+    assert isinstance(found["global_step"], int)
+    for name in found.keys() & metrics.keys():
+        assert found[name] == pytest.approx(metrics[name], rel=1e-3), name
+    assert found.keys() >= {name for name in ON_CPU if name in STEP_FIELDS and ON_CPU[name]}
+    evaluation = read_line(evaluation_line({"global_step": 30, "eval_loss": 4.5}))
+    assert evaluation == {"global_step": 30, "eval_loss": 4.5}
+
+
+def test_other_lines_say_nothing_of_a_step() -> None:
+    for line in ("", "Saved out/checkpoint-3: 2 MB in 0.1 s.", "[x] [    INFO] - a: 1", "["):
+        assert read_line(line) is None

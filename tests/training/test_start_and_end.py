@@ -75,7 +75,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -254,6 +254,28 @@ def test_a_checkpoint_of_an_earlier_version_is_read(shared: Path, train: Train, 
     assert status == 0
     whole = steps(shared / "whole", 1)
     assert steps(run, 2) == {step: whole[step] for step in (7, 8)}
+
+
+def test_check_says_before_the_run_what_the_run_would_say(
+    shared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_in(shared, run, max_steps=9, learning_rate=5e-4)
+    assert main(["check", str(config), "--verify"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Changed since then: learning_rate: 0.001 → 0.0005" in out
+    assert f"{run}/checkpoint-8 is whole: " in out
+    damage(run / "checkpoint-3" / SHARD)
+    other = write_model(tmp_path / "other", num_hidden_layers=6)
+    config = config_in(shared, run, max_steps=6, model_name_or_path=str(other))
+    assert main(["check", str(config), "--verify"]) == 1
+    captured = capsys.readouterr()
+    assert "is beyond max_steps 6" in " ".join(captured.out.split())
+    assert "num_hidden_layers: 4 → 6" in captured.err
+    assert f"checkpoint-3/{SHARD} is damaged" in captured.err
+    before = contents(run)
+    assert main(["check", str(config)]) == 1
+    assert "is damaged" not in capsys.readouterr().err, "contents are read on demand"
+    assert contents(run) == before
 
 
 def test_a_file_that_only_one_rank_reads_is_found_damaged_by_all(

@@ -68,3 +68,8 @@ class PrecisionArguments(Arguments):
         if self.fp16_opt_level == "O0" or not (self.fp16 or self.bf16):
             return "float32"
         return "float16" if self.fp16 else "bfloat16"
+
+    @property
+    def weight_dtype(self) -> Literal["float32", "float16", "bfloat16"]:
+        """Format of the weights that products are taken with; masters are float32 always."""
+        return self.compute_dtype if self.fp16_opt_level == "O2" else "float32"

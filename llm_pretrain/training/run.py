@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import paddle
 
 from llm_pretrain import machine, terminal
-from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import (
     ConfigError,
@@ -42,7 +41,6 @@ from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.meeting import MeetingError
-from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.preprocess.tokenizer_files import files_that_go_along
@@ -69,7 +67,7 @@ from llm_pretrain.training.resume import (
     set_aside_later,
     shared_origin,
 )
-from llm_pretrain.training.stage import Stage, build_stage, recompute_activations
+from llm_pretrain.training.stage import prepare_stage
 from llm_pretrain.training.stop import StopSignal
 from llm_pretrain.training.trainer import Trainer
 
@@ -175,12 +173,12 @@ def _train(
     set_compute_dtype(training.compute_dtype)
     operators = choose_operators(config, reports.message)
     reports.operators(operators)
-    stage = _build_model(config, model_config, layout, is_resumed=bool(start.checkpoints))
+    stage = prepare_stage(config, model_config, layout, is_resumed=bool(start.checkpoints))
     pipeline = Pipeline(
         stage,
         layout,
         hidden_size=model_config.hidden_size,
-        activation_dtype=_weight_dtype(config),
+        activation_dtype=training.weight_dtype,
     )
     with StopSignal(reports.signalled) as stop:
         trainer = Trainer(
@@ -304,38 +302,3 @@ def _builds_index(config: RunConfig, layout: Topology) -> bool:
     rank_in_node = int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))
     first = 0 if config.data.share_folder else layout.rank - rank_in_node
     return not any(first <= rank < layout.rank for rank in layout.reading_ranks)
-
-
-def _weight_dtype(config: RunConfig) -> str:
-    training = config.training
-    return training.compute_dtype if training.fp16_opt_level == "O2" else "float32"
-
-
-def _build_model(
-    config: RunConfig, model_config: ModelConfig, layout: Topology, *, is_resumed: bool
-) -> Stage:
-    """This rank's stage, with values unless a checkpoint will give them."""
-    training = config.training
-    paddle.set_default_dtype(_weight_dtype(config))
-    try:
-        stage = build_stage(model_config, layout)
-    finally:
-        paddle.set_default_dtype("float32")
-    if not is_resumed:
-        _give_values(stage, config, model_config)
-    if training.recompute:
-        recompute_activations(stage, training, layout)
-    return stage
-
-
-def _give_values(stage: Stage, config: RunConfig, model_config: ModelConfig) -> None:
-    if config.model.continue_training:
-        load_weights(
-            stage,
-            model_config,
-            config.model.model_name_or_path,
-            may_be_deeper=config.model.num_hidden_layers is not None,
-            seed=config.training.seed if config.model.resize_vocabulary else None,
-        )
-    else:
-        initialize(stage, config.training.seed)

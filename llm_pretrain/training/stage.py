@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import chain
 
+import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.config import TrainingArguments
+from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.config import RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import decoder_pieces
 from llm_pretrain.parallel.micro_batch import Sequences
+from llm_pretrain.parallel.pieces import initialize
 from llm_pretrain.parallel.recompute import apply_recompute
 from llm_pretrain.parallel.schedules import Place
 from llm_pretrain.parallel.topology import Topology
@@ -115,6 +118,36 @@ def build_stage(config: ModelConfig, topology: Topology) -> Stage:
             pieces.append(last[0](**last[1], **tied))
         chunks.append(pieces)
     return Stage(chunks, blocks)
+
+
+def prepare_stage(
+    run: RunConfig, config: ModelConfig, topology: Topology, *, is_resumed: bool
+) -> Stage:
+    """This rank's stage, with values unless a checkpoint will give them."""
+    training = run.training
+    paddle.set_default_dtype(training.weight_dtype)
+    try:
+        stage = build_stage(config, topology)
+    finally:
+        paddle.set_default_dtype("float32")
+    if not is_resumed:
+        _give_values(stage, run, config)
+    if training.recompute:
+        recompute_activations(stage, training, topology)
+    return stage
+
+
+def _give_values(stage: Stage, run: RunConfig, config: ModelConfig) -> None:
+    if not run.model.continue_training:
+        initialize(stage, run.training.seed)
+        return
+    load_weights(
+        stage,
+        config,
+        run.model.model_name_or_path,
+        may_be_deeper=run.model.num_hidden_layers is not None,
+        seed=run.training.seed if run.model.resize_vocabulary else None,
+    )
 
 
 def recompute_activations(stage: Stage, training: TrainingArguments, topology: Topology) -> None:

@@ -166,7 +166,9 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     report.problems += problems
     degrees = _resolve_degrees(report, run, world_size) if run.knows_layout() else None
     model = _find_model(report, run, degrees) if run.knows_model() else None
-    weights = None if start is None else _find_weights(report, run, start, model)
+    weights = None
+    if start is not None and model is not None:
+        weights = _find_weights(report, run, start)
     sources = _open_data(report, run)
     lines = introduce(run, model=model, weights=weights, sources=sources, degrees=degrees)
     report.section("RUN", lines)
@@ -229,28 +231,25 @@ def _find_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mode
         report.problems.append(str(error))
         return None
     report.notices += [*tokenizer_notices(run), *depth_notices(run)]
+    problems = [*missing_weights(run), *vocabulary_problems(run, model)]
+    report.problems += problems
+    report.notices += [] if problems else vocabulary_notices(run, model)
     if degrees is not None:
         report.problems += check_layout(run, model, degrees)
         report.notices += layout_notices(run, model, degrees)
     return model
 
 
-def _find_weights(
-    report: Report, run: RunConfig, start: Start, model: ModelConfig | None
-) -> str | None:
-    problems = missing_weights(run)
-    if not problems and model is not None:
-        problems = vocabulary_problems(run, model)
-    if not problems:
-        report.notices += [] if model is None else vocabulary_notices(run, model)
-        if not start.checkpoints:
-            report.notices += unread_weights(run)
-        try:
-            return describe_weights(run, start)
-        except ConfigError as error:
-            problems = list(error.problems)
-    report.problems += problems
-    return None
+def _find_weights(report: Report, run: RunConfig, start: Start) -> str | None:
+    if not start.checkpoints:
+        report.notices += unread_weights(run)
+        if missing_weights(run):
+            return None
+    try:
+        return describe_weights(run, start)
+    except ConfigError as error:
+        report.problems += [problem for problem in error.problems if problem not in report.problems]
+        return None
 
 
 def _open_data(report: Report, run: RunConfig) -> Sources | None:

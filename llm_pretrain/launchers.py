@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,13 @@ class Place(NamedTuple):
     local_rank: int
     local_size: int
     master: str
+
+
+class Launcher(NamedTuple):
+    """A process above this one, by its number and the words of its command."""
+
+    process: int
+    command: list[str]
 
 
 class _Names(NamedTuple):
@@ -60,7 +67,10 @@ _PADDLES = (
     *("PADDLE_RANK_IN_NODE", "PADDLE_LOCAL_RANK", "PADDLE_LOCAL_SIZE"),
     *("PADDLE_GLOBAL_RANK", "PADDLE_GLOBAL_SIZE"),
 )
-_RIGHT_COMMAND = "`python -m paddle.distributed.launch --nproc_per_node N run_pretrain.py CONFIG`"
+_RIGHT_COMMAND = (
+    "`python -m paddle.distributed.launch --log_level WARNING --nproc_per_node N "
+    "run_pretrain.py CONFIG`"
+)
 # Below the ports that systems give to clients.
 _PORTS = range(20_000, 30_000)
 
@@ -83,13 +93,14 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpu = place.local_rank % len(visible) if visible != [""] else place.local_rank
     host, _, port = place.master.rpartition(":")
+    address = _resolved(host)
     environment.update(
         PADDLE_TRAINER_ID=str(place.rank),
         PADDLE_TRAINERS_NUM=str(place.world_size),
         PADDLE_RANK_IN_NODE=str(place.local_rank),
         PADDLE_LOCAL_SIZE=str(place.local_size),
-        PADDLE_MASTER=place.master,
-        PADDLE_CURRENT_ENDPOINT=f"{_own_address_towards(host)}:{port}",
+        PADDLE_MASTER=f"{address}:{port}",
+        PADDLE_CURRENT_ENDPOINT=f"{_own_address_towards(address)}:{port}",
         FLAGS_selected_gpus=str(gpu),
     )
     _translated = True
@@ -129,7 +140,7 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
 
 def unlaunched(environment: Mapping[str, str]) -> str:
     """Why Paddle's variables may be left over in a shell, and the remedy; "" where they aren't."""
-    if _translated or _launcher_is_an_ancestor():
+    if _translated or _paddles_launcher_is_an_ancestor():
         return ""
     names = [name for name in _PADDLES if name in environment]
     return f"No launcher started this process. {_leftover(names, environment)}"
@@ -197,8 +208,13 @@ def _read(names: _Names, environment: Mapping[str, str]) -> Place:
         host = _master_host(names, environment, alone=numbers[1] == numbers[3])
         port = _master_port(names, environment)
         if host and port.isdigit():
-            rank_, size_, local_rank, local_size = numbers
-            return Place(rank_, size_, local_rank, local_size, f"{_resolved(host)}:{port}")
+            return Place(
+                rank=numbers[0],
+                world_size=numbers[1],
+                local_rank=numbers[2],
+                local_size=numbers[3],
+                master=f"{host}:{port}",
+            )
         asked = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
         problem = _are_missing(asked) if asked else f"MASTER_PORT={port} is no port"
     raise LaunchError(
@@ -216,7 +232,8 @@ def _remedy(names: _Names) -> str:
     own = {
         "torchrun": "`torchrun --no-python --nproc_per_node N python run_pretrain.py CONFIG`",
         "srun": "`srun --ntasks N python run_pretrain.py CONFIG`",
-        "mpirun": "`mpirun -np N -x MASTER_ADDR=HOST -x MASTER_PORT=PORT python …`",
+        "mpirun": "`mpirun -np N python run_pretrain.py CONFIG`, with MASTER_ADDR and MASTER_PORT "
+        "set for all (by `-x NAME=VALUE`, or `-genv NAME VALUE` of MPICH and Intel MPI),",
     }[names.launcher]
     return f"Start all of them by {own} or {_RIGHT_COMMAND}."
 
@@ -293,26 +310,44 @@ def _own_address_towards(address: str) -> str:
         return own
 
 
-def _launcher_is_an_ancestor() -> bool:
-    """Whether Paddle's launcher runs above this process; True where /proc doesn't tell."""
-    process = os.getpid()
+def launcher_of_this_process() -> Launcher | None:
+    """The nearest launcher above this process; None without one, or where /proc doesn't tell."""
     try:
-        while process > 1:
-            words = Path(f"/proc/{process}/cmdline").read_bytes()
-            if (
-                b"paddle.distributed" in words
-                or b"paddle/distributed" in words
-                or b"fleetrun" in words
-            ):
-                return True
-            # The second field, a name in brackets, may hold anything.
-            after_name = (
-                Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2]
-            )
-            process = int(after_name.split()[1])
+        return next((found for found in _ancestors() if _is_launcher(found.command)), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _paddles_launcher_is_an_ancestor() -> bool:
+    """Whether Paddle's launcher runs above this process; True where /proc doesn't tell."""
+    try:
+        return any(_is_paddles(found.command) for found in _ancestors())
     except (OSError, ValueError, IndexError):
         return True
-    return False
+
+
+def _ancestors() -> Iterator[Launcher]:
+    """The processes above this one, up to the first of all."""
+    process = os.getpid()
+    while True:
+        stat = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        # The second field, a name in brackets, may hold anything.
+        process = int(stat.rpartition(")")[2].split()[1])
+        if process == 0:
+            return
+        words = Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+        yield Launcher(process, words.rstrip("\0").split("\0"))
+
+
+def _is_paddles(command: list[str]) -> bool:
+    names = ("paddle.distributed", "paddle/distributed", "fleetrun")
+    return any(name in word for word in command for name in names)
+
+
+def _is_launcher(command: list[str]) -> bool:
+    programs = {Path(word).name for word in command[:2]}
+    others = {"torchrun", "srun", "mpirun", "mpiexec"}
+    return _is_paddles(command) or "torch.distributed.run" in command or bool(programs & others)
 
 
 def _listed(words: list[str]) -> str:

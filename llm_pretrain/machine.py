@@ -205,12 +205,6 @@ def _cpu_quota() -> float | None:
     return None
 
 
-def launcher_command() -> list[str] | None:
-    """The words of the command that started this process's launcher; None without a launcher."""
-    words = _read(f"/proc/{os.getppid()}/cmdline").rstrip("\0").split("\0")
-    return words if "paddle.distributed.launch" in words else None
-
-
 def _launcher_environment() -> Mapping[str, str] | None:
     """The environment that the parent process was started with, where /proc tells it."""
     environment: MutableMapping[str, str] = {}

@@ -53,13 +53,13 @@ def note_files(directory: Path, rank: int, paths: Iterable[Path]) -> None:
     notes = directory / _NOTES
     notes.mkdir(exist_ok=True)
     entries = {path.relative_to(directory).as_posix(): checksum(path)._asdict() for path in paths}
-    (notes / f"{rank}.json").write_text(json.dumps(entries))
+    write_text(notes / f"{rank}.json", json.dumps(entries))
 
 
 def join_notes(directory: Path, rank: int) -> None:
     """Write the list of the files that all ranks have noted in `directory`."""
     entries: dict[str, dict[str, int | str]] = {}
-    for path in (directory / _NOTES).iterdir():
+    for path in (directory / _NOTES).glob("*.json"):
         entries |= json.loads(path.read_text())
     text = json.dumps(dict(sorted(entries.items())), indent=1)
     write_text(directory / FILE_NAME, text, writer=rank)

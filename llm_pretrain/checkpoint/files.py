@@ -15,10 +15,13 @@ def write_text(path: Path, text: str, *, writer: int = 0) -> None:
         writer: tells those apart that write the same text to one place at the same time.
     """
     unfinished = path.with_name(f"{path.name}.{writer}.writing")
-    with naming(path):
-        unfinished.write_text(text, encoding="utf-8")
-        flush_file(unfinished)
-    os.replace(unfinished, path)
+    try:
+        with naming(path):
+            unfinished.write_text(text, encoding="utf-8")
+            flush_file(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def flush_file(path: Path) -> None:

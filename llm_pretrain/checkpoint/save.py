@@ -72,14 +72,14 @@ def save_checkpoint(
             text = json.dumps({"program": PROGRAM, **state}, indent=2)
             write_text(writing / STATE_FILE, text, writer=topology.rank)
             written.append(writing / STATE_FILE)
+        note_files(writing, topology.rank, written)
+        collectives.barrier()
+        if is_first_of_node():
+            join_notes(writing, topology.rank)
     except OSError:
         if topology.world_size == 1:  # others may still be writing there
             shutil.rmtree(writing, ignore_errors=True)
         raise
-    note_files(writing, topology.rank, written)
-    collectives.barrier()
-    if is_first_of_node():
-        join_notes(writing, topology.rank)
     collectives.barrier()
     if topology.rank == 0:
         mark.unlink()

@@ -25,8 +25,7 @@ def describe_config(run: RunConfig, *, columns: int, everything: bool = True) ->
     """
     texts = {
         key: _text(key, value)
-        for part in (run.model, run.data, run.training)
-        for key, value in part.model_dump().items()
+        for key, value in run.values().items()
         if everything or run.sources[key] != "default"
     }
     key_width = max(map(len, texts), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.config.model_arguments import ModelArguments, OperatorArguments
@@ -26,6 +27,14 @@ class RunConfig:
     sources: Mapping[str, str]
     notices: tuple[str, ...]
     unknown: frozenset[str] = frozenset()
+
+    def values(self) -> dict[str, Any]:
+        """Every key with its value."""
+        return {
+            **self.model.model_dump(),
+            **self.data.model_dump(),
+            **self.training.model_dump(),
+        }
 
     def knows_model(self) -> bool:
         """Whether all that decides on the model is known."""

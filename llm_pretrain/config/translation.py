@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,8 @@ def translate(found: Collection) -> None:
             _take_meaning(found, key, meanings)
     if "train_dataset_path" in found.given:
         _take_paths(found)
+    elif "train_dataset_prob" in found.given:
+        found.notices.append("train_dataset_prob: no effect without train_dataset_path")
     if marks:
         _turn_recompute_on(found)
         _tell_defaults(found, marks[0])
@@ -48,6 +51,8 @@ def _take_flag(found: Collection, flag: str) -> None:
     if not _is_among(given.value, (True, False, None)):
         found.problems.append(f"{place}{shown(given.value)} is not a switch: write true or false")
         found.wrong.add(key)
+        del found.given[flag]
+        return
     del found.given[flag]
     if option in INERT_OPTIONS[key]:
         found.notices.append(f"{flag}: no effect here: {INERT_OPTIONS[key][option]}")
@@ -68,7 +73,7 @@ def _accept(found: Collection, key: str, values: tuple[Any, ...], reason: str) -
     else:
         found.problems.append(
             f"{found.place([key])}{shown(found.given[key].value)} is not available: {reason}; "
-            f"it can be {shown(values[0])}"
+            f"it can be {json.dumps(values[0])}"
         )
     del found.given[key]
 

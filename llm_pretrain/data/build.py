@@ -20,7 +20,13 @@ from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Texts
 from llm_pretrain.data.shares import check_epochs, describe_shares
-from llm_pretrain.data.sources import Sources, first_notices, lone_validation, open_sources, tokens_in
+from llm_pretrain.data.sources import (
+    Sources,
+    first_notices,
+    lone_validation,
+    open_sources,
+    tokens_in,
+)
 from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
 from llm_pretrain.data.token_data import TokenData
 from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range

@@ -137,7 +137,12 @@ def _by_source(
         epochs = taken * share / in_training if in_training else 0.0
         documents = sum(tokens.documents for tokens in files)
         count = sum(tokens.token_count for tokens in files)
-        row = [f"{documents:,}", f"{count:,}", f"{share:.2%}", epochs_text(epochs) if taken else "-"]
+        row = [
+            f"{documents:,}",
+            f"{count:,}",
+            f"{share:.2%}",
+            epochs_text(epochs) if taken else "-",
+        ]
         found.append((epochs, [*row, name]))
     is_cut = not everything and len(found) > _MOST_SOURCES
     if is_cut:

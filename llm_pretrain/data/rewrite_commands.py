@@ -6,15 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from llm_pretrain.terminal import HelpFormatter
 
 from llm_pretrain.config.paths import path_argument, path_word
-from llm_pretrain.faults import describe
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.rewrite import merge, split
 from llm_pretrain.data.token_data import TokenData
+from llm_pretrain.faults import describe
+from llm_pretrain.terminal import HelpFormatter
 
 
 def merge_main(argv: Sequence[str]) -> int:

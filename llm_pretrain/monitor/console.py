@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from llm_pretrain import machine
+from llm_pretrain import launchers
 from llm_pretrain.monitor.metrics_log import Metrics
 from llm_pretrain.monitor.paddlenlp_lines import evaluation_line, step_line
 
@@ -200,11 +200,13 @@ class Console:
 
 def launchers_console() -> TextIO | None:
     """Where the launcher of this process writes; None without one, or where it can't be reached."""
-    if machine.launcher_command() is None:
+    launcher = launchers.launcher_of_this_process()
+    if launcher is None:
         return None
-    theirs = Path(f"/proc/{os.getppid()}/fd/1")
+    process = Path(f"/proc/{launcher.process}")
+    theirs = process / "fd/1"
     try:
-        flags = re.search(r"flags:\s*0([0-7]+)", Path(f"/proc/{os.getppid()}/fdinfo/1").read_text())
+        flags = re.search(r"flags:\s*0([0-7]+)", (process / "fdinfo/1").read_text())
         appends = flags is not None and bool(int(flags[1], 8) & os.O_APPEND)
         # In a file that it does not append to, the launcher would write over these lines.
         if theirs.samefile(f"/proc/{os.getpid()}/fd/1") or (theirs.is_file() and not appends):

@@ -3,7 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "operators" or "summary";
+- `kind`: "step", "evaluation", "save", "operators" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".

@@ -146,7 +146,9 @@ def wants_visualdl(report_to: str | Sequence[str] | None) -> bool:
 
 def readable_size(size: int) -> str:
     """Bytes with three digits, and in the unit that they fit: "2.11 MB"."""
-    power = min(max(len(str(size)) - 1, 0) // 3, 4)
+    power = 0
+    while power < 4 and size / 1000**power >= 999.5:
+        power += 1
     return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 

@@ -35,11 +35,7 @@ def assert_same_run(run: RunConfig, model: ModelConfig) -> None:
     Raises:
         ConfigError: they have not.
     """
-    values = {
-        **run.model.model_dump(exclude=_OWN_TO_A_NODE),
-        **run.data.model_dump(exclude=_OWN_TO_A_NODE),
-        **run.training.model_dump(exclude=_OWN_TO_A_NODE),
-    }
+    values = {key: value for key, value in run.values().items() if key not in _OWN_TO_A_NODE}
     digest = hashlib.sha256(repr((sorted(values.items()), model)).encode()).digest()
     smallest, largest = bounds_over_ranks(int.from_bytes(digest[:7], "big"))
     if smallest != largest:

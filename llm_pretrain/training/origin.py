@@ -73,8 +73,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _keys(run: RunConfig) -> dict[str, Any]:
-    values = {**run.model.model_dump(), **run.data.model_dump(), **run.training.model_dump()}
-    return {key: value for key, value in values.items() if key not in _OF_A_START}
+    return {key: value for key, value in run.values().items() if key not in _OF_A_START}
 
 
 def _files(paths: list[Path]) -> dict[str, Any]:
@@ -161,7 +160,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     if not before:
         return []
-    lines = list(_differences(before["run"], {**before["run"], **now["run"]}))
+    # A key that only one of two versions of this program has tells of no change.
+    keys = before["run"].keys() & now["run"].keys()
+    lines = list(
+        _differences(
+            *(
+                {key: run[key] for key in now["run"] if key in keys}
+                for run in (before["run"], now["run"])
+            )
+        )
+    )
     if before["processes"] != now["processes"]:
         lines.append(f"processes: {before['processes']} → {now['processes']}")
     for name in ("tokenizer", "data"):

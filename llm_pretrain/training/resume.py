@@ -92,10 +92,13 @@ def load_newest(start: Start, run: RunConfig, optimizer: ShardedAdamW, reports: 
     for checkpoint in start.checkpoints:
         loaded = load_unless_damaged(checkpoint, optimizer)
         if isinstance(loaded, Loaded):
+            if damaged:
+                step = loaded.state["progress"]["global_step"]
+                reports.message(f"Training resumes at step {step} from {checkpoint} instead.")
             return loaded
         if isinstance(run.training.resume_from_checkpoint, str):
             raise ConfigError([refusal_of_named(checkpoint, loaded)])
-        reports.message(f"{loaded}. The checkpoint before it is taken.")
+        reports.message(f"{loaded}.")
         damaged.append(loaded)
     raise ConfigError([no_whole_checkpoint(run.training.output_dir, damaged)])
 

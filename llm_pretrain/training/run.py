@@ -81,11 +81,12 @@ def run(arguments: Sequence[str]) -> int:
         config = load_run_config(*split_command_line(arguments))
         degrees = resolve_degrees(config.training, topology.world_size())
         model_config = model_config_of(config)
+        start, folder_problems = examine_folders(config)
         problems = [
             *check_layout(config, model_config, degrees),
             *missing_weights(config),
             *vocabulary_problems(config, model_config),
-            *examine_folders(config)[1],
+            *folder_problems,
         ]
         if problems:
             raise ConfigError(problems)
@@ -99,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         with (
             reported_failures(),
             watched_peers(layout.rank, layout.world_size, timeout),
-            _own_output(config, layout),
+            _own_output(config, layout, start),
         ):
             return train(config, model_config, layout)
     except MeetingError as error:
@@ -116,11 +117,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _own_output(config: RunConfig, layout: Topology) -> Iterator[None]:
-    """Keep other jobs out of `output_dir`; files that can't be written are taken to be there."""
+def _own_output(config: RunConfig, layout: Topology, start: Start | None) -> Iterator[None]:
+    """Keep other jobs out of `output_dir`, unless there is nothing to do in it.
+
+    An error of writing that names no file gets the folder's name.
+    """
     output_dir = config.training.output_dir
+    is_written = start is None or not start.is_beyond_the_end
     with naming(output_dir):
-        if is_first_of_node():
+        if is_written and is_first_of_node():
             with locked_output(output_dir, is_first_of_job=layout.rank == 0):
                 yield
         else:
@@ -197,9 +202,9 @@ def _train(
         if start.checkpoints:
             trainer.restore(load_newest(start, config, trainer.optimizer, reports))
         collectives.barrier()
+        reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
         if training.do_train:
             set_aside_later(config, start, trainer.progress.global_step, reports)
-            reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
             if not trainer.train():
                 trainer.save_model()
         elif training.do_eval:

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain import machine
+from llm_pretrain import launchers, machine
+from llm_pretrain.checkpoint.directory import PROGRAM
 from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.config import RunConfig
 
@@ -52,14 +53,13 @@ def write_run_record(
         "processes": origin["processes"],
         "changes": list(changes),
     }
-    values = {**run.model.model_dump(), **run.data.model_dump(), **run.training.model_dump()}
     record = {
-        "program": "llm_pretrain",
+        "program": PROGRAM,
         "command": start["command"],
         "directory": os.getcwd(),
         "git_commit": git_commit(),
         "configuration": {
-            key: {"value": value, "source": run.sources[key]} for key, value in values.items()
+            key: {"value": value, "source": run.sources[key]} for key, value in run.values().items()
         },
         "model": {**origin["model"], "parameters": parameters},
         "tokenizer": origin["tokenizer"],
@@ -112,9 +112,10 @@ def git_commit() -> str | None:
 
 def typed_command() -> str:
     """The command that started this job, the launcher's where there is one."""
-    words = machine.launcher_command() or list(sys.orig_argv)
-    if len(words) > 1 and Path(words[1]).name == "llm-pretrain":
-        words[:2] = ["llm-pretrain"]
+    launcher = launchers.launcher_of_this_process()
+    words = list(sys.orig_argv if launcher is None else launcher.command)
+    if len(words) > 1 and Path(words[1]).name in ("llm-pretrain", "torchrun"):
+        words[:2] = [Path(words[1]).name]
     elif Path(words[0]).name.startswith("python"):
         words[0] = "python"
     return shlex.join(words)
@@ -123,10 +124,13 @@ def typed_command() -> str:
 def command_to_go_on(run: RunConfig, max_steps: int | None = None) -> str:
     """The command that resumes this run where it stands, up to `max_steps` if they are given."""
     words = shlex.split(typed_command())
-    resumed = {"overwrite_output_dir": "0", "resume_from_checkpoint": "true"}
-    for key, value in resumed.items():
+    training = run.training
+    for key, value, is_in_the_way in (
+        ("overwrite_output_dir", "0", training.overwrite_output_dir),
+        ("resume_from_checkpoint", "true", training.resume_from_checkpoint not in (None, True)),
+    ):
         words = _without(words, key)
-        if run.sources[key] not in ("default", "command line"):
+        if is_in_the_way:
             words += [f"--{key}", value]
     if max_steps is not None:
         words = [*_without(words, "max_steps"), "--max_steps", str(max_steps)]

@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-from llm_pretrain.training.run import run
 from llm_pretrain.data import BatchLoader
+from llm_pretrain.training.run import run
 
 folder, stop_after, *arguments = sys.argv[1:]
 rank = os.environ.get("PADDLE_TRAINER_ID", "0")

@@ -67,7 +67,9 @@ def test_ids_are_checked(folder: Path) -> None:
     assert list(describe_ids(opened(folder), 1000)) == ["token ids: 0 to 999, vocabulary 1,000"]
     with pytest.raises(DataError, match="token id 999"):
         list(describe_ids(opened(folder), 999))
-    assert list(describe_ids(opened(folder), 65536)) == ["token ids: all below 65,536, by their type"]
+    assert list(describe_ids(opened(folder), 65536)) == [
+        "token ids: all below 65,536, by their type"
+    ]
 
 
 def test_no_more_than_a_limit_is_read_of_all_files_together(
@@ -122,9 +124,7 @@ def test_of_many_files_a_screen_shows_those_that_are_repeated_most(
     assert len(lines) <= 30
     assert all(len(line) <= columns for line in lines[1:-1])
     assert lines[6].endswith("of-a-corpus-123")
-    assert lines[-1] == (
-        "20 of 300 sources, those that training repeats most; --verbose shows all"
-    )
+    assert lines[-1] == ("20 of 300 sources, those that training repeats most; --verbose shows all")
 
 
 def test_of_many_files_all_are_shown_on_demand(many: Path) -> None:

@@ -116,7 +116,8 @@ PUBLISHED = {
     # BLOOM: from the models' own pages.
     559_214_592: "bigscience/bloom-560m bigscience/bloomz-560m bigscience/bloom-560m-bf16",
     1_065_314_304: "bigscience/bloom-1b1 bigscience/bloomz-1b1",
-    1_722_408_960: "bigscience/bloom-1b7 bigscience/bloomz-1b7",
+    1_722_408_960: """
+        bigscience/bloom-1b7 bigscience/bloomz-1b7 bigscience/bloom-1b3 bigscience/bloomz-1b3""",
     3_002_557_440: "bigscience/bloom-3b bigscience/bloomz-3b",
     7_069_016_064: """
         bigscience/bloom-7b1 bigscience/bloomz-7b1 bigscience/bloomz-7b1-mt

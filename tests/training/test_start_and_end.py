@@ -178,7 +178,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     status, printed = train()
     assert status == 0
     assert f"checkpoint-8/{SHARD} is damaged" in printed
-    assert "The checkpoint before it is taken" in printed
+    assert f"Training resumes at step 6 from {run}/checkpoint-6 instead." in printed
     whole = steps(shared / "whole", 1)
     assert steps(run, 2) == {step: whole[step] for step in (7, 8)}
     assert names(run) == ["checkpoint-3", "checkpoint-6", "checkpoint-8", "checkpoint-8.damaged"]

@@ -36,6 +36,9 @@ SEEDS: dict[str, dict[str, Any]] = {
     for kind in ("bloom", "bloomz")
     for size, published in _PUBLISHED.items()
 } | {
+    # The first names of the 1b7 models, which count no embedding.
+    "bigscience/bloom-1b3": _PUBLISHED["-1b7"],
+    "bigscience/bloomz-1b3": _PUBLISHED["-1b7"],
     "bigscience/bloom-560m-bf16": _PUBLISHED["-560m"],
     "bigscience/bloomz-7b1-mt": _PUBLISHED["-7b1"],
     "bigscience/bloomz-7b1-p3": _PUBLISHED["-7b1"],

@@ -1,6 +1,6 @@
 """Published configs of Qwen1.5, Qwen2, Qwen2.5 and Qwen3, by the names that users type.
 
-The sizes are those of the published config.json files; that of Qwen1.5-4B was not at hand.
+The sizes are those of the published config.json files.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"parallel", "ops"}),
     frozenset({"config"}),
     frozenset({"machine", "terminal"}),
+    frozenset({"files"}),
     frozenset({"launchers", "faults"}),
 )
 # Parallel layers call the operators.

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.config import ConfigError
+from llm_pretrain.files import write_text
 
 FILE_NAME = "checksums.json"
 _NOTES = ".checksums"

@@ -21,8 +21,8 @@ from llm_pretrain.checkpoint.checksums import (
     assert_whole,
     remove_notes,
 )
-from llm_pretrain.checkpoint.files import flush_file
 from llm_pretrain.config import ConfigError
+from llm_pretrain.files import flush_file
 
 STATE_FILE = "trainer_state.json"
 PROGRAM = "llm_pretrain"

@@ -15,10 +15,10 @@ from paddle import Tensor, nn
 from llm_pretrain.checkpoint import write_weights
 from llm_pretrain.checkpoint.checksums import join_notes, note_files
 from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, publish, writing_path
-from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.checkpoint.gather import values_of, whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.files import write_text
 from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.buckets import Bucket
 from llm_pretrain.parallel.gathering import gathered_pieces

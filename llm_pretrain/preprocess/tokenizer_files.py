@@ -5,11 +5,11 @@ Saved weights take with them whatever belongs to their tokenizer or to generatio
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from llm_pretrain.files import replacing
 from llm_pretrain.preprocess import byte_level_files
 from llm_pretrain.preprocess.tokenizer_settings import read_json, tokenizer_class
 
@@ -79,9 +79,8 @@ def copy_along(paths: Iterable[Path], directory: Path) -> set[str]:
             if path.is_dir():
                 shutil.copytree(path, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
             else:
-                part = target.with_name(f"{target.name}.writing")
-                shutil.copyfile(path, part)
-                os.replace(part, target)
+                with replacing(target) as unfinished:
+                    shutil.copyfile(path, unfinished)
         files = target.rglob("*") if path.is_dir() else [target]
         names |= {str(file.relative_to(directory)) for file in files if file.is_file()}
     return names

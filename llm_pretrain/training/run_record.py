@@ -16,8 +16,8 @@ from typing import Any
 
 from llm_pretrain import launchers, machine
 from llm_pretrain.checkpoint.directory import PROGRAM
-from llm_pretrain.checkpoint.files import write_text
 from llm_pretrain.config import RunConfig
+from llm_pretrain.files import write_text
 
 FILE_NAME = "run.json"
 _PACKAGES = ("llm_pretrain", "llm_pretrain_ops", "paddlepaddle", "paddlepaddle-gpu", "numpy")

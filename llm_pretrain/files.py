@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_pretrain.faults import naming
 
 
-def write_text(path: Path, text: str, *, writer: int = 0) -> None:
-    """Write `path` in one move.
+@contextmanager
+def replacing(path: Path, *, writer: int = 0) -> Iterator[Path]:
+    """Give the name of a file to write within the block, which then takes the place of `path`.
 
     Args:
-        writer: tells those apart that write the same text to one place at the same time.
+        writer: tells those apart that write the same to one place at the same time.
     """
     unfinished = path.with_name(f"{path.name}.{writer}.writing")
     try:
         with naming(path):
-            unfinished.write_text(text, encoding="utf-8")
+            yield unfinished
             flush_file(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, writer: int = 0) -> None:
+    """Write `path` in one move; `writer` as in `replacing`."""
+    with replacing(path, writer=writer) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def flush_file(path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from llm_pretrain import machine, terminal
+from llm_pretrain.checkpoint.directory import read_state
 from llm_pretrain.config import (
     ConfigError,
     Degrees,
@@ -60,7 +61,7 @@ from llm_pretrain.training.model_choice import (
     vocabulary_notices,
     vocabulary_problems,
 )
-from llm_pretrain.training.origin import origin_of
+from llm_pretrain.training.origin import origin_of, shortage
 
 USAGE = """\
 usage: llm-pretrain check [CONFIG] [--world_size N]
@@ -172,7 +173,7 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     sources = _open_data(report, run)
     lines = introduce(run, model=model, weights=weights, sources=sources, degrees=degrees)
     report.section("RUN", lines)
-    if run.training.do_train and start is not None:
+    if start is not None:
         _check_start(report, run, start, model, degrees, sources)
     if report.verifies and run.knows_folders():
         whole, problems = verify_checkpoints(run)
@@ -201,11 +202,15 @@ def _check_start(
     if model is not None:
         try:
             assert_same_model(start, model)
+            if degrees is not None and run.training.do_train and start.checkpoints:
+                plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
+                report.problems += shortage(run, state, plan.samples_per_step, plan.train_samples)
             if degrees is not None and sources is not None:
                 now = origin_of(run, model, degrees.world_size, sources)
         except ConfigError as error:
             report.problems += error.problems
-    report.section("START", describe_start(start, now))
+    if run.training.do_train:
+        report.section("START", describe_start(start, now))
 
 
 def _resolve_degrees(report: Report, run: RunConfig, world_size: int | None) -> Degrees | None:

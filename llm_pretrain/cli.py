@@ -6,11 +6,13 @@ import difflib
 import io
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from llm_pretrain import __version__, launchers
 from llm_pretrain.faults import describe, is_fault, naming
+from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.terminal import fit, width
 
 USAGE = """\
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with naming("standard output"):
             status = command(words[1:])
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"llm-pretrain {words[0]}: interrupted", file=sys.stderr)
+        return SIGNAL_STATUS + signal.SIGINT
     except BrokenPipeError:
         # The reader, `head` for instance, has seen enough; nothing more can be written.
         _discard_output()

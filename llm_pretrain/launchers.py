@@ -86,6 +86,12 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     global _translated
     if any(name in environment for name in _PADDLES):
         _assert_whole(environment)
+        if environment.get("PADDLE_TRAINERS_NUM", "1") == "1" and find_place(environment):
+            present = [name for name in _PADDLES if name in environment]
+            raise LaunchError(
+                "Paddle's variables say that this process is alone, and those of another launcher "
+                f"that it is one of several. {_leftover(present, environment)}"
+            )
         return
     place = find_place(environment)
     if place is None:

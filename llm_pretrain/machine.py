@@ -49,6 +49,8 @@ class Processor(NamedTuple):
 # Holds the OMP_NUM_THREADS that this module chose, for the processes that inherit it.
 CHOSEN_THREADS = "LLM_PRETRAIN_CHOSEN_THREADS"
 USERS_OWN = "set by the user"
+SIGNAL_STATUS = 128
+"""Exit status of what a signal ended: this plus the signal's number, as shells have it."""
 
 _choices: list[Choice] = []
 

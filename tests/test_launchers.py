@@ -195,6 +195,7 @@ def test_paddles_own_launcher_comes_first() -> None:
         without(PADDLE, "PADDLE_CURRENT_ENDPOINT"),
         PADDLE | {"PADDLE_TRAINER_ID": "2"},
         PADDLE | {"PADDLE_TRAINERS_NUM": "3"},
+        {"PADDLE_TRAINERS_NUM": "1", "PADDLE_TRAINER_ID": "0", **TORCHRUN},
         {**without(PADDLE, "PADDLE_TRAINER_ENDPOINTS"), **TORCHRUN},
     ],
 )

@@ -102,9 +102,10 @@ class Checksums:
         """
         for name, expected in self.files.items():
             path = self.checkpoint / name
-            if not path.is_file():
-                raise DamagedCheckpointError(f"{path} is missing")
-            size = path.stat().st_size
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise DamagedCheckpointError(f"{path} is missing") from error
             if size != expected.size:
                 raise DamagedCheckpointError(
                     f"{path} has {size:,} bytes where {expected.size:,} were written"

@@ -11,6 +11,7 @@ from pathlib import Path
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
+from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.paths import path_argument
@@ -90,6 +91,7 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
     if not source.is_dir():
         raise ConfigError([f"SOURCE {source}: there is no such directory."])
     config = read_model_config(source, "SOURCE")
+    assert_undamaged(source)
     weights = PublishedWeights(source, config)
     dtype = dtype or weights.dtype
     layout.write_config(config)  # has the other program such a model?

@@ -7,6 +7,7 @@ disk, so that whatever is named `checkpoint-<step>` is whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_pretrain.checkpoint.checksums import FILE_NAME as CHECKSUMS_FILE
 from llm_pretrain.checkpoint.checksums import (
     Checksums,
     DamagedCheckpointError,
@@ -134,13 +136,14 @@ def find_checkpoints(
 
 def refusal_of_named(checkpoint: Path, problem: str) -> str:
     """What to tell who named a checkpoint that is not whole."""
-    for other in reversed(whole_checkpoints(checkpoint.parent)):
+    others = [*whole_checkpoints(checkpoint.parent), *whole_checkpoints(checkpoint)]
+    for other in reversed(others):
         with contextlib.suppress(DamagedCheckpointError):
             assert_whole(other)
-            instead = f"the newest whole one beside it is {other}"
+            instead = f"the newest whole one there is {other}"
             break
     else:
-        instead = "give a directory named checkpoint-<step>; there is no whole one beside it"
+        instead = "give a directory named checkpoint-<step>; there is no whole one there"
     return f"resume_from_checkpoint: {checkpoint} is not a whole checkpoint: {problem}; {instead}"
 
 
@@ -171,7 +174,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
                 "choose another output_dir, or set overwrite_output_dir"
             ]
         )
-    Checksums(checkpoint).assert_undamaged(path)
+    checksums = Checksums(checkpoint)
+    if "origin" in state and not checksums.files:
+        raise DamagedCheckpointError(f"{checkpoint / CHECKSUMS_FILE} is missing")
+    checksums.assert_undamaged(path)
     return state
 
 
@@ -196,7 +202,12 @@ def remove(checkpoint: Path) -> None:
     """Remove a checkpoint so that, interrupted, what is left has no checkpoint's name."""
     doomed = checkpoint.with_name(checkpoint.name + ".removing")
     shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(checkpoint, doomed)
+    try:
+        os.replace(checkpoint, doomed)
+    except OSError as error:
+        # Another node that shares the disk is at it.
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            raise
     shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
 from llm_pretrain.checkpoint.paddle_file import read_paddle_file
 from llm_pretrain.checkpoint.safetensors_file import read_safetensors
@@ -46,6 +47,19 @@ def has_weights(directory: Path) -> bool:
     """Whether `directory` holds files that look like a model's weights."""
     names = [name for file in FILES for name in (file, f"{file}.index.json")]
     return any((directory / name).is_file() for name in names) or bool(_parts(directory))
+
+
+def assert_undamaged(directory: Path) -> None:
+    """Read the weights of a checkpoint and compare them with its checksums; others have none.
+
+    Raises:
+        DamagedCheckpointError: a file differs or is missing.
+    """
+    checksums = Checksums(directory)
+    checksums.assert_complete()
+    for name in checksums.files:
+        if name.endswith(".safetensors") and "/" not in name:
+            checksums.assert_undamaged(directory / name)
 
 
 def open_weights(directory: Path) -> WeightFiles:

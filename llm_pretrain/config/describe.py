@@ -16,6 +16,7 @@ from llm_pretrain.terminal import wrap
 
 _GROUPS_SHOWN = 8
 _RANKS_SHOWN = 16
+_LONGEST_VALUE = 300
 
 
 def describe_config(run: RunConfig, *, columns: int, everything: bool = True) -> list[str]:
@@ -24,7 +25,7 @@ def describe_config(run: RunConfig, *, columns: int, everything: bool = True) ->
     `everything`: all keys, in groups; otherwise those that are not left at their defaults.
     """
     texts = {
-        key: _text(key, value)
+        key: _text(key, value) if everything else _cut(_text(key, value))
         for key, value in run.values().items()
         if everything or run.sources[key] != "default"
     }
@@ -45,6 +46,10 @@ def describe_config(run: RunConfig, *, columns: int, everything: bool = True) ->
         others = len(run.sources) - len(texts)
         lines += wrap(f"and {others} keys left at their defaults, which --verbose shows", columns)
     return lines
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
 def _text(key: str, value: Any) -> str:

@@ -47,12 +47,13 @@ def find_data(input_dir: str | None, argument: str = "input_dir") -> Inputs:
         raise DataError(f"{argument} is not set: it names the folder of the training data.")
     # A whole path first: its name may hold spaces.
     whole = Path(input_dir.strip())
-    if whole.is_dir():
+    # pathlib raises an error where a text is too long for a path.
+    if os.path.isdir(whole):
         prefixes = _in_folder(whole, argument)
         weights = (1.0,) * len(prefixes) if len(prefixes) > 1 else None
         written = tuple(os.path.join(input_dir.strip(), prefix.name) for prefix in prefixes)
         return Inputs(prefixes, weights, written)
-    if whole.suffix.lower() in ENDINGS and whole.is_file():
+    if whole.suffix.lower() in ENDINGS and os.path.isfile(whole):
         return _of_blend_file(whole, argument)
     words = input_dir.split()
     if len(words) == 1 or _exists(whole):
@@ -124,7 +125,7 @@ def _open(prefix: Path) -> TokenData:
 
 
 def _exists(prefix: Path) -> bool:
-    return any(path(prefix).exists() for path in (bin_path, index_path, ids_path, npz_path))
+    return any(os.path.exists(path(prefix)) for path in (bin_path, index_path, ids_path, npz_path))
 
 
 def _in_folder(folder: Path, argument: str) -> tuple[Path, ...]:
@@ -170,7 +171,7 @@ def _checked_prefix(prefix: Path, argument: str) -> Path:
     for endings in _PAIRS:
         for ending in endings:
             # A user may well name one of the two files.
-            if prefix.name.endswith(ending) and prefix.is_file():
+            if prefix.name.endswith(ending) and os.path.isfile(prefix):
                 prefix = prefix.with_name(prefix.name[: -len(ending)])
     if not _exists(prefix):
         raise DataError(f"{argument} names {prefix}, and there are no such files. {_EXPECTED}.")

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
-from llm_pretrain.demo.command import SIGNAL_STATUS, STOPPED, run
+from llm_pretrain.demo.command import STOPPED, run
 from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.demo.sample import continue_text
+from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.monitor.console import Console, sparkline
 from llm_pretrain.monitor.metrics_log import read_metrics
 from llm_pretrain.monitor.paddlenlp_lines import read_line

@@ -14,9 +14,8 @@ from types import FrameType
 from typing import IO
 
 from llm_pretrain import machine
+from llm_pretrain.machine import SIGNAL_STATUS
 
-SIGNAL_STATUS = 128
-"""A shell's status of what a signal ended: this plus the signal's number."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = frozenset(SIGNAL_STATUS + number for number in _SIGNALS)
 _POLL_S = 0.1

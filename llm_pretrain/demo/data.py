@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.demo.command import SIGNAL_STATUS, run
+from llm_pretrain.demo.command import run
 from llm_pretrain.demo.corpus import documents, write_corpus
+from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.preprocess.train_tokenizer import train_bpe
 
 CONFIG = Path("configs/llama/demo.json")

@@ -109,10 +109,11 @@ class Console:
         )
         self.message("  ".join([f"{name} after step {metrics['global_step']}", *shown]))
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, *, wrap: bool = True) -> None:
+        """Any text; without `wrap` a line may be wider than a terminal, which then breaks it."""
         if self._terminal is not None:
             self._scroll()
-            self._print(text)
+            self._print(text, wrap=wrap)
             return
         # The encoding of a file or a pipe may be narrower than the text.
         encoding = self._stream.encoding or "utf-8"
@@ -175,12 +176,12 @@ class Console:
         if logged is not None:
             self._print(self._fitted(logged))
 
-    def _print(self, text: str) -> None:
+    def _print(self, text: str, *, wrap: bool = True) -> None:
         from rich.text import Text
 
         assert self._terminal is not None
         # As it stands: brackets and colons of a path are no markup.
-        self._terminal.print(Text(text))
+        self._terminal.print(Text(text), soft_wrap=not wrap)
 
     def _fitted(self, shown: Metrics) -> str:
         assert self._terminal is not None

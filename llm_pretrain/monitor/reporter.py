@@ -101,6 +101,10 @@ class Reporter:
         self._console.message("\n".join(lines))
         self._write_line("summary", metrics)
 
+    def command(self, name: str, words: str) -> None:
+        """A command to copy, which is not broken into lines."""
+        self._console.message(f"{name}  {words}", wrap=False)
+
     def close(self) -> None:
         self._console.close()
         if self._log is not None:

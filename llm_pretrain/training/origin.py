@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ _OF_A_START = (
 _FILES_LISTED = 64
 _BLOCK_BYTES = 4096
 _MOST_BLOCKS = 1024
+_CONTEXT = 40
+"""Characters on each side of where two long values begin to differ."""
 
 
 def origin_of(
@@ -149,7 +152,20 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     for name in {**before, **now}:
         old, new = before.get(name), now.get(name)
         if old != new:
-            yield f"{name}: {shown(old)} → {shown(new)}"
+            yield f"{name}: {_change(old, new)}"
+
+
+def _change(old: Any, new: Any) -> str:
+    """Both values, cut short; where they are long and alike, the part from where they differ."""
+    texts = shown(old), shown(new)
+    if texts[0] == texts[1]:
+        old, new = str(old), str(new)
+        same = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
+        )
+        part = slice(max(same - _CONTEXT, 0), same + _CONTEXT)
+        texts = f"…{old[part]}…", f"…{new[part]}…"
+    return f"{texts[0]} → {texts[1]}"
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -178,7 +194,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             lines.append(f"{name}: {_summary(old)} → {_summary(new)}")
     old, new = before["data"]["weights"], now["data"]["weights"]
     if old != new:
-        lines.append(f"weights of the data: {shown(old)} → {shown(new)}")
+        lines.append(f"weights of the data: {_change(old, new)}")
     return lines
 
 
@@ -187,3 +203,23 @@ def _summary(files: Mapping[str, Any]) -> str:
         return "none"
     noun = "file" if files["count"] == 1 else "files"
     return f"{files['count']} {noun} of {files['bytes']:,} bytes ({files['fingerprint']})"
+
+
+def shortage(run: RunConfig, state: Mapping[str, Any], per_step: int, samples: int) -> list[str]:
+    """Why the data do not reach to the end of a run that resumes.
+
+    Args:
+        state: of the checkpoint.
+        per_step: samples of a step.
+        samples: of the whole run, as its steps and batch give them.
+    """
+    progress = state["progress"]
+    steps = run.training.max_steps - int(progress["global_step"])
+    consumed = 0 if run.training.ignore_data_skip else int(progress["consumed_samples"])
+    if steps * per_step <= samples - consumed:
+        return []
+    return [
+        f"the {steps} steps that are left need {steps * per_step} samples, but max_steps × batch "
+        f"gives {samples}, of which {consumed} are consumed: the run began with a larger batch; go "
+        "on with that batch, lower max_steps, or set ignore_data_skip"
+    ]

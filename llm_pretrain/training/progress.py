@@ -16,6 +16,8 @@ class Progress:
     best_step: int | None = None
     skipped_steps: int = 0
     """Steps whose float16 gradient overflowed, so that they changed no weight."""
+    evaluated_step: int | None = None
+    """The last step that was evaluated."""
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
@@ -27,7 +29,9 @@ class Progress:
             int(state["consumed_samples"]),
             state["best_metric"],
             state["best_step"],
-            int(state.get("skipped_steps", 0)),  # absent in checkpoints of older versions
+            # Absent in checkpoints of older versions.
+            int(state.get("skipped_steps", 0)),
+            state.get("evaluated_step"),
         )
 
 

@@ -37,6 +37,8 @@ class Reports:
         self.parameters = config.parameter_count()
         self.flops_per_token = config.flops_per_token(run.data.max_seq_length)
         self.peak = peak_flops(_device_name(), run.training.compute_dtype)
+        self.is_training = False
+        """Whether steps are being taken."""
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -144,10 +146,12 @@ class Reports:
         """This process was told to end; the launcher, too, which then shows no rank's output."""
         if self.reporter:
             self.reporter.reach_launcher()
-        self.message(
-            f"{signal.Signals(number).name} received: the step that is under way is finished, then "
-            "a checkpoint is saved."
+        follows = (
+            "the step that is under way is finished, then a checkpoint is saved"
+            if self.is_training
+            else "the run ends when what is under way is finished or can be broken off"
         )
+        self.message(f"{signal.Signals(number).name} received: {follows}.")
 
     def summary(
         self, progress: Progress, total: Interval, left: Mapping[str, str | Path | None]
@@ -175,12 +179,13 @@ class Reports:
                 "max_memory_allocated": max_memory_allocated(),
             }
         metrics |= {name: str(path) for name, path in left.items() if path is not None}
-        if left["final_model"] is None:
-            metrics["to_go_on"] = command_to_go_on(self.run)
-        elif left["last_checkpoint"] is not None:
-            more = 2 * self.run.training.max_steps
-            metrics["for_more_steps"] = command_to_go_on(self.run, more)
         self.reporter.summary(metrics)
+        last = left["last_checkpoint"]
+        if last is not None:
+            is_done = left["final_model"] is not None
+            more = 2 * self.run.training.max_steps if is_done else None
+            name = "for_more_steps" if is_done else "to_go_on"
+            self.reporter.command(name, command_to_go_on(self.run, Path(last), more))
 
     def close(self) -> None:
         if self.reporter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,11 @@ def agree_on_start(run: RunConfig, model: ModelConfig, topology: Topology) -> St
         ConfigError: what is found can't be resumed, is of another model, or not on all nodes.
     """
     start = find_start(run)
+    _assert_agreement(start, run, model, topology)
+    return start
+
+
+def _assert_agreement(start: Start, run: RunConfig, model: ModelConfig, topology: Topology) -> None:
     earliest, latest = bounds_over_ranks(start.step)
     if latest != earliest:
         found = start.checkpoints[0] if start.checkpoints else "no checkpoint"
@@ -69,7 +75,6 @@ def agree_on_start(run: RunConfig, model: ModelConfig, topology: Topology) -> St
     problem = collectives.gather_texts(problem)[0]
     if problem:
         raise ConfigError([problem])
-    return start
 
 
 def shared_origin(
@@ -82,14 +87,21 @@ def shared_origin(
     return dict(json.loads(collectives.gather_texts(text)[0]))
 
 
-def load_newest(start: Start, run: RunConfig, optimizer: ShardedAdamW, reports: Reports) -> Loaded:
+def load_newest(
+    start: Start, run: RunConfig, model: ModelConfig, optimizer: ShardedAdamW, reports: Reports
+) -> Loaded:
     """The newest checkpoint that no rank finds damaged; says which are.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the next one is of another model or not on all nodes.
     """
     damaged: list[str] = []
-    for checkpoint in start.checkpoints:
+    for number, checkpoint in enumerate(start.checkpoints):
+        if damaged:
+            following = replace(
+                start, checkpoints=start.checkpoints[number:], step=step_of(checkpoint)
+            )
+            _assert_agreement(following, run, model, optimizer.topology)
         loaded = load_unless_damaged(checkpoint, optimizer)
         if isinstance(loaded, Loaded):
             if damaged:

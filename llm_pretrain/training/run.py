@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import paddle
 
@@ -37,6 +37,7 @@ from llm_pretrain.data import (
 )
 from llm_pretrain.data.shared_batches import build_once
 from llm_pretrain.faults import describe, is_fault, naming
+from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel import collectives, topology
 from llm_pretrain.parallel.lost_peer import watched_peers
@@ -70,9 +71,6 @@ from llm_pretrain.training.resume import (
 from llm_pretrain.training.stage import prepare_stage
 from llm_pretrain.training.stop import StopSignal
 from llm_pretrain.training.trainer import Trainer
-
-SIGNAL_STATUS = 128
-"""Exit status of a run that a signal ended: this plus the signal's number, as shells have it."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -124,12 +122,15 @@ def _own_output(config: RunConfig, layout: Topology, start: Start | None) -> Ite
     """
     output_dir = config.training.output_dir
     is_written = start is None or not start.is_beyond_the_end
-    with naming(output_dir):
-        if is_written and is_first_of_node():
-            with locked_output(output_dir, is_first_of_job=layout.rank == 0):
-                yield
-        else:
-            yield
+    with naming(output_dir), ExitStack() as stack:
+        is_first = layout.rank == 0
+        if is_written and is_first:
+            stack.enter_context(locked_output(output_dir, is_first_of_job=True))
+        # Nodes that share the folder find it locked by their own job then.
+        collectives.barrier()
+        if is_written and is_first_of_node() and not is_first:
+            stack.enter_context(locked_output(output_dir, is_first_of_job=False))
+        yield
 
 
 def _refuse(problems: Sequence[str]) -> int:
@@ -200,7 +201,7 @@ def _train(
             stop=stop,
         )
         if start.checkpoints:
-            trainer.restore(load_newest(start, config, trainer.optimizer, reports))
+            trainer.restore(load_newest(start, config, model_config, trainer.optimizer, reports))
         collectives.barrier()
         reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
         if training.do_train:
@@ -213,7 +214,7 @@ def _train(
             trainer.predict()
         stopped_by = stop.agreed()
         if training.do_train:
-            trainer.summarize(stopped_by)
+            trainer.summarize()
     return stopped_by
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -115,22 +116,24 @@ def typed_command() -> str:
     launcher = launchers.launcher_of_this_process()
     words = list(sys.orig_argv if launcher is None else launcher.command)
     if len(words) > 1 and Path(words[1]).name in ("llm-pretrain", "torchrun"):
-        words[:2] = [Path(words[1]).name]
-    elif Path(words[0]).name.startswith("python"):
-        words[0] = "python"
+        # A script on the PATH, which the interpreter of its first line runs.
+        program = Path(words[1]).name
+        words[:2] = [program if shutil.which(program) == words[1] else words[1]]
     return shlex.join(words)
 
 
-def command_to_go_on(run: RunConfig, max_steps: int | None = None) -> str:
-    """The command that resumes this run where it stands, up to `max_steps` if they are given."""
+def command_to_go_on(run: RunConfig, checkpoint: Path, max_steps: int | None = None) -> str:
+    """The command that resumes this run from its last checkpoint, up to `max_steps` if given."""
     words = shlex.split(typed_command())
-    training = run.training
-    for key, value, is_in_the_way in (
-        ("overwrite_output_dir", "0", training.overwrite_output_dir),
-        ("resume_from_checkpoint", "true", training.resume_from_checkpoint not in (None, True)),
-    ):
+    is_elsewhere = checkpoint.parent.absolute() != Path(run.training.output_dir).absolute()
+    resumed = {
+        "overwrite_output_dir": "0",
+        "resume_from_checkpoint": str(checkpoint) if is_elsewhere else "true",
+    }
+    for key, value in resumed.items():
         words = _without(words, key)
-        if is_in_the_way:
+        # What the command line says now may be there to overrule the file.
+        if run.sources[key] != "default":
             words += [f"--{key}", value]
     if max_steps is not None:
         words = [*_without(words, "max_steps"), "--max_steps", str(max_steps)]

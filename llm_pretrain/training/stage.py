@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import chain
+from pathlib import Path
 
 import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.save import is_first_of_node
+from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.config import RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import decoder_pieces
@@ -141,6 +144,8 @@ def _give_values(stage: Stage, run: RunConfig, config: ModelConfig) -> None:
     if not run.model.continue_training:
         initialize(stage, run.training.seed)
         return
+    if is_first_of_node():
+        assert_undamaged(Path(run.model.model_name_or_path))
     load_weights(
         stage,
         config,

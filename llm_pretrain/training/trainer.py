@@ -20,7 +20,7 @@ from llm_pretrain.parallel.topology import Topology
 from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
 from llm_pretrain.training.evaluate import evaluate, sum_over_batch_ranks
 from llm_pretrain.training.optimizer import NonFiniteGradientError, ShardedAdamW, StepResult
-from llm_pretrain.training.origin import changes
+from llm_pretrain.training.origin import changes, shortage
 from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.progress import Interval, Progress
 from llm_pretrain.training.reports import Reports
@@ -73,6 +73,7 @@ class Trainer:
         self.progress = Progress()
         self.total = Interval()
         self.last_checkpoint: Path | None = None
+        self.has_saved_model = False
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
 
@@ -103,7 +104,10 @@ class Trainer:
             self.reports.message(
                 f"The samples come in another order from here on: it depends on {', '.join(order)}."
             )
-        self._assert_enough_data()
+        assert self.datasets.train is not None
+        problems = shortage(self.run, state, self._samples_per_step(), len(self.datasets.train))
+        if problems:
+            raise ConfigError(problems)
 
     def _sample_order(self) -> dict[str, Any]:
         """What the order of the samples depends on, besides the files."""
@@ -114,20 +118,6 @@ class Trainer:
             "max_seq_length": self.run.data.max_seq_length,
             "number of samples": len(self.datasets.train),
         }
-
-    def _assert_enough_data(self) -> None:
-        assert self.datasets.train is not None
-        left = len(self.datasets.train) - self.progress.consumed_samples
-        steps = self.run.training.max_steps - self.progress.global_step
-        if steps * self._samples_per_step() > left:
-            raise ConfigError(
-                [
-                    f"the {steps} steps that are left need {steps * self._samples_per_step()} "
-                    f"samples, but max_steps × batch gives {len(self.datasets.train)}, of which "
-                    f"{self.progress.consumed_samples} are consumed: the run began with a larger "
-                    "batch; go on with that batch, lower max_steps, or set ignore_data_skip"
-                ]
-            )
 
     def _samples_per_step(self) -> int:
         training = self.run.training
@@ -141,6 +131,7 @@ class Trainer:
         """Train to `max_steps`; return the signal that ended it early, or 0."""
         training = self.run.training
         interval = Interval()
+        self.reports.is_training = True
         with self._loader() as loader:
             stopped_by = self.stop.agreed()
             while self.progress.global_step < training.max_steps and not stopped_by:
@@ -157,6 +148,14 @@ class Trainer:
                 stopped_by = self.stop.agreed()
                 if stopped_by or self._is_due(training.save_strategy, training.save_steps):
                     self.save()
+        self.reports.is_training = False
+        last = self.progress.global_step
+        if training.do_eval and not stopped_by and self.progress.evaluated_step != last:
+            # The evaluation of the last step was broken off in an earlier run.
+            self.evaluate()
+            stopped_by = self.stop.agreed()
+            if not stopped_by and training.save_strategy != "no":
+                self.save()
         return stopped_by
 
     def _loader(self) -> Batches:
@@ -227,6 +226,7 @@ class Trainer:
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])
+            self.progress.evaluated_step = self.progress.global_step
 
     def predict(self) -> None:
         """Evaluate on the test split."""
@@ -258,6 +258,8 @@ class Trainer:
     def _note_best(self) -> None:
         """Remember the step that is being saved if no saved one was evaluated better."""
         step, loss = self.evaluated
+        if not math.isfinite(loss):
+            return
         best = self.progress.best_metric
         if step == self.progress.global_step and (best is None or loss < best):
             self.progress.best_metric, self.progress.best_step = loss, step
@@ -294,6 +296,7 @@ class Trainer:
     def save_model(self) -> None:
         """Write the final weights to `output_dir`, in Hugging Face's layout."""
         training = self.run.training
+        self.has_saved_model = True
         if training.load_best_model_at_end and self.progress.best_step is not None:
             self._take_best()
         save_weights(
@@ -319,7 +322,7 @@ class Trainer:
         self.optimizer.restore(best.shards, best.steps)
         self.reports.message(f"The final model is that of step {step}, the best evaluated.")
 
-    def summarize(self, stopped_by: int) -> None:
+    def summarize(self) -> None:
         """Say what the run has done and left, and how to go on."""
         training = self.run.training
         best = self.progress.best_step
@@ -328,7 +331,7 @@ class Trainer:
             self.progress,
             self.total,
             {
-                "final_model": None if stopped_by else training.output_dir,
+                "final_model": training.output_dir if self.has_saved_model else None,
                 "last_checkpoint": self.last_checkpoint,
                 "best_checkpoint": best_path if best_path and best_path.is_dir() else None,
             },

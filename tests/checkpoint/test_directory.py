@@ -87,7 +87,7 @@ def test_an_incomplete_one_is_passed_over_and_named(tmp_path: Path) -> None:
         "checkpoint-15": f"{STATE_FILE} is missing",
         "checkpoint-10": "part has 4 bytes where 8 were written",
     }
-    with pytest.raises(ConfigError, match=r"checkpoint-10 is not.*4 bytes.*one beside it is .*-5"):
+    with pytest.raises(ConfigError, match=r"checkpoint-10 is not.*4 bytes.*one there is .*-5"):
         find_checkpoints(tmp_path, str(checkpoint), overwrite=False)
 
 

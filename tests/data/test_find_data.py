@@ -142,3 +142,12 @@ def test_weight_0_is_left_out_and_said(tmp_path: Path) -> None:
     assert inputs.weights == (2.0, 1.0)
     assert inputs.written == (f"{tmp_path}/b", f"{tmp_path}/c")
     assert inputs.notices == (f"{tmp_path}/a has the share 0 and is not read.",)
+
+
+def test_a_blend_may_be_longer_than_a_path(tmp_path: Path) -> None:
+    make(tmp_path, "web.idx", "web.bin")
+    pairs = [f"1 {tmp_path}/web" for _ in range(400)]
+    assert len(" ".join(pairs)) > 4096
+    assert len(find_data(" ".join(pairs)).prefixes) == 400
+    with pytest.raises(DataError, match="no such files"):
+        find_data("x" * 5000)

@@ -166,6 +166,20 @@ def test_other_data_a_tokenizer_and_weights_are_named(tmp_path: Path, run: RunCo
     assert found[1:] == ["weights of the data: [1.0, 1.0] → [3.0, 1.0]"]
 
 
+def test_long_values_are_shown_where_they_differ(tmp_path: Path, run: RunConfig) -> None:
+    pairs = [f"1 {tmp_path}/data/text" for _ in range(40)]
+    before = load(tmp_path, "before", input_dir=" ".join(pairs))
+    pairs[20] = f"2 {tmp_path}/data/text"
+    now = load(tmp_path, "now", input_dir=" ".join(pairs))
+    lines = changes(origin(before), origin(now))
+    for line in lines:
+        old, new = line.partition(": ")[2].split(" → ")
+        assert old != new
+        assert "1" in old
+        assert "2" in new
+        assert len(line) < 250
+
+
 def test_a_fingerprint_is_of_names_sizes_and_contents_but_of_no_folder(tmp_path: Path) -> None:
     paths = []
     for folder in ("a", "b"):

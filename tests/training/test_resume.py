@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llm_pretrain.cli import main
 from tests.launching import PATIENCE_SECONDS, RUN_PRETRAIN, Job, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
@@ -235,7 +236,7 @@ def test_a_checkpoint_of_paddlenlp_is_refused(shared: Path, tmp_path: Path) -> N
 
 
 def test_a_smaller_batch_than_before_is_refused_where_the_data_would_end(
-    shared: Path, tmp_path: Path
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output_dir = tmp_path / "out"
     # 640 samples, more than the one epoch that 41 steps of 2 samples read.
@@ -245,6 +246,8 @@ def test_a_smaller_batch_than_before_is_refused_where_the_data_would_end(
     with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log2") as job:
         assert job.wait() == 1
         assert "the run began with a larger batch" in job.output()
+    assert main(["check", str(config)]) == 1
+    assert "the run began with a larger batch" in capsys.readouterr().err
 
 
 def test_the_best_saved_step_becomes_the_final_model(shared: Path, tmp_path: Path) -> None:

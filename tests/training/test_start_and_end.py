@@ -56,7 +56,8 @@ def train(shared: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> Train:
     """Train in the copy with changed values; the exit status and what was printed."""
 
     def started(**changes: Any) -> tuple[int, str]:
-        status = main(["train", str(config_in(shared, run, **changes))])
+        output_dir = changes.pop("output_dir", run)
+        status = main(["train", str(config_in(shared, output_dir, **changes))])
         printed = capfd.readouterr()
         return status, printed.out + printed.err
 
@@ -115,7 +116,7 @@ def test_the_summary_says_what_is_left_where_and_how_to_go_on(train: Train, run:
     assert re.search(rf"last_checkpoint +{run}/checkpoint-9$", summary, re.MULTILINE)
     assert re.search(rf"best_checkpoint +{run}/checkpoint-9$", summary, re.MULTILINE)
     assert re.search(r"for_more_steps .*--max_steps 18$", summary, re.MULTILINE)
-    assert printed.index("test loss") < printed.index("steps_in_this_run")
+    assert printed.index("test_loss") < printed.index("steps_in_this_run")
 
 
 def test_a_finished_run_is_done_and_can_be_made_longer(train: Train, run: Path) -> None:
@@ -184,7 +185,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert names(run) == ["checkpoint-3", "checkpoint-6", "checkpoint-8", "checkpoint-8.damaged"]
 
 
-@pytest.mark.parametrize("file", [SHARD, "trainer_state.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "file", [SHARD, "trainer_state.json", "model.safetensors", "checksums.json"]
+)
 def test_an_incomplete_checkpoint_is_named_and_the_one_before_it_taken(
     train: Train, run: Path, file: str
 ) -> None:
@@ -196,13 +199,35 @@ def test_an_incomplete_checkpoint_is_named_and_the_one_before_it_taken(
     assert list(steps(run, 2)) == [7, 8]
 
 
+def test_damaged_weights_start_no_other_run(
+    train: Train, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage(run / "checkpoint-8" / "model.safetensors")
+    values = {"model_name_or_path": str(run / "checkpoint-8"), "continue_training": True}
+    status, printed = train(**values, output_dir=tmp_path / "other")
+    assert status == 1
+    assert "checkpoint-8/model.safetensors is damaged" in printed
+    words = ["convert", str(run / "checkpoint-8"), str(tmp_path / "half"), "--to", "huggingface"]
+    assert main(words) == 1
+    assert "checkpoint-8/model.safetensors is damaged" in capfd.readouterr().err
+    assert not (tmp_path / "half").exists()
+
+
+def test_the_last_step_is_evaluated_later_where_it_was_not(train: Train, run: Path) -> None:
+    train(max_steps=9, do_eval=False)
+    train(max_steps=9)
+    assert [line["global_step"] for line in logged(run, "evaluation") if line["run"] > 1] == [9]
+    train(max_steps=9)
+    assert len([line for line in logged(run, "evaluation") if line["run"] > 1]) == 1
+
+
 def test_a_damaged_checkpoint_that_is_named_is_an_error(train: Train, run: Path) -> None:
     damage(run / "checkpoint-8" / SHARD)
     damage(run / "checkpoint-6" / "model.safetensors")
     status, printed = train(resume_from_checkpoint=str(run / "checkpoint-8"))
     assert status == 1
     assert f"checkpoint-8/{SHARD} is damaged" in printed
-    assert f"the newest whole one beside it is {run}/checkpoint-3" in printed
+    assert f"the newest whole one there is {run}/checkpoint-3" in printed
     assert "Traceback" not in printed
 
 
@@ -272,6 +297,10 @@ def test_check_says_before_the_run_what_the_run_would_say(
     assert "is beyond max_steps 6" in " ".join(captured.out.split())
     assert "num_hidden_layers: 4 → 6" in captured.err
     assert f"checkpoint-3/{SHARD} is damaged" in captured.err
+    capsys.readouterr()
+    only = config_in(shared, run, do_train=False, model_name_or_path=str(other))
+    assert main(["check", str(only)]) == 1
+    assert "num_hidden_layers: 4 → 6" in capsys.readouterr().err
     before = contents(run)
     assert main(["check", str(config)]) == 1
     assert "is damaged" not in capsys.readouterr().err, "contents are read on demand"
@@ -298,5 +327,5 @@ def test_a_file_that_only_one_rank_reads_is_found_damaged_by_all(
     )
     with Job(RUN_PRETRAIN, named, processes=2, log_dir=tmp_path / "log3") as job:
         assert job.wait() != 0
-        assert f"the newest whole one beside it is {output_dir}/checkpoint-6" in job.output()
+        assert f"the newest whole one there is {output_dir}/checkpoint-6" in job.output()
         assert "Traceback" not in job.output()

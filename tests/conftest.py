@@ -16,6 +16,12 @@ import llm_pretrain  # noqa: F401  its settings must precede any test's `import 
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _no_terminals_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are as wide as a test says, whatever libraries have left in the environment."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def transformers_python() -> Path:
     return _peer("transformers")

@@ -7,6 +7,7 @@ name, the path of a Python, and skips where that isn't set up (`make peers` sets
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 import llm_pretrain  # noqa: F401  its settings must precede any test's `import paddle`
 
 ROOT = Path(__file__).parent.parent
+# A job in a shell's background has this signal ignored; programs that the tests start hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from llm_pretrain.demo.command import run
+from tests.launching import PATIENCE_SECONDS
 
 LAUNCHER = """
 import signal, sys, time
@@ -25,6 +27,7 @@ sys.exit(15)
 DEMO = """
 import sys
 from llm_pretrain.demo.command import run
+from tests.launching import PATIENCE_SECONDS
 sys.exit(run(["-c", sys.argv[1]]))
 """
 
@@ -44,7 +47,11 @@ def test_a_signal_waits_for_the_save(number: int, to_group: bool) -> None:
         while demo.stdout.readline() != "step 1\n":
             assert demo.poll() is None
         (os.killpg if to_group else os.kill)(demo.pid, number)
-        printed, errors = demo.communicate(timeout=60)
+        try:
+            printed, errors = demo.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(demo.pid, signal.SIGKILL)
     assert demo.returncode == 128 + number
     assert printed == "Saved, after 1 signal\n"
     assert "Traceback" not in errors

@@ -70,5 +70,5 @@ def test_the_launchers_command_is_the_one_that_was_typed(monkeypatch: pytest.Mon
         typed_command() == "venv/bin/python -m paddle.distributed.launch run_pretrain.py 'a b.json'"
     )
     monkeypatch.setattr(launchers, "launcher_of_this_process", lambda: None)
-    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python", "/opt/bin/llm-pretrain", "train"])
-    assert typed_command() == "/opt/bin/llm-pretrain train"
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python", "venv/bin/llm-pretrain", "train"])
+    assert typed_command() == "venv/bin/llm-pretrain train"

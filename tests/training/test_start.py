@@ -61,7 +61,6 @@ def test_another_launchers_processes_train_as_paddles_do(
                 "MASTER_ADDR": "localhost",
                 "MASTER_PORT": port,
                 "TORCHELASTIC_RUN_ID": "none",
-                "OMP_NUM_THREADS": "1",
             },
             "srun": {
                 "SLURM_PROCID": rank,
@@ -86,7 +85,15 @@ def test_another_launchers_processes_train_as_paddles_do(
     with ExitStack() as stack:
         jobs = [
             stack.enter_context(
-                Job(*words, log_dir=tmp_path / f"log{rank}", environment=variables(str(rank)))
+                Job(
+                    *words,
+                    log_dir=tmp_path / f"log{rank}",
+                    environment=variables(str(rank)),
+                    # As torchrun, a parent that sets this for its processes and has it not itself.
+                    prefix=("bash", "-c", 'OMP_NUM_THREADS=1 "$@"; exit $?', "bash")
+                    if launcher == "torchrun"
+                    else (),
+                )
             )
             for rank in range(2)
         ]

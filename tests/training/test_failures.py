@@ -119,5 +119,5 @@ def contents_of(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
         for path in folder.iterdir()
-        if path.is_file() and path.name not in (".lock", "train_log.jsonl")
+        if path.is_file() and path.name not in (".lock", "run.json", "train_log.jsonl")
     }

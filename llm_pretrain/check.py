@@ -285,7 +285,7 @@ def _check_data(
         sources, counts=counts, columns=report.columns - 2, everything=report.is_verbose
     )
     report.notices += [*sources.notices, *lone_validation(sources, plan.valid_samples)]
-    report.problems += [*data_problems(sources, counts), *index_cache_problems(run)]
+    report.problems += [*data_problems(sources, counts), *index_cache_problems(sources)]
     try:
         lines += [] if model is None else describe_ids(sources, model.vocab_size)
     except DataError as error:

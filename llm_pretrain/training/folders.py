@@ -18,8 +18,8 @@ from llm_pretrain.checkpoint.directory import (
 )
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data import Sources
 from llm_pretrain.data.build import cache_folders
-from llm_pretrain.data.find_data import find_data
 from llm_pretrain.training.origin import changes, model_differences
 from llm_pretrain.training.output_lock import lock_problems
 
@@ -157,16 +157,13 @@ def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
         return None, list(error.problems)
 
 
-def index_cache_problems(run: RunConfig) -> list[str]:
+def index_cache_problems(sources: Sources) -> list[str]:
     """Folders that the index of the data would be written to and can't be.
 
     One that exists already may hold what this run needs, so it is let pass.
-
-    Raises:
-        DataError: there is no such data.
     """
-    prefixes = find_data(run.data.input_dir).prefixes
-    folders = sorted({cache_folders(run.data, prefix)[-1] for prefix in prefixes})
+    prefixes = sources.inputs.prefixes
+    folders = sorted({cache_folders(sources.data, prefix)[-1] for prefix in prefixes})
     return [
         f"the index of the data can't be written to {folder}, which is read-only for this user; "
         "set data_cache to a folder that can be written to"

@@ -19,7 +19,7 @@ from llm_pretrain import ops
 from llm_pretrain.ops import dispatch, trials
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native.library import call
-from llm_pretrain.parallel.vocabulary_loss import losses_in_chunks
+from llm_pretrain.parallel.layers.vocabulary import losses_in_chunks
 
 sizes = SIZES[sys.argv[1]]
 B, S, H, F, V = sizes.batch, sizes.sequence, sizes.hidden, sizes.feed_forward, sizes.vocabulary

@@ -29,6 +29,8 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 # Parallel layers call the operators.
 EXTRA = frozenset({("parallel", "ops")})
+# The rooms of `parallel`, from the top down.
+PARALLEL = ("pipeline", "layers", "sharding", "comm")
 WITHOUT_PADDLE = ("config", "data", "preprocess", "check", "cli")
 
 
@@ -41,22 +43,23 @@ def member_of(path: Path) -> str:
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
-def imported_members(path: Path) -> Iterator[str]:
-    """The members of the package that a module imports, inside functions, too."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    members = {member_of(module) for module in modules()}
-    for node in ast.walk(tree):
+def imported_modules(path: Path) -> Iterator[str]:
+    """Whole names of what a module imports, inside functions, too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}, line {node.lineno}: an import names its whole path"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "llm_pretrain" and len(parts) > 1 and parts[1] in members:
-                yield parts[1]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_members(path: Path) -> Iterator[str]:
+    """The members of the package that a module imports."""
+    members = {member_of(module) for module in modules()}
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "llm_pretrain" and len(parts) > 1 and parts[1] in members:
+            yield parts[1]
 
 
 def level(member: str) -> int:
@@ -79,6 +82,18 @@ def test_imports_go_down(path: Path) -> None:
             imported == member or level(imported) > level(member) or (member, imported) in EXTRA
         )
         assert allowed, f"{path}: {member} may not import {imported}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((PACKAGE / "parallel").glob("*/*.py")),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_imports_between_the_rooms_of_parallel_go_down(path: Path) -> None:
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[:2] == ["llm_pretrain", "parallel"]:
+            assert PARALLEL.index(parts[2]) >= PARALLEL.index(path.parent.name), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("member", WITHOUT_PADDLE)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from paddle import Tensor
 
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.pieces import Piece
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.sharding.pieces import Piece
 
 
 def values_of(tensor: Tensor) -> np.ndarray:

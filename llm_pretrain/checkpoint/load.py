@@ -10,7 +10,7 @@ from paddle import nn
 
 from llm_pretrain.checkpoint.published_weights import PublishedWeights, table_rows
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.parallel.pieces import Piece, fill, initial_values, local_block
+from llm_pretrain.parallel.sharding.pieces import Piece, fill, initial_values, local_block
 
 
 def load_weights(

@@ -19,10 +19,10 @@ from llm_pretrain.checkpoint.gather import values_of, whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.files import write_text
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.buckets import Bucket
-from llm_pretrain.parallel.gathering import gathered_pieces
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.gathering import gathered_pieces
 from llm_pretrain.preprocess.tokenizer_files import copy_along
 
 

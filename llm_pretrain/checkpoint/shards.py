@@ -19,10 +19,10 @@ from llm_pretrain.checkpoint.optimizer_state import (
     slices_to_block,
     write_shard,
 )
-from llm_pretrain.parallel.buckets import Bucket
-from llm_pretrain.parallel.flat_layout import Placement
-from llm_pretrain.parallel.pieces import Piece, assemble, local_block
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.flat_buffers import Placement
+from llm_pretrain.parallel.sharding.pieces import Piece, assemble, local_block
 
 
 def save_optimizer(
@@ -35,8 +35,8 @@ def save_optimizer(
     ranges: list[SavedRange] = []
     parts: list[tuple[dict[str, Tensor], int, int]] = []
     for bucket, tensors in states:
-        layout = bucket.layout
-        for placement, begin, end in layout.shard_placements():
+        buffer = bucket.buffer
+        for placement, begin, end in buffer.shard_placements():
             ranges.append(
                 SavedRange(
                     str(len(ranges)),
@@ -46,7 +46,7 @@ def save_optimizer(
                     tuple(_saved_pieces(placement, topology)),
                 )
             )
-            parts.append((tensors, begin - layout.shard_begin, end - layout.shard_begin))
+            parts.append((tensors, begin - buffer.shard_begin, end - buffer.shard_begin))
     arrays = (
         (f"{entry.key}/{value}", values_of(tensors[value]._slice(begin, end)))
         for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
@@ -61,15 +61,15 @@ def load_optimizer(
     """This rank's shards of a checkpoint of any layout, bucket by bucket, and the steps so far."""
     saved = SavedOptimizer(checkpoint, betas)
     states = []
-    for layout in (bucket.layout for bucket in buckets):
+    for buffer in (bucket.buffer for bucket in buckets):
         tensors = {}
         for value in VALUES:
-            shard = np.zeros(layout.shard_size, dtype=np.float32)
-            for placement, begin, end in layout.shard_placements():
+            shard = np.zeros(buffer.shard_size, dtype=np.float32)
+            for placement, begin, end in buffer.shard_placements():
                 read = partial(_read_piece, saved, value)
                 shape = tuple(placement.parameter.shape)
                 parameter = assemble(placement.pieces, shape, read).reshape(-1)
-                shard[begin - layout.shard_begin : end - layout.shard_begin] = parameter[
+                shard[begin - buffer.shard_begin : end - buffer.shard_begin] = parameter[
                     begin - placement.begin : end - placement.begin
                 ]
             tensors[value] = paddle.to_tensor(shard)

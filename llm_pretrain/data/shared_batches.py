@@ -22,9 +22,9 @@ from llm_pretrain.data.build import Datasets
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.loader import Batch, BatchLoader
 from llm_pretrain.data.samples import Dataset
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.collectives import Group
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.collectives import Group
+from llm_pretrain.parallel.comm.topology import Topology
 
 _STRUCTURE = "structure."
 _ARRAYS, _END, _ERROR = range(3)

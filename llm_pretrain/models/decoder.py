@@ -15,8 +15,11 @@ from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.feed_forward import FeedForward
 from llm_pretrain.models.norm import norm
 from llm_pretrain.models.position import PositionEmbedding
-from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
-from llm_pretrain.parallel.vocabulary import VocabularyParallelEmbedding, VocabularyParallelHead
+from llm_pretrain.parallel.layers.micro_batch import Sequences, whole_sequences
+from llm_pretrain.parallel.layers.vocabulary import (
+    VocabularyParallelEmbedding,
+    VocabularyParallelHead,
+)
 
 
 class TokenEmbedding(nn.Layer):

@@ -13,7 +13,7 @@ import paddle
 from paddle import Tensor
 
 from llm_pretrain.config.model_config import Extrapolation, ModelConfig
-from llm_pretrain.parallel.micro_batch import Sequences
+from llm_pretrain.parallel.layers.micro_batch import Sequences
 
 
 def with_larger_base(config: ModelConfig, length: int) -> ModelConfig:

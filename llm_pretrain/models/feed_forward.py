@@ -9,7 +9,7 @@ from paddle import Tensor, nn
 
 from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.parallel.tensor import ColumnParallelLinear, RowParallelLinear
+from llm_pretrain.parallel.layers.tensor import ColumnParallelLinear, RowParallelLinear
 
 
 class FeedForward(nn.Layer):

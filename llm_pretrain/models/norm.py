@@ -6,7 +6,7 @@ from paddle import Tensor, nn
 
 from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.parallel.pieces import Constant
+from llm_pretrain.parallel.sharding.pieces import Constant
 
 
 class RMSNorm(nn.Layer):

@@ -22,8 +22,8 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
-from llm_pretrain.parallel.micro_batch import Chunks, Sequences
-from llm_pretrain.parallel.pieces import Normal
+from llm_pretrain.parallel.layers.micro_batch import Chunks, Sequences
+from llm_pretrain.parallel.sharding.pieces import Normal
 
 
 class PositionEmbedding(nn.Layer):

@@ -8,7 +8,7 @@ import paddle
 
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.parallel import collectives, topology
+from llm_pretrain.parallel.comm import collectives, topology
 
 _OWN_TO_A_NODE = {
     "model_name_or_path",

@@ -12,11 +12,11 @@ import paddle
 
 from llm_pretrain.data import Dataset
 from llm_pretrain.data.shared_batches import open_batches
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.micro_batch import split_batch
-from llm_pretrain.parallel.pipeline import Pipeline
-from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.layers.micro_batch import split_batch
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
+from llm_pretrain.parallel.pipeline.executor import Pipeline
 
 
 def evaluate(

@@ -20,11 +20,11 @@ import paddle.distributed as dist
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
 from llm_pretrain.faults import describe, is_fault
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.lost_peer import missing_peers
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.comm.lost_peer import missing_peers
+from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.training.operators import OperatorError
-from llm_pretrain.training.optimizer import NonFiniteGradientError
 
 USER_ERRORS = (ConfigError, DataError, OperatorError, PreprocessError, NonFiniteGradientError)
 """Errors that the person who typed the config can mend: no traceback is needed."""

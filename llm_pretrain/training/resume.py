@@ -24,11 +24,11 @@ from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
 from llm_pretrain.training.agreement import bounds_over_ranks
 from llm_pretrain.training.folders import Start, assert_same_model, find_start
-from llm_pretrain.training.optimizer import ShardedAdamW
 from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.reports import Reports
 

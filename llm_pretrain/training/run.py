@@ -39,11 +39,11 @@ from llm_pretrain.data.shared_batches import build_once
 from llm_pretrain.faults import describe, is_fault, naming
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.ops.precision import set_compute_dtype
-from llm_pretrain.parallel import collectives, topology
-from llm_pretrain.parallel.lost_peer import watched_peers
-from llm_pretrain.parallel.meeting import MeetingError
-from llm_pretrain.parallel.pipeline import Pipeline
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.comm.lost_peer import watched_peers
+from llm_pretrain.parallel.comm.meeting import MeetingError
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.preprocess.tokenizer_files import files_that_go_along
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.save import is_first_of_node
@@ -15,11 +17,10 @@ from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.config import RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import decoder_pieces
-from llm_pretrain.parallel.micro_batch import Sequences
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.parallel.recompute import apply_recompute
-from llm_pretrain.parallel.schedules import Place
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.layers.micro_batch import Sequences
+from llm_pretrain.parallel.pipeline.schedules import Place
+from llm_pretrain.parallel.sharding.pieces import initialize
 
 
 class Stage(nn.Layer):
@@ -156,7 +157,12 @@ def _give_values(stage: Stage, run: RunConfig, config: ModelConfig) -> None:
 
 
 def recompute_activations(stage: Stage, training: TrainingArguments, topology: Topology) -> None:
-    """Make the blocks of `stage` recompute as the arguments say."""
+    """Make blocks compute activations again in the backward pass instead of keeping them.
+
+    `recompute_granularity` says of what: "full" the whole block, "full_attn" its attention,
+    "core_attn" only softmax(Q K) V; each keeps more memory than the one before it and computes
+    less twice.
+    """
     left_out = training.no_recompute_layers or ()
     in_a_row = 1
     if topology.degrees.pipeline > 1 and training.recompute_granularity == "full":
@@ -165,3 +171,32 @@ def recompute_activations(stage: Stage, training: TrainingArguments, topology: T
         return
     blocks = stage.blocks if in_a_row == 1 else stage.join_blocks(in_a_row, apart=left_out)
     apply_recompute(blocks, training.recompute_granularity, except_layers=left_out)
+
+
+def _recomputed(function: Callable, layer: nn.Layer) -> Callable:
+    def call(*arguments: Any) -> Any:
+        if not layer.training:
+            return function(*arguments)
+        return recompute(function, *arguments, use_reentrant=False)
+
+    return call
+
+
+def apply_recompute(
+    blocks: dict[int, nn.Layer],
+    granularity: str,
+    *,
+    except_layers: Collection[int] = (),
+) -> None:
+    """Make the decoder blocks (by layer number) recompute, but those of `except_layers`."""
+    for number, block in blocks.items():
+        if number in except_layers:
+            continue
+        if granularity == "full":
+            block.forward = _recomputed(block.forward, block)
+        elif granularity == "full_attn":
+            block.attention.forward = _recomputed(block.attention.forward, block)
+        elif granularity == "core_attn":
+            block.attention.core = _recomputed(block.attention.core, block)
+        else:
+            raise AssertionError(granularity)

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 
 import paddle
 
-from llm_pretrain.parallel import collectives, topology
+from llm_pretrain.parallel.comm import collectives, topology
 
 
 class StopSignal:

@@ -14,14 +14,18 @@ from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.data.shared_batches import Batches, open_batches
-from llm_pretrain.parallel.micro_batch import split_batch
-from llm_pretrain.parallel.pipeline import Pipeline
-from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.layers.micro_batch import split_batch
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
+from llm_pretrain.parallel.pipeline.executor import Pipeline
+from llm_pretrain.parallel.sharding.optimizer import (
+    LossScale,
+    NonFiniteGradientError,
+    ShardedAdamW,
+    StepResult,
+)
 from llm_pretrain.training.evaluate import evaluate, sum_over_batch_ranks
-from llm_pretrain.training.optimizer import NonFiniteGradientError, ShardedAdamW, StepResult
 from llm_pretrain.training.origin import changes, shortage
-from llm_pretrain.training.precision import LossScale
 from llm_pretrain.training.progress import Interval, Progress
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, load_unless_damaged

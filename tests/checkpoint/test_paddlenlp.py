@@ -17,8 +17,8 @@ from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families.paddlenlp import source, write_config
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.pieces import named_pieces
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.sharding.pieces import named_pieces
 from tests.checkpoint.models import random_tensors
 from tests.models.small import small_config
 
@@ -112,8 +112,8 @@ def test_a_rank_of_another_degree_reads_its_part(
     config = replace(CONFIG, num_attention_heads=12, num_key_value_heads=4)
     write_parts(tmp_path, as_paddlenlp(config), 2, 1)
     degrees = replace(topology.current().degrees, tensor=3)
-    layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
-    monkeypatch.setattr(topology, "_current", layout)
+    here = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+    monkeypatch.setattr(topology, "_current", here)
     part = Decoder(config)
     load_weights(part, config, tmp_path)
     whole = random_tensors(config)

@@ -28,8 +28,8 @@ from llm_pretrain.checkpoint.write_weights import (
 from llm_pretrain.config import ConfigError
 from llm_pretrain.models.decoder import Decoder, DecoderBlock
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.pieces import named_pieces
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.sharding.pieces import named_pieces
 from tests.checkpoint.models import TINY, WITHOUT_PADDLENLP, random_tensors, write_random_model
 from tests.models.small import small_config, small_model
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from llm_pretrain.parallel import topology
+from llm_pretrain.parallel.comm import topology
 from llm_pretrain.training.run import run
 from tests.small_runs import small_config, write_config, write_model
 

@@ -7,8 +7,8 @@ import numpy as np
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import BatchLoader, Sample
 from llm_pretrain.data.blanks import SamplesWithBlanks
-from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.layers.micro_batch import MicroBatch, split_batch
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 
 
 class RandomTexts:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig, Rope
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.sharding.pieces import initialize
 
 CONFIG = ModelConfig(
     family="llama",

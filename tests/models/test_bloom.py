@@ -16,7 +16,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import bloom
 from llm_pretrain.models.families.bloom_seeds import SEEDS
-from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests.peers.comparison import whole_tensors
 
 FIRST_RELEASE = {

@@ -17,7 +17,7 @@ from llm_pretrain.config.model_config import BlankInfilling, ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import chatglm, chatglm2
 from llm_pretrain.models.families.chatglm_seeds import SEEDS
-from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests.peers.comparison import whole_tensors
 
 # As ChatGLM-6B's repository has it.

@@ -13,8 +13,8 @@ import pytest
 
 from llm_pretrain.models.decoder import Decoder, decoder_pieces
 from llm_pretrain.ops.precision import set_compute_dtype
-from llm_pretrain.parallel.micro_batch import whole_sequences
-from llm_pretrain.parallel.pieces import initialize, named_pieces
+from llm_pretrain.parallel.layers.micro_batch import whole_sequences
+from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
 from tests.models.small import small_config, small_model
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -19,9 +19,9 @@ from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.native import library
-from llm_pretrain.parallel.micro_batch import MicroBatch, Sequences, split_batch
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.layers.micro_batch import MicroBatch, Sequences, split_batch
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests import cpp_operators
 
 END = 2

@@ -15,7 +15,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import load_model_config, opt
 from llm_pretrain.models.families.opt_seeds import SEEDS
-from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests.peers.comparison import whole_tensors
 
 

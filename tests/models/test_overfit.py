@@ -11,9 +11,9 @@ import pytest
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
-from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.layers.micro_batch import MicroBatch, split_batch
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests.models.blank_batches import batch_with_blanks
 
 SAMPLES, LENGTH = 4, 24

@@ -15,7 +15,7 @@ from llm_pretrain.config.model_config import (
     YarnScaling,
 )
 from llm_pretrain.models.position import alibi_slopes, rotary_frequencies, rotary_tables
-from llm_pretrain.parallel.micro_batch import Sequences, whole_sequences
+from llm_pretrain.parallel.layers.micro_batch import Sequences, whole_sequences
 from tests.models.small import small_config
 
 

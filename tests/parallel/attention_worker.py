@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from llm_pretrain.config import Degrees
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.attention import attention
-from llm_pretrain.parallel.heads import local_heads
-from llm_pretrain.parallel.micro_batch import Sequences, local_chunks
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.layers.attention import attention, local_heads
+from llm_pretrain.parallel.layers.micro_batch import Sequences, local_chunks
 from tests.parallel.attention_cases import CASES, LENGTH, PLACE, SAMPLES, SEED, Case
 
 ONE = Degrees(data=1, sharding=1, tensor=1, pipeline=1, sep=1, context=1, virtual_pipeline=1)
@@ -68,9 +67,9 @@ def main(directory: Path, degrees: str) -> None:
 
     paddle.device.set_device("cpu")
     named = {part[:-1]: int(part[-1]) for part in degrees.split("-")}
-    layout = topology.initialize(replace(ONE, **named))
+    here = topology.initialize(replace(ONE, **named))
     for name, case in CASES.items():
-        np.savez(directory / f"{name}.{layout.rank}.npz", **parts(case))
+        np.savez(directory / f"{name}.{here.rank}.npz", **parts(case))
 
 
 if __name__ == "__main__":

@@ -11,20 +11,20 @@ import time
 from pathlib import Path
 
 from llm_pretrain.config import Degrees
-from llm_pretrain.parallel import collectives, topology
+from llm_pretrain.parallel.comm import collectives, topology
 
 
 def main(directory: Path, late: float) -> None:
     import paddle  # after llm_pretrain, whose settings must come first
 
     paddle.device.set_device("cpu")
-    layout = topology.initialize(
+    here = topology.initialize(
         Degrees(data=1, sharding=1, tensor=2, pipeline=2, sep=1, context=1, virtual_pipeline=1)
     )
-    group, rank = layout.tensor_group, layout.rank
-    found: dict[str, object] = {"place": [layout.pipeline_rank, layout.tensor_rank]}
+    group, rank = here.tensor_group, here.rank
+    found: dict[str, object] = {"place": [here.pipeline_rank, here.tensor_rank]}
     for dtype in ("float32", "bfloat16", "float16"):
-        values = paddle.to_tensor([1.0, -2.0, 3.0, 0.5]) * (layout.tensor_rank + 1)
+        values = paddle.to_tensor([1.0, -2.0, 3.0, 0.5]) * (here.tensor_rank + 1)
         summed = collectives.all_reduce(values.clone().astype(dtype), group)
         found[f"sum {dtype}"] = summed.astype("float32").tolist()
         part = paddle.zeros([2], dtype)
@@ -45,10 +45,10 @@ def main(directory: Path, late: float) -> None:
         task.wait()
     found["asynchronous"] = [later.tolist(), whole.tolist()]
     # The two stages call in different orders: forward twice, then back, against the pairing.
-    pipeline = layout.pipeline_group
-    other = pipeline.ranks[1 - layout.pipeline_rank]
+    pipeline = here.pipeline_group
+    other = pipeline.ranks[1 - here.pipeline_rank]
     message = paddle.to_tensor([float(rank)])
-    if layout.is_first_stage:
+    if here.is_first_stage:
         tasks = [collectives.start_send(m, other, pipeline) for m in (message, message + 10)]
         received = [collectives.receive(paddle.zeros([1]), other, pipeline)]
     else:

@@ -17,14 +17,12 @@ import numpy as np
 
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.ops import dispatch
-from llm_pretrain.parallel import collectives, topology
-from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
-from llm_pretrain.parallel.pieces import initialize, named_pieces
-from llm_pretrain.parallel.pipeline import Pipeline
-from llm_pretrain.parallel.recompute import apply_recompute
-from llm_pretrain.training.optimizer import ShardedAdamW
-from llm_pretrain.training.precision import LossScale
-from llm_pretrain.training.stage import build_stage
+from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.layers.micro_batch import MicroBatch, split_batch
+from llm_pretrain.parallel.pipeline.executor import Pipeline
+from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
+from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
+from llm_pretrain.training.stage import apply_recompute, build_stage
 from tests import cpp_operators
 from tests.models.small import CONFIG, small_config
 
@@ -36,25 +34,25 @@ ONE_PROCESS = topology.Topology(
 
 
 class Run:
-    """A model in training over all ranks of `layout`."""
+    """A model in training over all ranks of the job."""
 
-    def __init__(self, case: dict, layout: topology.Topology) -> None:
+    def __init__(self, case: dict, here: topology.Topology) -> None:
         self.config = small_config(
             num_hidden_layers=case["layers"], tie_word_embeddings=case.get("tied", False)
         )
-        self.stage = build_stage(self.config, layout)
+        self.stage = build_stage(self.config, here)
         initialize(self.stage, 0)
         if "run_length" in case:
             apply_recompute(self.stage.join_blocks(case["run_length"]), "full")
         self.pipeline = Pipeline(
             self.stage,
-            layout,
+            here,
             hidden_size=self.config.hidden_size,
             activation_dtype="float32",
         )
         training = TrainingArguments(output_dir="out", max_steps=STEPS, adam_epsilon=1e-3)
         self.optimizer = ShardedAdamW(
-            self.stage, training, layout, tied_embedding=self.config.tie_word_embeddings
+            self.stage, training, here, tied_embedding=self.config.tie_word_embeddings
         )
 
     def step(self, micro_batches: list[MicroBatch]) -> list[float]:
@@ -75,10 +73,10 @@ def batches(seed: int, count: int) -> list[MicroBatch]:
     return split_batch(tokens[:, :-1], tokens[:, 1:], SAMPLES, ignored_label=-100)
 
 
-def examine(case: dict, layout: topology.Topology) -> dict[str, object]:
+def examine(case: dict, here: topology.Topology) -> dict[str, object]:
     by_cpp = case.get("cpp", False) and cpp_operators.serve()
-    ours, alone = Run(case, layout), Run(case, ONE_PROCESS)
-    count = 2 * layout.degrees.pipeline
+    ours, alone = Run(case, here), Run(case, ONE_PROCESS)
+    count = 2 * here.degrees.pipeline
     steps = []
     for step in range(STEPS):
         train, valid = batches(2 * step, count), batches(2 * step + 1, count - 1)
@@ -94,11 +92,11 @@ def examine(case: dict, layout: topology.Topology) -> dict[str, object]:
     }
 
 
-def activation_bytes(case: dict, layout: topology.Topology, count: int) -> int:
+def activation_bytes(case: dict, here: topology.Topology, count: int) -> int:
     """The most that the backward and forward passes of `count` micro-batches take."""
     from paddle.base import core
 
-    run, micro_batches = Run(case, layout), batches(0, count)
+    run, micro_batches = Run(case, here), batches(0, count)
     run.step(micro_batches)
     gc.collect()
     core.host_memory_stat_reset_peak_value("Allocated", 0)
@@ -112,16 +110,16 @@ def main(directory: Path, ranks: int, cases: list[dict]) -> None:
 
     paddle.device.set_device("cpu")
     degrees = replace(ONE_PROCESS.degrees, pipeline=ranks, virtual_pipeline=MOST_CHUNKS)
-    layout = topology.initialize(degrees)
+    here = topology.initialize(degrees)
     found = []
     for case in cases:
         degrees = replace(degrees, virtual_pipeline=case["chunks"])
-        layout = replace(layout, degrees=degrees)
-        found.append(examine(case, layout))
+        here = replace(here, degrees=degrees)
+        found.append(examine(case, here))
         if case.get("measured"):
             rounds = (1, 2, 4)
-            found[-1]["bytes"] = [activation_bytes(case, layout, n * ranks) for n in rounds]
-    (directory / f"{layout.rank}.json").write_text(json.dumps(found))
+            found[-1]["bytes"] = [activation_bytes(case, here, n * ranks) for n in rounds]
+    (directory / f"{here.rank}.json").write_text(json.dumps(found))
     collectives.barrier()
 
 

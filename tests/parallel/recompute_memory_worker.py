@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.parallel.recompute import apply_recompute
+from llm_pretrain.training.stage import apply_recompute
 from tests.models.small import small_model
 
 LAYERS, HIDDEN, BATCH, LENGTH = 6, 128, 2, 256

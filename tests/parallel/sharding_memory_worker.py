@@ -13,16 +13,15 @@ from pathlib import Path
 
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.parallel import collectives, topology
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.training.optimizer import ShardedAdamW
-from llm_pretrain.training.precision import LossScale
+from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests.models.small import small_config
 
 BLOCKS = 8
 
 
-def measure(stage: int, layout: topology.Topology) -> dict[str, float]:
+def measure(stage: int, here: topology.Topology) -> dict[str, float]:
     import paddle
     from paddle.base import core
 
@@ -45,7 +44,7 @@ def measure(stage: int, layout: topology.Topology) -> dict[str, float]:
     whole = sum(value.size * value.element_size() for value in model.parameters())
     assert whole > 100e6
     training = TrainingArguments(output_dir="out", max_steps=2, sharding=f"stage{stage}")
-    optimizer = ShardedAdamW(model, training, layout, tied_embedding=False)
+    optimizer = ShardedAdamW(model, training, here, tied_embedding=False)
     tokens = paddle.arange(8).reshape([1, 8])
 
     def micro_batch() -> None:
@@ -66,7 +65,7 @@ def main(directory: Path) -> None:
     import paddle  # after llm_pretrain, whose settings must come first
 
     paddle.device.set_device("cpu")
-    layout = topology.initialize(
+    here = topology.initialize(
         Degrees(
             data=1,
             sharding=topology.world_size(),
@@ -77,8 +76,8 @@ def main(directory: Path) -> None:
             virtual_pipeline=1,
         )
     )
-    found = {stage: measure(stage, layout) for stage in (1, 2, 3)}
-    (directory / f"{layout.rank}.json").write_text(json.dumps(found))
+    found = {stage: measure(stage, here) for stage in (1, 2, 3)}
+    (directory / f"{here.rank}.json").write_text(json.dumps(found))
     collectives.barrier()
 
 

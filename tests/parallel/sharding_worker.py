@@ -22,12 +22,11 @@ from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.ops import dispatch
-from llm_pretrain.parallel import collectives, topology
-from llm_pretrain.parallel.gathering import gathered_pieces
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.parallel.recompute import apply_recompute
-from llm_pretrain.training.optimizer import ShardedAdamW
-from llm_pretrain.training.precision import LossScale
+from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.sharding.gathering import gathered_pieces
+from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
+from llm_pretrain.parallel.sharding.pieces import initialize
+from llm_pretrain.training.stage import apply_recompute
 from tests import cpp_operators
 from tests.models.small import small_config
 
@@ -42,9 +41,9 @@ collective starts or is waited for."""
 
 
 class Run:
-    """A model in training, over all ranks of `layout`."""
+    """A model in training, over all ranks of the job."""
 
-    def __init__(self, case: dict, layout: topology.Topology) -> None:
+    def __init__(self, case: dict, here: topology.Topology) -> None:
         import paddle
 
         dtype = case.get("dtype", "float32")
@@ -55,7 +54,7 @@ class Run:
         initialize(self.model, 0)
         if case.get("recompute"):
             apply_recompute(dict(enumerate(list(self.model.pieces)[1:-1])), case["recompute"])
-        self.layout = layout
+        self.topology = here
         training = TrainingArguments(
             output_dir="out",
             max_steps=STEPS,
@@ -68,7 +67,7 @@ class Run:
             sharding_parallel_config=case.get("options", ""),
         )
         self.optimizer = ShardedAdamW(
-            self.model, training, layout, tied_embedding=self.config.tie_word_embeddings
+            self.model, training, here, tied_embedding=self.config.tie_word_embeddings
         )
         if case.get("observe") == "all_gather_into":
             for unit in self.model.pieces:
@@ -78,7 +77,7 @@ class Run:
         """One step over `tokens` [micro-batches, SAMPLES, length], two micro-batches in flight."""
         import paddle
 
-        share = tokens[self.layout.batch_rank :: self.layout.batch_degree]
+        share = tokens[self.topology.batch_rank :: self.topology.batch_degree]
         self.optimizer.begin_step(len(share))
         waiting = []
         for batch in map(paddle.to_tensor, share):
@@ -108,7 +107,7 @@ class Run:
         pieces = gathered_pieces(self.model, self.optimizer.buckets)
         return {
             name: value.astype("float32").numpy()
-            for name, value in whole_tensors(pieces, self.layout)
+            for name, value in whole_tensors(pieces, self.topology)
         }
 
     def present(self) -> int:
@@ -142,14 +141,14 @@ def observed(name: str) -> Iterator[None]:
         setattr(collectives, name, plain)
 
 
-def examine(case: dict, layout: topology.Topology, directory: Path) -> dict[str, object]:
+def examine(case: dict, here: topology.Topology, directory: Path) -> dict[str, object]:
     by_cpp = case.get("cpp", False) and cpp_operators.serve()
-    ours, alone = Run(case, layout), Run({**case, "options": ""}, ONE_PROCESS)
+    ours, alone = Run(case, here), Run({**case, "options": ""}, ONE_PROCESS)
     generator = np.random.default_rng(0)
     before = alone.weights()
     norms = []
     for _ in range(STEPS):
-        shape = [MICRO_BATCHES * layout.batch_degree, SAMPLES, LENGTH]
+        shape = [MICRO_BATCHES * here.batch_degree, SAMPLES, LENGTH]
         tokens = generator.integers(0, ours.config.vocab_size, shape)
         events.clear()
         with observed(case.get("observe", "reduce_scatter")):
@@ -171,13 +170,13 @@ def examine(case: dict, layout: topology.Topology, directory: Path) -> dict[str,
         ours.model,
         ours.config,
         ours.optimizer.state(),
-        layout,
+        here,
         ours.optimizer.buckets,
         steps=ours.optimizer.steps,
         state={},
         extras=[],
     )
-    other = Run({**case, "stage": case["stage"] % 3 + 1}, layout)
+    other = Run({**case, "stage": case["stage"] % 3 + 1}, here)
     optimizer = other.optimizer
     optimizer.restore(*load_optimizer(directory, optimizer.buckets, optimizer.betas))
     found["restored"] = largest_difference(other.weights(), ours.weights())
@@ -200,12 +199,12 @@ def main(directory: Path, sharding: int, cases: list[dict]) -> None:
         context=1,
         virtual_pipeline=1,
     )
-    layout = topology.initialize(degrees)
+    here = topology.initialize(degrees)
     found = [
-        examine(case, layout, directory / f"checkpoint-{number}")
+        examine(case, here, directory / f"checkpoint-{number}")
         for number, case in enumerate(cases, start=1)
     ]
-    (directory / f"{layout.rank}.json").write_text(json.dumps(found))
+    (directory / f"{here.rank}.json").write_text(json.dumps(found))
     collectives.barrier()
 
 

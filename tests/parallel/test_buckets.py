@@ -7,9 +7,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from llm_pretrain.parallel.buckets import Bucket, Sharding, build_buckets
-from llm_pretrain.parallel.gradient_norm import global_norm
-from llm_pretrain.parallel.topology import current
+from llm_pretrain.parallel.comm.topology import current
+from llm_pretrain.parallel.sharding.buckets import Bucket, Sharding, build_buckets
+from llm_pretrain.parallel.sharding.optimizer import global_norm
 
 
 class TwoLayers(nn.Layer):
@@ -31,7 +31,7 @@ def buckets_of(model: nn.Layer, size: int = 1 << 20, **options) -> list[Bucket]:
 def gradients_of(bucket: Bucket) -> list[np.ndarray]:
     """The gradient of each parameter of the bucket, flat."""
     flat = bucket.reduce_gradients()
-    return [flat[place.begin : place.end].numpy() for place in bucket.layout.placements]
+    return [flat[place.begin : place.end].numpy() for place in bucket.buffer.placements]
 
 
 def test_parameters_keep_their_values_and_become_views() -> None:
@@ -50,7 +50,7 @@ def test_matrices_decay_and_biases_do_not() -> None:
     kinds = {
         len(placement.parameter.shape): bucket.kind.decays
         for bucket in buckets_of(TwoLayers())
-        for placement in bucket.layout.placements
+        for placement in bucket.buffer.placements
     }
     assert kinds == {2: True, 1: False}
 
@@ -66,7 +66,7 @@ def test_gradients_of_several_backward_passes_add_up() -> None:
     for _ in range(2):
         model(x).sum().backward()
     for bucket in buckets:
-        places = bucket.layout.placements
+        places = bucket.buffer.placements
         for placement, found in zip(places, gradients_of(bucket), strict=True):
             np.testing.assert_allclose(found, expected[id(placement.parameter)], rtol=1e-6)
     assert all(value.grad is None for value in model.parameters()), "no second copy is kept"
@@ -104,7 +104,7 @@ def test_small_buckets_hold_all_parameters_once() -> None:
     placed = [
         id(placement.parameter)
         for bucket in buckets_of(model, size=1)
-        for placement in bucket.layout.placements
+        for placement in bucket.buffer.placements
     ]
     assert sorted(placed) == sorted(id(value) for value in model.parameters())
 
@@ -116,8 +116,8 @@ def test_low_precision_weights_have_float32_masters() -> None:
     assert bucket.master.dtype == paddle.float32
     with paddle.no_grad():
         bucket.master.fill_(1.0 + 2**-12)
-    bucket.weights.spread()
-    weight = bucket.layout.placements[0].parameter
+    bucket.weights.all_gather()
+    weight = bucket.buffer.placements[0].parameter
     assert weight.dtype == paddle.bfloat16
     assert float(weight.astype("float32").max()) == 1.0
 

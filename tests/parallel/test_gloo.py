@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain.parallel import gloo_groups
+from llm_pretrain.parallel.comm import gloo_groups
 from tests.launching import run_job
 
 WORKER = Path(__file__).with_name("gloo_worker.py")

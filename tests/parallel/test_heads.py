@@ -11,8 +11,8 @@ import pytest
 
 from llm_pretrain import ops
 from llm_pretrain.config.possible import divisors
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.heads import LocalHeads, local_heads
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.layers.attention import LocalHeads, local_heads
 
 
 def all_ranks(

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain.parallel import meeting
-from llm_pretrain.parallel.meeting import Address, Gathering, MeetingError, join
+from llm_pretrain.parallel.comm import meeting
+from llm_pretrain.parallel.comm.meeting import Address, Gathering, MeetingError, join
 from tests.launching import free_port
 
 

@@ -9,7 +9,13 @@ import pytest
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.parallel.pieces import Normal, Piece, initial_values, initialize, named_pieces
+from llm_pretrain.parallel.sharding.pieces import (
+    Normal,
+    Piece,
+    initial_values,
+    initialize,
+    named_pieces,
+)
 from tests.models.small import small_config
 
 CONFIG = small_config(attention_bias=True, attention_output_bias=True)

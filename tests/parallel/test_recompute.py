@@ -14,11 +14,10 @@ import pytest
 from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.feed_forward import FeedForward
 from llm_pretrain.ops import dispatch
-from llm_pretrain.parallel.micro_batch import whole_sequences
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.parallel.recompute import apply_recompute
-from llm_pretrain.parallel.topology import current
-from llm_pretrain.training.stage import Stage, build_stage
+from llm_pretrain.parallel.comm.topology import current
+from llm_pretrain.parallel.layers.micro_batch import whole_sequences
+from llm_pretrain.parallel.sharding.pieces import initialize
+from llm_pretrain.training.stage import Stage, apply_recompute, build_stage
 from tests import cpp_operators
 from tests.launching import run_job
 from tests.models.small import small_config

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from llm_pretrain.parallel.schedules import (
+from llm_pretrain.parallel.pipeline.schedules import (
     Instruction,
     Place,
     evaluation_schedule,

@@ -8,9 +8,9 @@ import paddle
 import pytest
 
 from llm_pretrain.config import Degrees
-from llm_pretrain.parallel import collectives, topology
-from llm_pretrain.parallel.schedules import Place, training_schedule
-from llm_pretrain.parallel.stage_messages import StageMessages
+from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.pipeline.executor import StageMessages
+from llm_pretrain.parallel.pipeline.schedules import Place, training_schedule
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_in_a_group_two_ranks_send_in_one_direction(
             return collectives._Done()
 
         monkeypatch.setattr(collectives, "start_send", start_send)
-        layout = topology.Topology(
+        here = topology.Topology(
             degrees, pipeline_rank=rank, pipeline_group=whole, message_groups=groups
         )
-        messages = StageMessages(layout, hidden_size=1, dtype="float32")
+        messages = StageMessages(here, hidden_size=1, dtype="float32")
         for instruction in training_schedule(Place(rank, ranks, chunks), 2 * ranks):
             if instruction.step == "send_output":
                 messages.send("input", paddle.zeros([1]))

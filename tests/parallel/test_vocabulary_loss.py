@@ -8,8 +8,11 @@ import pytest
 
 from llm_pretrain.ops import dispatch, gradient_sum, linear_cross_entropy, precision
 from llm_pretrain.ops.native import library
-from llm_pretrain.parallel.vocabulary import VocabularyParallelHead
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL, losses_of_logits
+from llm_pretrain.parallel.layers.vocabulary import (
+    IGNORED_LABEL,
+    VocabularyParallelHead,
+    losses_of_logits,
+)
 
 HIDDEN, PRESENT = 12, 700
 

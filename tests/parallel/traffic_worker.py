@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pretrain.config import load_run_config, resolve_degrees
-from llm_pretrain.parallel import topology
+from llm_pretrain.parallel.comm import topology
 from llm_pretrain.training.run import model_config_of, train
 from llm_pretrain.training.trainer import Trainer
 
@@ -34,14 +34,14 @@ SMALLEST = 1024
 class Traffic:
     """Bytes of every operation, by group and kind."""
 
-    def __init__(self, layout: topology.Topology) -> None:
+    def __init__(self, here: topology.Topology) -> None:
         self.bytes: Counter[str] = Counter()
         self.names: dict[int, str] = {}
         for name in GROUPS:
-            group = getattr(layout, f"{name}_group")
+            group = getattr(here, f"{name}_group")
             if group is not None:
                 self.names.setdefault(id(group.process_group), name)
-        for group in layout.message_groups.values():
+        for group in here.message_groups.values():
             self.names.setdefault(id(group.process_group), "pipeline")
 
     def counted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,8 +67,8 @@ def main(cases: list[str], output: Path) -> None:
 
     paddle.device.set_device("cpu")
     runs = [load_run_config(path) for path in cases]
-    layout = topology.initialize(resolve_degrees(runs[0].training, topology.world_size()))
-    traffic = Traffic(layout)
+    here = topology.initialize(resolve_degrees(runs[0].training, topology.world_size()))
+    traffic = Traffic(here)
     traffic.install()
     step = Trainer._step
 
@@ -81,9 +81,9 @@ def main(cases: list[str], output: Path) -> None:
     for run in runs:
         save = Trainer.save_model
         Trainer.save_model = lambda trainer: found.append(dict(traffic.bytes))  # type: ignore
-        assert train(run, model_config_of(run), layout) == 0
+        assert train(run, model_config_of(run), here) == 0
         Trainer.save_model = save  # type: ignore[method-assign]
-    (output / f"{layout.rank}.json").write_text(json.dumps(found))
+    (output / f"{here.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

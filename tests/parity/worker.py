@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from llm_pretrain.config import load_run_config, resolve_degrees
-from llm_pretrain.parallel import gloo, topology
+from llm_pretrain.parallel.comm import gloo, topology
 from llm_pretrain.training.failure import reported_failures
 from llm_pretrain.training.run import model_config_of, train
 

@@ -18,9 +18,9 @@ from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.write_weights import as_published
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import FAMILIES
-from llm_pretrain.parallel.micro_batch import MicroBatch, split_batch
-from llm_pretrain.parallel.pieces import Piece, fill, named_pieces
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.layers.micro_batch import MicroBatch, split_batch
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
+from llm_pretrain.parallel.sharding.pieces import Piece, fill, named_pieces
 from tests.models.blank_batches import batch_with_blanks
 
 # A gradient that is zero in theory: without rotation, a key's bias moves no probability.

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from llm_pretrain.training.optimizer import ShardedAdamW
+from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
 from llm_pretrain.training.run import run
 
 rank, fault, *arguments = sys.argv[1:]

@@ -17,11 +17,10 @@ from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
 from llm_pretrain.ops import dispatch, precision, trials
 from llm_pretrain.ops.native import library
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.pieces import initialize
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
+from llm_pretrain.parallel.sharding.pieces import initialize
 from llm_pretrain.training.operators import OperatorError
-from llm_pretrain.training.optimizer import ShardedAdamW
-from llm_pretrain.training.precision import LossScale
 from tests.chosen_operators import said
 from tests.launching import RUN_PRETRAIN, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model

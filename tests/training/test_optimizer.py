@@ -10,13 +10,14 @@ import pytest
 from paddle import nn
 
 from llm_pretrain.config import TrainingArguments
-from llm_pretrain.parallel.topology import current
-from llm_pretrain.training.optimizer import (
+from llm_pretrain.parallel.comm.topology import current
+from llm_pretrain.parallel.sharding.optimizer import (
+    GROWTH_INTERVAL,
+    LossScale,
     NonFiniteGradientError,
     ShardedAdamW,
     sharding_of,
 )
-from llm_pretrain.training.precision import GROWTH_INTERVAL, LossScale
 
 
 class Model(nn.Layer):

@@ -8,9 +8,9 @@ import paddle
 import pytest
 
 from llm_pretrain.config import Degrees, TrainingArguments
-from llm_pretrain.parallel.micro_batch import whole_sequences
-from llm_pretrain.parallel.pieces import initialize, named_pieces
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.layers.micro_batch import whole_sequences
+from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
 from llm_pretrain.training.stage import (
     Stage,
     build_stage,

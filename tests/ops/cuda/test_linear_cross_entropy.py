@@ -11,8 +11,7 @@ from paddle import Tensor
 
 from llm_pretrain import ops
 from llm_pretrain.ops import linear_cross_entropy, precision
-from llm_pretrain.parallel.vocabulary import VocabularyParallelHead
-from llm_pretrain.parallel.vocabulary_loss import IGNORED_LABEL
+from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL, VocabularyParallelHead
 from tests.ops.comparison import close, normal
 from tests.ops.cuda import emulated
 from tests.ops.cuda.comparison import BOUNDS

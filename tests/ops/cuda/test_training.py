@@ -13,10 +13,9 @@ from llm_pretrain.config.model_config import BlankInfilling, ModelConfig
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.ops import dispatch, precision, trials
-from llm_pretrain.parallel import topology
-from llm_pretrain.parallel.pieces import initialize
-from llm_pretrain.training.optimizer import ShardedAdamW
-from llm_pretrain.training.precision import LossScale
+from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
+from llm_pretrain.parallel.sharding.pieces import initialize
 from tests.models.blank_batches import batch_with_blanks
 from tests.models.small import small_config
 

@@ -27,7 +27,7 @@ from typing import Any
 import paddle
 from paddle.base import core
 
-from llm_pretrain.parallel.gloo_groups import Groups
+from llm_pretrain.parallel.comm.gloo_groups import Groups
 
 _all_reduce = core.ProcessGroupGloo.all_reduce
 _all_gather = core.ProcessGroupGloo.all_gather_into_tensor

@@ -12,9 +12,9 @@ import paddle.distributed as dist
 
 from llm_pretrain import launchers, machine
 from llm_pretrain.config import Degrees
-from llm_pretrain.parallel.collectives import Group
-from llm_pretrain.parallel.gloo_groups import wait_for_first_rank
-from llm_pretrain.parallel.meeting import meet
+from llm_pretrain.parallel.comm.collectives import Group
+from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
+from llm_pretrain.parallel.comm.meeting import meet
 
 _ORDERS = {
     "pp_first": ["dp", "pp", "sharding", "sep", "mp"],
@@ -103,7 +103,7 @@ def initialize(
         return _current
     meet(timeout_seconds, doubt=launchers.unlaunched(os.environ))
     if paddle.device.get_device().startswith("cpu"):
-        from llm_pretrain.parallel import gloo
+        from llm_pretrain.parallel.comm import gloo
 
         gloo.install(timeout_seconds)
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"

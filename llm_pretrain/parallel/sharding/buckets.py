@@ -16,17 +16,21 @@ import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.ops import gradient_sum
-from llm_pretrain.parallel.collectives import Group
-from llm_pretrain.parallel.flat_gradients import (
+from llm_pretrain.parallel.comm.collectives import Group
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.sharding.flat_buffers import (
+    FlatBuffer,
+    Placement,
+    ShardedWeights,
+    WholeWeights,
+)
+from llm_pretrain.parallel.sharding.flat_gradients import (
     ShardedGradients,
     Summation,
     TransfersInFlight,
     WholeGradients,
 )
-from llm_pretrain.parallel.flat_layout import FlatLayout, Placement
-from llm_pretrain.parallel.flat_weights import ShardedWeights, WholeWeights
-from llm_pretrain.parallel.pieces import Piece, grouped_pieces
-from llm_pretrain.parallel.topology import Topology
+from llm_pretrain.parallel.sharding.pieces import Piece, grouped_pieces
 
 _MOST_IN_FLIGHT = 2
 _WHOLE_MODEL = -1
@@ -80,7 +84,7 @@ class Bucket:
         self.kind = kind
         self.topology = topology
         self.sharding = sharding
-        self.layout = FlatLayout(
+        self.buffer = FlatBuffer(
             parameters, shards=topology.degrees.sharding, rank=topology.sharding_rank
         )
         group = topology.sharding_group
@@ -88,20 +92,20 @@ class Bucket:
         # buckets, so that no unit waits for messages that are too short to be worth sending.
         stage = sharding.stage if kind.decays else 1
         self.weights = (
-            ShardedWeights(self.layout, group)
+            ShardedWeights(self.buffer, group)
             if stage == 3
-            else WholeWeights(self.layout, group, overlaps=sharding.overlaps_gathering)
+            else WholeWeights(self.buffer, group, overlaps=sharding.overlaps_gathering)
         )
         summation = Summation(
             sharding.gradient_dtype, group, self._shard_groups(), sharding.releases_gradients
         )
         self.gradients = (
-            WholeGradients(self.layout, summation)
+            WholeGradients(self.buffer, summation)
             if stage == 1
-            else ShardedGradients(self.layout, summation, transfers)
+            else ShardedGradients(self.buffer, summation, transfers)
         )
         self.arrivals = self.last_arrival = 0
-        for placement in self.layout.placements:
+        for placement in self.buffer.placements:
             placement.parameter._register_grad_hook(partial(self._accumulate, placement))
             gradient_sum.offer(placement.parameter, partial(self._sum_of, placement))
 
@@ -112,17 +116,17 @@ class Bucket:
 
     def _shard_groups(self) -> tuple[Group, ...]:
         """The groups of ranks that hold the same shard and have other gradients for it."""
-        layout = self.topology
+        topology = self.topology
         return (
-            layout.replica_group,
-            layout.tensor_group if self.kind.is_partial else None,
-            layout.tied_embedding_group if self.kind.is_tied else None,
+            topology.replica_group,
+            topology.tensor_group if self.kind.is_partial else None,
+            topology.tied_embedding_group if self.kind.is_tied else None,
         )
 
     def begin_step(self, micro_batches: int) -> None:
         """Expect the gradients of `micro_batches` backward passes."""
         if self.sharding.overlaps_reduction:
-            self.last_arrival = micro_batches * len(self.layout.placements)
+            self.last_arrival = micro_batches * len(self.buffer.placements)
 
     def _sum_of(self, placement: Placement) -> tuple[Tensor, bool] | None:
         """For operators that add to the sum themselves, which they do in float32."""
@@ -136,7 +140,7 @@ class Bucket:
             self.gradients.sums.add(placement, gradient)
             gradient._clear_data()
         self.arrivals += 1
-        if self.arrivals % len(self.layout.placements) == 0:
+        if self.arrivals % len(self.buffer.placements) == 0:
             self.weights.release()
             self.gradients.end_pass(is_last=self.arrivals == self.last_arrival)
 
@@ -152,10 +156,10 @@ class Bucket:
 
     def counts_in_norm(self) -> bool:
         """Whether this rank is the one of those with equal values that counts them."""
-        layout = self.topology
-        if self.kind.is_tied and not layout.is_first_stage:
+        topology = self.topology
+        if self.kind.is_tied and not topology.is_first_stage:
             return False
-        return self.kind.is_split or layout.tensor_rank == 0
+        return self.kind.is_split or topology.tensor_rank == 0
 
 
 def runs_of_units(model: nn.Layer) -> list[list[nn.Layer]]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.collectives import Group, Task
-from llm_pretrain.parallel.flat_layout import FlatLayout, Placement
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.collectives import Group, Task
+from llm_pretrain.parallel.sharding.flat_buffers import FlatBuffer, Placement
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class GradientSums:
     Sums begin with their first gradient, so that what was there need not be cleared.
     """
 
-    def __init__(self, layout: FlatLayout, dtype: str) -> None:
-        self.layout = layout
-        self.flat = paddle.empty([layout.padded], dtype)
+    def __init__(self, buffer: FlatBuffer, dtype: str) -> None:
+        self.buffer = buffer
+        self.flat = paddle.empty([buffer.padded], dtype)
         self.begun: set[int] = set()
-        end = layout.placements[-1].end
-        if end < layout.padded:
-            self.flat._slice(end, layout.padded).zero_()
+        end = buffer.placements[-1].end
+        if end < buffer.padded:
+            self.flat._slice(end, buffer.padded).zero_()
 
     def add(self, placement: Placement, gradient: Tensor) -> None:
         place, has_begun = self.place_of(placement)
@@ -58,21 +58,21 @@ class GradientSums:
         """The sum so far, to which the caller adds, and whether it has any gradient yet."""
         has_begun = placement.begin in self.begun
         self.begun.add(placement.begin)
-        return self.layout.view(self.flat, placement), has_begun
+        return self.buffer.view(self.flat, placement), has_begun
 
     def complete(self) -> Tensor:
         """All sums; those without a gradient are zero."""
-        for placement in self.layout.placements:
+        for placement in self.buffer.placements:
             if placement.begin not in self.begun:
-                self.layout.view(self.flat, placement).zero_()
+                self.buffer.view(self.flat, placement).zero_()
         return self.flat
 
 
 class WholeGradients:
     """Whole on every rank until the step."""
 
-    def __init__(self, layout: FlatLayout, summation: Summation) -> None:
-        self.layout = layout
+    def __init__(self, buffer: FlatBuffer, summation: Summation) -> None:
+        self.buffer = buffer
         self.summation = summation
         self.whole: GradientSums | None = None
         self.reductions: Iterator[Task] | None = None
@@ -81,7 +81,7 @@ class WholeGradients:
     @property
     def sums(self) -> GradientSums:
         if self.whole is None:
-            self.whole = GradientSums(self.layout, self.summation.dtype)
+            self.whole = GradientSums(self.buffer, self.summation.dtype)
         return self.whole
 
     def end_pass(self, *, is_last: bool) -> None:
@@ -98,7 +98,7 @@ class WholeGradients:
             self.started.wait()
         for task in self.reductions:
             task.wait()
-        return self.layout.shard_of(self.sums.flat)
+        return self.buffer.shard_of(self.sums.flat)
 
     def clear(self) -> None:
         """Begin the next step."""
@@ -115,7 +115,7 @@ class WholeGradients:
 
     def _reductions(self, flat: Tensor) -> Iterator[Task]:
         """Each sum over ranks, to be waited for before the next is asked for."""
-        shard = self.layout.shard_of(flat)
+        shard = self.buffer.shard_of(flat)
         sharding_group = self.summation.sharding_group
         if not collectives.is_alone(sharding_group):
             yield collectives.reduce_scatter(shard, flat, sharding_group, asynchronous=True)
@@ -155,9 +155,9 @@ class ShardedGradients:
     """
 
     def __init__(
-        self, layout: FlatLayout, summation: Summation, transfers: TransfersInFlight
+        self, buffer: FlatBuffer, summation: Summation, transfers: TransfersInFlight
     ) -> None:
-        self.layout = layout
+        self.buffer = buffer
         self.summation = summation
         self.transfers = transfers
         self.whole: GradientSums | None = None
@@ -166,14 +166,14 @@ class ShardedGradients:
     @property
     def sums(self) -> GradientSums:
         if self.whole is None:
-            self.whole = GradientSums(self.layout, self.summation.dtype)
+            self.whole = GradientSums(self.buffer, self.summation.dtype)
         return self.whole
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient."""
         if self.whole is not None:
             whole, self.whole = self.whole.complete(), None
-            part = self.layout.shard_of(whole)
+            part = self.buffer.shard_of(whole)
             task = collectives.reduce_scatter(
                 part, whole, self.summation.sharding_group, asynchronous=True
             )
@@ -201,7 +201,7 @@ class ShardedGradients:
 
     def _shard(self) -> Tensor:
         if self.shard is None:
-            self.shard = paddle.zeros([self.layout.shard_size], self.summation.dtype)
+            self.shard = paddle.zeros([self.buffer.shard_size], self.summation.dtype)
         return self.shard
 
 

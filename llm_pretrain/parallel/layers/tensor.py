@@ -1,7 +1,10 @@
 """Layers whose weights the tensor-parallel group shares (Shoeybi et al., arXiv:1909.08053).
 
 At degree 1 they are plain layers. The local share of an axis over the group of t ranks is written
-out / t. With sequence parallelism hidden states outside these layers have S / t positions.
+out / t. Without sequence parallelism every rank holds all hidden states: entering the region that
+is computed in shares copies them (their gradient is summed), leaving it sums the ranks' shares.
+With it (Korthikanti et al., arXiv:2205.05198) hidden states outside have S / t positions: entering
+gathers them, leaving sums the shares and scatters the positions; gradients go the opposite way.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from paddle import Tensor, nn
 
 from llm_pretrain import ops
 from llm_pretrain.ops.precision import in_float32_on_cpu
-from llm_pretrain.parallel import tensor_region, topology
-from llm_pretrain.parallel.pieces import Normal, Piece
+from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.sharding.pieces import Normal, Piece
 
 
 def tensor_parallel_share(size: int) -> int:
@@ -94,7 +97,7 @@ class ColumnParallelLinear(nn.Layer):
                 weights[number] = weight[:, columns]
                 biases[number] = None if bias is None else bias[columns]
         results: list[Tensor] = []
-        ys = ops.linears(tensor_region.enter(x), weights, biases)
+        ys = ops.linears(enter_region(x), weights, biases)
         for group, y in zip(self.groups, ys, strict=True):
             shares = [self.shares[name] for name in group]
             results += [y] if len(group) == 1 else paddle.split(y, shares, axis=-1)
@@ -129,5 +132,54 @@ class RowParallelLinear(nn.Layer):
         """x [..., in / t] -> [..., out]."""
         if topology.current().degrees.tensor == 1:
             return ops.linear(x, self.weight, self.bias)
-        y = tensor_region.leave(ops.linear(x, self.weight))
+        y = leave_region(ops.linear(x, self.weight))
         return y if self.bias is None else in_float32_on_cpu(paddle.add, y, self.bias)
+
+
+def enter_region(x_BSH: Tensor) -> Tensor:
+    """Hidden states as the input of column-parallel layers: all positions, on every rank."""
+    here = topology.current()
+    if here.degrees.tensor == 1:
+        return x_BSH
+    return (_gather if here.sequence_parallel else _copy)(x_BSH)
+
+
+def leave_region(x_BSH: Tensor) -> Tensor:
+    """The sum of the ranks' shares: all positions, or this rank's part of them."""
+    here = topology.current()
+    if here.degrees.tensor == 1:
+        return x_BSH
+    return (_sum_and_scatter if here.sequence_parallel else _sum)(x_BSH)
+
+
+# Groups exchange parts along the first axis, so positions go there and back.
+def _gather_positions(x_BSH: Tensor) -> Tensor:
+    B, S, H = x_BSH.shape
+    group = topology.current().tensor_group
+    gathered = collectives.all_gather(x_BSH.contiguous(), group)
+    whole_TBSH = gathered.reshape([group.nranks, B, S, H])
+    return _swap(whole_TBSH).reshape([B, group.nranks * S, H])
+
+
+def _swap(x: Tensor) -> Tensor:
+    """The first two axes exchanged. Paddle's einsum does it with a fast kernel."""
+    return in_float32_on_cpu(lambda x: paddle.einsum("abch->bach", x), x)
+
+
+def _sum_and_scatter_positions(x_BSH: Tensor) -> Tensor:
+    B, S, H = x_BSH.shape
+    group = topology.current().tensor_group
+    parts_BTSH = x_BSH.reshape([B, group.nranks, S // group.nranks, H])
+    whole = _swap(parts_BTSH).reshape([-1, H])
+    part = paddle.empty([B * S // group.nranks, H], x_BSH.dtype)
+    collectives.reduce_scatter(part, whole, group)
+    return part.reshape([B, S // group.nranks, H])
+
+
+def _summed(x: Tensor) -> Tensor:
+    return collectives.all_reduce(x.clone(), topology.current().tensor_group)
+
+
+_copy, _sum = collectives.dual(Tensor.clone, _summed), collectives.dual(_summed, lambda x: x)
+_gather = collectives.dual(_gather_positions, _sum_and_scatter_positions)
+_sum_and_scatter = collectives.dual(_sum_and_scatter_positions, _gather_positions)

@@ -7,14 +7,17 @@ its tensors may not be touched before it was waited for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle.autograd import PyLayer
 
 Group = Any
 """paddle.distributed's group, or None for a process that is alone."""
+_Map = Callable[[paddle.Tensor], paddle.Tensor]
 
 
 class Task(Protocol):
@@ -167,3 +170,19 @@ def all_gather_text(text: str, group: Group) -> list[str]:
 def gather_texts(text: str) -> list[str]:
     """The text of every process of the job, in the order of the ranks."""
     return all_gather_text(text, dist.get_group() if dist.is_initialized() else None)
+
+
+class _Dual(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, forward: _Map, backward: _Map) -> paddle.Tensor:
+        ctx.backward = backward
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
+        return ctx.backward(gradient)
+
+
+def dual(forward: _Map, backward: _Map) -> _Map:
+    """A linear map of a tensor by collectives, differentiable: `backward` maps its gradient."""
+    return lambda x: _Dual.apply(x, forward, backward)

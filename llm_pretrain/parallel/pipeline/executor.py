@@ -10,17 +10,17 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.parallel import collectives
-from llm_pretrain.parallel.micro_batch import MicroBatch
-from llm_pretrain.parallel.schedules import (
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.collectives import Group, Task
+from llm_pretrain.parallel.comm.topology import MessageKind, Topology
+from llm_pretrain.parallel.layers.micro_batch import MicroBatch, Sequences
+from llm_pretrain.parallel.pipeline.schedules import (
     Instruction,
     Pass,
     Place,
     evaluation_schedule,
     training_schedule,
 )
-from llm_pretrain.parallel.stage_messages import StageMessages
-from llm_pretrain.parallel.topology import MessageKind, Topology
 
 
 class Pipeline:
@@ -141,3 +141,45 @@ def _without_values(output: Tensor) -> Tensor:
     end = output.clone()
     end._clear_data()
     return end
+
+
+class StageMessages:
+    """This rank's messages; those of one kind between two ranks arrive in the order of sending.
+
+    Args:
+        hidden_size, dtype: of the hidden states [B, S, H].
+    """
+
+    def __init__(self, topology: Topology, *, hidden_size: int, dtype: str) -> None:
+        self.topology = topology
+        self.hidden_size = hidden_size
+        self.dtype = dtype
+        self.leaving: list[tuple[Task, Tensor]] = []
+
+    def send(self, kind: MessageKind, tensor: Tensor) -> None:
+        """Begin to send; `tensor` may not be changed any more."""
+        own = self.topology.pipeline_rank
+        other, group = self._way(kind, own, _STEP[kind])
+        self.leaving = [(task, held) for task, held in self.leaving if not task.is_completed()]
+        self.leaving.append((collectives.start_send(tensor, other, group), tensor))
+
+    def receive(self, kind: MessageKind, sequences: Sequences) -> Tensor:
+        """What the rank before (of gradients: the rank after) has sent, once it is there."""
+        other, group = self._way(kind, self.topology.pipeline_rank, -_STEP[kind])
+        shape = [len(sequences.sample_ids), len(sequences.hidden_positions), self.hidden_size]
+        return collectives.receive(paddle.empty(shape, self.dtype), other, group)
+
+    def finish(self) -> None:
+        """Wait until everything has left."""
+        for task, _ in self.leaving:
+            task.wait()
+        self.leaving.clear()
+
+    def _way(self, kind: MessageKind, rank: int, step: int) -> tuple[int, Group]:
+        """The global rank that is `step` further round, and the group for messages with it."""
+        ranks = self.topology.pipeline_group.ranks
+        is_wrapped = not 0 <= rank + step < len(ranks)
+        return ranks[(rank + step) % len(ranks)], self.topology.message_groups[kind, is_wrapped]
+
+
+_STEP: dict[MessageKind, int] = {"input": +1, "gradient": -1}

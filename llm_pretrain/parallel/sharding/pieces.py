@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from llm_pretrain.parallel import topology
+from llm_pretrain.parallel.comm import topology
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ def initialize(model: nn.Layer, seed: int) -> None:
 
 def local_block(piece: Piece) -> tuple[slice, ...]:
     """The part of the whole tensor that this rank holds."""
-    layout = topology.current()
-    return piece.block(layout.tensor_rank, layout.degrees.tensor)
+    here = topology.current()
+    return piece.block(here.tensor_rank, here.degrees.tensor)
 
 
 def local_region(piece: Piece) -> tuple[slice, ...]:
     """Where that part stands in the parameter."""
-    layout = topology.current()
-    return piece.region(layout.tensor_rank, layout.degrees.tensor)
+    here = topology.current()
+    return piece.region(here.tensor_rank, here.degrees.tensor)
 
 
 def fill(model: nn.Layer, local_part: Callable[[Piece], np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import paddle.distributed as dist
 
-from llm_pretrain.parallel import heartbeat
+from llm_pretrain.parallel.comm import heartbeat
 
 _KEY = "heartbeat"
 _watch: subprocess.Popen[str] | None = None

@@ -12,11 +12,10 @@ from paddle import Tensor, nn
 from llm_pretrain import ops
 from llm_pretrain.config import TrainingArguments
 from llm_pretrain.ops.native import packed_weights
-from llm_pretrain.parallel.buckets import Bucket, Sharding, build_buckets
-from llm_pretrain.parallel.gathering import gather_around_units
-from llm_pretrain.parallel.gradient_norm import global_norm
-from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.training.precision import LossScale
+from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.sharding.buckets import Bucket, Sharding, build_buckets
+from llm_pretrain.parallel.sharding.gathering import gather_around_units
 
 MOMENTS = ("moment1", "moment2")
 """Names of AdamW's state, as in Paddle."""
@@ -62,7 +61,7 @@ class ShardedAdamW:
         self.epsilon = training.adam_epsilon
         self.weight_decay = training.weight_decay
         self.moments = [
-            {name: paddle.zeros([bucket.layout.shard_size], "float32") for name in MOMENTS}
+            {name: paddle.zeros([bucket.buffer.shard_size], "float32") for name in MOMENTS}
             for bucket in self.buckets
         ]
         self.steps = 0
@@ -116,7 +115,7 @@ class ShardedAdamW:
                 beta2_power=self.betas[1] ** self.steps,
             )
             ops.adamw_(bucket.master, moments["moment1"], moments["moment2"], shard, rates)
-            bucket.weights.spread()
+            bucket.weights.all_gather()
 
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:
         """Each bucket with its shard's "master" and moments."""
@@ -130,7 +129,7 @@ class ShardedAdamW:
         for bucket, moments, tensors in zip(self.buckets, self.moments, states, strict=True):
             bucket.weights.release()
             bucket.master.copy_(tensors["master"], True)
-            bucket.weights.spread()
+            bucket.weights.all_gather()
             for name in MOMENTS:
                 moments[name].copy_(tensors[name], True)
 
@@ -158,3 +157,57 @@ def sharding_of(training: TrainingArguments, topology: Topology, weight_dtype: s
         overlaps_gathering=not gathering.isdisjoint(options),
         releases_gradients="enable_release_grads" in options,
     )
+
+
+@paddle.no_grad()
+def global_norm(buckets: list[Bucket], shards: list[Tensor], topology: Topology) -> Tensor:
+    """Euclidean norm, float32 [1], of all gradients of the model, each counted once."""
+    total = paddle.zeros([1], "float32")
+    for bucket, shard in zip(buckets, shards, strict=True):
+        if bucket.counts_in_norm():
+            total += ops.sum_of_squares(shard)
+    for group in (topology.sharding_group, topology.tensor_group, topology.pipeline_group):
+        collectives.all_reduce(total, group)
+    return total.sqrt()
+
+
+GROWTH_INTERVAL = 2000
+"""Steps without overflow after which the scale doubles (Paddle's GradScaler)."""
+
+
+class LossScale:
+    """Halved when a gradient overflows, doubled after `GROWTH_INTERVAL` steps without overflow.
+
+    Args:
+        initial: the first scale; 1.0 with `is_dynamic` false leaves losses alone.
+        is_dynamic: whether the scale moves: float16 alone needs it.
+    """
+
+    def __init__(self, initial: float, *, is_dynamic: bool) -> None:
+        self.value = float(initial)
+        self.is_dynamic = is_dynamic
+        self.steps_without_overflow = 0
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether an overflow may be the scale's fault."""
+        return self.is_dynamic and self.value > 1.0
+
+    def update(self, *, overflowed: bool) -> None:
+        if not self.is_dynamic:
+            return
+        if overflowed:
+            self.value = max(self.value / 2.0, 1.0)
+            self.steps_without_overflow = 0
+            return
+        self.steps_without_overflow += 1
+        if self.steps_without_overflow == GROWTH_INTERVAL:
+            self.value *= 2.0
+            self.steps_without_overflow = 0
+
+    def state(self) -> dict[str, float]:
+        return {"value": self.value, "steps_without_overflow": self.steps_without_overflow}
+
+    def restore(self, state: dict[str, float]) -> None:
+        self.value = float(state["value"])
+        self.steps_without_overflow = int(state["steps_without_overflow"])

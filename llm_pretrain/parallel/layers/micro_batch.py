@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from llm_pretrain.ops import random_bits
-from llm_pretrain.parallel import topology
+from llm_pretrain.parallel.comm import topology
 
 Chunks = tuple[tuple[int, int], ...]
 """Ranges [begin, end) of positions in a sample, in order."""
@@ -53,10 +53,10 @@ class Sequences:
     @property
     def hidden_positions(self) -> NDArray[np.int64]:
         """Positions of the hidden states between linear layers."""
-        layout = topology.current()
-        if not layout.sequence_parallel:
+        here = topology.current()
+        if not here.sequence_parallel:
             return self.positions
-        return np.split(self.positions, layout.degrees.tensor)[layout.tensor_rank]
+        return np.split(self.positions, here.degrees.tensor)[here.tensor_rank]
 
     def random_rows(self, place: str, positions: NDArray[np.int64]) -> Tensor:
         """Int64 [B, len(positions)], for `ops.dropout`: what is random there, in every layout."""

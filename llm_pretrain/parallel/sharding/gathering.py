@@ -13,9 +13,9 @@ from typing import Any
 
 from paddle import Tensor, nn
 
-from llm_pretrain.parallel.buckets import Bucket, runs_of_units
-from llm_pretrain.parallel.flat_weights import ShardedWeights, WholeWeights
-from llm_pretrain.parallel.pieces import Piece, named_pieces
+from llm_pretrain.parallel.sharding.buckets import Bucket, runs_of_units
+from llm_pretrain.parallel.sharding.flat_buffers import ShardedWeights, WholeWeights
+from llm_pretrain.parallel.sharding.pieces import Piece, named_pieces
 
 Weights = WholeWeights | ShardedWeights
 
@@ -85,5 +85,5 @@ def _weights_by_parameter(buckets: Sequence[Bucket]) -> dict[int, Weights]:
     return {
         id(placement.parameter): bucket.weights
         for bucket in buckets
-        for placement in bucket.layout.placements
+        for placement in bucket.buffer.placements
     }

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_pretrain.parallel.gloo_groups import free_port
+from llm_pretrain.parallel.comm.gloo_groups import free_port
 
 PATIENCE_SECONDS = 20.0
 """How long ranks of one machine that no launcher started wait for one another at most."""

@@ -1,0 +1,1 @@
+"""Processes and what passes between them: their groups, the collectives, the watch over ranks."""

@@ -1,0 +1,1 @@
+"""The layers of a model whose heads, vocabulary or positions ranks share."""

@@ -1,0 +1,1 @@
+"""Parameters, gradients and optimizer states over the ranks that share them."""

@@ -23,7 +23,7 @@ from llm_pretrain.parallel import collectives
 from llm_pretrain.parallel.buckets import Bucket
 from llm_pretrain.parallel.gathering import gathered_pieces
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.preprocess.tokenizer_files import copy_along
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along
 
 
 def is_first_of_node() -> bool:

@@ -19,15 +19,14 @@ from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.split import parse_split
 from llm_pretrain.faults import describe, naming
 from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments, typed_tokenizer
-from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
-from llm_pretrain.preprocess.duplicates import SeenHashes
+from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_chunks, encode_chunks
-from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.formats import FormatOptions
 from llm_pretrain.preprocess.inputs import Source, find_sources
 from llm_pretrain.preprocess.progress import Progress
-from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
+from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import tokenizer_files
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
 
 DUPLICATE = "left out, there already"

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
-from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.formats import FORMATS, FormatOptions, decode_record
 from llm_pretrain.preprocess.inputs import Source
+from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 
 _CHUNK_RECORDS = 1024

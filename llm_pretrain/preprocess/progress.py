@@ -11,8 +11,8 @@ from typing import TextIO
 import numpy as np
 
 from llm_pretrain.preprocess.encode import Encoded
-from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.inputs import Source
+from llm_pretrain.preprocess.streams import PreprocessError
 
 # Unreadable records named one by one; the rest are only counted.
 _PROBLEMS_SHOWN = 10

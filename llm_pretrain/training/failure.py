@@ -22,7 +22,7 @@ from llm_pretrain.data import DataError
 from llm_pretrain.faults import describe, is_fault
 from llm_pretrain.parallel import topology
 from llm_pretrain.parallel.lost_peer import missing_peers
-from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.operators import OperatorError
 from llm_pretrain.training.optimizer import NonFiniteGradientError
 

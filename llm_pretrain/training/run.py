@@ -44,7 +44,7 @@ from llm_pretrain.parallel.lost_peer import watched_peers
 from llm_pretrain.parallel.meeting import MeetingError
 from llm_pretrain.parallel.pipeline import Pipeline
 from llm_pretrain.parallel.topology import Topology
-from llm_pretrain.preprocess.tokenizer_files import files_that_go_along
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import files_that_go_along
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import Start, examine_folders

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_pretrain.preprocess import formats
 from llm_pretrain.preprocess.formats import FORMATS, FormatOptions, decode_record
 from llm_pretrain.preprocess.inputs import find_sources
-from llm_pretrain.preprocess.json_array import array_elements
+from llm_pretrain.preprocess.streams import array_elements
 
 
 def texts(path: Path, **options: str) -> list[tuple[int, str]]:

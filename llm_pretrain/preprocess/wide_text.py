@@ -2,7 +2,7 @@
 
 Their words are whole clauses, which never come again, so that a table of words is of no use. But
 they can be cut between most characters (see `wide_borders`), and what is between two cuts is a few
-characters, whose merges are done here, all pieces of many texts at once.
+characters, whose merges are done here, all such parts of many texts at once.
 
 That is exact although byte-level BPE begins at bytes. Where no token has a part of a character
 beside another one, every merge is either within a character or of whole ones. If no merge comes
@@ -24,7 +24,7 @@ from llm_pretrain.preprocess.wide_borders import BASIC, MIXED, NEVER, Borders, M
 from llm_pretrain.preprocess.word_split import bytes_of
 from llm_pretrain.preprocess.words import Ragged, WordTable
 
-# A longer piece, such as a row of dashes, is left to the library: merges here are one at a time.
+# A longer part, such as a line of dashes, is left to the library: merges here are one at a time.
 _MOST_CHARACTERS = 16
 _CHARACTER = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}")
 _WIDE = re.compile(rb"([\xe0-\xef][\x80-\xbf]{2})+")
@@ -143,7 +143,7 @@ class WideText:
     def _merge(
         self, ids: NDArray[np.int64], lengths: NDArray[np.int64], plain: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Merge the characters of all plain pieces in `ids`; where tokens remain, and how many.
+        """Merge the characters of all plain parts in `ids`; where tokens remain, and how many.
 
         BPE as it is defined: again and again the pair of the lowest rank, the first of equals.
         """
@@ -152,27 +152,27 @@ class WideText:
         of_several = plain & (lengths > 1)
         at = np.flatnonzero(np.repeat(of_several, lengths))
         numbers = np.flatnonzero(of_several)
-        piece = np.repeat(numbers, lengths[numbers])
+        part = np.repeat(numbers, lengths[numbers])
         tokens = ids[at]
         while True:
-            left = np.flatnonzero(piece[:-1] == piece[1:])
+            left = np.flatnonzero(part[:-1] == part[1:])
             found, ranks, merged = self._pairs.find(tokens[left], tokens[left + 1])
             if not len(found):
                 return kept, sizes
             left = left[found]
-            firsts = np.flatnonzero(np.diff(piece[left], prepend=-1))
+            firsts = np.flatnonzero(np.diff(part[left], prepend=-1))
             lowest = np.minimum.reduceat(ranks, firsts)
             chosen = np.flatnonzero(ranks == np.repeat(lowest, np.diff(firsts, append=len(left))))
-            chosen = chosen[np.diff(piece[left[chosen]], prepend=-1) != 0]
+            chosen = chosen[np.diff(part[left[chosen]], prepend=-1) != 0]
             left = left[chosen]
             tokens[left] = ids[at[left]] = merged[chosen]
             kept[at[left + 1]] = False
-            sizes[piece[left]] -= 1
+            sizes[part[left]] -= 1
             goes_on = np.zeros(len(lengths), np.bool_)
-            goes_on[piece[left]] = True
-            stays = goes_on[piece]
+            goes_on[part[left]] = True
+            stays = goes_on[part]
             stays[left + 1] = False
-            at, piece, tokens = at[stays], piece[stays], tokens[stays]
+            at, part, tokens = at[stays], part[stays], tokens[stays]
 
 
 def wide_text(parts: dict[str, Any], table: WordTable) -> WideText | None:

@@ -23,7 +23,7 @@ RARE = [chr(code) for code in range(0x800, 0x10000, 397) if not 0xD800 <= code <
 
 
 def texts(seed: int, count: int) -> Iterator[str]:
-    """Rows of common characters, some of them more often than others, with odd ones between."""
+    """Texts of common characters, some of them more often than others, with odd ones between."""
     random = np.random.default_rng(seed)
     phrases = ["".join(random.choice(COMMON, random.integers(1, 5))) for _ in range(60)]
     chances = [0.7, 0.2, 0.07, 0.03]
@@ -105,9 +105,9 @@ def test_tokens_are_the_library_s(tmp_path: Path, saved: Tokenizer, by_character
     some = [*texts(2, 1500), "", "我", " ", "我们 of the 公平", "一" * 100, "\ufffd"]
     expected = [encoded.ids for encoded in saved.encode_batch(some, add_special_tokens=False)]
     ragged = tokenizer.encode_batch(some)
-    rows = np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
-    for text, row, ids in zip(some, rows, expected, strict=True):
-        assert row.tolist() == ids, text
+    found = np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
+    for text, own, ids in zip(some, found, expected, strict=True):
+        assert own.tolist() == ids, text
     assert (tokenizer._wide is not None) == by_characters
 
 

@@ -96,10 +96,10 @@ class SentencePieceTokenizer:
     def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         apart = {number for number, text in enumerate(texts) if self._added.search(text)}
         others = ["" if number in apart else text for number, text in enumerate(texts)]
-        rows = self._processor.encode(others, out_type=int, num_threads=1)
+        ids = self._processor.encode(others, out_type=int, num_threads=1)
         for number in apart:
-            rows[number] = self.encode(texts[number])
-        return rows
+            ids[number] = self.encode(texts[number])
+        return ids
 
     def _encode_words(self, words: list[str]) -> Ragged:
         # The processor puts the first "▁" before each word itself.
@@ -145,7 +145,7 @@ class ChatGLMTokenizer:
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         marked = [_mark_white_space(text) for text in texts]
         pieces = self._processor.encode(marked, out_type=int, num_threads=1)
-        return [[self._first + piece for piece in row] for row in pieces]
+        return [[self._first + piece for piece in one] for one in pieces]
 
 
 def _mark_white_space(text: str) -> str:

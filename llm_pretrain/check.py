@@ -41,7 +41,7 @@ from llm_pretrain.data import (
     lone_validation,
     open_sources,
 )
-from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.terminal import wrap
 from llm_pretrain.training.folders import (
     Start,

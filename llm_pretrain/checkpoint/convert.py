@@ -17,7 +17,7 @@ from llm_pretrain.config.errors import ConfigError
 from llm_pretrain.config.paths import path_argument
 from llm_pretrain.faults import describe, naming
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.preprocess.tokenizer_files import copy_along, files_that_go_along
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along, files_that_go_along
 from llm_pretrain.terminal import HelpFormatter
 
 # A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.

@@ -23,7 +23,7 @@ from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket
 from llm_pretrain.parallel.sharding.gathering import gathered_pieces
-from llm_pretrain.preprocess.tokenizer_files import copy_along
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along
 
 
 def is_first_of_node() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from llm_pretrain.demo.command import run
 from llm_pretrain.demo.corpus import documents, write_corpus
 from llm_pretrain.machine import SIGNAL_STATUS
-from llm_pretrain.preprocess.train_tokenizer import train_bpe
+from llm_pretrain.preprocess import train_bpe
 
 CONFIG = Path("configs/llama/demo.json")
 FOLDER = Path("output/demo")

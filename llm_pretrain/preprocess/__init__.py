@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from llm_pretrain.preprocess.command import main
-from llm_pretrain.preprocess.errors import PreprocessError
-from llm_pretrain.preprocess.tokenizer_files import find_tokenizer
+from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
-from llm_pretrain.preprocess.train_tokenizer import train_bpe
+from llm_pretrain.preprocess.tokenizers.byte_level import train_bpe
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import find_tokenizer
 
 __all__ = [
     "PreprocessError",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_pretrain.config.paths import path_argument, path_word
-from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 from llm_pretrain.terminal import HelpFormatter
 

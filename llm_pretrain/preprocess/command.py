@@ -19,15 +19,14 @@ from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.split import parse_split
 from llm_pretrain.faults import describe, naming
 from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments, typed_tokenizer
-from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
-from llm_pretrain.preprocess.duplicates import SeenHashes
-from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_chunks, encode_chunks
-from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
+from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.formats import FormatOptions
 from llm_pretrain.preprocess.inputs import Source, find_sources
 from llm_pretrain.preprocess.progress import Progress
-from llm_pretrain.preprocess.tokenizer_files import tokenizer_files
+from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import tokenizer_files
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
 
 DUPLICATE = "left out, there already"
@@ -84,8 +83,8 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
             interval=arguments.log_interval,
             max_documents=arguments.max_doc_num,
         )
-        chunks = cut_chunks(sources, unfinished.finished, options.format)
-        with closing(encode_chunks(chunks, options, arguments.workers)) as encoded:
+        blocks = cut_blocks(sources, unfinished.finished, options.format)
+        with closing(encode_blocks(blocks, options, arguments.workers)) as encoded:
             _write(encoded, arguments, unfinished, progress)
         if progress.counts["documents"] == progress.counts["held out"]:
             unfinished.remove()
@@ -131,29 +130,29 @@ def _write(
     most = arguments.max_doc_num
     if most is not None and progress.counts["documents"] >= most:
         return
-    for chunk in encoded:
-        kept = np.ones(len(chunk.sizes), np.bool_) if seen is None else seen.add(chunk.hashes)
+    for block in encoded:
+        kept = np.ones(len(block.sizes), np.bool_) if seen is None else seen.add(block.hashes)
         progress.counts[DUPLICATE] += int((~kept).sum())
         full = False
         if most is not None:
             room = most - progress.counts["documents"]
             full = int(kept.sum()) >= room
             kept &= np.cumsum(kept) <= room
-        for problem in chunk.problems:
+        for problem in block.problems:
             # What lies behind the last document wanted doesn't matter.
             if not full or bool(kept[problem.document :].any()):
                 progress.problem(problem.where, fail=arguments.on_error == "fail")
-        sizes = chunk.sizes[kept]
-        hashes = chunk.hashes[kept]
+        sizes = block.sizes[kept]
+        hashes = block.hashes[kept]
         held_out = _held_out(hashes, arguments.held_out_share)
-        unfinished.add(chunk.tokens[np.repeat(kept, chunk.sizes)], sizes, held_out)
+        unfinished.add(block.tokens[np.repeat(kept, block.sizes)], sizes, held_out)
         if seen is not None:
             unfinished.add_hashes(hashes)
         in_main = int(sizes[~held_out].sum())
-        progress.add(chunk, len(sizes), in_main, int(held_out.sum()))
+        progress.add(block, len(sizes), in_main, int(held_out.sum()))
         if full:
             return
-        if chunk.last:
+        if block.last:
             unfinished.end_input(progress.counts)
 
 

@@ -1,7 +1,7 @@
 """Records to token ids, in one process or several, in the order of the input.
 
-The records are cut into chunks whose borders depend on the input alone, and the chunks' results
-are taken in order; so the output is the same whatever the number of workers. Only a few chunks
+The records are cut into blocks whose borders depend on the input alone, and the blocks' results
+are taken in order; so the output is the same whatever the number of workers. Only a few blocks
 are in memory at a time.
 """
 
@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
-from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.formats import FORMATS, FormatOptions, decode_record
 from llm_pretrain.preprocess.inputs import Source
+from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 
-_CHUNK_RECORDS = 1024
-_CHUNK_BYTES = 1 << 20
-_CHUNKS_PER_WORKER = 3
+_BLOCK_RECORDS = 1024
+_BLOCK_BYTES = 1 << 20
+_BLOCKS_PER_WORKER = 3
 NO_TOKEN = "without a token"
 
 
@@ -47,7 +47,7 @@ class EncodeOptions:
 
 
 @dataclass
-class Chunk:
+class Block:
     """Records of one source, one after another."""
 
     source: int
@@ -68,7 +68,7 @@ class Problem:
     """A record that has no text."""
 
     document: int
-    """Documents of the chunk that precede it."""
+    """Documents of the block that precede it."""
     where: str
     """File, line and what is wrong."""
 
@@ -79,7 +79,7 @@ class Encoded:
     position: int
     last: bool
     tokens: NDArray[np.integer]
-    """Ids of all documents of a chunk, one after another."""
+    """Ids of all documents of a block, one after another."""
     sizes: NDArray[np.int64]
     """Ids in each document, none of them 0: texts without a token are left out."""
     hashes: NDArray[np.uint64]
@@ -90,40 +90,40 @@ class Encoded:
     text_bytes: int
 
 
-def cut_chunks(sources: Sequence[Source], first: int, options: FormatOptions) -> Iterator[Chunk]:
-    """All records of the sources from number `first` on; each source ends with a `last` chunk."""
+def cut_blocks(sources: Sequence[Source], first: int, options: FormatOptions) -> Iterator[Block]:
+    """All records of the sources from number `first` on; each source ends with a `last` block."""
     for index in range(first, len(sources)):
         source = sources[index]
-        new = partial(Chunk, index, source.name, source.format)
-        chunk = new()
+        new = partial(Block, index, source.name, source.format)
+        block = new()
         size = 0
         try:
             with source.open() as file:
                 cut = FORMATS[source.format].cut
                 for number, raw in cut(file, source.compression, options):
-                    chunk.numbers.append(number)
-                    chunk.raws.append(raw)
+                    block.numbers.append(number)
+                    block.raws.append(raw)
                     size += len(raw or b"")
-                    if len(chunk.raws) == _CHUNK_RECORDS or size >= _CHUNK_BYTES:
-                        chunk.position = file.tell()
-                        yield chunk
-                        chunk = new()
+                    if len(block.raws) == _BLOCK_RECORDS or size >= _BLOCK_BYTES:
+                        block.position = file.tell()
+                        yield block
+                        block = new()
                         size = 0
         except PreprocessError:
             raise
         except (OSError, EOFError, ValueError) as error:
-            chunk.failure = str(error)
-        chunk.position = source.size
-        chunk.last = True
-        yield chunk
+            block.failure = str(error)
+        block.position = source.size
+        block.last = True
+        yield block
 
 
-def encode_chunks(
-    chunks: Iterator[Chunk], options: EncodeOptions, workers: int
+def encode_blocks(
+    blocks: Iterator[Block], options: EncodeOptions, workers: int
 ) -> Generator[Encoded, None, None]:
-    """The chunks' results, in order. Raises PreprocessError if a worker dies."""
+    """The blocks' results, in order. Raises PreprocessError if a worker dies."""
     if workers == 1:
-        yield from map(chunk_encoder(options), chunks)
+        yield from map(block_encoder(options), blocks)
         return
     # Spawned, not forked: the tokenizer's own threads don't survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -131,8 +131,8 @@ def encode_chunks(
     pending: deque[Future[Encoded]] = deque()
     try:
         while True:
-            room = workers * _CHUNKS_PER_WORKER - len(pending)
-            pending.extend(pool.submit(_encode_in_worker, chunk) for chunk in islice(chunks, room))
+            room = workers * _BLOCKS_PER_WORKER - len(pending)
+            pending.extend(pool.submit(_encode_in_worker, block) for block in islice(blocks, room))
             if not pending:
                 return
             yield pending.popleft().result()
@@ -144,46 +144,46 @@ def encode_chunks(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def chunk_encoder(options: EncodeOptions) -> Callable[[Chunk], Encoded]:
-    """A function that encodes one chunk in this process."""
+def block_encoder(options: EncodeOptions) -> Callable[[Block], Encoded]:
+    """A function that encodes one block in this process."""
     # A worker is one core's; several share the cores among themselves.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = load_tokenizer(options.tokenizer)
     cleaner = Cleaner(options.cleaning)
 
-    def encode(chunk: Chunk) -> Encoded:
+    def encode(block: Block) -> Encoded:
         texts: list[str] = []
         hashes: list[bytes] = []
         bad: list[tuple[int, str]] = []
         left_out: Counter[str] = Counter()
-        for number, raw in zip(chunk.numbers, chunk.raws, strict=True):
-            kind = FORMATS[chunk.format]
+        for number, raw in zip(block.numbers, block.raws, strict=True):
+            kind = FORMATS[block.format]
             try:
                 cleaned = cleaner.clean(decode_record(raw, kind, options.format))
             except ValueError as error:
                 place = f":{number}" if kind.unit == "line" else f", {kind.unit} {number}"
-                bad.append((len(texts), f"{chunk.name}{place}: {error}"))
+                bad.append((len(texts), f"{block.name}{place}: {error}"))
                 continue
             if isinstance(cleaned, str):
                 left_out[cleaned] += 1
             else:
                 texts.append(cleaned[0])
                 hashes.append(cleaned[1])
-        if chunk.failure:
-            bad.append((len(texts), f"the rest of {chunk.name}: {chunk.failure}"))
+        if block.failure:
+            bad.append((len(texts), f"the rest of {block.name}: {block.failure}"))
         tokens, sizes = _encode_texts(tokenizer, texts, options.append_eos)
         kept = sizes > 0
         left_out[NO_TOKEN] += len(texts) - int(kept.sum())
         return Encoded(
-            source=chunk.source,
-            position=chunk.position,
-            last=chunk.last,
+            source=block.source,
+            position=block.position,
+            last=block.last,
             tokens=tokens.astype(options.dtype),
             sizes=sizes[kept],
             hashes=np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[kept],
             problems=tuple(Problem(int(kept[:at].sum()), where) for at, where in bad),
             left_out=left_out,
-            text_bytes=sum(len(raw or b"") for raw in chunk.raws),
+            text_bytes=sum(len(raw or b"") for raw in block.raws),
         )
 
     return encode
@@ -202,15 +202,15 @@ def _encode_texts(
     return tokens, ids.sizes + kept
 
 
-_encode_chunk: Callable[[Chunk], Encoded] | None = None
+_encode_block: Callable[[Block], Encoded] | None = None
 
 
 def _start_worker(options: EncodeOptions) -> None:
-    global _encode_chunk
+    global _encode_block
     # An interrupt from the keyboard reaches all processes; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _encode_chunk = chunk_encoder(options)
+    _encode_block = block_encoder(options)
 
 
 def _end_with_parent() -> None:
@@ -220,6 +220,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _encode_in_worker(chunk: Chunk) -> Encoded:
-    assert _encode_chunk is not None
-    return _encode_chunk(chunk)
+def _encode_in_worker(block: Block) -> Encoded:
+    assert _encode_block is not None
+    return _encode_block(block)

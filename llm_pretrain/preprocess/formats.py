@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
-from llm_pretrain.preprocess.json_array import array_elements
-from llm_pretrain.preprocess.parquet import parquet_texts
-from llm_pretrain.preprocess.streams import read_blocks
+from llm_pretrain.preprocess.streams import PreprocessError, array_elements, read_blocks
 
 MAX_RECORD_BYTES = 1 << 26
 """Longer records are not read, since they would fill the memory of every worker."""
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,33 @@ def _decode_text(raw: bytes, options: FormatOptions) -> str:
 
 
 def _cut_table(file: IO[bytes], compression: str, options: FormatOptions) -> Iterator[Record]:
-    yield from itertools.starmap(Record, enumerate(parquet_texts(file, options.json_key), 1))
+    yield from itertools.starmap(Record, enumerate(_parquet_texts(file, options.json_key), 1))
+
+
+def _parquet_texts(file: IO[bytes], column: str) -> Iterator[bytes | None]:
+    """One column of texts in UTF-8, None where there is none; a row group is in memory at a time.
+
+    Raises OSError or ValueError where the file is damaged or has no such column of texts.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise PreprocessError(
+            "Files that end in .parquet need the package pyarrow: "
+            "pip install 'llm_pretrain[preprocess]'."
+        ) from error
+    table = parquet.ParquetFile(file)
+    names = table.schema_arrow.names
+    if column not in names:
+        raise ValueError(f"there is no column {column!r} (--json_key); its columns: {names}")
+    for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[column]):
+        texts = batch.column(0)
+        if pyarrow.types.is_dictionary(texts.type):
+            texts = texts.dictionary_decode()
+        if not (pyarrow.types.is_string(texts.type) or pyarrow.types.is_large_string(texts.type)):
+            raise ValueError(f"the column {column!r} is not of strings but of {texts.type}")
+        yield from texts.cast(pyarrow.large_binary()).to_pylist()
 
 
 def _decode_cell(raw: bytes, options: FormatOptions) -> str:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.formats import FORMATS
-from llm_pretrain.preprocess.streams import COMPRESSIONS
+from llm_pretrain.preprocess.streams import COMPRESSIONS, PreprocessError
 
 _ARCHIVE = ".tar"
 _KNOWN = (

@@ -11,8 +11,8 @@ from typing import TextIO
 import numpy as np
 
 from llm_pretrain.preprocess.encode import Encoded
-from llm_pretrain.preprocess.errors import PreprocessError
 from llm_pretrain.preprocess.inputs import Source
+from llm_pretrain.preprocess.streams import PreprocessError
 
 # Unreadable records named one by one; the rest are only counted.
 _PROBLEMS_SHOWN = 10
@@ -44,14 +44,14 @@ class Progress:
         self._at_begin = counts.copy()
         self._share_at_begin = self._share(int(self._starts[finished]))
 
-    def add(self, chunk: Encoded, documents: int, tokens: int, held_out: int) -> None:
+    def add(self, block: Encoded, documents: int, tokens: int, held_out: int) -> None:
         added = {"documents": documents, "tokens": tokens, "held out": held_out}
-        self.counts.update(added | {"bytes": chunk.text_bytes})
-        self.counts.update({f"left out, {why}": n for why, n in chunk.left_out.items()})
+        self.counts.update(added | {"bytes": block.text_bytes})
+        self.counts.update({f"left out, {why}": n for why, n in block.left_out.items()})
         if self.counts["documents"] < self._next:
             return
         self._next = (self.counts["documents"] // self._interval + 1) * self._interval
-        read = int(self._starts[chunk.source]) + min(chunk.position, self._sizes[chunk.source])
+        read = int(self._starts[block.source]) + min(block.position, self._sizes[block.source])
         share = self._share(read)
         done = (share - self._share_at_begin) / max(1 - self._share_at_begin, 1e-9)
         left = self._seconds() * (1 - done) / max(done, 1e-9)

@@ -1,12 +1,14 @@
-"""Compressed files as blocks of bytes. A file that ends too early is an error, not an end."""
+"""Text files as blocks of bytes, decompressed, and the elements of a JSON array in them.
+
+A file that ends too early is an error, not an end.
+"""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
-
-from llm_pretrain.preprocess.errors import PreprocessError
 
 _BLOCK_BYTES = 1 << 20
 # Compressed text grows manyfold, so that less of it is read at a time.
@@ -15,6 +17,12 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_FORMAT = 31
 # What `zstd --long=31` asks for, the most that it can.
 _ZSTANDARD_WINDOW = 1 << 31
+# A whole string, a bracket or comma, or the start of a string that goes on behind the buffer.
+_SIGN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]|"', re.DOTALL)
+
+
+class PreprocessError(ValueError):
+    """Something is wrong with the text, the tokenizer or the arguments; the message says what."""
 
 
 def read_blocks(file: IO[bytes], compression: str) -> Iterator[bytes]:
@@ -74,3 +82,45 @@ COMPRESSIONS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
     ".gz": _gzip,
     ".zst": _zstandard,
 }
+
+
+def array_elements(blocks: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The elements of a JSON array of any length as they are spelled; none of them is parsed.
+
+    Little more than one of them is in memory. Raises ValueError at an element longer than
+    `max_bytes`, and EOFError where the array has no end.
+    """
+    buffer = b""
+    start = 0
+    """Where the element begins in `buffer`."""
+    seen = 0
+    """How far `buffer` has been looked at."""
+    depth = 0
+    for block in blocks:
+        if len(buffer) - start > max_bytes:
+            raise ValueError(f"an element is longer than {max_bytes >> 20} MiB")
+        buffer = buffer[start:] + block
+        seen -= start
+        start = 0
+        for sign in _SIGN.finditer(buffer, seen):
+            token = sign.group()
+            if token == b'"':
+                seen = sign.start()
+                break
+            seen = sign.end()
+            if depth == 1 and token in (b",", b"]"):
+                if element := buffer[start : sign.start()].strip():
+                    yield element
+                start = seen
+            if token in (b"[", b"{"):
+                depth += 1
+                if depth == 1:
+                    start = seen
+            elif token in (b"]", b"}"):
+                depth -= 1
+                if depth < 0:
+                    raise ValueError("damaged: a bracket closes that never opened")
+        else:
+            seen = len(buffer)
+    if depth:
+        raise EOFError("the JSON array has no end")

@@ -2,7 +2,7 @@
 
 Their words are whole clauses, which never come again, so that a table of words is of no use. But
 they can be cut between most characters (see `wide_borders`), and what is between two cuts is a few
-characters, whose merges are done here, all pieces of many texts at once.
+characters, whose merges are done here, all such parts of many texts at once.
 
 That is exact although byte-level BPE begins at bytes. Where no token has a part of a character
 beside another one, every merge is either within a character or of whole ones. If no merge comes
@@ -20,15 +20,58 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.preprocess.byte_signs import bytes_of
-from llm_pretrain.preprocess.pair_table import PairTable
 from llm_pretrain.preprocess.wide_borders import BASIC, MIXED, NEVER, Borders, Merges
+from llm_pretrain.preprocess.word_split import bytes_of
 from llm_pretrain.preprocess.words import Ragged, WordTable
 
-# A longer piece, such as a row of dashes, is left to the library: merges here are one at a time.
+# A longer part, such as a line of dashes, is left to the library: merges here are one at a time.
 _MOST_CHARACTERS = 16
 _CHARACTER = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}")
 _WIDE = re.compile(rb"([\xe0-\xef][\x80-\xbf]{2})+")
+_ID_BITS = 32
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+# Slots to a pair: few pairs share one.
+_ROOM = 8
+_NO_PAIR = np.iinfo(np.int64).max
+
+
+class PairTable:
+    """A hash table in arrays: `merges` gives the rank and the merged token of pairs of tokens.
+
+    Pairs are in the order of their slots. A slot has where its pairs begin, so that a pair is
+    found in as many steps as there are pairs in the fullest slot.
+    """
+
+    def __init__(self, merges: Mapping[tuple[int, int], tuple[int, int]]) -> None:
+        lefts, rights = np.array(list(merges), np.int64).reshape(-1, 2).T
+        pairs = lefts << _ID_BITS | rights
+        bits = (_ROOM * max(len(pairs), 1)).bit_length()
+        self._shift = np.uint64(64 - bits)
+        slots = self._slots(pairs)
+        order = np.argsort(slots, kind="stable")
+        sizes = np.bincount(slots, minlength=1 << bits)
+        self._begins = (np.cumsum(sizes) - sizes).astype(np.int32)
+        self._steps = int(sizes.max())
+        # Behind the last slot are pairs that no two tokens are.
+        self._pairs = np.concatenate([pairs[order], np.full(self._steps + 1, _NO_PAIR)])
+        self._values = np.array(list(merges.values()), np.int64).reshape(-1, 2)[order]
+
+    def find(
+        self, left: NDArray[np.int64], right: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Which of the pairs can be merged, with what rank and into which token."""
+        pairs = left << _ID_BITS | right
+        at = self._begins[self._slots(pairs)]
+        missed = np.arange(len(pairs))
+        for _ in range(self._steps - 1):
+            missed = missed[self._pairs[at[missed]] != pairs[missed]]
+            at[missed] += 1
+        found = np.flatnonzero(self._pairs[at] == pairs)
+        ranks, tokens = self._values[at[found]].T
+        return found, ranks, tokens
+
+    def _slots(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        return (pairs.view(np.uint64) * _FACTOR >> self._shift).view(np.int64)
 
 
 class WideText:
@@ -100,7 +143,7 @@ class WideText:
     def _merge(
         self, ids: NDArray[np.int64], lengths: NDArray[np.int64], plain: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Merge the characters of all plain pieces in `ids`; where tokens remain, and how many.
+        """Merge the characters of all plain parts in `ids`; where tokens remain, and how many.
 
         BPE as it is defined: again and again the pair of the lowest rank, the first of equals.
         """
@@ -109,27 +152,27 @@ class WideText:
         of_several = plain & (lengths > 1)
         at = np.flatnonzero(np.repeat(of_several, lengths))
         numbers = np.flatnonzero(of_several)
-        piece = np.repeat(numbers, lengths[numbers])
+        part = np.repeat(numbers, lengths[numbers])
         tokens = ids[at]
         while True:
-            left = np.flatnonzero(piece[:-1] == piece[1:])
+            left = np.flatnonzero(part[:-1] == part[1:])
             found, ranks, merged = self._pairs.find(tokens[left], tokens[left + 1])
             if not len(found):
                 return kept, sizes
             left = left[found]
-            firsts = np.flatnonzero(np.diff(piece[left], prepend=-1))
+            firsts = np.flatnonzero(np.diff(part[left], prepend=-1))
             lowest = np.minimum.reduceat(ranks, firsts)
             chosen = np.flatnonzero(ranks == np.repeat(lowest, np.diff(firsts, append=len(left))))
-            chosen = chosen[np.diff(piece[left[chosen]], prepend=-1) != 0]
+            chosen = chosen[np.diff(part[left[chosen]], prepend=-1) != 0]
             left = left[chosen]
             tokens[left] = ids[at[left]] = merged[chosen]
             kept[at[left + 1]] = False
-            sizes[piece[left]] -= 1
+            sizes[part[left]] -= 1
             goes_on = np.zeros(len(lengths), np.bool_)
-            goes_on[piece[left]] = True
-            stays = goes_on[piece]
+            goes_on[part[left]] = True
+            stays = goes_on[part]
             stays[left + 1] = False
-            at, piece, tokens = at[stays], piece[stays], tokens[stays]
+            at, part, tokens = at[stays], part[stays], tokens[stays]
 
 
 def wide_text(parts: dict[str, Any], table: WordTable) -> WideText | None:

@@ -117,14 +117,14 @@ def encode_by_table(
 
     ways = {_LIBRARY: by_library, _TABLE: table.encode, _WIDE: wide or by_library}
     way = np.array([_way(text, exceptions) for text in texts], np.int64)
-    rows = [np.zeros(0, np.uint32)] * len(texts)
+    ids = [np.zeros(0, np.uint32)] * len(texts)
     for kind in np.unique(way).tolist():
         members = np.flatnonzero(way == kind)
         encoded = ways[kind]([texts[member] for member in members])
         parts = np.split(encoded.tokens, np.cumsum(encoded.sizes)[:-1])
         for member, part in zip(members, parts, strict=True):
-            rows[member] = part
-    return Ragged.join(rows, [np.fromiter(map(len, rows), np.int64, len(rows))])
+            ids[member] = part
+    return Ragged.join(ids, [np.fromiter(map(len, ids), np.int64, len(ids))])
 
 
 def _way(text: str, exceptions: re.Pattern[str]) -> int:

@@ -23,7 +23,7 @@ from llm_pretrain.faults import describe, is_fault
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
-from llm_pretrain.preprocess.errors import PreprocessError
+from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.operators import OperatorError
 
 USER_ERRORS = (ConfigError, DataError, OperatorError, PreprocessError, NonFiniteGradientError)

@@ -10,8 +10,8 @@ from llm_pretrain.checkpoint.weight_files import has_weights
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import load_model_config, read_model_config
-from llm_pretrain.preprocess.tokenizer_files import class_for_paddlenlp, find_tokenizer
 from llm_pretrain.preprocess.tokenizers import load_tokenizer
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import class_for_paddlenlp, find_tokenizer
 
 
 def tokenizer_directory(run: RunConfig) -> Path:

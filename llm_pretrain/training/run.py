@@ -44,7 +44,7 @@ from llm_pretrain.parallel.comm.lost_peer import watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.preprocess.tokenizer_files import files_that_go_along
+from llm_pretrain.preprocess.tokenizers.tokenizer_files import files_that_go_along
 from llm_pretrain.training.agreement import assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import Start, examine_folders

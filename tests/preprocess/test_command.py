@@ -82,11 +82,11 @@ def test_eos_ends_every_document(tokenizer: Path, tmp_path: Path) -> None:
 def test_output_is_the_same_with_any_number_of_workers(
     tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "_CHUNK_RECORDS", 7)
+    monkeypatch.setattr(encode, "_BLOCK_RECORDS", 7)
     write_jsonl(tmp_path / "text" / "a.jsonl", random_texts(100))
     (tmp_path / "text" / "b.txt").write_text("\n\n".join(random_texts(50, seed=1)))
-    packed = gzip.compress((tmp_path / "text" / "a.jsonl").read_bytes())
-    (tmp_path / "text" / "c.jsonl.gz").write_bytes(packed)
+    compressed = gzip.compress((tmp_path / "text" / "a.jsonl").read_bytes())
+    (tmp_path / "text" / "c.jsonl.gz").write_bytes(compressed)
     choice = ("--remove_duplicates", "--held_out_share", "0.3", "--sample_share", "0.9")
     for workers in ("1", "8"):
         more = ("--workers", workers, "--append_eos", *choice)
@@ -95,10 +95,10 @@ def test_output_is_the_same_with_any_number_of_workers(
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
 
 
-def test_few_chunks_are_in_memory() -> None:
+def test_few_blocks_are_in_memory() -> None:
     taken = 0
 
-    def chunks():
+    def blocks():
         nonlocal taken
         for number in range(1000):
             taken += 1
@@ -109,9 +109,9 @@ def test_few_chunks_are_in_memory() -> None:
 
         def __init__(self, *_: object) -> None: ...
 
-        def submit(self, _: object, chunk: int):
+        def submit(self, _: object, block: int):
             future = encode.Future()
-            future.set_result(chunk)
+            future.set_result(block)
             return future
 
         def shutdown(self, **_: object) -> None: ...
@@ -119,7 +119,7 @@ def test_few_chunks_are_in_memory() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "ProcessPoolExecutor", Pool)
         options = encode.EncodeOptions(Path(), np.dtype(np.uint16))
-        for done, _ in enumerate(encode.encode_chunks(chunks(), options, 4)):
+        for done, _ in enumerate(encode.encode_blocks(blocks(), options, 4)):
             assert taken - done <= 4 * 3
 
 
@@ -129,9 +129,9 @@ def test_death_of_a_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(encode.ProcessPoolExecutor, "submit", dies)
     options = encode.EncodeOptions(Path(), np.dtype(np.uint16))
-    chunk = encode.Chunk(0, "a.txt", ".txt")
+    block = encode.Block(0, "a.txt", ".txt")
     with pytest.raises(PreprocessError, match="A worker process died"):
-        next(encode.encode_chunks(iter([chunk]), options, 2))
+        next(encode.encode_blocks(iter([block]), options, 2))
 
 
 MALFORMED = '{"text": "alpha"}\n{"text": \n{"body": "beta"}\n{"text": "gamma"}\n'
@@ -255,7 +255,7 @@ def test_progress_is_reported(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encode, "_CHUNK_RECORDS", 100)
+    monkeypatch.setattr(encode, "_BLOCK_RECORDS", 100)
     for name in "abc":
         source = write_jsonl(tmp_path / "texts" / f"{name}.jsonl", ["alpha"] * 200).parent
     assert run(tokenizer, source, tmp_path / "x", "--log_interval", "200") == 0

@@ -81,10 +81,10 @@ def test_openwebtext2(follow: Callable[[str], None], texts: Texts) -> None:
                 json.dumps({"text": text, "meta": {"title": "t", "lang": "en", "urls": ["u"]}})
                 for text in everything[month::3]
             ]
-            packed = zstandard.ZstdCompressor().compress("\n".join(lines).encode())
+            compressed = zstandard.ZstdCompressor().compress("\n".join(lines).encode())
             member = tarfile.TarInfo(f"2005-{month + 1:02}.jsonl.zst")
-            member.size = len(packed)
-            archive.addfile(member, io.BytesIO(packed))
+            member.size = len(compressed)
+            archive.addfile(member, io.BytesIO(compressed))
     follow("OpenWebText2")
     kept, held_out = texts(Path("data/openwebtext2")), texts(Path("data/held_out/openwebtext2"))
     assert 0 < len(held_out) < 15

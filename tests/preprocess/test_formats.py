@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_pretrain.preprocess import formats
 from llm_pretrain.preprocess.formats import FORMATS, FormatOptions, decode_record
 from llm_pretrain.preprocess.inputs import find_sources
-from llm_pretrain.preprocess.json_array import array_elements
+from llm_pretrain.preprocess.streams import array_elements
 
 
 def texts(path: Path, **options: str) -> list[tuple[int, str]]:
@@ -99,10 +99,10 @@ def test_damaged_compression_is_no_silent_end(
     tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], fault: str
 ) -> None:
     path = tmp_path / f"a.txt{ending}"
-    packed = pack("".join(f"line {number**3}\n" for number in range(10000)).encode())
-    half = len(packed) // 2
-    flipped = packed[:half] + bytes([packed[half] ^ 255]) + packed[half + 1 :]
-    path.write_bytes(packed[:-9] if fault == "short" else flipped)
+    compressed = pack("".join(f"line {number**3}\n" for number in range(10000)).encode())
+    half = len(compressed) // 2
+    flipped = compressed[:half] + bytes([compressed[half] ^ 255]) + compressed[half + 1 :]
+    path.write_bytes(compressed[:-9] if fault == "short" else flipped)
     with pytest.raises((OSError, EOFError)):
         texts(path)
 

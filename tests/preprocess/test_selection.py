@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_pretrain.data.find_data import find_data
-from llm_pretrain.preprocess import duplicates
-from llm_pretrain.preprocess.duplicates import SeenHashes
+from llm_pretrain.preprocess import clean
+from llm_pretrain.preprocess.clean import SeenHashes
 
 Run = Callable[..., int]
 Texts = Callable[[Path], list[str]]
@@ -54,7 +54,7 @@ def test_the_first_of_equal_documents_is_kept(
 def test_seen_hashes_are_a_set(batches: list[list[int]], spread: int) -> None:
     """Whether hashes are far apart or all begin in the same place of the table."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_SMALLEST", 8)
+        patch.setattr(clean, "_FEWEST_SLOTS", 8)
         seen = SeenHashes()
     known: set[int] = set()
     for batch in batches:

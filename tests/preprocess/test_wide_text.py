@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from llm_pretrain.preprocess import load_tokenizer
-from llm_pretrain.preprocess.byte_signs import signs_of_bytes
-from llm_pretrain.preprocess.hugging_face_tokenizer import HuggingFaceTokenizer
-from llm_pretrain.preprocess.word_split import QWEN_PATTERN
+from llm_pretrain.preprocess.tokenizers.hugging_face_tokenizer import HuggingFaceTokenizer
+from llm_pretrain.preprocess.wide_text import PairTable
+from llm_pretrain.preprocess.word_split import QWEN_PATTERN, signs_of_bytes
 
 # Characters that share their first or last bytes, so that merges of parts of them are learned.
 SIMILAR = [chr(code) for code in (*range(0x4E00, 0x4E0C), *range(0x4E40, 0x4E4C), 0x5E00, 0x5F00)]
@@ -23,7 +23,7 @@ RARE = [chr(code) for code in range(0x800, 0x10000, 397) if not 0xD800 <= code <
 
 
 def texts(seed: int, count: int) -> Iterator[str]:
-    """Rows of common characters, some of them more often than others, with odd ones between."""
+    """Texts of common characters, some of them more often than others, with odd ones between."""
     random = np.random.default_rng(seed)
     phrases = ["".join(random.choice(COMMON, random.integers(1, 5))) for _ in range(60)]
     chances = [0.7, 0.2, 0.07, 0.03]
@@ -105,9 +105,9 @@ def test_tokens_are_the_library_s(tmp_path: Path, saved: Tokenizer, by_character
     some = [*texts(2, 1500), "", "我", " ", "我们 of the 公平", "一" * 100, "\ufffd"]
     expected = [encoded.ids for encoded in saved.encode_batch(some, add_special_tokens=False)]
     ragged = tokenizer.encode_batch(some)
-    rows = np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
-    for text, row, ids in zip(some, rows, expected, strict=True):
-        assert row.tolist() == ids, text
+    found = np.split(ragged.tokens, np.cumsum(ragged.sizes)[:-1])
+    for text, own, ids in zip(some, found, expected, strict=True):
+        assert own.tolist() == ids, text
     assert (tokenizer._wide is not None) == by_characters
 
 
@@ -143,3 +143,21 @@ def test_most_of_a_text_needs_no_library(tmp_path: Path) -> None:
     tokenizer._wide._table.encode_words = counting  # type: ignore[method-assign, assignment]
     tokenizer.encode_batch([text for text in some if len(text.encode()) > 2 * len(text)])
     assert sum(map(len, asked)) < 0.5 * sum(map(len, some))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 20000])
+def test_pairs_are_found_as_in_a_dictionary(count: int) -> None:
+    random = np.random.default_rng(0)
+    # Ids near one another and far apart; most pairs that are asked for are not there.
+    shape = 2, count + 50
+    lefts, rights = random.choice([0, 1000, 1 << 30], shape) + random.integers(0, 200, shape)
+    merges = {
+        pair: (rank, 2 * rank)
+        for rank, pair in enumerate(
+            zip(lefts[:count].tolist(), rights[:count].tolist(), strict=True)
+        )
+    }
+    found, ranks, tokens = PairTable(merges).find(lefts, rights)
+    pairs = list(zip(lefts.tolist(), rights.tolist(), strict=True))
+    expected = [(number, *merges[pair]) for number, pair in enumerate(pairs) if pair in merges]
+    assert list(zip(found.tolist(), ranks.tolist(), tokens.tolist(), strict=True)) == expected

@@ -1,19 +1,43 @@
-"""`vocab.json` and `merges.txt` without a `tokenizer.json`."""
+"""`vocab.json` and `merges.txt`, and `qwen.tiktoken` against the rules of its published code."""
 
 from __future__ import annotations
 
+import base64
 import json
 import unicodedata
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers
 
 from llm_pretrain.preprocess import PreprocessError, Tokenizer, find_tokenizer, load_tokenizer
 
 END = "<|endoftext|>"
 TEXTS = ["the cat sat on the mat", "they'll count 123 cats", "ünïcode 日本語  \n two"]
+QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CORPUS = (
+    "the cat sat on the mat, they'll sing: дом и домик 日本語の日本 مرحبا नमस्ते 🙂🙂  \n\n 2024 " * 3
+)
+SCRIPTS = [
+    "the",
+    " they'll",
+    "домик",
+    " 日本語",
+    "مرحبا",
+    "नमस्ते",
+    "🙂",
+    "  ",
+    "\n",
+    "1234",
+    "é",
+    "\t",
+]
 SPECIAL = ["<s>", "<pad>", "</s>", END]
 
 
@@ -152,4 +176,108 @@ def test_vocabulary_without_merges_is_none(tmp_path: Path, saved: ByteLevelBPETo
     saved.save_model(str(tmp_path))
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(PreprocessError, match=r"holds no tokenizer.*vocab\.json and merges\.txt"):
+        load_tokenizer(tmp_path)
+
+
+def words(text: str) -> list[bytes]:
+    split = pre_tokenizers.Split(Regex(QWEN), "isolated")
+    return [word.encode() for word, _ in split.pre_tokenize_str(unicodedata.normalize("NFC", text))]
+
+
+def merge(parts: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
+    """Tiktoken's rule: the two neighbours that make the token of the lowest rank, leftmost."""
+    if b"".join(parts) in ranks:
+        return [b"".join(parts)]
+    while True:
+        pairs = [
+            (ranks[parts[i] + parts[i + 1]], i)
+            for i in range(len(parts) - 1)
+            if parts[i] + parts[i + 1] in ranks
+        ]
+        if not pairs:
+            return parts
+        at = min(pairs)[1]
+        parts = [*parts[:at], parts[at] + parts[at + 1], *parts[at + 2 :]]
+
+
+def expected_ids(text: str, ranks: dict[bytes, int]) -> list[int]:
+    return [
+        ranks[part]
+        for word in words(text)
+        for part in merge([word[i : i + 1] for i in range(len(word))], ranks)
+    ]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> dict[bytes, int]:
+    """BPE learned from the corpus: 256 bytes, shuffled, then 40 tokens of the commonest pairs."""
+    order = np.random.default_rng(0).permutation(256).tolist()
+    ranks = {bytes([byte]): rank for rank, byte in enumerate(order)}
+    corpus = [[word[i : i + 1] for i in range(len(word))] for word in words(CORPUS)]
+    for _ in range(40):
+        pairs = [a + b for word in corpus for a, b in pairwise(word)]
+        new = max(sorted(set(pairs)), key=pairs.count)
+        ranks[new] = len(ranks)
+        one = {new: 0}
+        corpus = [merge(word, one) for word in corpus]
+    return ranks
+
+
+def write_qwen(folder: Path, ranks: dict[bytes, int]) -> None:
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
+    (folder / "qwen.tiktoken").write_text("".join(lines))
+
+
+def test_qwen_is_bpe_by_ranks(tmp_path: Path, ranks: dict[bytes, int]) -> None:
+    write_qwen(tmp_path, ranks)
+    tokenizer = load_tokenizer(tmp_path)
+    random = np.random.default_rng(1)
+    texts = ["".join(random.choice(SCRIPTS, random.integers(0, 20))) for _ in range(200)]
+    expected = [expected_ids(text, ranks) for text in texts]
+    assert [tokenizer.encode(text) for text in texts] == expected
+    assert tokenizer.encode_batch(texts).tokens.tolist() == list(chain(*expected))
+    for text, ids in zip(texts, expected, strict=True):
+        assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
+    most_merged = {token for token, rank in ranks.items() if rank >= 256 and len(token) > 3}
+    assert {ranks[token] for token in most_merged} & set(chain(*expected))
+
+
+def test_qwen_takes_a_whole_word_that_no_merges_reach(
+    tmp_path: Path, ranks: dict[bytes, int]
+) -> None:
+    ranks = {**ranks, b"zqxj": len(ranks)}
+    write_qwen(tmp_path, ranks)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("zqxj") == [ranks[b"zqxj"]]
+    assert tokenizer.encode("zqxjk") == expected_ids("zqxjk", ranks)
+
+
+def test_qwens_special_tokens_follow_the_ranks(tmp_path: Path, ranks: dict[bytes, int]) -> None:
+    write_qwen(tmp_path, ranks)
+    tokenizer = load_tokenizer(tmp_path)
+    first = len(ranks)
+    assert tokenizer.eos_id == first
+    assert tokenizer.vocab_size == first + 208
+    text = "<|endoftext|><|im_start|><|im_end|><|extra_0|><|extra_204|>"
+    assert tokenizer.encode(text) == [first, first + 1, first + 2, first + 3, first + 207]
+    assert tokenizer.decode([first + 207]) == "<|extra_204|>"
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    assert load_tokenizer(tmp_path).eos_id == first + 2
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<eod>"}')
+    with pytest.raises(PreprocessError, match=r"'<eod>', which qwen\.tiktoken doesn't have"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("IQ== 0\nrubbish\n", r"qwen\.tiktoken:2 can't be read"),
+        ("IQ== 0\nIg== 2\n", "ranks must be 0, 1, 2"),
+        ("IQ== 0\n", "no token for the byte 0"),
+        ("version https://git-lfs.github.com/spec/v1\n", r"qwen\.tiktoken:1 can't be read"),
+    ],
+)
+def test_damaged_qwen_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "qwen.tiktoken").write_text(text)
+    with pytest.raises(PreprocessError, match=message):
         load_tokenizer(tmp_path)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_pretrain.preprocess.tokenizer_settings import model_eos, named_eos
+from llm_pretrain.preprocess.tokenizers.byte_level import END_OF_TEXT
+from llm_pretrain.preprocess.tokenizers.settings import model_eos, named_eos
 from llm_pretrain.preprocess.wide_text import WideText, wide_text
 from llm_pretrain.preprocess.word_split import byte_level_split, metaspace_split
 from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
@@ -19,7 +20,6 @@ from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
 _WORDS_AT_ONCE = 1000
 
 

@@ -1,16 +1,40 @@
-"""SentencePiece's files, and the tokens that the JSON files beside them add."""
+"""SentencePiece's files, the tokens that the JSON files beside them add, and ChatGLM's ways.
+
+ChatGLM-6B has SentencePiece's `ice_text.model` behind the ids of image tokens, ChatGLM2 and 3 its
+`tokenizer.model` before the ids of `CHATGLM_APPENDED`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from llm_pretrain.preprocess.added_tokens import pattern_of, read_added_tokens
-from llm_pretrain.preprocess.tokenizer_settings import model_eos, named_eos
+from llm_pretrain.preprocess.streams import PreprocessError
+from llm_pretrain.preprocess.tokenizers.settings import (
+    eos_name,
+    model_eos,
+    named_eos,
+    pattern_of,
+    read_added_tokens,
+    read_json,
+)
 from llm_pretrain.preprocess.word_split import sentencepiece_split
 from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
+
+CHATGLM_FILE = "ice_text.model"
+CHATGLM_CLASSES = frozenset({"ChatGLMTokenizer", "ChatGLMv2Tokenizer"})
+# The last four are ChatGLM3's; in text none of them is looked for ("sop" is in "philosophy").
+CHATGLM_APPENDED = (
+    *("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+)
+# The number where tokenizer_config.json says none; the weights without images say 0.
+_IMAGE_TOKENS = 20000
+_BLANKS = re.compile(" {2,80}")
+_BLANK_TOKEN = re.compile(r"<\|blank_(\d+)\|>")
 
 
 class SentencePieceTokenizer:
@@ -72,10 +96,10 @@ class SentencePieceTokenizer:
     def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         apart = {number for number, text in enumerate(texts) if self._added.search(text)}
         others = ["" if number in apart else text for number, text in enumerate(texts)]
-        rows = self._processor.encode(others, out_type=int, num_threads=1)
+        ids = self._processor.encode(others, out_type=int, num_threads=1)
         for number in apart:
-            rows[number] = self.encode(texts[number])
-        return rows
+            ids[number] = self.encode(texts[number])
+        return ids
 
     def _encode_words(self, words: list[str]) -> Ragged:
         # The processor puts the first "▁" before each word itself.
@@ -85,3 +109,46 @@ class SentencePieceTokenizer:
     def _piece(self, content: str) -> int | None:
         number = int(self._processor.piece_to_id(content))
         return number if self._processor.id_to_piece(number) == content else None
+
+
+class ChatGLMTokenizer:
+    """A Tokenizer. Lines, tabs and runs of 2 to 80 spaces have tokens of their own."""
+
+    def __init__(self, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_file=str(path))
+        settings = read_json(path.with_name("tokenizer_config.json"))
+        self._first = settings.get("num_image_tokens", _IMAGE_TOKENS)
+        if not isinstance(self._first, int) or self._first < 0:
+            raise PreprocessError(
+                f"{path.with_name('tokenizer_config.json')}: num_image_tokens must be 0 or more."
+            )
+        self.vocab_size = self._first + int(self._processor.get_piece_size())
+        eos = eos_name(settings) or "<eop>"
+        piece = int(self._processor.piece_to_id(eos))
+        if piece == self._processor.unk_id():
+            raise PreprocessError(f"{path} has no end-of-document token {eos!r}.")
+        self.eos_id: int | None = self._first + piece
+
+    def encode(self, text: str) -> list[int]:
+        return self._encode_all([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
+        return Ragged.of(self._encode_all(texts))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = self._processor.decode([i - self._first for i in ids if i >= self._first])
+        text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
+        return _BLANK_TOKEN.sub(lambda match: " " * int(match[1]), text)
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        marked = [_mark_white_space(text) for text in texts]
+        pieces = self._processor.encode(marked, out_type=int, num_threads=1)
+        return [[self._first + piece for piece in one] for one in pieces]
+
+
+def _mark_white_space(text: str) -> str:
+    text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
+    # Longest first, as the published code replaces them.
+    return _BLANKS.sub(lambda run: f"<|blank_{len(run[0])}|>", text)

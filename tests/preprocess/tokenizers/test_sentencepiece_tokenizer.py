@@ -1,4 +1,4 @@
-"""SentencePiece with the JSON files that published directories have beside it."""
+"""SentencePiece with the JSON files that published directories have beside it, and ChatGLM-6B."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from llm_pretrain.preprocess import PreprocessError, Tokenizer, find_tokenizer, load_tokenizer
 
+CORPUS = (
+    "the cat sat on the mat, they'll sing: дом и домик 日本語の日本 مرحبا नमस्ते 🙂🙂  \n\n 2024 " * 3
+)
 LIKE_LLAMA = {
     "model_type": "bpe",
     "byte_fallback": True,
@@ -71,7 +74,7 @@ def test_added_tokens(
     expected = [[*cat, size, *sat], [size + 1], [size + 5, size + 5, *sat], cat, []]
     assert [tokenizer.encode(text) for text in texts] == expected
     assert batch(tokenizer, texts) == expected
-    assert [tokenizer.decode(row) for row in expected] == texts
+    assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
 def test_white_space_goes_along_where_the_settings_say_so(
@@ -186,3 +189,44 @@ def test_models_that_are_more_than_sentencepiece_are_left_to_paddlenlp(
     with pytest.raises(PreprocessError, match=f"{class_name}, which only PaddleNLP reads"):
         load(tmp_path, model, tokenizer_config={"tokenizer_class": class_name})
     assert find_tokenizer(tmp_path) is None
+
+
+@pytest.fixture(scope="module")
+def ice_text() -> bytes:
+    model = io.BytesIO()
+    blanks = [f"<|blank_{length}|>" for length in range(2, 81)]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([CORPUS] * 5),
+        model_writer=model,
+        vocab_size=260,
+        hard_vocab_limit=False,
+        user_defined_symbols=["[gMASK]", "<sop>", "<eop>", "<n>", "<|tab|>", *blanks],
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@pytest.mark.parametrize("image_tokens", [None, 0, 7])
+def test_chatglm(tmp_path: Path, ice_text: bytes, image_tokens: int | None) -> None:
+    (tmp_path / "ice_text.model").write_bytes(ice_text)
+    if image_tokens is not None:
+        settings = {"num_image_tokens": image_tokens, "eos_token": "<eop>"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    first = 20000 if image_tokens is None else image_tokens
+    tokenizer = load_tokenizer(tmp_path)
+    pieces = SentencePieceProcessor(model_proto=ice_text)
+    assert tokenizer.vocab_size == first + pieces.get_piece_size()
+    assert tokenizer.eos_id == first + pieces.piece_to_id("<eop>")
+    text = "the cat\n\tsat" + " " * 83 + "on" + " " * 3 + "日本"
+    marked = "the cat<n><|tab|>sat<|blank_80|><|blank_3|>on<|blank_3|>日本"
+    expected = [first + piece for piece in pieces.encode(marked)]
+    assert tokenizer.encode(text) == expected
+    assert tokenizer.encode_batch([text, text]).tokens.tolist() == expected * 2
+    assert tokenizer.decode(expected) == text
+
+
+def test_chatglm_without_its_end_token_is_an_error(tmp_path: Path, ice_text: bytes) -> None:
+    (tmp_path / "ice_text.model").write_bytes(ice_text)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<eod>"}')
+    with pytest.raises(PreprocessError, match=r"no end-of-document token '<eod>'"):
+        load_tokenizer(tmp_path)

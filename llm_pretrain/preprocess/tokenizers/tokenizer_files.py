@@ -1,4 +1,4 @@
-"""Which files of a directory are its tokenizer, which of them it is read from, and what goes along.
+"""The files of a directory's tokenizer: which one it is read from, and what goes along.
 
 Saved weights take with them whatever belongs to their tokenizer or to generation.
 """
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llm_pretrain.files import replacing
-from llm_pretrain.preprocess import byte_level_files
-from llm_pretrain.preprocess.tokenizer_settings import read_json, tokenizer_class
+from llm_pretrain.preprocess.tokenizers.byte_level import BYTE_LEVEL_CLASSES
+from llm_pretrain.preprocess.tokenizers.settings import read_json, tokenizer_class
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "merges.txt", "*.model", "*.tiktoken")
@@ -45,7 +45,7 @@ def find_tokenizer(directory: str | Path) -> Path | None:
     if (folder / "qwen.tiktoken").is_file():
         return folder / "qwen.tiktoken"
     pair = [folder / "vocab.json", folder / "merges.txt"]
-    if class_name in byte_level_files.CLASSES and all(path.is_file() for path in pair):
+    if class_name in BYTE_LEVEL_CLASSES and all(path.is_file() for path in pair):
         return pair[0]
     return models[0] if len(models) == 1 else None
 
@@ -97,7 +97,7 @@ def class_for_paddlenlp(directory: str | Path) -> str | None:
     folder = Path(directory)
     vocabularies = [path for path in tokenizer_files(folder) if path.name not in _SETTINGS]
     # Byte-level BPE isn't found where merges.txt is missing, which PaddleNLP can't make good.
-    is_byte_level = tokenizer_class(folder) in byte_level_files.CLASSES
+    is_byte_level = tokenizer_class(folder) in BYTE_LEVEL_CLASSES
     if find_tokenizer(folder) is not None or not vocabularies or is_byte_level:
         return None
     class_name = read_json(folder / "tokenizer_config.json").get("tokenizer_class")

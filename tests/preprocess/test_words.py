@@ -1,3 +1,5 @@
+"""Texts by a table of words: the tokens are the library's, whoever cuts and looks up."""
+
 from __future__ import annotations
 
 import io
@@ -8,7 +10,6 @@ import numpy as np
 import pytest
 from sentencepiece import SentencePieceTrainer
 from tokenizers import (
-    AddedToken,
     Regex,
     Tokenizer,
     models,
@@ -18,8 +19,6 @@ from tokenizers import (
 )
 
 from llm_pretrain.preprocess import (
-    PreprocessError,
-    find_tokenizer,
     load_tokenizer,
     train_bpe,
     words,
@@ -35,129 +34,9 @@ def bpe(tmp_path: Path) -> Path:
     return tmp_path / "bpe"
 
 
-@pytest.fixture
-def sentencepiece(tmp_path: Path) -> Path:
-    folder = tmp_path / "sentencepiece"
-    folder.mkdir()
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS),
-        model_writer=model,
-        vocab_size=60,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    return folder
-
-
-def rows(tokenizer: own.Tokenizer, texts: list[str]) -> list[list[int]]:
+def ids_of(tokenizer: own.Tokenizer, texts: list[str]) -> list[list[int]]:
     encoded = tokenizer.encode_batch(texts)
     return [ids.tolist() for ids in np.split(encoded.tokens, np.cumsum(encoded.sizes))[:-1]]
-
-
-def test_trained_tokenizer_brings_any_text_back(bpe: Path) -> None:
-    tokenizer = load_tokenizer(bpe)
-    for text in ("the cat sat", " two  spaces\n", "\x00 🙂 日本語", ""):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert len(tokenizer.encode("the cat")) < len("the cat")
-    assert tokenizer.vocab_size <= 300
-    assert tokenizer.eos_id == 2
-
-
-def test_training_is_deterministic(bpe: Path, tmp_path: Path) -> None:
-    again = train_bpe(iter(TEXTS), 300, tmp_path / "again")
-    assert again.read_bytes() == (bpe / "tokenizer.json").read_bytes()
-
-
-def test_vocabulary_too_small_for_bytes_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PreprocessError, match="vocab_size is 258"):
-        train_bpe(iter(TEXTS), 258, tmp_path)
-
-
-def test_batch_is_one_by_one(bpe: Path, sentencepiece: Path) -> None:
-    for folder in (bpe, sentencepiece):
-        tokenizer = load_tokenizer(folder)
-        assert rows(tokenizer, TEXTS[:3]) == [tokenizer.encode(text) for text in TEXTS[:3]]
-        assert rows(tokenizer, []) == []
-
-
-def test_sentencepiece(sentencepiece: Path) -> None:
-    tokenizer = load_tokenizer(sentencepiece)
-    ids = tokenizer.encode("the cat sat on the log")
-    assert tokenizer.decode(ids) == "the cat sat on the log"
-    assert max(ids) < tokenizer.vocab_size
-    assert tokenizer.eos_id == 2
-
-
-def test_saved_truncation_and_padding_lose_nothing(bpe: Path) -> None:
-    saved = Tokenizer.from_file(str(bpe / "tokenizer.json"))
-    saved.enable_truncation(3)
-    saved.enable_padding(length=8)
-    saved.save(str(bpe / "tokenizer.json"))
-    tokenizer = load_tokenizer(bpe)
-    text = TEXTS[0] * 3
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_added_tokens_count(bpe: Path) -> None:
-    saved = Tokenizer.from_file(str(bpe / "tokenizer.json"))
-    before = load_tokenizer(bpe).vocab_size
-    saved.add_tokens([AddedToken("<extra>")])
-    saved.save(str(bpe / "tokenizer.json"))
-    tokenizer = load_tokenizer(bpe)
-    assert tokenizer.vocab_size == before + 1
-    assert tokenizer.encode("<extra>") == [before]
-
-
-@pytest.mark.parametrize(
-    ("files", "eos"),
-    [
-        ({"tokenizer_config.json": {"eos_token": {"content": "<s>"}}}, 1),
-        ({"special_tokens_map.json": {"eos_token": "</s>"}}, 2),
-        ({"config.json": {"eos_token_id": 7}}, 7),
-        ({"generation_config.json": {"eos_token_id": [9, 7]}}, 9),
-        ({"config.json": {"eos_token_id": 10**6}}, None),
-        ({}, None),
-    ],
-)
-def test_eos_is_found_where_hugging_face_keeps_it(bpe: Path, files: dict, eos: int | None) -> None:
-    (bpe / "tokenizer_config.json").unlink()
-    for name, content in files.items():
-        (bpe / name).write_text(json.dumps(content))
-    assert load_tokenizer(bpe).eos_id == eos
-
-
-def test_eos_that_the_tokenizer_lacks_is_an_error(bpe: Path) -> None:
-    (bpe / "tokenizer_config.json").write_text('{"eos_token": "<eod>"}')
-    with pytest.raises(PreprocessError, match=r"'<eod>', which tokenizer\.json doesn't have"):
-        load_tokenizer(bpe)
-
-
-def test_find_tokenizer(bpe: Path, sentencepiece: Path, tmp_path: Path) -> None:
-    assert find_tokenizer(bpe) == bpe / "tokenizer.json"
-    assert find_tokenizer(sentencepiece) == sentencepiece / "tokenizer.model"
-    (sentencepiece / "tokenizer.model").rename(sentencepiece / "spiece.model")
-    assert find_tokenizer(sentencepiece) == sentencepiece / "spiece.model"
-    (sentencepiece / "other.model").touch()
-    assert find_tokenizer(sentencepiece) is None
-    assert find_tokenizer(tmp_path) is None
-    assert find_tokenizer(tmp_path / "missing") is None
-
-
-def test_no_tokenizer_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(PreprocessError, match=r"holds no tokenizer: .* tokenizer\.json"):
-        load_tokenizer(tmp_path)
-    with pytest.raises(PreprocessError, match="is not a directory"):
-        load_tokenizer(tmp_path / "missing")
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
-@pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff rubbish"])
-def test_damaged_tokenizer_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(PreprocessError, match=f"{name} can't be loaded"):
-        load_tokenizer(tmp_path)
 
 
 # Published patterns of GPT-2, LLaMA 3 and Qwen 2.
@@ -184,7 +63,7 @@ def tricky_texts(count: int) -> list[str]:
     codes = random.choice([*range(0xD800), *range(0xE000, 0x110000)], (count, 30))
     without_spaces = "我们的目标是建立一个公平的社会。" * 3
     edges = ["", " ", "a ", " a", without_spaces]
-    return [*chosen, *(" a".join(map(chr, row)) for row in codes), *edges, *TEXTS]
+    return [*chosen, *(" a".join(map(chr, some)) for some in codes), *edges, *TEXTS]
 
 
 def byte_level(pattern: str, normalizer: normalizers.Normalizer | None) -> Tokenizer:
@@ -247,7 +126,7 @@ def test_words_give_the_tokens_of_the_library(
     saved.save(str(tmp_path / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path)
     texts = tricky_texts(400)
-    assert rows(tokenizer, texts) == [
+    assert ids_of(tokenizer, texts) == [
         encoding.ids for encoding in saved.encode_batch(texts, add_special_tokens=False)
     ]
     assert (tokenizer._table is not None) == by_table
@@ -263,7 +142,7 @@ def test_token_with_an_inner_space_rules_the_table_out(tmp_path: Path) -> None:
     saved.save(str(tmp_path / "tokenizer.json"))
     expected = saved.encode("the cat", add_special_tokens=False).ids
     assert vocabulary["e▁c"] in expected
-    assert rows(load_tokenizer(tmp_path), ["the cat"]) == [expected]
+    assert ids_of(load_tokenizer(tmp_path), ["the cat"]) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +176,7 @@ def test_words_give_the_tokens_of_sentencepiece(
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     tokenizer = load_tokenizer(tmp_path)
     texts = tricky_texts(300)
-    assert rows(tokenizer, texts) == [tokenizer.encode(text) for text in texts]
+    assert ids_of(tokenizer, texts) == [tokenizer.encode(text) for text in texts]
     assert (tokenizer._table is not None) == by_table
 
 
@@ -305,4 +184,4 @@ def test_full_table_begins_anew(bpe: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(words, "_MOST_WORDS", 3)
     tokenizer = load_tokenizer(bpe)
     for texts in (TEXTS[:3], ["the"], TEXTS[1:6], []):
-        assert rows(tokenizer, texts) == [tokenizer.encode(text) for text in texts]
+        assert ids_of(tokenizer, texts) == [tokenizer.encode(text) for text in texts]

@@ -14,7 +14,7 @@ ifeq ($(filter-out setup ops demo,$(MAKECMDGOALS)),)
 MAKEFLAGS += --jobs=2
 endif
 
-.PHONY: setup ops peers lint demo demo-data test test-all capabilities bench lock \
+.PHONY: setup ops peers lint demo demo-data test test-all capabilities structure bench lock \
 	gpu-build gpu-test gpu-bench
 
 setup: .venv/ready
@@ -87,3 +87,7 @@ lock:
 # The CUDA kernels: compiled, checked and timed.
 gpu-build gpu-test gpu-bench:
 	$(MAKE) --file external_ops/cuda.mk $@
+
+# The package in figures: files, lines, the largest, the files of a training step.
+structure: .venv/dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.structure

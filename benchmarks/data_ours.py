@@ -12,7 +12,7 @@ from data_measure import Measured
 from llm_pretrain.config import DataArguments
 from llm_pretrain.data import BatchLoader, Datasets, SampleCounts, build_datasets
 from llm_pretrain.data.find_data import open_data
-from llm_pretrain.preprocess import command
+from llm_pretrain.preprocess import main
 
 
 def preprocess(job: dict, result: str) -> None:
@@ -20,7 +20,7 @@ def preprocess(job: dict, result: str) -> None:
     arguments += ["--output_prefix", job["prefix"], "--append_eos", "--workers", "1"]
     with Measured() as measured:
         # The peers don't shorten runs of one character.
-        status = command.main([*arguments, "--max_repeated_len", "0"])
+        status = main([*arguments, "--max_repeated_len", "0"])
     assert status == 0
     measured.write(result, tokens=open_data(Path(job["prefix"])).token_count)
 

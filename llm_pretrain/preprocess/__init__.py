@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_pretrain.preprocess.command import main
+from llm_pretrain.preprocess.preprocess_text import main
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 from llm_pretrain.preprocess.tokenizers.byte_level import train_bpe

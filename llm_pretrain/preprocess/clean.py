@@ -10,7 +10,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.preprocess.streams import PreprocessError
+from llm_pretrain.preprocess.streams import import_extra
 
 HASH_BYTES = 16
 TOO_SHORT = "shorter than --min_doc_length"
@@ -59,13 +59,7 @@ class Cleaner:
 
 
 def _segmenter(separator: str) -> Callable[[str], str]:
-    try:
-        import jieba
-    except ImportError as error:
-        raise PreprocessError(
-            "--cn_whole_word_segment needs the package jieba: "
-            "pip install 'llm_pretrain[preprocess]'."
-        ) from error
+    jieba = import_extra("jieba", "--cn_whole_word_segment needs")
     jieba.setLogLevel("WARNING")
 
     def segment(text: str) -> str:

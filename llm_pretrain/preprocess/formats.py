@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
-from llm_pretrain.preprocess.streams import PreprocessError, array_elements, read_blocks
+from llm_pretrain.preprocess.streams import array_elements, import_extra, read_blocks
 
 MAX_RECORD_BYTES = 1 << 26
 """Longer records are not read, since they would fill the memory of every worker."""
@@ -146,14 +146,9 @@ def _parquet_texts(file: IO[bytes], column: str) -> Iterator[bytes | None]:
 
     Raises OSError or ValueError where the file is damaged or has no such column of texts.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise PreprocessError(
-            "Files that end in .parquet need the package pyarrow: "
-            "pip install 'llm_pretrain[preprocess]'."
-        ) from error
+    pyarrow = import_extra("pyarrow", "Files that end in .parquet need")
+    from pyarrow import parquet
+
     table = parquet.ParquetFile(file)
     names = table.schema_arrow.names
     if column not in names:

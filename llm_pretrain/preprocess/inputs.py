@@ -1,4 +1,4 @@
-"""Which files `--input_path` means, the files within archives included."""
+"""The files that `--input_path` means, those within archives included."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ A file that ends too early is an error, not an end.
 
 from __future__ import annotations
 
+import importlib
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,19 @@ _SIGN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]|"', re.DOTALL)
 
 class PreprocessError(ValueError):
     """Something is wrong with the text, the tokenizer or the arguments; the message says what."""
+
+
+def import_extra(package: str, needed: str) -> Any:
+    """A package of the extra `preprocess`. Raises PreprocessError where it isn't installed.
+
+    `needed`: the message's beginning, such as "Files that end in .zst need".
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise PreprocessError(
+            f"{needed} the package {package}: pip install 'llm_pretrain[preprocess]'."
+        ) from error
 
 
 def read_blocks(file: IO[bytes], compression: str) -> Iterator[bytes]:
@@ -47,13 +61,7 @@ def _gzip(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise PreprocessError(
-            "Files that end in .zst need the package zstandard: "
-            "pip install 'llm_pretrain[preprocess]'."
-        ) from error
+    zstandard = import_extra("zstandard", "Files that end in .zst need")
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW)
     return _frames(file, decompressor.decompressobj, zstandard.ZstdError)
 

@@ -1,4 +1,4 @@
-"""Where a text in wide characters can be cut without changing its tokens.
+"""Borders at which a text in wide characters can be cut without changing its tokens.
 
 Wide are characters of three bytes in UTF-8: those of Chinese, Japanese, Korean, Thai and others.
 Where BPE has no merge that joins what ends in one character with what begins with the next one,

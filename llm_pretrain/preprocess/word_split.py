@@ -1,4 +1,4 @@
-"""How the text of a known kind of tokenizer falls into words, exactly as its library cuts it.
+"""Words of a text, cut exactly as the library of a known kind of tokenizer cuts them.
 
 A tokenizer that isn't known here, or of which a condition isn't met, has no such rule; then the
 library does all the work.

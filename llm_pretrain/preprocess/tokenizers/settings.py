@@ -1,4 +1,4 @@
-"""What the JSON files beside a tokenizer say of it, and the tokens that they add.
+"""Settings in the JSON files beside a tokenizer, and the tokens that these files add.
 
 Tokens are added to the vocabulary, or named as special: `tokenizer_config.json` has them under
 `added_tokens_decoder`, by id; `added_tokens.json` is the older form. `tokenizer_config.json` and

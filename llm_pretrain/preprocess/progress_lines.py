@@ -1,4 +1,4 @@
-"""What a run says while it works and when it is done."""
+"""The lines that a run prints while it works and when it is done."""
 
 from __future__ import annotations
 

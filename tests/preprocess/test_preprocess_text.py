@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import resource
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -314,3 +315,29 @@ def test_arguments_that_change_nothing_are_told(
     out = capsys.readouterr().out
     assert "--data_format: no effect" in out
     assert "--data_impl" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "package"),
+    [
+        ("a.jsonl.zst", None, "zstandard"),
+        ("a.parquet", None, "pyarrow"),
+        ("a.jsonl", "--cn_whole_word_segment", "jieba"),
+    ],
+)
+def test_missing_package_is_named(
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    option: str | None,
+    package: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    source = write_jsonl(tmp_path / name, ["alpha"])
+    more = () if option is None else (option,)
+    assert run(tokenizer, source, tmp_path / "x", "--workers", "1", *more) == 1
+    needed = option or f"Files that end in {source.suffix}"
+    expected = rf"{needed} needs? the package {package}: pip install 'llm_pretrain\[preprocess\]'"
+    assert re.search(expected, capsys.readouterr().err)

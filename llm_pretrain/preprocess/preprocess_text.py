@@ -18,12 +18,16 @@ from llm_pretrain.config.data_arguments import DataArguments
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.split import parse_split
 from llm_pretrain.faults import describe, naming
-from llm_pretrain.preprocess.arguments import WITHOUT_EFFECT, parse_arguments, typed_tokenizer
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.formats import FormatOptions
 from llm_pretrain.preprocess.inputs import Source, find_sources
-from llm_pretrain.preprocess.progress import Progress
+from llm_pretrain.preprocess.preprocess_arguments import (
+    WITHOUT_EFFECT,
+    parse_arguments,
+    typed_tokenizer,
+)
+from llm_pretrain.preprocess.progress_lines import Progress
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.preprocess.tokenizers.tokenizer_files import tokenizer_files

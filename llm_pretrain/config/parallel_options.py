@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from llm_pretrain.config.arguments import shown
+from llm_pretrain.config.argument_types import shown
 
 _REDUCE_EARLY = "a bucket of gradients is reduced while the backward pass goes on"
 _GATHER_LATE = "updated weights are gathered while the next step begins"

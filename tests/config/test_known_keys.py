@@ -13,10 +13,8 @@ from llm_pretrain.config import (
     json_schema,
     keys,
 )
-from llm_pretrain.config.inert import INERT
-from llm_pretrain.config.paddleformers import MEANINGS, ONLY
+from llm_pretrain.config.foreign_keys import INERT, MEANINGS, ONLY, SPELLINGS
 from llm_pretrain.config.parallel_options import FLAGS, INERT_OPTIONS, OPTIONS
-from llm_pretrain.config.spellings import SPELLINGS
 
 PUBLISHED = (Path(__file__).parent / "published_keys.txt").read_text(encoding="utf-8").split()
 

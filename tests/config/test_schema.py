@@ -8,7 +8,7 @@ import pytest
 
 from llm_pretrain.config import json_schema
 from llm_pretrain.config.config_file import read_config_file
-from llm_pretrain.config.inert import INERT
+from llm_pretrain.config.foreign_keys import INERT
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = [*REPOSITORY.glob("configs/*/*.json"), *Path(__file__).parent.glob("published/*/*")]

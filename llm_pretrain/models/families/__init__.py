@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families.baichuan import Baichuan
 from llm_pretrain.models.families.bloom import Bloom

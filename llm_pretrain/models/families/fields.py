@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 
 
 class Fields:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import (
     DynamicScaling,
     LinearScaling,

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llm_pretrain.config import ConfigError
+from llm_pretrain.config import ConfigError, ModelArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families.baichuan import Baichuan
 from llm_pretrain.models.families.bloom import Bloom
@@ -25,9 +25,6 @@ from llm_pretrain.models.families.llama import Llama
 from llm_pretrain.models.families.opt import Opt
 from llm_pretrain.models.families.qwen import Qwen
 from llm_pretrain.models.families.qwen2 import Qwen2, Qwen3
-
-if TYPE_CHECKING:
-    from llm_pretrain.config import ModelArguments
 
 # A family is named here and nowhere else.
 _FAMILIES: tuple[Family, ...] = (

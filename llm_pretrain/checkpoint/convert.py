@@ -13,7 +13,7 @@ from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
 from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.checkpoint.write_weights import write_weights
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.paths import path_argument
 from llm_pretrain.faults import describe, naming
 from llm_pretrain.models.families import read_model_config

@@ -18,7 +18,7 @@ from llm_pretrain.checkpoint.stored_tensor import (
     transpose,
 )
 from llm_pretrain.checkpoint.weight_files import names_of, open_weights
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import read_model_config
 

@@ -14,7 +14,7 @@ from llm_pretrain.checkpoint.paddle_file import read_paddle_file
 from llm_pretrain.checkpoint.safetensors_file import read_safetensors
 from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
 from llm_pretrain.checkpoint.torch_file import read_torch_file
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 
 # Each a whole model, or the parts of one under an index of the same name; the first is taken.
 # PaddleNLP keeps masters in float32, and on demand nothing else.

@@ -18,7 +18,7 @@ import numpy as np
 from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.files import write_text
 

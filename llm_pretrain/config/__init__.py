@@ -1,7 +1,6 @@
 """Configuration: arguments, where they come from, and what they demand of each other."""
 
-from llm_pretrain.config.batch_plan import BatchPlan, plan_batches
-from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config.argument_types import ConfigError
 from llm_pretrain.config.degrees import Degrees, resolve_degrees, smallest_world_size
 from llm_pretrain.config.describe import (
     describe_batches,
@@ -11,18 +10,16 @@ from llm_pretrain.config.describe import (
     describe_layout,
     describe_schedule,
 )
-from llm_pretrain.config.errors import ConfigError
-from llm_pretrain.config.layout_checks import check_layout
-from llm_pretrain.config.layout_notices import layout_notices
+from llm_pretrain.config.keys import json_schema
+from llm_pretrain.config.layout_checks import check_layout, layout_notices
 from llm_pretrain.config.loading import (
     examine,
     load_command_line,
     load_run_config,
     split_command_line,
 )
-from llm_pretrain.config.model_arguments import ModelArguments
-from llm_pretrain.config.run_config import RunConfig
-from llm_pretrain.config.schema import json_schema
+from llm_pretrain.config.model_arguments import DataArguments, ModelArguments
+from llm_pretrain.config.run_config import BatchPlan, RunConfig, plan_batches
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 __all__ = [

@@ -1,13 +1,41 @@
-"""From the degrees that a config names, and the number of processes, to all degrees."""
+"""The degrees of a job from those that a config names, and the ranks along each axis."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llm_pretrain.config.errors import ConfigError
-from llm_pretrain.config.possible import divisors, either, nearest, nearest_multiples
+from llm_pretrain.config.argument_types import ConfigError
 from llm_pretrain.config.training_arguments import TrainingArguments
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors of a positive `number`, in ascending order."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+def nearest(value: int, choices: Iterable[int]) -> list[int]:
+    """The greatest of `choices` up to `value` and the least from there on, where there are such."""
+    ordered = sorted(choices)
+    below = [choice for choice in ordered if choice <= value][-1:]
+    above = [choice for choice in ordered if choice >= value][:1]
+    return sorted({*below, *above})
+
+
+def nearest_multiples(value: int, factor: int) -> list[int]:
+    """The positive multiples of `factor` around `value`."""
+    below = value // factor * factor
+    return [multiple for multiple in (below, below + factor) if multiple > 0]
+
+
+def either(choices: Iterable[int]) -> str:
+    """`1, 2 or 4`."""
+    *others, last = map(str, choices)
+    return f"{', '.join(others)} or {last}" if others else last
+
 
 MOST_PROCESSES = 1 << 20
 
@@ -131,3 +159,40 @@ def _misfit(named: dict[str, int], taken: int, world_size: int) -> str:
         f"{world_size}; start {either(nearest_multiples(world_size, taken))} processes{launch}, "
         f"or {change}"
     )
+
+
+# Fleet's axes, outermost first: ranks of the last axis are neighbours.
+ORDERS: dict[str, tuple[str, ...]] = {
+    "pp_first": ("data", "pipeline", "sharding", "sep", "tensor"),
+    "sharding_first": ("data", "sharding", "pipeline", "sep", "tensor"),
+}
+
+
+def rank_groups(degrees: Degrees, order: str) -> dict[str, list[list[int]]]:
+    """For every axis of more than one process, the groups of ranks that differ only along it.
+
+    The context axis takes the place of the sep axis, which excludes it.
+    """
+    sizes = {
+        "data": degrees.data,
+        "pipeline": degrees.pipeline,
+        "sharding": degrees.sharding,
+        "sep": degrees.sequence,
+        "tensor": degrees.tensor,
+    }
+    axes = ORDERS[order]
+    return {
+        axis: _groups([sizes[name] for name in axes], axes.index(axis))
+        for axis in axes
+        if sizes[axis] > 1
+    }
+
+
+def _groups(shape: Sequence[int], axis: int) -> list[list[int]]:
+    stride = math.prod(shape[axis + 1 :])
+    others = [range(size) if i != axis else range(1) for i, size in enumerate(shape)]
+    groups = []
+    for place in itertools.product(*others):
+        first = sum(index * math.prod(shape[i + 1 :]) for i, index in enumerate(place))
+        groups.append([first + k * stride for k in range(shape[axis])])
+    return groups

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm_pretrain.config import keys
-from llm_pretrain.config.batch_plan import plan_batches
-from llm_pretrain.config.degrees import Degrees
+from llm_pretrain.config.degrees import ORDERS, Degrees, rank_groups
 from llm_pretrain.config.parallel_options import OPTIONS
-from llm_pretrain.config.rank_groups import ORDERS, rank_groups
-from llm_pretrain.config.run_config import RunConfig
+from llm_pretrain.config.run_config import RunConfig, plan_batches
 from llm_pretrain.terminal import wrap
 
 _GROUPS_SHOWN = 8

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llm_pretrain.config.arguments import Arguments, Flag, Integer, shown
+from llm_pretrain.config.argument_types import Arguments, Flag, Integer, shown
 from llm_pretrain.config.paths import PathText, expanded
 
 Strategy = Literal["no", "steps", "epoch"]

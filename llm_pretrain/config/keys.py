@@ -1,18 +1,16 @@
-"""All keys that a configuration may hold, and the group each belongs to."""
+"""All keys that a configuration may hold, the group of each, and the JSON schema of them."""
 
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from llm_pretrain.config.arguments import Arguments
-from llm_pretrain.config.data_arguments import DataArguments
-from llm_pretrain.config.inert import INERT
-from llm_pretrain.config.model_arguments import ModelArguments
-from llm_pretrain.config.paddleformers import DATASET, MEANINGS, ONLY
-from llm_pretrain.config.parallel_options import FLAGS
-from llm_pretrain.config.spellings import SPELLINGS
+from llm_pretrain.config.argument_types import Arguments
+from llm_pretrain.config.foreign_keys import DATASET, INERT, MEANINGS, ONLY, SPELLINGS
+from llm_pretrain.config.model_arguments import DataArguments, ModelArguments
+from llm_pretrain.config.parallel_options import FLAGS, OPTIONS
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 MODELS: tuple[type[Arguments], ...] = (ModelArguments, DataArguments, TrainingArguments)
@@ -45,3 +43,46 @@ def nearest(key: str, *, least: float = 0.6) -> str | None:
     known = sorted([*KNOWN, *SPELLINGS])
     close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=least)
     return close[0] if close else None
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema (2020-12) of flat configuration files.
+
+    Keys without effect and older spellings are marked deprecated, with the reason.
+    """
+    properties: dict[str, Any] = {"$schema": {"type": "string"}}
+    for owner in MODELS:
+        properties |= owner.model_json_schema()["properties"]
+    for key in OPTIONS:
+        properties[key]["default"] = ""
+    for key, reason in INERT.items():
+        properties[key] = {"deprecated": True, "description": f"No effect here: {reason}."}
+    for key, (values, reason) in ONLY.items():
+        allowed = [value for value in values if value is not None] or [None]
+        description = f"No effect here: {reason}."
+        properties[key] = {"enum": allowed, "deprecated": True, "description": description}
+    for key, meanings in MEANINGS.items():
+        own = " or ".join(dict.fromkeys(own for own, _ in meanings.values()))
+        description = f"Read as {own}."
+        properties[key] = {"enum": list(meanings), "deprecated": True, "description": description}
+    for flag, (key, option) in FLAGS.items():
+        description = f"Read as the option {option} of {key}."
+        properties[flag] = properties["do_train"] | {"description": description}
+        properties[flag]["deprecated"] = True
+    for key in DATASET:
+        properties[key] = {"deprecated": True, "description": "Read as input_dir."}
+    for spelling, key in SPELLINGS.items():
+        properties[spelling] = {
+            **properties[key],
+            "deprecated": True,
+            "description": f"Read as {key}.",
+        }
+    for value in properties.values():
+        value.pop("title", None)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of llm_pretrain",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }

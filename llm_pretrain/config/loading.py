@@ -11,20 +11,22 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llm_pretrain.config import keys
-from llm_pretrain.config.arguments import Arguments, shown
-from llm_pretrain.config.command_line import file_value, read_command_line, typed_value
+from llm_pretrain.config.argument_types import Arguments, ConfigError, shown
 from llm_pretrain.config.config_file import read_config_file
-from llm_pretrain.config.cross_checks import cross_checks
-from llm_pretrain.config.data_arguments import DataArguments
-from llm_pretrain.config.errors import ConfigError
-from llm_pretrain.config.given import COMMAND_LINE, Collection, Given
-from llm_pretrain.config.idle import idle_values
-from llm_pretrain.config.inert import INERT
-from llm_pretrain.config.model_arguments import ModelArguments
+from llm_pretrain.config.cross_checks import cross_checks, idle_values
+from llm_pretrain.config.foreign_keys import INERT, SPELLINGS
+from llm_pretrain.config.given import (
+    COMMAND_LINE,
+    Collection,
+    Given,
+    file_value,
+    read_command_line,
+    typed_value,
+)
+from llm_pretrain.config.model_arguments import DataArguments, ModelArguments
 from llm_pretrain.config.parallel_options import INERT_OPTIONS
 from llm_pretrain.config.paths import expanded
 from llm_pretrain.config.run_config import RunConfig
-from llm_pretrain.config.spellings import SPELLINGS
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.config.translation import translate
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from llm_pretrain.config.arguments import shown
+from llm_pretrain.config.argument_types import shown
 
 _REDUCE_EARLY = "a bucket of gradients is reduced while the backward pass goes on"
 _GATHER_LATE = "updated weights are gathered while the next step begins"
@@ -85,9 +85,9 @@ INERT_OPTIONS: dict[str, dict[str, str]] = {
 """Options without effect, by key, and why: each completes "KEY NAME: no effect here: …"."""
 
 FLAGS: dict[str, tuple[str, str]] = {
-    **{
-        flag: ("tensor_parallel_config", option)
-        for flag, option in {
+    flag: (key, option)
+    for key, options in {
+        "tensor_parallel_config": {
             "tp_async_allreduce": "enable_mp_async_allreduce",
             "mp_async_allreduce": "enable_mp_async_allreduce",
             "mp_skip_c_identity": "enable_mp_skip_c_identity",
@@ -99,11 +99,8 @@ FLAGS: dict[str, tuple[str, str]] = {
             "tp_sync_moment": "sync_moment",
             "replace_with_c_embedding": "replace_with_c_embedding",
             "replace_with_parallel_cross_entropy": "replace_with_parallel_cross_entropy",
-        }.items()
-    },
-    **{
-        flag: ("pipeline_parallel_config", option)
-        for flag, option in {
+        },
+        "pipeline_parallel_config": {
             "dp_comm_overlap": "enable_dp_comm_overlap",
             "sharding_comm_overlap": "enable_sharding_comm_overlap",
             "pp_sharding_comm_overlap": "enable_sharding_comm_overlap",
@@ -126,11 +123,8 @@ FLAGS: dict[str, tuple[str, str]] = {
             "send_recv_overlap": "enable_send_recv_overlap",
             "split_backward": "enable_split_backward",
             "timer": "enable_timer",
-        }.items()
-    },
-    **{
-        flag: ("sharding_parallel_config", option)
-        for flag, option in {
+        },
+        "sharding_parallel_config": {
             "stage1_tensor_fusion": "enable_stage1_tensor_fusion",
             "tensor_fusion": "enable_tensor_fusion",
             "stage1_overlap": "enable_stage1_overlap",
@@ -144,8 +138,9 @@ FLAGS: dict[str, tuple[str, str]] = {
             "fuse_optimizer_states": "enable_fuse_optimizer_states",
             "sd_release_grads": "enable_release_grads",
             "split_param": "split_param",
-        }.items()
-    },
+        },
+    }.items()
+    for flag, option in options.items()
 }
 """PaddleFormers' flags by which an option is chosen: the key of the options, and the name."""
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from llm_pretrain.config.arguments import Text
+from llm_pretrain.config.argument_types import Text
 
 _VARIABLE = re.compile(r"\$(?:\{([^}]*)\}?|([A-Za-z_]\w*))", re.ASCII)
 

@@ -1,4 +1,4 @@
-"""A whole, checked configuration."""
+"""A whole, checked configuration, and the samples that it takes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_pretrain.config.data_arguments import DataArguments
-from llm_pretrain.config.model_arguments import ModelArguments, OperatorArguments
+from llm_pretrain.config.degrees import Degrees
+from llm_pretrain.config.model_arguments import DataArguments, ModelArguments, OperatorArguments
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
 from llm_pretrain.config.training_arguments import TrainingArguments
 
@@ -56,3 +56,53 @@ class RunConfig:
         return self.unknown.isdisjoint(
             {"output_dir", "overwrite_output_dir", "resume_from_checkpoint"}
         )
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Samples of a whole job, over all its processes."""
+
+    samples_per_step: int
+    tokens_per_step: int
+    train_samples: int
+    valid_samples: int
+    test_samples: int
+    train_tokens: int
+
+
+def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
+    """The samples that `run` takes with `degrees`; 0 of a split that is not asked for.
+
+    The validation samples are those of one evaluation, since every evaluation takes the same.
+    """
+    training = run.training
+    per_step = (
+        training.per_device_train_batch_size
+        * training.gradient_accumulation_steps
+        * degrees.dataset
+    )
+    per_iteration = training.per_device_eval_batch_size * degrees.dataset
+    train = per_step * training.max_steps
+    return BatchPlan(
+        samples_per_step=per_step,
+        tokens_per_step=per_step * run.data.max_seq_length,
+        train_samples=train if training.do_train else 0,
+        valid_samples=per_iteration * training.eval_iters if training.do_eval else 0,
+        test_samples=per_iteration * training.test_iters if training.do_predict else 0,
+        train_tokens=train * run.data.max_seq_length if training.do_train else 0,
+    )
+
+
+def evaluation_share(run: RunConfig, plan: BatchPlan) -> float:
+    """The evaluations' part of the arithmetic of the whole run, test split left out.
+
+    A sample costs training three times what it costs evaluation: the backward pass has two
+    products of matrices for each one of the forward pass.
+    """
+    training = run.training
+    every = training.eval_steps if training.evaluation_strategy == "steps" else None
+    # The last step is evaluated whether or not the interval ends there.
+    evaluations = -(-training.max_steps // every) if every else 1
+    forward = evaluations * plan.valid_samples
+    whole = forward + 3 * plan.train_samples
+    return forward / whole if plan.train_samples else 0.0

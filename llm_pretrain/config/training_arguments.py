@@ -1,19 +1,170 @@
-"""Everything about a training run but the model and the data, in one flat set."""
+"""What a run does, how the weights are updated, and all arguments of a run in one flat set."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Literal
 
-from pydantic import PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from llm_pretrain.config.argument_types import Arguments, Flag, Integer, Number, Text, shown
 from llm_pretrain.config.interval_arguments import (
     CheckpointArguments,
     EvaluationArguments,
     ReportArguments,
 )
-from llm_pretrain.config.optimizer_arguments import OptimizerArguments, PrecisionArguments
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
-from llm_pretrain.config.run_arguments import BatchArguments, RunArguments
+from llm_pretrain.config.paths import PathText
+
+
+class RunArguments(Arguments):
+    """Run: what is done, where, and where the results go."""
+
+    output_dir: PathText = Field(
+        min_length=1, description="Directory for checkpoints, the final model and the logs."
+    )
+    overwrite_output_dir: Flag = Field(
+        False, description="Start anew even if output_dir holds a checkpoint to resume from."
+    )
+    do_train: Flag = Field(False, description="Train for max_steps steps.")
+    do_eval: Flag = Field(False, description="Evaluate on the validation split during training.")
+    do_predict: Flag = Field(False, description="Evaluate on the test split at the end.")
+    device: Text | None = Field(
+        None,
+        description="gpu or cpu; null takes a GPU where there is one, else the CPU.",
+    )
+    distributed_timeout: Integer = Field(
+        300,
+        ge=10,
+        description="Seconds within which the job ends when one of its processes or machines gives "
+        "no more sign of life.",
+    )
+    seed: Integer = Field(
+        42, ge=0, lt=2**32, description="Seed of the initial weights, the data order and dropout."
+    )
+    print_config: Flag = Field(
+        False, description="Print every value with where it came from before training."
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str | None) -> str | None:
+        if device is not None and not re.fullmatch(r"(gpu|cpu)(:\d+)?", device):
+            raise ValueError(f"{shown(device)} is not available; it can be gpu, gpu:N or cpu")
+        return device
+
+
+class BatchArguments(Arguments):
+    """Batch: samples per device and step, and how they are read."""
+
+    per_device_train_batch_size: Integer = Field(
+        8, gt=0, description="Samples per device and micro-step in training."
+    )
+    per_device_eval_batch_size: Integer = Field(
+        8,
+        gt=0,
+        description="Samples per device and micro-step in evaluation. With pipeline parallelism "
+        "it is the training batch × gradient_accumulation_steps.",
+    )
+    gradient_accumulation_steps: Integer = Field(
+        1,
+        gt=0,
+        description="Micro-steps whose gradients are summed for one optimizer step; with pipeline "
+        "parallelism the number of micro-batches in flight.",
+    )
+    dataloader_num_workers: Integer = Field(
+        0, ge=0, description="Threads that read batches ahead; 0 reads in the training thread."
+    )
+    distributed_dataloader: Flag = Field(
+        False,
+        description="Of the ranks that train on the same samples (tensor and pipeline parallel, "
+        "split sequences) the first reads them and sends them to the others, which need no access "
+        "to the data. False: each reads for itself.",
+    )
+    ignore_data_skip: Flag = Field(
+        False, description="On resuming, begin the data anew in place of where it stood."
+    )
+    skip_data_intervals: tuple[tuple[Integer, Integer], ...] | None = Field(
+        None,
+        description="[[first, last], …] of global steps whose data is passed over, to step around "
+        "a spike of the loss.",
+    )
+
+    @field_validator("skip_data_intervals")
+    @classmethod
+    def _ordered(
+        cls, intervals: tuple[tuple[int, int], ...] | None
+    ) -> tuple[tuple[int, int], ...] | None:
+        for first, last in intervals or ():
+            if not 0 < first <= last:
+                raise ValueError(f"[{first}, {last}] is no interval of steps: 1 <= first <= last")
+        return intervals
+
+
+class OptimizerArguments(Arguments):
+    """Optimizer: AdamW and the learning rate's schedule."""
+
+    max_steps: Integer = Field(-1, description="Optimizer steps of the whole run; must be given.")
+    optim: Literal["adamw"] = Field("adamw", description="The optimizer.")
+    learning_rate: Number = Field(5e-5, ge=0, description="Highest learning rate.")
+    min_learning_rate: Number = Field(1e-5, ge=0, description="Learning rate after the decay.")
+    lr_scheduler_type: Literal["linear", "cosine"] = Field(
+        "linear", description="Shape of the decay from learning_rate to min_learning_rate."
+    )
+    warmup_steps: Integer = Field(
+        0, ge=0, description="Steps of linear rise at the start; 0 lets warmup_ratio say."
+    )
+    warmup_ratio: Number = Field(
+        0.0, ge=0, le=1, description="The same as a share of max_steps; warmup_steps > 0 wins."
+    )
+    decay_steps: Integer | None = Field(
+        None, gt=0, description="Step at which min_learning_rate is reached; by default max_steps."
+    )
+    weight_decay: Number = Field(
+        0.0, ge=0, description="Weight decay of matrices; biases and norms have none."
+    )
+    adam_beta1: Number = Field(0.9, ge=0, lt=1, description="Decay of AdamW's first moment.")
+    adam_beta2: Number = Field(0.999, ge=0, lt=1, description="Decay of AdamW's second moment.")
+    adam_epsilon: Number = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: Number = Field(
+        1.0,
+        description="Gradients are scaled down to this global norm; 0 or less leaves them.",
+    )
+
+    @property
+    def warmup(self) -> float:
+        """Steps of warm-up, a fraction where warmup_ratio × max_steps is one."""
+        return float(self.warmup_steps or self.warmup_ratio * self.max_steps)
+
+
+class PrecisionArguments(Arguments):
+    """Precision: number formats of weights, gradients and products."""
+
+    fp16: Flag = Field(False, description="16-bit floating point, with a scaled loss.")
+    bf16: Flag = Field(False, description="bfloat16, which needs no scaled loss.")
+    fp16_opt_level: Literal["O0", "O1", "O2"] = Field(
+        "O1",
+        description="For fp16 and bf16: O1 keeps fp32 weights and multiplies in 16 bits; O2 keeps "
+        "16-bit weights and fp32 masters in the optimizer; O0 is fp32.",
+    )
+    amp_master_grad: Flag = Field(
+        False, description="O2: accumulate, clip and apply gradients in fp32."
+    )
+    scale_loss: Number = Field(
+        2.0**15, gt=0, description="fp16: the first scale of the loss, adapted as training goes."
+    )
+
+    @property
+    def compute_dtype(self) -> Literal["float32", "float16", "bfloat16"]:
+        """Format in which products are taken."""
+        if self.fp16_opt_level == "O0" or not (self.fp16 or self.bf16):
+            return "float32"
+        return "float16" if self.fp16 else "bfloat16"
+
+    @property
+    def weight_dtype(self) -> Literal["float32", "float16", "bfloat16"]:
+        """Format of the weights that products are taken with; masters are float32 always."""
+        return self.compute_dtype if self.fp16_opt_level == "O2" else "float32"
 
 
 class TrainingArguments(

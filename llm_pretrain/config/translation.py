@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from llm_pretrain.config import keys
-from llm_pretrain.config.arguments import shown
-from llm_pretrain.config.command_line import readings_of
-from llm_pretrain.config.given import Collection
-from llm_pretrain.config.paddleformers import DEFAULTS, MARKS, MEANINGS, ONLY, input_dir
+from llm_pretrain.config.argument_types import shown
+from llm_pretrain.config.foreign_keys import DEFAULTS, MARKS, MEANINGS, ONLY
+from llm_pretrain.config.given import Collection, readings_of
 from llm_pretrain.config.parallel_options import FLAGS, INERT_OPTIONS
+
+_TEXT = (".json", ".jsonl", ".txt", ".parquet", ".csv", ".tsv")
 
 
 def translate(found: Collection) -> None:
@@ -108,7 +109,7 @@ def _take_paths(found: Collection) -> None:
         found.notices.append(f"{key}: no effect: input_dir is given")
         return
     try:
-        value = input_dir(str(given.value), None if shares is None else str(shares.value))
+        value = _input_dir(str(given.value), None if shares is None else str(shares.value))
     except ValueError as error:
         found.problems.append(f"{place}{error}")
         found.wrong.add("input_dir")
@@ -141,3 +142,28 @@ def _tell_defaults(found: Collection, mark: str) -> None:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _input_dir(paths: str, shares: str | None) -> str:
+    """The input_dir that means train_dataset_path and train_dataset_prob.
+
+    Raises:
+        ValueError: the files are text, or there are more or fewer shares than paths.
+    """
+    prefixes = [path.strip() for path in paths.split(",") if path.strip()]
+    texts = [path for path in prefixes if path.endswith(_TEXT)]
+    if texts:
+        raise ValueError(
+            f"{texts[0]} is text: make .bin and .idx files of it with `llm-pretrain preprocess`, "
+            "and name them in input_dir"
+        )
+    if len(prefixes) == 1:
+        return prefixes[0]
+    weights = str(shares).split(",") if shares else ["1"] * len(prefixes)
+    if len(weights) != len(prefixes):
+        raise ValueError(
+            f"{len(prefixes)} paths, but train_dataset_prob has {len(weights)} shares; give as many"
+        )
+    return " ".join(
+        f"{weight.strip()} {path}" for weight, path in zip(weights, prefixes, strict=True)
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked

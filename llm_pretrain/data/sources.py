@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config import DataArguments
 from llm_pretrain.data.blend import blend_order
 from llm_pretrain.data.find_data import Inputs, find_data, open_data
 from llm_pretrain.data.shares import shares_of

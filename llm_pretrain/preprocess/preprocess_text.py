@@ -14,7 +14,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.config.data_arguments import DataArguments
+from llm_pretrain.config import DataArguments
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.split import parse_split
 from llm_pretrain.faults import describe, naming

@@ -13,7 +13,7 @@ from crc32c import crc32c
 
 from llm_pretrain.checkpoint.layout import HUGGING_FACE
 from llm_pretrain.config import RunConfig
-from llm_pretrain.config.arguments import shown
+from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config

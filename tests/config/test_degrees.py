@@ -12,7 +12,7 @@ from llm_pretrain.config import (
     resolve_degrees,
     smallest_world_size,
 )
-from llm_pretrain.config.rank_groups import ORDERS, rank_groups
+from llm_pretrain.config.degrees import ORDERS, rank_groups
 
 
 def training(**values: Any) -> TrainingArguments:

@@ -59,8 +59,8 @@ def test_every_family_has_one(pattern: str) -> None:
     for path in REPOSITORY.glob(f"configs/*/{pattern}"):
         run = load_run_config(path)
         name = run.model.model_name_or_path
-        found.add(family_of(load_model_config(name, run.model, max_seq_length=64)).__name__)
-    assert found == {family.__name__ for family in FAMILIES.values()}
+        found.add(family_of(load_model_config(name, run.model, max_seq_length=64)).__module__)
+    assert found == {family.__module__ for family in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain.config.paddleformers import MEANINGS, ONLY
+from llm_pretrain.config.foreign_keys import MEANINGS, ONLY
 from llm_pretrain.config.parallel_options import FLAGS, INERT_OPTIONS, OPTIONS
 
 

@@ -13,11 +13,14 @@ from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.config import ConfigError, check_layout, load_run_config, resolve_degrees
 from llm_pretrain.config.model_config import ModelConfig, Rope
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families import baichuan, load_model_config
-from llm_pretrain.models.families.baichuan_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES, load_model_config
 from tests.models.baichuan_reference import outputs
+from tests.models.seeds import seeds_of
 from tests.peers import random_configs
 from tests.peers.comparison import Case, assert_close, outputs_of, told, whole_tensors
+
+baichuan = FAMILIES["baichuan"]
+SEEDS = seeds_of("baichuan")
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "baichuan"
 SMALL = {

@@ -14,10 +14,13 @@ from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families import bloom
-from llm_pretrain.models.families.bloom_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES
 from llm_pretrain.parallel.sharding.pieces import initialize
+from tests.models.seeds import seeds_of
 from tests.peers.comparison import whole_tensors
+
+bloom = FAMILIES["bloom"]
+SEEDS = seeds_of("bloom")
 
 FIRST_RELEASE = {
     "model_type": "bloom",

@@ -15,10 +15,14 @@ from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import BlankInfilling, ModelConfig
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families import chatglm, chatglm2
-from llm_pretrain.models.families.chatglm_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES
 from llm_pretrain.parallel.sharding.pieces import initialize
+from tests.models.seeds import seeds_of
 from tests.peers.comparison import whole_tensors
+
+chatglm = FAMILIES["chatglm"]
+chatglm2 = FAMILIES["chatglm_v2"]
+SEEDS = seeds_of("chatglm")
 
 # As ChatGLM-6B's repository has it.
 PUBLISHED = {

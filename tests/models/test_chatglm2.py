@@ -13,10 +13,13 @@ from llm_pretrain.checkpoint.write_weights import as_published, write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families import chatglm2
-from llm_pretrain.models.families.chatglm2_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES
 from llm_pretrain.parallel.sharding.pieces import initialize
+from tests.models.seeds import seeds_of
 from tests.peers.comparison import whole_tensors
+
+chatglm2 = FAMILIES["chatglm_v2"]
+SEEDS = seeds_of("chatglm_v2")
 
 # As its repository has it.
 PUBLISHED = {

@@ -8,11 +8,13 @@ import pytest
 
 from llm_pretrain.checkpoint.write_weights import as_published
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families.chatglm_seeds import SEEDS
 from llm_pretrain.parallel.layers.micro_batch import MicroBatch
 from tests.models import glm_reference
+from tests.models.seeds import seeds_of
 from tests.peers import random_configs
 from tests.peers.comparison import Case, assert_close, outputs_of, told, whole_tensors
+
+SEEDS = seeds_of("chatglm")
 
 TINY = {**SEEDS["tiny/glm-130b"], "hidden_dropout": 0.0, "attention_dropout": 0.0}
 CASES = {

@@ -15,9 +15,13 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
-from llm_pretrain.models.families import baichuan, family_of, llama
-from llm_pretrain.models.families.llama_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES, family_of
 from llm_pretrain.models.position import rotary_frequencies
+from tests.models.seeds import seeds_of
+
+baichuan = FAMILIES["baichuan"]
+llama = FAMILIES["llama"]
+SEEDS = seeds_of("llama")
 
 OLD = {
     "model_type": "llama",

@@ -13,10 +13,13 @@ from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError, ModelArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families import load_model_config, opt
-from llm_pretrain.models.families.opt_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES, load_model_config
 from llm_pretrain.parallel.sharding.pieces import initialize
+from tests.models.seeds import seeds_of
 from tests.peers.comparison import whole_tensors
+
+opt = FAMILIES["opt"]
+SEEDS = seeds_of("opt")
 
 
 def read(**changes: Any) -> ModelConfig:

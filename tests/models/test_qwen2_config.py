@@ -8,8 +8,10 @@ import pytest
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig, Rope
-from llm_pretrain.models.families import qwen2
-from llm_pretrain.models.families.qwen2_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES
+from tests.models.seeds import seeds_of
+
+SEEDS = seeds_of("qwen2", "qwen3")
 
 SMALL = {
     "vocab_size": 100,
@@ -22,7 +24,7 @@ SMALL = {
 
 
 def read(family: str, **changes: Any) -> ModelConfig:
-    return qwen2.read_config({"model_type": family, **SMALL, **changes}, "config.json")
+    return FAMILIES[family].read_config({"model_type": family, **SMALL, **changes}, "config.json")
 
 
 def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
@@ -70,5 +72,6 @@ def test_refused_with_the_reason(family: str, changes: dict[str, Any], message: 
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_written_config_is_read_as_the_same_model(name: str) -> None:
-    config = qwen2.read_config(SEEDS[name], name)
-    assert qwen2.read_config(qwen2.write_config(config), name) == config
+    family = FAMILIES[SEEDS[name]["model_type"]]
+    config = family.read_config(SEEDS[name], name)
+    assert family.read_config(family.write_config(config), name) == config

@@ -13,9 +13,12 @@ from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import Extrapolation, ModelConfig, Rope
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.families import qwen
-from llm_pretrain.models.families.qwen_seeds import SEEDS
+from llm_pretrain.models.families import FAMILIES
+from tests.models.seeds import seeds_of
 from tests.peers.comparison import Case, whole_tensors
+
+qwen = FAMILIES["qwen"]
+SEEDS = seeds_of("qwen")
 
 SMALL = {
     "model_type": "qwen",

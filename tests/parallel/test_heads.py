@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from llm_pretrain import ops
-from llm_pretrain.config.possible import divisors
+from llm_pretrain.config.degrees import divisors
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.layers.attention import LocalHeads, local_heads
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_pretrain.checkpoint.layout import PADDLENLP
-from llm_pretrain.models.families import llama, paddlenlp
+from llm_pretrain.models.families import FAMILIES, paddlenlp
 from tests.peers import random_configs
 from tests.peers.comparison import Case
 from tests.peers.random_configs import random_cases
@@ -80,7 +80,7 @@ def scaled(kind: str, **other: Any) -> Case:
 
 def written(length: int, **scaling: Any) -> Case:
     """The config that is written for PaddleNLP of a LLaMA with Hugging Face's keys."""
-    config = llama.read_config({**LLAMA, "rope_scaling": scaling}, "config.json")
+    config = FAMILIES["llama"].read_config({**LLAMA, "rope_scaling": scaling}, "config.json")
     return Case(paddlenlp.write_config(config), length=length)
 
 

@@ -1,9 +1,7 @@
 """The families of models that can be trained, and which config a run trains.
 
-A family is a module that maps a published config.json to a `ModelConfig` and back
-(`read_config`, `write_config`) and says where the published weights stand (`source`) and which
-published tensors are none of its own (`PASSED_OVER`). Nothing here needs a deep-learning framework
-or a network.
+A `Family` maps a published config.json to a `ModelConfig` and back and says where the published
+weights stand. Nothing here needs a deep-learning framework or a network.
 """
 
 from __future__ import annotations
@@ -13,57 +11,68 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError, ModelArguments
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import (
-    baichuan,
-    baichuan_seeds,
-    bloom,
-    bloom_seeds,
-    chatglm,
-    chatglm2,
-    chatglm2_seeds,
-    chatglm_seeds,
-    gpt,
-    gpt_seeds,
-    llama,
-    llama_seeds,
-    opt,
-    opt_seeds,
-    qwen,
-    qwen2,
-    qwen2_seeds,
-    qwen_seeds,
+from llm_pretrain.models.families.baichuan import Baichuan
+from llm_pretrain.models.families.bloom import Bloom
+from llm_pretrain.models.families.chatglm import ChatGlm
+from llm_pretrain.models.families.chatglm2 import ChatGlm2
+from llm_pretrain.models.families.family import Family
+from llm_pretrain.models.families.gpt import Gpt
+from llm_pretrain.models.families.llama import Llama
+from llm_pretrain.models.families.opt import Opt
+from llm_pretrain.models.families.qwen import Qwen
+from llm_pretrain.models.families.qwen2 import Qwen2, Qwen3
+
+# A family is named here and nowhere else.
+_FAMILIES: tuple[Family, ...] = (
+    Llama(),
+    Baichuan(),
+    Bloom(),
+    Gpt(),
+    Opt(),
+    ChatGlm(),
+    ChatGlm2(),
+    Qwen(),
+    Qwen2(),
+    Qwen3(),
 )
 
-if TYPE_CHECKING:
-    from llm_pretrain.config import ModelArguments
-
-# A family is named here and nowhere else: its module, and the one with its published configs.
-_MODULES: tuple[tuple[ModuleType, ModuleType], ...] = (
-    (llama, llama_seeds),
-    (baichuan, baichuan_seeds),
-    (bloom, bloom_seeds),
-    (gpt, gpt_seeds),
-    (opt, opt_seeds),
-    (chatglm, chatglm_seeds),
-    (chatglm2, chatglm2_seeds),
-    (qwen, qwen_seeds),
-    (qwen2, qwen2_seeds),
-)
-
-FAMILIES: dict[str, ModuleType] = {
-    model_type: family for family, _ in _MODULES for model_type in family.MODEL_TYPES
+FAMILIES: dict[str, Family] = {
+    model_type: family for family in _FAMILIES for model_type in family.model_types
 }
 """By `model_type` of a published config.json."""
+
+
+def _published_by_name(kind: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configs of one `model_type` in seeds.json.
+
+    Each is a list of which later parts win: numbers under the names of "sizes", an object, or the
+    name of a shared object or of a model before.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, parts in kind["models"].items():
+        found[name] = dict(kind["all"])
+        for part in parts:
+            if isinstance(part, list):
+                part = zip(kind["sizes"], part, strict=True)
+            elif isinstance(part, str):
+                part = kind["shared"][part] if part in kind["shared"] else found[part]
+            found[name].update(part)
+    return found
+
+
+_SEEDS = json.loads(Path(__file__).with_name("seeds.json").read_text(encoding="utf-8"))
 SEEDS: dict[str, dict[str, Any]] = {
-    name: published for _, seeds in _MODULES for name, published in seeds.SEEDS.items()
+    name: published
+    for kind in _SEEDS.values()
+    for name, published in _published_by_name(kind).items()
 }
+"""Published configs, with the sizes of the published files, by the names that users type."""
 CAPABILITIES: dict[str, str] = {
-    model: seed for _, seeds in _MODULES for model, seed in seeds.CAPABILITIES.items()
+    model: seed for kind in _SEEDS.values() for model, seed in kind["capabilities"].items()
 }
 """Models of the capability table, each with the seed of its architecture that the tests run."""
 
@@ -82,8 +91,8 @@ _CHANGEABLE = (
 )
 
 
-def family_of(config: ModelConfig) -> ModuleType:
-    """The module of `config`'s family."""
+def family_of(config: ModelConfig) -> Family:
+    """The family of `config`."""
     return FAMILIES[config.family]
 
 
@@ -95,7 +104,7 @@ def is_redundant(published: str, config: ModelConfig) -> bool:
     family = family_of(config)
     if config.tie_word_embeddings and published == family.source("head.weight", config).name:
         return True
-    return published.endswith(family.PASSED_OVER)
+    return published.endswith(family.ignored)
 
 
 def load_model_config(
@@ -151,8 +160,7 @@ def _read(published: Mapping[str, Any], source: str) -> ModelConfig:
         raise ConfigError(
             [f"{source}: model_type: {kind!r} is not supported; supported: {', '.join(FAMILIES)}."]
         )
-    config: ModelConfig = FAMILIES[kind].read_config(published, source)
-    return config
+    return FAMILIES[kind].read_config(published, source)
 
 
 def _published_config(

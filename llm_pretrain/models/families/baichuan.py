@@ -8,86 +8,62 @@ keys by their positions, those of 13B have linear biases (ALiBi) instead. Baichu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import llama
+from llm_pretrain.models.families.family import Values, key
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source, named_source, query_key_value
+from llm_pretrain.models.families.llama import Llama
+from llm_pretrain.models.families.published import Packed, query_key_value
 
-MODEL_TYPES = ("baichuan",)
-
-# Settings that would change the arithmetic, with the values that this decoder computes.
-_SUPPORTED = {
-    # The factor of a second loss, on the size of the logits.
-    "z_loss_weight": (0, None),
-    "attention_bias": (False, None),
-}
+_LENGTH = "max_position_embeddings"
 
 
-def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
-    """The model that a published config.json describes.
+class Baichuan(Llama):
+    """The published files of 13B differ from those of 7B in having no "max_position_embeddings".
 
-    Where no "alibi" says so, a model without "max_position_embeddings" has linear biases: that is
-    how the published files of 13B differ from those of 7B. "z_loss_weight" stands in those of
-    Baichuan 2 alone, which has the scaled head.
-
-    Args:
-        published: the parsed file.
-        source: the file's name for error messages.
-
-    Raises:
-        ConfigError: every key that is missing, malformed or beyond this decoder.
+    "z_loss_weight" stands in those of Baichuan 2 alone, which has the scaled head.
     """
-    fields = Fields(published, source)
-    fields.require_supported(_SUPPORTED)
-    heads = published.get("num_attention_heads")
-    fields.require_supported({"num_key_value_heads": (heads, None)})
-    fields.raise_problems()
-    length = "max_position_embeddings"
-    if not fields.has(length):
-        published = {
-            "alibi": True,
-            **published,
-            length: fields.positive_integer("model_max_length", 4096),
-        }
-    config = llama.read_config(published, source)
-    return replace(config, family="baichuan", norm_head=fields.has("z_loss_weight"))
 
-
-def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json that describes `config`; read back, it is `config` again.
-
-    The classes of "auto_map" are those of the files that stand beside the published weights.
-    """
-    # The classes are told apart by the case of one letter.
-    name = "Baichuan" if _is_later(config) else "BaiChuan"
-    published = {
-        **llama.write_config(config),
-        "architectures": [f"{name}ForCausalLM"],
-        "auto_map": {
-            "AutoConfig": f"configuration_baichuan.{name}Config",
-            "AutoModelForCausalLM": f"modeling_baichuan.{name}ForCausalLM",
-        },
-        "model_type": "baichuan",
-        "model_max_length": config.max_position_embeddings,
+    model_types = ("baichuan",)
+    keys = (
+        *(row for row in Llama.keys if row.field not in (_LENGTH, "num_key_value_heads")),
+        key(_LENGTH, Fields.positive_integer, _LENGTH, "model_max_length", default=4096),
+    )
+    supported = Llama.supported | {
+        # The factor of a second loss, on the size of the logits.
+        "z_loss_weight": (0, None),
+        "attention_bias": (False, None),
     }
-    if config.alibi:
-        del published["max_position_embeddings"]
-    if config.norm_head:
-        published["z_loss_weight"] = 0
-    return published
 
+    def read_config(self, published: Mapping[str, Any], source: str) -> ModelConfig:
+        """As every family's; without "alibi", a model that gives no length has linear biases."""
+        if published.get(_LENGTH) is None:
+            published = {"alibi": True, **published}
+        return super().read_config(published, source)
 
-def _is_later(config: ModelConfig) -> bool:
-    """Whether the model is not of the first release, of 7B."""
-    return config.alibi or config.norm_head
+    def complete(self, values: Values, fields: Fields) -> None:
+        heads = values["num_attention_heads"]
+        fields.require_supported({"num_key_value_heads": (heads, None)})
+        values["num_key_value_heads"] = heads
+        super().complete(values, fields)
+        values["norm_head"] = fields.has("z_loss_weight")
 
+    def also_written(self, config: ModelConfig) -> dict[str, Any]:
+        """The classes of "auto_map" are those of the files beside the published weights."""
+        # The classes are told apart by the case of one letter: the first release was of 7B.
+        name = "Baichuan" if config.alibi or config.norm_head else "BaiChuan"
+        return {
+            **super().also_written(config),
+            "architectures": [f"{name}ForCausalLM"],
+            "auto_map": {
+                "AutoConfig": f"configuration_baichuan.{name}Config",
+                "AutoModelForCausalLM": f"modeling_baichuan.{name}ForCausalLM",
+            },
+            "num_key_value_heads": config.num_key_value_heads,
+            **({} if config.alibi else {_LENGTH: config.max_position_embeddings}),
+            **({"z_loss_weight": 0} if config.norm_head else {}),
+        }
 
-PASSED_OVER = llama.PASSED_OVER
-
-
-def source(canonical: str, config: ModelConfig) -> Source:
-    """Where a tensor stands in Hugging Face's files."""
-    return named_source(canonical, llama.NAMES, {"self_attn.W_pack": query_key_value(config)})
+    def packed(self, config: ModelConfig) -> dict[str, Packed]:
+        return {"self_attn.W_pack": query_key_value(config)}

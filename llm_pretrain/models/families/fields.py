@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 
 
 class Fields:
@@ -79,14 +79,12 @@ class Fields:
         self.problem(key, f"{value!r} is neither true nor false")
         return default
 
-    def probability(self, *keys: str) -> float:
-        """The first of `keys` that is present, else 0."""
-        for key in filter(self.has, keys):
-            value = self.number(key)
-            if value < 1:
-                return value
-            self.problem(key, f"{value} is not a probability below 1")
-        return 0.0
+    def probability(self, key: str, default: float = 0.0) -> float:
+        value = self.number(key, default)
+        if value < 1:
+            return value
+        self.problem(key, f"{value} is not a probability below 1")
+        return default
 
     def share(self, key: str, default: float) -> float:
         """A number from 0 to 1."""

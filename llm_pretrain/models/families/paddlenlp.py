@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_pretrain.config.errors import ConfigError
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import (
     DynamicScaling,
     LinearScaling,
@@ -19,7 +19,8 @@ from llm_pretrain.config.model_config import (
     ModelConfig,
     RopeScaling,
 )
-from llm_pretrain.models.families import family_of, llama
+from llm_pretrain.models.families import family_of
+from llm_pretrain.models.families.llama import Llama
 from llm_pretrain.models.families.published import (
     Packed,
     Source,
@@ -66,7 +67,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     model = _model_of(config)
     if differences := _differences(model, config):
         raise ConfigError([f"PaddleNLP's {model.architecture} {text}." for text in differences])
-    published: dict[str, Any] = family_of(config).write_config(config)
+    published = family_of(config).write_config(config)
     published |= {"model_type": config.family, "architectures": [model.architecture]}
     published |= {key: published[other] for key, other in model.keys.items()}
     # What a run fuses is split in the files, and its Qwen would not fuse what it reads.
@@ -122,7 +123,7 @@ def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
         packed = _fused_qkv(config)
         if config.fuse_attention_ffn:
             packed["mlp.gate_up_fused_proj"] = gate_up(config)
-        return _renamed(named_source(canonical, llama.NAMES, packed), "model.", f"{model}.")
+        return _renamed(named_source(canonical, Llama.names, packed), "model.", f"{model}.")
 
     return source
 

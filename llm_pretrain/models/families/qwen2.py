@@ -6,77 +6,44 @@ has biases on queries, keys and values, and Qwen3 norms of every query and key h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
-from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.families import llama
+from llm_pretrain.models.families.family import Values
 from llm_pretrain.models.families.fields import Fields
-from llm_pretrain.models.families.published import Source, named_source
-
-MODEL_TYPES = ("qwen2", "qwen3")
-
-# Settings that would change the arithmetic, with the values that this decoder computes. Without
-# "use_sliding_window" the other keys of the window have no effect.
-_SUPPORTED = {
-    "use_sliding_window": (False, None),
-    "use_mrope": (False, None),
-    # PaddleNLP takes no notice of it here.
-    "rope_scaling_type": (None,),
-    "alibi": (False, None),
-    "mlp_bias": (False, None),
-}
-_DEFAULTS = {
-    "qwen2": {"max_position_embeddings": 32768},
-    "qwen3": {"max_position_embeddings": 32768, "head_dim": 128},
-}
+from llm_pretrain.models.families.llama import Llama
 
 
-def read_config(published: Mapping[str, Any], source: str) -> ModelConfig:
-    """The model that a published config.json describes.
+class Qwen2(Llama):
+    """Without "use_sliding_window" the other keys of the window have no effect."""
 
-    Args:
-        published: the parsed file, in the older or the present spelling.
-        source: the file's name for error messages.
-
-    Raises:
-        ConfigError: every key that is missing, malformed or beyond this decoder.
-    """
-    fields = Fields(published, source)
-    fields.require_supported(_SUPPORTED)
-    if "sliding_attention" in (published.get("layer_types") or ()):
-        fields.problem("layer_types", "sliding windows are not supported")
-    fields.raise_problems()
-    family = published["model_type"]
-    config = llama.read_config({**_DEFAULTS[family], **published}, source)
-    config = replace(config, family=family)
-    if family == "qwen2":
-        return replace(config, attention_bias=True, attention_output_bias=False)
-    return replace(config, query_key_norm=True)
-
-
-def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json that describes `config`; read back, it is `config` again."""
-    published = {
-        **llama.write_config(config),
-        "architectures": [f"{config.family.title()}ForCausalLM"],
-        "model_type": config.family,
-        "use_sliding_window": False,
+    model_types = ("qwen2",)
+    architecture = "Qwen2ForCausalLM"
+    keys = tuple(row for row in Llama.keys if row.field not in ("mlp_bias", "attention_bias"))
+    fixed = {"attention_bias": True, "attention_output_bias": False}
+    defaults = {"max_position_embeddings": 32768}
+    written = Llama.written | {"use_sliding_window": False}
+    supported = Llama.supported | {
+        "use_sliding_window": (False, None),
+        "use_mrope": (False, None),
+        # PaddleNLP takes no notice of it here.
+        "rope_scaling_type": (None,),
+        "alibi": (False, None),
+        "mlp_bias": (False, None),
     }
-    del published["mlp_bias"]
-    if config.family == "qwen2":
-        del published["attention_bias"]
-    return published
+
+    def complete(self, values: Values, fields: Fields) -> None:
+        super().complete(values, fields)
+        if "sliding_attention" in (fields.values.get("layer_types") or ()):
+            fields.problem("layer_types", "sliding windows are not supported")
 
 
-_NAMES = llama.NAMES | {
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-}
-PASSED_OVER = llama.PASSED_OVER
+class Qwen3(Qwen2):
+    """Heads may be wider than hidden_size / num_attention_heads."""
 
-
-def source(canonical: str, config: ModelConfig) -> Source:
-    """Where a tensor stands in Hugging Face's files."""
-    return named_source(canonical, _NAMES)
+    model_types = ("qwen3",)
+    architecture = "Qwen3ForCausalLM"
+    keys = tuple(row for row in Llama.keys if row.field != "mlp_bias")
+    fixed = {"query_key_norm": True}
+    defaults = Qwen2.defaults | {"head_dim": 128}
+    names = Llama.names | {
+        "attention.query_norm": "self_attn.q_norm",
+        "attention.key_norm": "self_attn.k_norm",
+    }

@@ -1,12 +1,25 @@
-"""What the three groups of arguments have in common: frozen, flat, and strict about types."""
+"""The types of arguments, how messages show their values, and the error of a configuration."""
 
 from __future__ import annotations
 
 import reprlib
 import unicodedata
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+
+class ConfigError(ValueError):
+    """One or several problems of a configuration, found together.
+
+    `problems` holds one full sentence each, which names the file and the key where it can.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = tuple(problems)
+        assert self.problems, "a ConfigError needs at least one problem"
+        super().__init__("\n".join(self.problems))
 
 
 class Arguments(BaseModel):

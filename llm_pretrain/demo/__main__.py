@@ -11,7 +11,6 @@ from pathlib import Path
 from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
 from llm_pretrain.demo.command import STOPPED, run
 from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
-from llm_pretrain.demo.sample import continue_text
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.monitor.console import Console, sparkline
 from llm_pretrain.monitor.metrics_log import read_metrics
@@ -121,6 +120,26 @@ def show_results(directory: Path) -> None:
         print(f"checkpoint       {checkpoint}, to resume from")
     print(f"\n{continue_text(directory, PROMPT, TOKENS_TO_GENERATE)}")
     print(f"\nThe curves: visualdl --logdir {directory}/runs")
+
+
+def continue_text(directory: Path, prompt: str, count: int) -> str:
+    """`prompt` and up to `count` tokens after it, by the model and the tokenizer in `directory`."""
+    from tokenizers import Tokenizer
+
+    from llm_pretrain.checkpoint.load import load_weights
+    from llm_pretrain.models.decoder import Decoder
+    from llm_pretrain.models.families import read_model_config
+    from llm_pretrain.models.generate import generate
+
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    config = read_model_config(directory)
+    model = Decoder(config)
+    load_weights(model, config, directory)
+    tokens = list(tokenizer.encode(prompt).ids)
+    tokens += generate(
+        model, tokens, count, temperature=0.7, seed=1, stop_token=tokenizer.token_to_id("</s>")
+    )
+    return str(tokenizer.decode(tokens))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
-"""What can be said of a run's folders before it starts; Paddle is not imported."""
+"""A run's folders: where it begins, what is in the way, and a lock; Paddle is not imported.
+
+The lock keeps other jobs out of `output_dir`; the system drops it when its process ends.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +28,6 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.training.origin import changes, model_differences
-from llm_pretrain.training.output_lock import lock_problems
 
 
 @dataclass(frozen=True)
@@ -179,3 +185,68 @@ def _nearest_existing(path: Path) -> Path:
 
 def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+_LOCK = ".lock"
+# `check` looks at the lock for a moment.
+_LOCK_PATIENCE_SECONDS = 1.0
+
+
+def lock_problems(output_dir: str | Path) -> list[str]:
+    """Whether another job has the folder, in a sentence; nothing is written."""
+    try:
+        with (Path(output_dir) / _LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return [_taken(output_dir)]
+    except OSError:  # no lock yet, or a file system without locks
+        pass
+    return []
+
+
+@contextmanager
+def locked_output(output_dir: str | Path, *, is_first_of_job: bool) -> Iterator[None]:
+    """Hold the folder within the block; the first process of each node calls it.
+
+    Nodes may share the folder: there the first process of the job holds it for all.
+
+    Raises:
+        ConfigError: another job holds it.
+        OSError: the lock's file can't be written.
+    """
+    path = Path(output_dir) / _LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        is_held = _acquire(file.fileno())
+        if not is_held and is_first_of_job:
+            raise ConfigError([_taken(output_dir)])
+        if is_held:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+def _acquire(descriptor: int) -> bool:
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+
+
+def _taken(output_dir: str | Path) -> str:
+    try:
+        holder = (Path(output_dir) / _LOCK).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        holder = ""
+    return (
+        f"output_dir: {output_dir} is in use by another job ({holder or 'its number is unknown'}); "
+        "wait until it has ended, end it, or choose another output_dir"
+    )

@@ -45,9 +45,9 @@ from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.preprocess.tokenizers.tokenizer_files import files_that_go_along
-from llm_pretrain.training.agreement import assert_same_run
+from llm_pretrain.training.agreement import StopSignal, assert_same_run
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
-from llm_pretrain.training.folders import Start, examine_folders
+from llm_pretrain.training.folders import Start, examine_folders, locked_output
 from llm_pretrain.training.introduction import describe_weights, introduce
 from llm_pretrain.training.model_choice import (
     depth_notices,
@@ -60,7 +60,6 @@ from llm_pretrain.training.model_choice import (
     vocabulary_problems,
 )
 from llm_pretrain.training.operators import choose_operators
-from llm_pretrain.training.output_lock import locked_output
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import (
     agree_on_start,
@@ -69,7 +68,6 @@ from llm_pretrain.training.resume import (
     shared_origin,
 )
 from llm_pretrain.training.stage import prepare_stage
-from llm_pretrain.training.stop import StopSignal
 from llm_pretrain.training.trainer import Trainer
 
 

@@ -24,13 +24,12 @@ from llm_pretrain.parallel.sharding.optimizer import (
     ShardedAdamW,
     StepResult,
 )
+from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.evaluate import evaluate, sum_over_batch_ranks
 from llm_pretrain.training.origin import changes, shortage
-from llm_pretrain.training.progress import Interval, Progress
+from llm_pretrain.training.progress import Interval, Progress, learning_rate
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, load_unless_damaged
-from llm_pretrain.training.schedule import learning_rate
-from llm_pretrain.training.stop import StopSignal
 
 
 class Trainer:

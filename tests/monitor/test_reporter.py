@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.monitor import metrics_log, visualdl_writer
+from llm_pretrain.monitor import metrics_log
 from llm_pretrain.monitor.metrics_log import read_metrics
-from llm_pretrain.monitor.reporter import Reporter, wants_visualdl
+from llm_pretrain.monitor.reporter import Reporter, VisualDLWriter, wants_visualdl
 
 
 def report(reporter: Reporter) -> None:
@@ -95,6 +95,6 @@ def test_a_full_disk_is_said_once(
 
     reporter = Reporter(tmp_path, tmp_path / "runs", "visualdl", max_steps=3)
     monkeypatch.setattr(metrics_log.MetricsLog, "write", full)
-    monkeypatch.setattr(visualdl_writer.VisualDLWriter, "write", full)
+    monkeypatch.setattr(VisualDLWriter, "write", full)
     report(reporter)
     assert capsys.readouterr().out.count("No space left on device") == 2

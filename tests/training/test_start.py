@@ -16,7 +16,7 @@ import pytest
 
 from llm_pretrain.check import main as check
 from llm_pretrain.config import ConfigError
-from llm_pretrain.training.output_lock import lock_problems, locked_output
+from llm_pretrain.training.folders import lock_problems, locked_output
 from tests.launching import ROOT, RUN_PRETRAIN, Job, free_port, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
@@ -206,7 +206,7 @@ def test_a_second_job_in_one_folder_is_refused(
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom llm_pretrain.training.output_lock import locked_output\n"
+        "import sys, time\nfrom llm_pretrain.training.folders import locked_output\n"
         "with locked_output(sys.argv[1], is_first_of_job=True):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from llm_pretrain.config import TrainingArguments
-from llm_pretrain.training.schedule import learning_rate
+from llm_pretrain.training.progress import learning_rate
 
 
 def arguments(**changes) -> TrainingArguments:

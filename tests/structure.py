@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 import tempfile
@@ -88,7 +90,8 @@ def files_of_a_step() -> Counter[str]:
         run = load_run_config(write_config(folder / "run.json", config))
         Trainer._step = counted_step  # type: ignore[method-assign]
         try:
-            assert train(run, model_config_of(run), topology.current()) == 0
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert train(run, model_config_of(run), topology.current()) == 0
         finally:
             Trainer._step = whole_step  # type: ignore[method-assign]
     return calls
@@ -105,8 +108,6 @@ def main() -> None:
     print(f"files under 50 lines     {sum(0 < lines < 50 for lines in sizes.values())}")
     print(f"files of a step          {len(step)}, {sum(step.values())} calls")
     print(f"words that are gone      {len(gone_words())} places")
-    for path, calls in step.most_common():
-        print(f"  {calls:5} calls in {path}")
 
 
 if __name__ == "__main__":

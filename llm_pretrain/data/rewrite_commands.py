@@ -9,9 +9,10 @@ from pathlib import Path
 
 from llm_pretrain.config.paths import path_argument, path_word
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.find_data import find_data
+from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.rewrite import merge, split
+from llm_pretrain.data.split import one_source_validates
 from llm_pretrain.data.token_data import TokenData
 from llm_pretrain.faults import describe
 from llm_pretrain.terminal import HelpFormatter
@@ -35,7 +36,12 @@ def merge_main(argv: Sequence[str]) -> int:
         if not inputs:
             raise DataError("name the prefixes or folders to merge.")
         prefixes = [prefix for name, text in inputs for prefix in find_data(text, name).prefixes]
-        return [merge(prefixes, arguments.output_prefix)]
+        documents = [open_data(prefix).documents for prefix in prefixes]
+        merged = merge(prefixes, arguments.output_prefix)
+        said = one_source_validates(prefixes, documents)
+        if said is not None:
+            print(said)
+        return [merged]
 
     return _main(parser, argv, run)
 

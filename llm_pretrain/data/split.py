@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from llm_pretrain.config import DataArguments
 from llm_pretrain.data.errors import DataError
 
 SPLITS = ("train", "valid", "test")
@@ -48,6 +49,21 @@ def split_documents(split: str, documents: int) -> dict[str, range]:
         name: range(begin, end)
         for name, begin, end in zip(SPLITS, boundaries, boundaries[1:], strict=False)
     }
+
+
+def one_source_validates(names: Sequence[object], sizes: Sequence[int]) -> str | None:
+    """What to say where the default split of sources in a row takes the last one alone to evaluate.
+
+    `sizes` of the sources are in any unit that documents are in proportion to.
+    """
+    _, valid, test = parse_split(DataArguments.model_fields["split"].default)
+    if len(sizes) < 2 or sizes[-1] < (valid + test) * sum(sizes):
+        return None
+    return (
+        "The documents keep the order of the inputs, so that the default split validates on "
+        f"{names[-1]} alone; a pair of files for each input, in one folder, gives every one its "
+        "part."
+    )
 
 
 def check_wanted(

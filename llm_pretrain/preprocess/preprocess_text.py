@@ -14,9 +14,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.config import DataArguments
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
-from llm_pretrain.data.split import parse_split
+from llm_pretrain.data.split import one_source_validates
 from llm_pretrain.faults import describe, naming
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
@@ -105,20 +104,10 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
         raise
     finally:
         unfinished.leave()
-    if arguments.max_doc_num is None and _ends_in_one_source(sources):
-        print(
-            "The documents keep the order of the inputs, so that the default split validates on "
-            f"{sources[-1].name} alone; a pair of files for each input, in one folder, gives every "
-            "one its part.",
-            file=out,
-        )
+    said = one_source_validates([s.name for s in sources], [s.size for s in sources])
+    if arguments.max_doc_num is None and said is not None:
+        print(said, file=out)
     progress.finish(prefix, held_out_prefix(prefix), options.dtype)
-
-
-def _ends_in_one_source(sources: Sequence[Source]) -> bool:
-    """Whether one of several inputs gives all validation documents, judged by the files' sizes."""
-    _, valid, test = parse_split(DataArguments.model_fields["split"].default)
-    return len(sources) > 1 and sources[-1].size >= (valid + test) * sum(s.size for s in sources)
 
 
 def _write(

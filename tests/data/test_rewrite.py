@@ -161,3 +161,16 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{output}: File too large" in line
     assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("last", "is_said"), [(1, False), (3, True)])
+def test_merge_says_where_one_input_gives_all_validation_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], last: int, is_said: bool
+) -> None:
+    """The default split validates on the last twentieth of the documents."""
+    for name, documents in (("a", 38), ("b", last)):
+        write(tmp_path / name, [[[1, 2]]] * documents)
+    inputs = [str(tmp_path / name) for name in "ab"]
+    assert main(["merge", *inputs, "--output_prefix", str(tmp_path / "whole")]) == 0
+    said = f"the default split validates on {tmp_path}/b alone"
+    assert (said in capsys.readouterr().out) == is_said

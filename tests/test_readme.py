@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("Makefile", "pyproject.toml", "run_pretrain.py"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "bin").mkdir()
-    for name, words in (("python", ""), ("python3", ""), ("llm-pretrain", " -m llm_pretrain.cli")):
+    for name, words in (("python", ""), ("python3", ""), ("llm-pretrain", " -m llm_pretrain")):
         script = folder / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
         script.chmod(0o755)

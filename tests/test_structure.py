@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-from tests.structure import PACKAGE, ROOT, files_of_a_step, gone_words
+from tests.structure import PACKAGE, ROOT, files_of_a_step, gone_words, modules, names_at_the_top
+
+
+def test_the_package_is_seen_at_a_glance() -> None:
+    assert len(names_at_the_top()) <= 15
+    assert max(modules().values()) <= 400
 
 
 def test_a_word_that_is_gone_stays_gone() -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from llm_pretrain.config import ConfigError
-from llm_pretrain.files import write_text
+from llm_pretrain.machine.files import write_text
 
 FILE_NAME = "checksums.json"
 _NOTES = ".checksums"

@@ -15,10 +15,10 @@ from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.paths import path_argument
-from llm_pretrain.faults import describe, naming
+from llm_pretrain.machine.faults import describe, naming
+from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along, files_that_go_along
-from llm_pretrain.terminal import HelpFormatter
 
 # A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.
 TARGETS: dict[str, Layout] = {

@@ -24,7 +24,7 @@ from llm_pretrain.checkpoint.checksums import (
     remove_notes,
 )
 from llm_pretrain.config import ConfigError
-from llm_pretrain.files import flush_file
+from llm_pretrain.machine.files import flush_file
 
 STATE_FILE = "trainer_state.json"
 PROGRAM = "llm_pretrain"

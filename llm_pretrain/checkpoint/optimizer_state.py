@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from llm_pretrain.checkpoint.checksums import Checksums, DamagedCheckpointError
 from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.config import ConfigError
-from llm_pretrain.files import write_text
+from llm_pretrain.machine.files import write_text
 
 FOLDER = "optimizer"
 VALUES = ("master", "moment1", "moment2")

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, StoredTensor, UnreadableFileError
-from llm_pretrain.faults import naming
-from llm_pretrain.files import flush_file
+from llm_pretrain.machine.faults import naming
+from llm_pretrain.machine.files import flush_file
 
 _DTYPE_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U16": "bfloat16"}
 """Names of `NUMPY_TYPES` by the format's. PaddleNLP writes bfloat16's bits as 16-bit integers."""

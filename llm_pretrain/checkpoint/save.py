@@ -18,7 +18,7 @@ from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, publish, writ
 from llm_pretrain.checkpoint.gather import values_of, whole_tensors
 from llm_pretrain.checkpoint.shards import save_optimizer
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.files import write_text
+from llm_pretrain.machine.files import write_text
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket

@@ -20,7 +20,7 @@ from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.files import write_text
+from llm_pretrain.machine.files import write_text
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -10,7 +10,7 @@ from llm_pretrain.config import keys
 from llm_pretrain.config.degrees import ORDERS, Degrees, rank_groups
 from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.run_config import RunConfig, plan_batches
-from llm_pretrain.terminal import wrap
+from llm_pretrain.machine.terminal import wrap
 
 _GROUPS_SHOWN = 8
 _RANKS_SHOWN = 16

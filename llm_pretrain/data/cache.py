@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from llm_pretrain.data.builder_mark import BuilderMark, builder_state
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_npy
-from llm_pretrain.faults import reason
+from llm_pretrain.machine.faults import reason
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2

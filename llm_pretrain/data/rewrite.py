@@ -16,7 +16,7 @@ from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.token_data import CHUNK, TokenData
-from llm_pretrain.faults import naming
+from llm_pretrain.machine.faults import naming
 
 _SEQUENCES = 1 << 16
 _TOKENS = 1 << 22

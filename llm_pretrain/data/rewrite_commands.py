@@ -14,8 +14,8 @@ from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.rewrite import merge, split
 from llm_pretrain.data.split import one_source_validates
 from llm_pretrain.data.token_data import TokenData
-from llm_pretrain.faults import describe
-from llm_pretrain.terminal import HelpFormatter
+from llm_pretrain.machine.faults import describe
+from llm_pretrain.machine.terminal import HelpFormatter
 
 
 def merge_main(argv: Sequence[str]) -> int:

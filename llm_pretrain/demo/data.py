@@ -47,7 +47,7 @@ def make_data() -> int:
     train_bpe(iter(texts), vocab_size(config), tokenizer)
     print(f"{tokenizer}: a byte-pair vocabulary of {vocab_size(config)} tokens", flush=True)
     return run(
-        ["-m", "llm_pretrain.cli", "preprocess", "--model_name_or_path", str(tokenizer)],
+        ["-m", "llm_pretrain", "preprocess", "--model_name_or_path", str(tokenizer)],
         ["--input_path", str(corpus), "--output_prefix", str(prefix)],
         ["--append_eos", "--workers", "2"],
     )

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from llm_pretrain import launchers
+from llm_pretrain.machine import launchers
 from llm_pretrain.monitor.metrics_log import Metrics
 from llm_pretrain.monitor.paddlenlp_lines import evaluation_line, step_line
 

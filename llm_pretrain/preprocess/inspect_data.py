@@ -13,11 +13,11 @@ from llm_pretrain.config.paths import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import CHUNK, TokenData
 from llm_pretrain.data.token_range import scan_token_range
-from llm_pretrain.faults import describe
+from llm_pretrain.machine.faults import describe
+from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
-from llm_pretrain.terminal import HelpFormatter
 
 _BAR = 40
 _TOKENS_SHOWN = 60

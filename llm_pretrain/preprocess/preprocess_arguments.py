@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_pretrain.config.paths import path_argument, path_word
+from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
-from llm_pretrain.terminal import HelpFormatter
 
 _MOST_WORKERS_UNASKED = 16
 _LONE = "there is one format of output, .bin and .idx"

@@ -19,7 +19,7 @@ import paddle.distributed as dist
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
-from llm_pretrain.faults import describe, is_fault
+from llm_pretrain.machine.faults import describe, is_fault
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError

@@ -15,11 +15,11 @@ import paddle
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.machine.terminal import fit
 from llm_pretrain.monitor.device import max_memory_allocated, memory_metrics, peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
-from llm_pretrain.terminal import fit
 from llm_pretrain.training.evaluate import perplexity
 from llm_pretrain.training.progress import Interval, Progress, learning_rate
 from llm_pretrain.training.run_record import command_to_go_on, write_run_record

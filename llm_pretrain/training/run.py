@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import paddle
 
-from llm_pretrain import machine, terminal
+from llm_pretrain import machine
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import (
     ConfigError,
@@ -36,8 +36,8 @@ from llm_pretrain.data import (
     open_sources,
 )
 from llm_pretrain.data.shared_batches import build_once
-from llm_pretrain.faults import describe, is_fault, naming
-from llm_pretrain.machine import SIGNAL_STATUS
+from llm_pretrain.machine import SIGNAL_STATUS, terminal
+from llm_pretrain.machine.faults import describe, is_fault, naming
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.comm.lost_peer import watched_peers

@@ -15,10 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain import launchers, machine
+from llm_pretrain import machine
 from llm_pretrain.checkpoint.directory import PROGRAM
 from llm_pretrain.config import RunConfig
-from llm_pretrain.files import write_text
+from llm_pretrain.machine import launchers
+from llm_pretrain.machine.files import write_text
 
 FILE_NAME = "run.json"
 _PACKAGES = ("llm_pretrain", "llm_pretrain_ops", "paddlepaddle", "paddlepaddle-gpu", "numpy")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain import launchers
 from llm_pretrain.config import load_run_config
+from llm_pretrain.machine import launchers
 from llm_pretrain.training.run_record import command_to_go_on, typed_command
 from tests.small_runs import small_config, write_config
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.check import main as check
+from llm_pretrain.cli.check import main as check
 from llm_pretrain.config import ConfigError
 from llm_pretrain.training.folders import lock_problems, locked_output
 from tests.launching import ROOT, RUN_PRETRAIN, Job, free_port, logged, run_job

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import paddle
 import paddle.distributed as dist
 
-from llm_pretrain import launchers, machine
+from llm_pretrain import machine
 from llm_pretrain.config import Degrees
+from llm_pretrain.machine import launchers
 from llm_pretrain.parallel.comm.collectives import Group
 from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
 from llm_pretrain.parallel.comm.meeting import meet

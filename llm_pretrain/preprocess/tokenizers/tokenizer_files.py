@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from llm_pretrain.files import replacing
+from llm_pretrain.machine.files import replacing
 from llm_pretrain.preprocess.tokenizers.byte_level import BYTE_LEVEL_CLASSES
 from llm_pretrain.preprocess.tokenizers.settings import read_json, tokenizer_class
 

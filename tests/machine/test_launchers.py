@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from llm_pretrain import launchers
 from llm_pretrain.cli import main
-from llm_pretrain.launchers import LaunchError, Place, adopt, find_place
+from llm_pretrain.machine import launchers
+from llm_pretrain.machine.launchers import LaunchError, Place, adopt, find_place
 
 TORCHRUN = {
     "RANK": "3",

@@ -10,10 +10,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from llm_pretrain import __version__, launchers
-from llm_pretrain.faults import describe, is_fault, naming
-from llm_pretrain.machine import SIGNAL_STATUS
-from llm_pretrain.terminal import fit, width
+from llm_pretrain import __version__
+from llm_pretrain.machine import SIGNAL_STATUS, launchers
+from llm_pretrain.machine.faults import describe, is_fault, naming
+from llm_pretrain.machine.terminal import fit, width
 
 USAGE = """\
 usage: llm-pretrain COMMAND …
@@ -121,7 +121,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _check(arguments: Sequence[str]) -> int:
-    from llm_pretrain import check
+    from llm_pretrain.cli import check
 
     return check.main(arguments)
 
@@ -169,6 +169,3 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "split": _split,
     "convert": _convert,
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_pretrain.faults import naming
+from llm_pretrain.machine.faults import naming
 
 
 @contextmanager

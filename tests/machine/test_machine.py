@@ -11,7 +11,7 @@ import pytest
 
 from llm_pretrain import machine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TORCHRUN = {
     "RANK": "1",
     "WORLD_SIZE": "2",

@@ -197,7 +197,7 @@ def test_the_version_is_that_of_all_that_matters_and_does_not_import_paddle() ->
         "assert 'paddle' not in sys.modules; sys.exit(status)"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     python = ".".join(map(str, sys.version_info[:3]))
     form = rf"llm-pretrain {__version__}, paddlepaddle(-\w+)? [\w.]+, Python {python}\n"
@@ -206,7 +206,7 @@ def test_the_version_is_that_of_all_that_matters_and_does_not_import_paddle() ->
 
 def test_python_runs_the_package_as_the_command() -> None:
     command = [sys.executable, "-m", "llm_pretrain", "trian"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 2
     assert "did you mean train?" in done.stderr
 
@@ -217,7 +217,7 @@ def test_check_does_not_import_paddle_and_exits_with_its_status(config: Path) ->
         "assert 'paddle' not in sys.modules; sys.exit(status)"
     )
     command = [sys.executable, "-c", program, "check", str(config), "--world_size"]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     good = subprocess.run([*command, "2"], cwd=root, capture_output=True, text=True)
     assert good.returncode == 0, good.stderr
     bad = subprocess.run([*command, "3"], cwd=root, capture_output=True, text=True)
@@ -226,11 +226,11 @@ def test_check_does_not_import_paddle_and_exits_with_its_status(config: Path) ->
 
 
 def test_a_reader_that_leaves_and_a_terminal_without_signs_do_no_harm(config: Path) -> None:
-    command = f"{sys.executable} -m llm_pretrain.cli check {config} | head -n 1"
+    command = f"{sys.executable} -m llm_pretrain check {config} | head -n 1"
     finished = subprocess.run(
         command,
         shell=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
@@ -273,7 +273,7 @@ def test_a_wrong_value_is_not_checked_as_if_it_were_the_default(
 
 
 def test_output_that_can_not_be_written_is_a_sentence() -> None:
-    command = f'"{sys.executable}" -m llm_pretrain.cli check --schema > /dev/full'
+    command = f'"{sys.executable}" -m llm_pretrain check --schema > /dev/full'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from llm_pretrain import launchers
+from llm_pretrain.machine import launchers
 
 
 class Choice(NamedTuple):

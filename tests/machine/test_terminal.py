@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_pretrain.terminal import fit, width, wrap
+from llm_pretrain.machine.terminal import fit, width, wrap
 
 SENTENCE = "max_seq_length: 4096 is longer than the 2048 positions that the model was made for"
 
@@ -46,5 +46,5 @@ def test_80_where_nothing_says_how_wide(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("COLUMNS", raising=False)
     # Of this module alone: what reports the tests asks as well.
     sizes = SimpleNamespace(get_terminal_size=lambda _: os.terminal_size((0, 0)))
-    monkeypatch.setattr("llm_pretrain.terminal.shutil", sizes)
+    monkeypatch.setattr("llm_pretrain.machine.terminal.shutil", sizes)
     assert width() == 80

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from llm_pretrain import machine, terminal
+from llm_pretrain import machine
 from llm_pretrain.checkpoint.directory import read_state
 from llm_pretrain.config import (
     ConfigError,
@@ -41,8 +41,9 @@ from llm_pretrain.data import (
     lone_validation,
     open_sources,
 )
+from llm_pretrain.machine import terminal
+from llm_pretrain.machine.terminal import wrap
 from llm_pretrain.preprocess import PreprocessError
-from llm_pretrain.terminal import wrap
 from llm_pretrain.training.folders import (
     Start,
     assert_same_model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,13 @@ def test_imports_between_the_rooms_of_parallel_go_down(path: Path) -> None:
         parts = name.split(".")
         if parts[:2] == ["llm_pretrain", "parallel"]:
             assert PARALLEL.index(parts[2]) >= PARALLEL.index(path.parent.name), f"{path}: {name}"
+
+
+def test_private_calls_on_tensors_stand_in_one_file() -> None:
+    names = ("_slice", "_share_buffer_to", "_clear_data", "_is_initialized", "_set_dims")
+    private = re.compile(rf"\.({'|'.join(names)}|_register_grad_hook)\(")
+    found = {path.name for path in modules() if private.search(path.read_text(encoding="utf-8"))}
+    assert found == {"storage.py"}
 
 
 @pytest.mark.parametrize("member", WITHOUT_PADDLE)

@@ -19,6 +19,7 @@ from llm_pretrain.checkpoint.optimizer_state import (
     slices_to_block,
     write_shard,
 )
+from llm_pretrain.ops import storage
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket
 from llm_pretrain.parallel.sharding.flat_buffers import Placement
@@ -48,7 +49,7 @@ def save_optimizer(
             )
             parts.append((tensors, begin - buffer.shard_begin, end - buffer.shard_begin))
     arrays = (
-        (f"{entry.key}/{value}", values_of(tensors[value]._slice(begin, end)))
+        (f"{entry.key}/{value}", values_of(storage.view(tensors[value], begin, end)))
         for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
         for value in VALUES
     )

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops import dispatch
+from llm_pretrain.ops import dispatch, storage
 from llm_pretrain.ops.native.library import call
 
 _CHUNK = 1 << 22
@@ -21,7 +21,7 @@ def sum_of_squares(x: Tensor) -> Tensor:
         return paddle.to_tensor(found, dtype="float32")
     total = paddle.zeros([1], "float32")
     for begin in range(0, x.size, _CHUNK):
-        chunk = x._slice(begin, min(begin + _CHUNK, x.size)).astype("float32")
+        chunk = storage.view(x, begin, min(begin + _CHUNK, x.size)).astype("float32")
         # paddle.dot adds up in one run on CPU: 0.4 % off at this length.
         total += chunk.square().sum()
     return total

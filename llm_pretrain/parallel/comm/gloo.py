@@ -27,6 +27,7 @@ from typing import Any
 import paddle
 from paddle.base import core
 
+from llm_pretrain.ops import storage
 from llm_pretrain.parallel.comm.gloo_groups import Groups
 
 _all_reduce = core.ProcessGroupGloo.all_reduce
@@ -132,7 +133,7 @@ class _Operations:
         def run() -> None:
             size = whole.shape[0] // group.size()
             for owner in range(group.size()):
-                share = whole._slice(owner * size, (owner + 1) * size)
+                share = storage.view(whole, owner * size, (owner + 1) * size)
                 share = share.astype("float32") if whole.dtype == paddle.float16 else share.clone()
                 group.reduce(share, owner, operation, True).wait()
                 if owner == group.rank():
@@ -188,7 +189,7 @@ def _parts(tensor: Any, sizes: list[int]) -> dict[int, Any]:
     """The part of every rank that has one."""
     ends = list(itertools.accumulate(sizes))
     return {
-        rank: tensor._slice(end - size, end)
+        rank: storage.view(tensor, end - size, end)
         for rank, (size, end) in enumerate(zip(sizes, ends, strict=True))
         if size
     }

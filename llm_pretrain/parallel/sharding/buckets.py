@@ -15,7 +15,7 @@ from itertools import chain
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.ops import gradient_sum
+from llm_pretrain.ops import gradient_sum, storage
 from llm_pretrain.parallel.comm.collectives import Group
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.flat_buffers import (
@@ -106,7 +106,7 @@ class Bucket:
         )
         self.arrivals = self.last_arrival = 0
         for placement in self.buffer.placements:
-            placement.parameter._register_grad_hook(partial(self._accumulate, placement))
+            storage.call_with_gradient(placement.parameter, partial(self._accumulate, placement))
             gradient_sum.offer(placement.parameter, partial(self._sum_of, placement))
 
     @property
@@ -136,9 +136,9 @@ class Bucket:
 
     @paddle.no_grad()
     def _accumulate(self, placement: Placement, gradient: Tensor | None) -> None:
-        if gradient is not None and gradient._is_initialized():
+        if gradient is not None and storage.has_values(gradient):
             self.gradients.sums.add(placement, gradient)
-            gradient._clear_data()
+            storage.free(gradient)
         self.arrivals += 1
         if self.arrivals % len(self.buffer.placements) == 0:
             self.weights.release()

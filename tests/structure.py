@@ -21,7 +21,8 @@ PACKAGE = ROOT / "llm_pretrain"
 GONE = {
     r"FlatLayout": "FlatBuffer",
     r"\.spread\(": "all_gather",
-    r"gradient_norm": "optimizer",
+    r"class Layout\(IntEnum": "WeightOrder",
+    r"PASSED_OVER": "ignored",
 }
 """Words that the code no longer has, as patterns, and what it says instead."""
 

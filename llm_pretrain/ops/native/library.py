@@ -47,7 +47,7 @@ _SIGNATURES = {
 }
 
 
-class Layout(IntEnum):
+class WeightOrder(IntEnum):
     """llm_layout of llm_ops_cpu.h: how a weight [k, n] lies in memory."""
 
     PLAIN = 0

@@ -13,10 +13,10 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native.library import Layout, call, cast, threads
+from llm_pretrain.ops.native.library import WeightOrder, call, cast, threads
 from llm_pretrain.ops.native.library import packed as without_gaps
 
-Operand = tuple[Tensor, Layout]
+Operand = tuple[Tensor, WeightOrder]
 
 _held: dict[tuple[Any, ...], Operand] | None = None
 
@@ -46,7 +46,7 @@ def operand_of(weight: Tensor, dtype: paddle.dtype, rows: int, *, transposed: bo
 
 
 def _as_it_lies(weight: Tensor, dtype: paddle.dtype, *, transposed: bool) -> Operand:
-    return cast(weight, dtype), Layout.TRANSPOSED if transposed else Layout.PLAIN
+    return cast(weight, dtype), WeightOrder.TRANSPOSED if transposed else WeightOrder.PLAIN
 
 
 def _packed(weight: Tensor, rows: int, *, transposed: bool) -> Operand:
@@ -57,4 +57,4 @@ def _packed(weight: Tensor, rows: int, *, transposed: bool) -> Operand:
         return _as_it_lies(weight, paddle.bfloat16, transposed=transposed)
     packed = paddle.empty([int(size[0])], "uint8")
     call("pack", rows, n, k, without_gaps(weight), weight.dtype, transposed, packed)
-    return packed, Layout.PACKED
+    return packed, WeightOrder.PACKED

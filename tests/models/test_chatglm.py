@@ -124,6 +124,7 @@ def read_chatglm2() -> ModelConfig:
         ({"num_attention_heads": 32}, "heads of 2 are not whole pairs to rotate"),
         ({"gmask_token_id": None}, "gmask_token_id: is missing"),
         ({"eos_token_id": 518}, "eos_token_id: 518 is outside the vocabulary of 518"),
+        ({"bos_token_id": "x"}, "bos_token_id: 'x' is not a token id"),
         ({"gpt_prob": 1.5}, "gpt_prob: 1.5 is above 1"),
     ],
 )

@@ -74,6 +74,7 @@ def test_directory(tmp_path: Path) -> None:
         ("{", "can't be read as JSON"),
         ("[]", "must hold one JSON object"),
         ("{}", "model_type: None is not supported"),
+        ('{"model_type": []}', "model_type: \\[\\] is not supported"),
         ('{"model_type": "mamba"}', "model_type: 'mamba' is not supported; supported: llama"),
     ],
 )

@@ -156,7 +156,7 @@ def read_model_config(directory: str | Path, argument: str = "model_name_or_path
 
 def _read(published: Mapping[str, Any], source: str) -> ModelConfig:
     kind = published.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
             [f"{source}: model_type: {kind!r} is not supported; supported: {', '.join(FAMILIES)}."]
         )

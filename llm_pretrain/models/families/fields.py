@@ -100,6 +100,7 @@ class Fields:
             return None
         if type(value) is not int or value < 0:
             self.problem(key, f"{value!r} is not a token id")
+            return 0
         return value
 
     def required_token(self, key: str, vocab_size: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_pretrain.checkpoint.restricted_pickle import load_pickle
+from llm_pretrain.checkpoint.restricted_pickle import MALFORMED, as_text, load_pickle
 from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
 
 _BIG = "UnpackBigParamInfor@@"  # spelt so by Paddle
@@ -47,9 +47,12 @@ def read_paddle_file(path: Path) -> dict[str, StoredTensor]:
     state.pop(_NAMES, None)
     big = state.pop(_BIG, {})
     tensors = {name: _stored(name, value) for name, value in state.items()}
-    for name, cut in big.items():
-        parts = [tensors.pop(part) for part in cut["slices"]]
-        tensors[name] = _joined(parts, tuple(cut["OriginShape"]))
+    try:
+        for name, cut in big.items():
+            parts = [tensors.pop(as_text(part)) for part in cut["slices"]]
+            tensors[name] = _joined(parts, tuple(cut["OriginShape"]))
+    except MALFORMED:
+        raise UnreadableFileError(f"its table {_BIG} can't be understood") from None
     return tensors
 
 
@@ -73,7 +76,7 @@ class _Type:
     """Stands for a `numpy.dtype`."""
 
     def __init__(self, code: str, *_: Any) -> None:
-        self.code = code
+        self.code = as_text(code)
 
     def build(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", "|"):

@@ -15,8 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from llm_pretrain.checkpoint.stored_tensor import UnreadableFileError
 
-# What following a damaged pickle raises.
-_MALFORMED = (
+MALFORMED = (
     LookupError,
     ValueError,
     TypeError,
@@ -24,6 +23,7 @@ _MALFORMED = (
     ArithmeticError,
     struct.error,
 )
+"""What following a damaged pickle raises."""
 # A text of this size is a large array's bytes as protocol 2 has them; see `load_pickle`.
 _LONG_TEXT = 2**16
 
@@ -61,12 +61,23 @@ def load_pickle(
     machine = _Machine(data, functions, persistent)
     try:
         return machine.run()
-    except _MALFORMED as error:
+    except MALFORMED as error:
         if isinstance(error, UnreadableFileError):
             raise
         raise UnreadableFileError(
             f"its pickle can't be understood at byte {machine.position}"
         ) from None
+
+
+def as_text(value: Any) -> str:
+    """`value`, which must be a text before it is hashed or written.
+
+    A tuple of itself twice, of itself twice, and so on takes a few bytes of a pickle, and longer
+    than any file to hash.
+    """
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 class _Machine:
@@ -157,7 +168,8 @@ class _Machine:
         target: dict[Any, Any] = self.stack[-1]
         if not isinstance(target, dict):
             raise TypeError
-        target.update(zip(items[0::2], items[1::2], strict=True))
+        keys = [as_text(key) for key in items[0::2]]
+        target.update(zip(keys, items[1::2], strict=True))
 
     def set_item(self) -> None:
         value, key = self.pop(), self.pop()
@@ -177,7 +189,7 @@ class _Machine:
         self.push_global(module, name)
 
     def push_global(self, module: str, name: str) -> None:
-        full = f"{module}.{name}"
+        full = f"{as_text(module)}.{as_text(name)}"
         if full not in self.functions:
             raise UnreadableFileError(
                 f"its pickle names {full}, which is no part of a file of tensors; "

@@ -9,14 +9,13 @@ from __future__ import annotations
 import mmap
 import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_pretrain.checkpoint.restricted_pickle import Global, load_pickle
+from llm_pretrain.checkpoint.restricted_pickle import Global, as_text, load_pickle
 from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
 
 _STORAGES: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -69,7 +68,7 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
 
     def storage(identifier: tuple[str, Global, str, str, int]) -> _Storage:
         _, kind, key, _, _ = identifier
-        return _Storage(*_STORAGES[kind.name], values_of(f"data/{key}"))
+        return _Storage(*_STORAGES[kind.name], values_of(f"data/{as_text(key)}"))
 
     if f"{root}byteorder" in entries and bytes(values_of("byteorder")) != b"little":
         raise UnreadableFileError("it was written on a big-endian machine")
@@ -108,12 +107,17 @@ def _parameter(tensor: StoredTensor, *_: Any) -> StoredTensor:
     return tensor
 
 
+def _dictionary() -> dict[str, Any]:
+    """Filled afterwards, as `set_items` allows."""
+    return {}
+
+
 def _no_call(*_: Any) -> None:
     raise TypeError
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": _dictionary,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     **dict.fromkeys(_STORAGES, _no_call),

@@ -258,6 +258,45 @@ def test_arrays_of_objects(tmp_path: Path) -> None:
     assert "can't be understood" in refused(read_paddle_file, path)
 
 
+def doubled(times: int = 12) -> tuple[Any, ...]:
+    """A pickle of a few bytes a time, whose hash and text take twice as long each time."""
+    value: tuple[Any, ...] = ()
+    for _ in range(times):
+        value = (value, value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {doubled(): VALUES},
+        {"weight": Reduced(np.dtype, (doubled(),))},
+        {"weight": VALUES, "UnpackBigParamInfor@@": {"whole": {"slices": [doubled()]}}},
+        {"weight": VALUES, "UnpackBigParamInfor@@": ["whole"]},
+    ],
+    ids=["key", "type", "slice", "table"],
+)
+def test_only_texts_are_names(tmp_path: Path, state: Any) -> None:
+    path = tmp_path / "model_state.pdparams"
+    path.write_bytes(pickle.dumps(state, protocol=4))
+    assert "can't be understood" in refused(read_paddle_file, path)
+
+
+@pytest.mark.parametrize("content", ["key", "storage", "dictionary"])
+def test_only_texts_are_names_in_torch(tmp_path: Path, torch: FakeTorch, content: str) -> None:
+    name: Any = doubled() if content == "storage" else "0"
+    storage = Storage(torch.storages["FloatStorage"], name, VALUES)
+    tensor = torch.tensor(storage, VALUES.shape, (4, 1))
+    states = {
+        "key": {doubled(): tensor},
+        "storage": {"weight": tensor},
+        "dictionary": Reduced(OrderedDict, ([(doubled(), tensor)],)),
+    }
+    written = [] if content == "storage" else [storage]
+    path = write_torch_file(tmp_path / "pytorch_model.bin", states[content], written)
+    assert "can't be understood" in refused(read_torch_file, path)
+
+
 def test_damaged_pickles(tmp_path: Path) -> None:
     path = tmp_path / "model_state.pdparams"
     whole = pickle.dumps({"weight": VALUES, "other": VALUES}, protocol=4)

@@ -61,3 +61,15 @@ def test_no_module_is_long() -> None:
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > 500
     }
     assert not long
+
+
+def test_files_that_the_docs_name_are_there() -> None:
+    named = re.compile(r"`((?:llm_pretrain|tests|benchmarks|scripts|external_ops)/[\w/]+\.\w+)`")
+    missing = {
+        f"{page.name}: {name}"
+        for page in tracked()
+        if page.suffix == ".md"
+        for name in named.findall(page.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    }
+    assert not missing

@@ -22,13 +22,12 @@ _SEQUENCES = 1 << 16
 _TOKENS = 1 << 22
 
 
-def merge(prefixes: Sequence[Path], output: Path) -> TokenData:
-    """Write the data of all prefixes, in this order, as one pair of `.bin` and `.idx`.
+def merge(parts: Sequence[TokenData], output: Path) -> TokenData:
+    """Write the data of all parts, in this order, as one pair of `.bin` and `.idx`.
 
     Where token types differ, the result's can hold them all. Raises DataError if some of them have
     a loss mask and others not, or if the output is one of the inputs.
     """
-    parts = [open_data(prefix) for prefix in prefixes]
     _check_output(output, parts)
     masked = [part for part in parts if part.mask is not None]
     if masked and len(masked) < len(parts):

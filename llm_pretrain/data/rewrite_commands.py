@@ -36,9 +36,9 @@ def merge_main(argv: Sequence[str]) -> int:
         if not inputs:
             raise DataError("name the prefixes or folders to merge.")
         prefixes = [prefix for name, text in inputs for prefix in find_data(text, name).prefixes]
-        documents = [open_data(prefix).documents for prefix in prefixes]
-        merged = merge(prefixes, arguments.output_prefix)
-        said = one_source_validates(prefixes, documents)
+        parts = [open_data(prefix) for prefix in prefixes]
+        merged = merge(parts, arguments.output_prefix)
+        said = one_source_validates(prefixes, [part.documents for part in parts])
         if said is not None:
             print(said)
         return [merged]
@@ -73,7 +73,7 @@ def convert_main(argv: Sequence[str]) -> int:
     add("output", metavar="PREFIX", type=path_argument, help="path of the new files")
 
     def run(arguments: argparse.Namespace) -> list[TokenData]:
-        return [merge([_only_prefix(arguments.prefix)], arguments.output)]
+        return [merge([open_data(_only_prefix(arguments.prefix))], arguments.output)]
 
     return _main(parser, argv, run)
 

@@ -68,7 +68,7 @@ def test_merged_is_as_if_written_at_once(
         for number, documents in enumerate(given_parts):
             write(tmp_path / str(number), documents, masked=masked)
         prefixes = [tmp_path / str(number) for number in range(len(given_parts))]
-        rewrite.merge(prefixes, tmp_path / "merged")
+        rewrite.merge([open_data(prefix) for prefix in prefixes], tmp_path / "merged")
     everything = [document for documents in given_parts for document in documents]
     write(tmp_path / "whole", everything, masked=masked)
     assert same_files(tmp_path / "merged", tmp_path / "whole", *([".lsm"] if masked else []))

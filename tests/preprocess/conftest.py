@@ -8,6 +8,14 @@ import pytest
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.preprocess import load_tokenizer, main, train_bpe
 
+TEXTS = ["the cat sat on the mat", "the dog sat on the log", "ünïcode 日本語 too"] * 20
+
+
+@pytest.fixture
+def bpe(tmp_path: Path) -> Path:
+    train_bpe(iter(TEXTS), 300, tmp_path / "bpe")
+    return tmp_path / "bpe"
+
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:

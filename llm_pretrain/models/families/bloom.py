@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families.family import (
+    GPT_BLOCK,
     Family,
     Values,
     common_keys,
@@ -33,16 +34,7 @@ class Bloom(Family):
         key("attention_dropout", Fields.probability),
         *common_keys(tied=True),
     )
-    fixed = {
-        "alibi": True,
-        "norm": "layer_norm",
-        "activation": "gelu_tanh",
-        "is_gated": False,
-        "attention_bias": True,
-        "attention_output_bias": True,
-        "mlp_bias": True,
-        "embedding_norm": True,
-    }
+    fixed = {**GPT_BLOCK, "alibi": True, "embedding_norm": True}
     written = {"apply_residual_connection_post_layernorm": False}
     supported = {
         "apply_residual_connection_post_layernorm": (False, None),

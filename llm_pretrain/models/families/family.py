@@ -77,6 +77,17 @@ def common_keys(*, tied: bool = False) -> tuple[Key, ...]:
     )
 
 
+GPT_BLOCK: Mapping[str, Any] = {
+    "norm": "layer_norm",
+    "activation": "gelu_tanh",
+    "is_gated": False,
+    "attention_bias": True,
+    "attention_output_bias": True,
+    "mlp_bias": True,
+}
+"""`Family.fixed` of GPT-2's block, which others took over."""
+
+
 def width_of_heads(values: Values) -> int:
     """That with which the heads fill hidden_size."""
     return int(max(values["hidden_size"] // values["num_attention_heads"], 1))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from llm_pretrain.config.model_config import LearnedPositions, ModelConfig
 from llm_pretrain.models.families.family import (
+    GPT_BLOCK,
     Family,
     Key,
     Values,
@@ -49,16 +50,7 @@ class Gpt(Family):
         key("attention_dropout", Fields.probability, "attention_probs_dropout_prob", "attn_pdrop"),
         *common_keys(tied=True),
     )
-    fixed = {
-        "learned_positions": LearnedPositions(),
-        "norm": "layer_norm",
-        "activation": "gelu_tanh",
-        "is_gated": False,
-        "attention_bias": True,
-        "attention_output_bias": True,
-        "mlp_bias": True,
-        "small_branch_ends": True,
-    }
+    fixed = {**GPT_BLOCK, "learned_positions": LearnedPositions(), "small_branch_ends": True}
     defaults = {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1}
     written = {"model_type": "gpt2", "activation_function": "gelu_new"}
     supported = {

@@ -69,21 +69,28 @@ class GradientSums:
         return self.flat
 
 
-class WholeGradients:
-    """Whole on every rank until the step."""
+class _Gradients:
+    """Gradients that stand whole in `sums` from the first that a backward pass brings."""
 
     def __init__(self, buffer: FlatBuffer, summation: Summation) -> None:
         self.buffer = buffer
         self.summation = summation
         self.whole: GradientSums | None = None
-        self.reductions: Iterator[Task] | None = None
-        self.started: Task | None = None
 
     @property
     def sums(self) -> GradientSums:
         if self.whole is None:
             self.whole = GradientSums(self.buffer, self.summation.dtype)
         return self.whole
+
+
+class WholeGradients(_Gradients):
+    """Whole on every rank until the step."""
+
+    def __init__(self, buffer: FlatBuffer, summation: Summation) -> None:
+        super().__init__(buffer, summation)
+        self.reductions: Iterator[Task] | None = None
+        self.started: Task | None = None
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient; `is_last`: the step will bring no more."""
@@ -148,7 +155,7 @@ class TransfersInFlight:
             owner.keep(part)
 
 
-class ShardedGradients:
+class ShardedGradients(_Gradients):
     """Whole only during a backward pass, from the first gradient of the bucket to the last.
 
     Args:
@@ -158,17 +165,9 @@ class ShardedGradients:
     def __init__(
         self, buffer: FlatBuffer, summation: Summation, transfers: TransfersInFlight
     ) -> None:
-        self.buffer = buffer
-        self.summation = summation
+        super().__init__(buffer, summation)
         self.transfers = transfers
-        self.whole: GradientSums | None = None
         self.shard: Tensor | None = None
-
-    @property
-    def sums(self) -> GradientSums:
-        if self.whole is None:
-            self.whole = GradientSums(self.buffer, self.summation.dtype)
-        return self.whole
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient."""

@@ -20,14 +20,7 @@ from llm_pretrain.preprocess import (
     train_bpe,
 )
 from llm_pretrain.preprocess import tokenizers as own
-
-TEXTS = ["the cat sat on the mat", "the dog sat on the log", "ünïcode 日本語 too"] * 20
-
-
-@pytest.fixture
-def bpe(tmp_path: Path) -> Path:
-    train_bpe(iter(TEXTS), 300, tmp_path / "bpe")
-    return tmp_path / "bpe"
+from tests.preprocess.conftest import TEXTS
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEARTBEAT = Path(__file__).parents[2] / "llm_pretrain" / "parallel" / "heartbeat.py"
+PARALLEL = Path(__file__).parents[2] / "llm_pretrain" / "parallel"
+HEARTBEAT = PARALLEL / "comm" / "heartbeat.py"
+assert HEARTBEAT.is_file()
 
 watch = subprocess.Popen([sys.executable, "-I", str(HEARTBEAT)], stdin=subprocess.PIPE, text=True)
 assert watch.stdin is not None

@@ -17,14 +17,12 @@ from llm_pretrain.config import (
     ConfigError,
     Degrees,
     RunConfig,
-    check_layout,
     describe_batches,
     describe_config,
     describe_layout,
     describe_schedule,
     examine,
     json_schema,
-    layout_notices,
     plan_batches,
     resolve_degrees,
     smallest_world_size,
@@ -54,13 +52,11 @@ from llm_pretrain.training.folders import (
 )
 from llm_pretrain.training.introduction import describe_weights, introduce
 from llm_pretrain.training.model_choice import (
-    depth_notices,
     missing_weights,
     model_config_of,
-    tokenizer_notices,
+    model_notices,
+    model_problems,
     unread_weights,
-    vocabulary_notices,
-    vocabulary_problems,
 )
 from llm_pretrain.training.origin import origin_of, shortage
 
@@ -236,13 +232,8 @@ def _find_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mode
     except PreprocessError as error:
         report.problems.append(str(error))
         return None
-    report.notices += [*tokenizer_notices(run), *depth_notices(run)]
-    problems = [*missing_weights(run), *vocabulary_problems(run, model)]
-    report.problems += problems
-    report.notices += [] if problems else vocabulary_notices(run, model)
-    if degrees is not None:
-        report.problems += check_layout(run, model, degrees)
-        report.notices += layout_notices(run, model, degrees)
+    report.problems += model_problems(run, model, degrees)
+    report.notices += model_notices(run, model, degrees)
     return model
 
 

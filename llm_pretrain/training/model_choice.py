@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm_pretrain.checkpoint.published_weights import table_rows
 from llm_pretrain.checkpoint.weight_files import has_weights
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import ConfigError, Degrees, RunConfig, check_layout, layout_notices
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import load_model_config, read_model_config
 from llm_pretrain.preprocess.tokenizers import load_tokenizer
@@ -57,6 +57,26 @@ def model_config_of(run: RunConfig) -> ModelConfig:
     # What is trained on is no extrapolation: its evaluation is of the model that is trained.
     trained_length = max(extrapolation.trained_length, run.data.max_seq_length)
     return replace(config, extrapolation=replace(extrapolation, trained_length=trained_length))
+
+
+def model_problems(run: RunConfig, model: ModelConfig, degrees: Degrees | None) -> list[str]:
+    """Why the run can't have this model; in a layout, where that is known."""
+    return [
+        *missing_weights(run),
+        *vocabulary_problems(run, model),
+        *([] if degrees is None else check_layout(run, model, degrees)),
+    ]
+
+
+def model_notices(run: RunConfig, model: ModelConfig, degrees: Degrees | None) -> list[str]:
+    """What a user should know of the run's model; in a layout, where that is known."""
+    fits = not missing_weights(run) and not vocabulary_problems(run, model)
+    return [
+        *tokenizer_notices(run),
+        *depth_notices(run),
+        *(vocabulary_notices(run, model) if fits else []),
+        *([] if degrees is None else layout_notices(run, model, degrees)),
+    ]
 
 
 def missing_weights(run: RunConfig) -> list[str]:

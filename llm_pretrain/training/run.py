@@ -15,12 +15,10 @@ from llm_pretrain.config import (
     ConfigError,
     Degrees,
     RunConfig,
-    check_layout,
     describe_batches,
     describe_config,
     describe_layout,
     describe_schedule,
-    layout_notices,
     load_run_config,
     plan_batches,
     resolve_degrees,
@@ -50,14 +48,11 @@ from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import Start, examine_folders, locked_output
 from llm_pretrain.training.introduction import describe_weights, introduce
 from llm_pretrain.training.model_choice import (
-    depth_notices,
-    missing_weights,
     model_config_of,
+    model_notices,
+    model_problems,
     tokenizer_directory,
-    tokenizer_notices,
     unread_weights,
-    vocabulary_notices,
-    vocabulary_problems,
 )
 from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
@@ -78,12 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         degrees = resolve_degrees(config.training, topology.world_size())
         model_config = model_config_of(config)
         start, folder_problems = examine_folders(config)
-        problems = [
-            *check_layout(config, model_config, degrees),
-            *missing_weights(config),
-            *vocabulary_problems(config, model_config),
-            *folder_problems,
-        ]
+        problems = [*model_problems(config, model_config, degrees), *folder_problems]
         if problems:
             raise ConfigError(problems)
         _select_device(config)
@@ -258,17 +248,13 @@ def _say_what_is_run(
         reports.message("\n".join(lines))
     notices = [
         *config.notices,
-        *layout_notices(config, model_config, degrees),
-        *depth_notices(config),
-        *vocabulary_notices(config, model_config),
+        *model_notices(config, model_config, degrees),
         *(() if start.checkpoints else unread_weights(config)),
     ]
     for notice in notices:
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
-    for notice in tokenizer_notices(config):
-        reports.message(f"{notice[0].upper()}{notice[1:]}.")
     for line in describe_batches(config, degrees):
         reports.message(line)
 

@@ -9,7 +9,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, expect, packed
+from llm_pretrain.ops.native.library import call, count, expect, packed
 from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -28,7 +28,7 @@ def activation(name: str, x: Tensor, up: Tensor | None) -> Tensor:
 def _compute(kind: int, x: Tensor, up: Tensor | None = None) -> Tensor:
     x, up = packed(x), None if up is None else packed(up)
     y = memory.empty_like(x)
-    call("activation", x.size, kind, x, up, x.dtype, y)
+    call("activation", count(x), kind, x, up, x.dtype, y)
     return y
 
 
@@ -43,7 +43,7 @@ class _Activation(PyLayer):
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensor()
         dx = memory.empty_like(x)
-        call("activation_backward", x.size, ctx.kind, packed(dy), x, None, x.dtype, dx, None)
+        call("activation_backward", count(x), ctx.kind, packed(dy), x, None, x.dtype, dx, None)
         return dx
 
 
@@ -60,5 +60,5 @@ class _Gated(PyLayer):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, up = ctx.saved_tensor()
         dx, dup = memory.empty_like(x), memory.empty_like(up)
-        call("activation_backward", x.size, ctx.kind, packed(dy), x, up, x.dtype, dx, dup)
+        call("activation_backward", count(x), ctx.kind, packed(dy), x, up, x.dtype, dx, dup)
         return for_trained(ctx, dx, dup)

@@ -8,7 +8,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, copied, packed
+from llm_pretrain.ops.native.library import call, copied, count, packed
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 
@@ -20,7 +20,7 @@ class Add(PyLayer):
         note_trained(ctx, x, y)
         x, y = packed(x), packed(y)
         total = memory.empty_like(x)
-        call("add", x.size, x, x.dtype, y, y.dtype, total)
+        call("add", count(x), x, x.dtype, y, y.dtype, total)
         ctx.y_dtype = y.dtype
         return total
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -118,22 +120,27 @@ def _paddles(name: str) -> Path:
 
 
 def _as_argument(value: Any) -> Any:
+    if isinstance(value, (int, float, NoneType)):
+        return value
     if isinstance(value, Tensor):
         assert value.is_contiguous()
         return value.data_ptr()
     if isinstance(value, np.ndarray):
         assert value.flags.c_contiguous
         return value.ctypes.data
-    if isinstance(value, paddle.dtype):
-        return _DTYPES[value]
     if isinstance(value, ctypes.Structure):
         return ctypes.addressof(value)
-    return value
+    return _DTYPES[value]
 
 
 def serves(*tensors: Tensor) -> bool:
     """Whether operands are of a kind that the library takes."""
-    return all(x.dtype in _DTYPES and x.place.is_cpu_place() and x.size > 0 for x in tensors)
+    return all(x.dtype in _DTYPES and x.place.is_cpu_place() and 0 not in x.shape for x in tensors)
+
+
+def count(x: Tensor) -> int:
+    """How many elements `x` has; `x.size` asks NumPy, which takes sixty times as long."""
+    return math.prod(x.shape)
 
 
 def expect(
@@ -170,7 +177,7 @@ def copied(x: Tensor, dtype: paddle.dtype) -> Tensor:
     """
     x = packed(x)
     y = memory.empty(x.shape, dtype)
-    call("cast", x.size, x, x.dtype, y, dtype)
+    call("cast", count(x), x, x.dtype, y, dtype)
     return y
 
 

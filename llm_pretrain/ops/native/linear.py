@@ -11,7 +11,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
 from llm_pretrain.ops.native import memory, packed_weights
-from llm_pretrain.ops.native.library import call, cast, expect
+from llm_pretrain.ops.native.library import call, cast, count, expect
 from llm_pretrain.ops.native.recipe import recipe_of
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -66,7 +66,7 @@ class _Linears(PyLayer):
         operand = kept[0] if ctx.compute is None else cast(ctx.compute(*kept), ctx.dtype)
         x_trained, *weights_trained = ctx.trained[: 1 + len(weights)]
         inputs = operand.shape[-1]
-        rows = operand.size // inputs
+        rows = count(operand) // inputs
         # Several products are summed in float32.
         dx_dtype = _result_dtype(operand, ctx.x_dtype) if len(weights) == 1 else paddle.float32
         dx = memory.empty(operand.shape, dx_dtype) if x_trained else None
@@ -113,7 +113,7 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     expect("weight", weight, [outputs, inputs] if transposed else [inputs, outputs])
     expect("bias", bias, [outputs])
     y = memory.empty([*operand.shape[:-1], outputs], operand.dtype)
-    rows = operand.size // inputs
+    rows = count(operand) // inputs
     read = packed_weights.operand_of(weight, operand.dtype, rows, transposed=transposed)
     call("matmul", rows, outputs, inputs, operand, 0, *read, operand.dtype, bias, y, y.dtype, 0)
     return y

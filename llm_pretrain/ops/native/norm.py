@@ -10,7 +10,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import as_float32, call, copied, expect, packed
+from llm_pretrain.ops.native.library import as_float32, call, copied, count, expect, packed
 from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
 
@@ -69,7 +69,7 @@ class RMSNorm(PyLayer):
         total, weight, inverse = ctx.saved_tensor()
         dy, dtotal = _gradients(gradients)
         dx, dweight = memory.empty_like(total), memory.empty(weight.shape, paddle.float32)
-        call("rms_norm_backward", inverse.size, total.shape[-1], dy, total, total.dtype,
+        call("rms_norm_backward", count(inverse), total.shape[-1], dy, total, total.dtype,
              as_float32(weight), inverse, dtotal, dx, dweight)  # fmt: skip
         return for_trained(ctx, *_parts(ctx, dx), dweight.astype(weight.dtype))
 
@@ -95,7 +95,7 @@ class LayerNorm(PyLayer):
         dy, dtotal = _gradients(gradients)
         dx = memory.empty_like(total)
         dweight, dbias = (memory.empty(weight.shape, paddle.float32) for _ in range(2))
-        call("layer_norm_backward", inverse.size, total.shape[-1], dy, total, total.dtype,
+        call("layer_norm_backward", count(inverse), total.shape[-1], dy, total, total.dtype,
              as_float32(weight), mean, inverse, dtotal, dx, dweight, dbias)  # fmt: skip
         dparameters = dweight.astype(weight.dtype), dbias.astype(weight.dtype)
         return for_trained(ctx, *_parts(ctx, dx), *dparameters)
@@ -108,7 +108,7 @@ def _operands(
     x, width = packed(x), x.shape[-1]
     for name, parameter in zip(("weight", "bias"), parameters, strict=False):
         expect(name, parameter, [width])
-    rows = x.size // width
+    rows = count(x) // width
     if branch is None:
         ctx.branch_dtype = None
         note_trained(ctx, x, *parameters)

@@ -5,7 +5,9 @@ Shapes: B batch, S sequence, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 from paddle import Tensor, nn
 
@@ -121,48 +123,69 @@ class LanguageModelHead(nn.Layer):
         return self.projection(self.norm(x_BSH), labels_BS)
 
 
-class Decoder(nn.Layer):
-    """A whole model. Its parameters hold no values until they are initialised or loaded."""
+@dataclass(frozen=True)
+class Chunk:
+    """Layers of a decoder that follow each other: some blocks, and what stands at either end."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    blocks: range
+    has_embedding: bool
+    has_head: bool
+
+
+class Decoder(nn.Layer):
+    """A whole model, or those chunks of one that a rank of a pipeline holds.
+
+    Its parameters hold no values until they are initialised or loaded.
+
+    Args:
+        chunks: those that are here, in order; by default one, which is the whole model.
+
+    Attributes:
+        chunks: of each chunk its layers in order; one tensor passes from each to the next.
+        blocks: the decoder blocks here, by layer number.
+    """
+
+    def __init__(self, config: ModelConfig, chunks: Sequence[Chunk] | None = None) -> None:
         super().__init__()
         self.config = config
-        (first, *blocks, last) = decoder_pieces(config)
-        embedding = first[0](**first[1])
-        tied = {"table": embedding.table} if config.tie_word_embeddings else {}
-        self.pieces = nn.LayerList(
-            [
-                embedding,
-                *(kind(**arguments) for kind, arguments in blocks),
-                last[0](**last[1], **tied),
-            ]
-        )
+        whole = Chunk(range(config.num_hidden_layers), has_embedding=True, has_head=True)
+        chunks = [whole] if chunks is None else chunks
+        self.blocks = {
+            number: DecoderBlock(config, number) for chunk in chunks for number in chunk.blocks
+        }
+        table = None
+        lists: list[list[nn.Layer]] = []
+        for chunk in chunks:
+            layers: list[nn.Layer] = [self.blocks[number] for number in chunk.blocks]
+            if chunk.has_embedding:
+                embedding = TokenEmbedding(config)
+                table = embedding.table
+                layers.insert(0, embedding)
+            if chunk.has_head:
+                layers.append(LanguageModelHead(config, table))
+            lists.append(layers)
+        self.set_chunks(lists)
+
+    def set_chunks(self, chunks: list[list[nn.Layer]]) -> None:
+        """Compute these layers, which hold the parameters of those before, in their place."""
+        self.chunks = chunks
+        self.layers = nn.LayerList(chain(*chunks))
 
     def forward(
         self,
-        tokens_BS: Tensor,
+        x: Tensor,
         sequences: Sequences | None = None,
         labels_BS: Tensor | None = None,
+        chunk: int = 0,
     ) -> Tensor:
         """Token ids [B, S] to logits [B, S, V]; each position sees itself and those before it.
 
-        With labels [B, S], to the loss of every token, float32 [B, S].
+        With labels [B, S], to the loss of every token, float32 [B, S]. A chunk other than the
+        first takes the hidden states [B, S, H] of the chunk before it, and one other than the
+        last, which is given no labels, gives them.
         """
-        x, sequences = tokens_BS, sequences or whole_sequences(*tokens_BS.shape)
-        *pieces, head = self.pieces
-        for piece in pieces:
-            x = piece(x, sequences)
-        return head(x, sequences, labels_BS)
-
-
-def decoder_pieces(config: ModelConfig) -> list[tuple[type[nn.Layer], dict[str, Any]]]:
-    """The layers of a decoder in order, each with the arguments that build it.
-
-    One tensor passes from each to the next, so that a model may be cut between any two. Each is
-    given the `Sequences` beside it, and the last the labels where a loss is wanted.
-    """
-    blocks = [
-        (DecoderBlock, {"config": config, "index": index})
-        for index in range(config.num_hidden_layers)
-    ]
-    return [(TokenEmbedding, {"config": config}), *blocks, (LanguageModelHead, {"config": config})]
+        sequences = sequences or whole_sequences(*x.shape[:2])
+        *layers, last = self.chunks[chunk]
+        for layer in layers:
+            x = layer(x, sequences)
+        return last(x, sequences) if labels_BS is None else last(x, sequences, labels_BS)

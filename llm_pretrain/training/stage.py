@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,81 +15,11 @@ from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.config import RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.decoder import decoder_pieces
+from llm_pretrain.models.decoder import Chunk, Decoder
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import Sequences
 from llm_pretrain.parallel.pipeline.schedules import Place
 from llm_pretrain.parallel.sharding.pieces import initialize
-
-
-class Stage(nn.Layer):
-    """Chunks of a decoder, each of consecutive pieces.
-
-    Args:
-        chunks: their pieces in order, the blocks among them.
-        blocks: the decoder blocks here, by layer number.
-
-    Attributes:
-        pieces: those of all chunks.
-    """
-
-    def __init__(self, chunks: list[list[nn.Layer]], blocks: dict[int, nn.Layer]) -> None:
-        super().__init__()
-        self.chunks = chunks
-        self.blocks = blocks
-        self.pieces = nn.LayerList(chain(*chunks))
-
-    def forward(
-        self, x: Tensor, sequences: Sequences, chunk: int = 0, labels: Tensor | None = None
-    ) -> Tensor:
-        """`labels`: of the model's last chunk, which then gives losses."""
-        *pieces, last = self.chunks[chunk]
-        for piece in pieces:
-            x = piece(x, sequences)
-        return last(x, sequences) if labels is None else last(x, sequences, labels)
-
-    def join_blocks(self, length: int, *, apart: Collection[int] = ()) -> dict[int, nn.Layer]:
-        """Make runs of `length` blocks, or of those left in a chunk, one piece each.
-
-        Args:
-            apart: numbers of the layers that stay pieces of their own.
-
-        Returns:
-            The new pieces, by the number of their first layer.
-        """
-        numbers = {id(block): number for number, block in self.blocks.items()}
-        runs: dict[int, nn.Layer] = {}
-        chunks: list[list[nn.Layer]] = []
-        for pieces in self.chunks:
-            joined: list[nn.Layer] = []
-            run: BlockRun | None = None
-            for piece in pieces:
-                number = numbers.get(id(piece))
-                if number is None or number in apart:
-                    run = None
-                    joined.append(piece)
-                elif run is not None and len(run.blocks) < length:
-                    run.blocks.append(piece)
-                else:
-                    runs[number] = run = BlockRun([piece])
-                    joined.append(run)
-            chunks.append(joined)
-        self.chunks = chunks
-        self.pieces = nn.LayerList(chain(*chunks))
-        return runs
-
-
-class BlockRun(nn.Layer):
-    """Consecutive blocks as one piece."""
-
-    def __init__(self, blocks: list[nn.Layer]) -> None:
-        super().__init__()
-        self.blocks = nn.LayerList(blocks)
-
-    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
-        for block in self.blocks:
-            x = block(x, sequences)
-        return x
 
 
 def layers_of_part(layers: int, part: int, parts: int) -> range:
@@ -98,35 +27,24 @@ def layers_of_part(layers: int, part: int, parts: int) -> range:
     return range(part * layers // parts, (part + 1) * layers // parts)
 
 
-def build_stage(config: ModelConfig, topology: Topology) -> Stage:
-    """This rank's pieces, with no values yet."""
-    (first, *descriptions, last) = decoder_pieces(config)
+def build_stage(model: ModelConfig, topology: Topology) -> Decoder:
+    """The chunks of this rank, with no values yet."""
     ranks, count = topology.degrees.pipeline, topology.degrees.virtual_pipeline
     place = Place(topology.pipeline_rank, ranks, count)
-    chunks: list[list[nn.Layer]] = []
-    blocks: dict[int, nn.Layer] = {}
-    tied = {}
-    for chunk in range(count):
-        pieces: list[nn.Layer] = []
-        if place.is_first(chunk):
-            embedding = first[0](**first[1])
-            pieces.append(embedding)
-            if ranks == 1 and config.tie_word_embeddings:
-                tied = {"table": embedding.table}
-        part = chunk * ranks + place.rank
-        for number in layers_of_part(config.num_hidden_layers, part, ranks * count):
-            kind, arguments = descriptions[number]
-            blocks[number] = kind(**arguments)
-            pieces.append(blocks[number])
-        if place.is_last(chunk):
-            pieces.append(last[0](**last[1], **tied))
-        chunks.append(pieces)
-    return Stage(chunks, blocks)
+    chunks = [
+        Chunk(
+            layers_of_part(model.num_hidden_layers, chunk * ranks + place.rank, ranks * count),
+            has_embedding=place.is_first(chunk),
+            has_head=place.is_last(chunk),
+        )
+        for chunk in range(count)
+    ]
+    return Decoder(model, chunks)
 
 
 def prepare_stage(
     run: RunConfig, config: ModelConfig, topology: Topology, *, is_resumed: bool
-) -> Stage:
+) -> Decoder:
     """This rank's stage, with values unless a checkpoint will give them."""
     training = run.training
     paddle.set_default_dtype(training.weight_dtype)
@@ -141,7 +59,7 @@ def prepare_stage(
     return stage
 
 
-def _give_values(stage: Stage, run: RunConfig, config: ModelConfig) -> None:
+def _give_values(stage: Decoder, run: RunConfig, config: ModelConfig) -> None:
     if not run.model.continue_training:
         initialize(stage, run.training.seed)
         return
@@ -156,7 +74,7 @@ def _give_values(stage: Stage, run: RunConfig, config: ModelConfig) -> None:
     )
 
 
-def recompute_activations(stage: Stage, training: TrainingArguments, topology: Topology) -> None:
+def recompute_activations(stage: Decoder, training: TrainingArguments, topology: Topology) -> None:
     """Make blocks compute activations again in the backward pass instead of keeping them.
 
     `recompute_granularity` says of what: "full" the whole block, "full_attn" its attention,
@@ -169,8 +87,51 @@ def recompute_activations(stage: Stage, training: TrainingArguments, topology: T
         in_a_row = training.pp_recompute_interval
     if in_a_row == 0:
         return
-    blocks = stage.blocks if in_a_row == 1 else stage.join_blocks(in_a_row, apart=left_out)
+    blocks = stage.blocks if in_a_row == 1 else join_blocks(stage, in_a_row, apart=left_out)
     apply_recompute(blocks, training.recompute_granularity, except_layers=left_out)
+
+
+class BlockRun(nn.Layer):
+    """Consecutive blocks as one layer."""
+
+    def __init__(self, blocks: list[nn.Layer]) -> None:
+        super().__init__()
+        self.blocks = nn.LayerList(blocks)
+
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
+        for block in self.blocks:
+            x = block(x, sequences)
+        return x
+
+
+def join_blocks(stage: Decoder, length: int, *, apart: Collection[int] = ()) -> dict[int, nn.Layer]:
+    """Make runs of `length` blocks, or of those left in a chunk, one layer each.
+
+    Args:
+        apart: numbers of the blocks that stay layers of their own.
+
+    Returns:
+        The new layers, by the number of their first block.
+    """
+    numbers = {id(block): number for number, block in stage.blocks.items()}
+    runs: dict[int, nn.Layer] = {}
+    chunks: list[list[nn.Layer]] = []
+    for layers in stage.chunks:
+        joined: list[nn.Layer] = []
+        run: BlockRun | None = None
+        for layer in layers:
+            number = numbers.get(id(layer))
+            if number is None or number in apart:
+                run = None
+                joined.append(layer)
+            elif run is not None and len(run.blocks) < length:
+                run.blocks.append(layer)
+            else:
+                runs[number] = run = BlockRun([layer])
+                joined.append(run)
+        chunks.append(joined)
+    stage.set_chunks(chunks)
+    return runs
 
 
 def _recomputed(function: Callable, layer: nn.Layer) -> Callable:

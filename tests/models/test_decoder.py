@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.models.decoder import Decoder, decoder_pieces
+from llm_pretrain.models.decoder import Chunk, Decoder
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel.layers.micro_batch import whole_sequences
 from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
@@ -89,21 +89,26 @@ def test_order_matters() -> None:
     assert np.abs(logits[0] - logits[1]).max() > 1e-6
 
 
-def test_pieces_one_after_another_are_the_model() -> None:
-    config = small_config()
-    x = tokens()
-    expected = small_model()(x).numpy()
-    for kind, arguments in decoder_pieces(config):
-        piece = kind(**arguments)
-        initialize(piece, 0)
-        x = piece(x, whole_sequences(*x.shape[:2]))
-    np.testing.assert_array_equal(x.numpy(), expected)
+FIRST = Chunk(range(1), has_embedding=True, has_head=False)
+SECOND = Chunk(range(1, 2), has_embedding=False, has_head=True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_chunks_one_after_another_are_the_model(tied: bool) -> None:
+    config = small_config(num_hidden_layers=2, tie_word_embeddings=tied)
+    expected = small_model(num_hidden_layers=2, tie_word_embeddings=tied)(tokens()).numpy()
+    apart = [Decoder(config, [chunk]) for chunk in (FIRST, SECOND)]
+    together = Decoder(config, [FIRST, SECOND])
+    for model in (*apart, together):
+        initialize(model, 0)
+    np.testing.assert_array_equal(apart[1](apart[0](tokens())).numpy(), expected)
+    np.testing.assert_array_equal(together(together(tokens()), chunk=1).numpy(), expected)
 
 
 def test_a_tied_head_alone_holds_the_table_under_its_name() -> None:
     config = small_config(tie_word_embeddings=True)
-    kind, arguments = decoder_pieces(config)[-1]
-    names = [piece.name for _, piece in named_pieces(kind(**arguments))]
+    head = Chunk(range(0), has_embedding=False, has_head=True)
+    names = [piece.name for _, piece in named_pieces(Decoder(config, [head]))]
     assert sorted(names) == ["embedding.weight", "norm.weight"]
 
 

@@ -22,7 +22,7 @@ from llm_pretrain.parallel.layers.micro_batch import MicroBatch, split_batch
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
-from llm_pretrain.training.stage import apply_recompute, build_stage
+from llm_pretrain.training.stage import apply_recompute, build_stage, join_blocks
 from tests import cpp_operators
 from tests.models.small import CONFIG, small_config
 
@@ -43,7 +43,7 @@ class Run:
         self.stage = build_stage(self.config, here)
         initialize(self.stage, 0)
         if "run_length" in case:
-            apply_recompute(self.stage.join_blocks(case["run_length"]), "full")
+            apply_recompute(join_blocks(self.stage, case["run_length"]), "full")
         self.pipeline = Pipeline(
             self.stage,
             here,

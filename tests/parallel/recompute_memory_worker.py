@@ -43,8 +43,7 @@ def measure(kind: str) -> float:
     decoder = model()
     if recompute := KINDS[kind]:
         granularity, left_out = recompute
-        blocks = dict(enumerate(list(decoder.pieces)[1:-1]))
-        apply_recompute(blocks, granularity, except_layers=left_out)
+        apply_recompute(decoder.blocks, granularity, except_layers=left_out)
     tokens = paddle.arange(BATCH * LENGTH).reshape([BATCH, LENGTH]) % decoder.config.vocab_size
 
     def step() -> None:

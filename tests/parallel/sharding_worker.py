@@ -53,7 +53,7 @@ class Run:
         paddle.set_default_dtype("float32")
         initialize(self.model, 0)
         if case.get("recompute"):
-            apply_recompute(dict(enumerate(list(self.model.pieces)[1:-1])), case["recompute"])
+            apply_recompute(self.model.blocks, case["recompute"])
         self.topology = here
         training = TrainingArguments(
             output_dir="out",
@@ -70,7 +70,7 @@ class Run:
             self.model, training, here, tied_embedding=self.config.tie_word_embeddings
         )
         if case.get("observe") == "all_gather_into":
-            for unit in self.model.pieces:
+            for unit in self.model.layers:
                 unit.register_forward_pre_hook(lambda *_: events.append("unit"))
 
     def step(self, tokens: np.ndarray) -> float:

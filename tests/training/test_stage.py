@@ -8,11 +8,11 @@ import paddle
 import pytest
 
 from llm_pretrain.config import Degrees, TrainingArguments
+from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import whole_sequences
 from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
 from llm_pretrain.training.stage import (
-    Stage,
     build_stage,
     layers_of_part,
     recompute_activations,
@@ -53,17 +53,17 @@ def test_chunks_alternate_between_ranks() -> None:
     first, second = (
         build_stage(small_config(num_hidden_layers=5), place(rank, 2, 2)) for rank in (0, 1)
     )
-    assert [[piece.prefix for piece in chunk] for chunk in first.chunks] == [
+    assert [[layer.prefix for layer in chunk] for chunk in first.chunks] == [
         ["", "layers.0."],
         ["layers.2."],
     ]
-    assert [[piece.prefix for piece in chunk] for chunk in second.chunks] == [
+    assert [[layer.prefix for layer in chunk] for chunk in second.chunks] == [
         ["layers.1."],
         ["layers.3.", "layers.4.", ""],
     ]
 
 
-def blocks_computed(stage: Stage, counts: list[int]) -> list[int]:
+def blocks_computed(stage: Decoder, counts: list[int]) -> list[int]:
     """How often each block is computed in a forward and backward pass."""
     for number, block in stage.blocks.items():
         plain = block.feed_forward.forward
@@ -74,12 +74,12 @@ def blocks_computed(stage: Stage, counts: list[int]) -> list[int]:
 
         block.feed_forward.forward = forward
     tokens = paddle.arange(8).reshape([1, 8])
-    stage(tokens, whole_sequences(1, 8), labels=tokens).mean().backward()
+    stage(tokens, whole_sequences(1, 8), tokens).mean().backward()
     return counts
 
 
 @pytest.mark.parametrize(
-    ("options", "pipeline", "pieces", "computed"),
+    ("options", "pipeline", "layers", "computed"),
     [
         ({}, 2, 6, [2, 2, 2, 2]),
         ({"pp_recompute_interval": 0}, 2, 6, [1, 1, 1, 1]),
@@ -92,11 +92,11 @@ def blocks_computed(stage: Stage, counts: list[int]) -> list[int]:
     ],
 )
 def test_options_of_recompute(
-    options: dict[str, Any], pipeline: int, pieces: int, computed: list[int]
+    options: dict[str, Any], pipeline: int, layers: int, computed: list[int]
 ) -> None:
     stage = build_stage(small_config(num_hidden_layers=4), place())
     initialize(stage, 0)
     training = TrainingArguments(output_dir="out", max_steps=1, recompute=True, **options)
     recompute_activations(stage, training, place(0, pipeline))
-    assert len(stage.pieces) == pieces
+    assert len(stage.layers) == layers
     assert blocks_computed(stage, [0] * 4) == computed

@@ -28,7 +28,7 @@ class Pipeline:
     """Runs this rank's chunks of a model.
 
     Args:
-        stage: called with (x, sequences, chunk, labels); the model's first chunk turns tokens
+        stage: called with (x, sequences, labels, chunk); the model's first chunk turns tokens
             [B, S] into hidden states [B, S, H], its last turns them, with labels, into losses
             [B, S].
         hidden_size, activation_dtype: of the hidden states that pass between ranks.
@@ -106,7 +106,7 @@ class _Run:
         x = batch.tokens if self.pipeline.place.is_first(chunk) else self.inputs[at]
         is_last = self.pipeline.place.is_last(chunk)
         labels = batch.labels if is_last else None
-        output = self.pipeline.stage(x, batch.sequences, chunk, labels)
+        output = self.pipeline.stage(x, batch.sequences, labels, chunk)
         if is_last:
             loss = output.sum() / batch.label_count
             self.loss_sum += loss.detach().astype("float32").reshape([1])

@@ -165,10 +165,9 @@ class Bucket:
 def runs_of_units(model: nn.Layer) -> list[list[nn.Layer]]:
     """The units (layers whose weights are gathered together), in runs computed one after another.
 
-    The runs are the `chunks` of a pipeline's stage, or the `pieces` of a decoder. Any other model
-    is one unit.
+    The runs are the model's `chunks`; a model without them is one unit.
     """
-    return getattr(model, "chunks", [list(getattr(model, "pieces", [model]))])
+    return getattr(model, "chunks", [[model]])
 
 
 def build_buckets(

@@ -1,8 +1,4 @@
-"""Training data: from `.bin/.idx` files to batches. NumPy only.
-
-`shared_batches` alone, which sends samples between processes, imports Paddle; nothing that is named
-here does.
-"""
+"""Training data: from `.bin/.idx` files to batches. NumPy only."""
 
 from __future__ import annotations
 

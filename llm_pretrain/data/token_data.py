@@ -14,6 +14,8 @@ from llm_pretrain.data.errors import DataError
 
 # Chunk of the vectorised checks: their temporary arrays stay in the processor's cache.
 CHUNK = 1 << 16
+# Tokens whose range is looked at in one step: the pages behind them can be dropped again.
+_SCANNED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -127,3 +129,32 @@ def check_token_type(dtype: np.dtype, path: Path) -> None:
     """Raise DataError unless `dtype` can hold token ids."""
     if dtype.kind not in "iu":
         raise DataError(f"{path} holds numbers of type {dtype}, but token ids are integers.")
+
+
+def needs_scan(data: TokenData, vocab_size: int) -> bool:
+    """Whether the token type alone leaves open if all ids are below `vocab_size`."""
+    limits = np.iinfo(data.tokens.dtype)
+    return limits.min < 0 or limits.max >= vocab_size
+
+
+def scan_token_range(data: TokenData) -> NDArray[np.int64]:
+    """[smallest, largest] id, int64 (an id beyond int64 counts as the largest int64)."""
+    low, high = 0, 0
+    for begin in range(0, len(data.tokens), _SCANNED):
+        chunk = data.tokens[begin : begin + _SCANNED]
+        if chunk.dtype.kind == "i":
+            low = min(low, int(chunk.min()))
+        high = max(high, int(chunk.max()))
+    return np.array([low, min(high, np.iinfo(np.int64).max)], np.int64)
+
+
+def check_token_range(data: TokenData, token_range: NDArray[np.int64], vocab_size: int) -> None:
+    """Raise DataError where an id has no row in a vocabulary of `vocab_size`."""
+    low, high = int(token_range[0]), int(token_range[1])
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise DataError(
+            f"{data.files[1]} holds the token id {wrong}, but the model's vocabulary ends at "
+            f"{vocab_size - 1} (vocab_size {vocab_size}). The data was made with another "
+            "tokenizer: preprocess it again with the model's, or use that tokenizer's model."
+        )

@@ -11,8 +11,7 @@ import numpy as np
 
 from llm_pretrain.config.paths import path_word
 from llm_pretrain.data.find_data import find_data, open_data
-from llm_pretrain.data.token_data import CHUNK, TokenData
-from llm_pretrain.data.token_range import scan_token_range
+from llm_pretrain.data.token_data import CHUNK, TokenData, scan_token_range
 from llm_pretrain.machine.faults import describe
 from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer

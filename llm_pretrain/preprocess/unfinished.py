@@ -16,8 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.index_file import map_numbers, replace_pair, write_index
 from llm_pretrain.data.indexed_dataset import bin_path, index_path
+from llm_pretrain.data.indexed_writer import map_numbers, replace_pair, write_index
 from llm_pretrain.preprocess.streams import PreprocessError
 
 _SECONDS_BETWEEN_NOTES = 5.0

@@ -33,7 +33,6 @@ from llm_pretrain.data import (
     build_datasets,
     open_sources,
 )
-from llm_pretrain.data.shared_batches import build_once
 from llm_pretrain.machine import SIGNAL_STATUS, terminal
 from llm_pretrain.machine.faults import describe, is_fault, naming
 from llm_pretrain.ops.precision import set_compute_dtype
@@ -62,6 +61,7 @@ from llm_pretrain.training.resume import (
     set_aside_later,
     shared_origin,
 )
+from llm_pretrain.training.shared_batches import build_once
 from llm_pretrain.training.stage import prepare_stage
 from llm_pretrain.training.trainer import Trainer
 

@@ -14,8 +14,7 @@ from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data import IndexedWriter, Sample, SampleCounts, build_datasets
 from llm_pretrain.data.blanks import SamplesWithBlanks, SampleWithBlanks
-from llm_pretrain.data.documents import Isolation
-from llm_pretrain.data.samples import IGNORED_LABEL
+from llm_pretrain.data.samples import IGNORED_LABEL, Isolation
 
 # Numbers above those of the texts, so that a text's tokens never fall.
 MASK, GMASK, START, END = 1000, 1001, 1002, 1003

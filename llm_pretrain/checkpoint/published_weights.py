@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.stored_tensor import (
     StoredTensor,
     UnreadableFileError,
@@ -17,7 +16,7 @@ from llm_pretrain.checkpoint.stored_tensor import (
     to_float32,
     transpose,
 )
-from llm_pretrain.checkpoint.weight_files import names_of, open_weights
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, WeightFormat, names_of, open_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import read_model_config
@@ -43,7 +42,7 @@ class PublishedWeights:
         self.directory = directory
         self.config = config
         self.may_be_deeper = may_be_deeper
-        self.layout, shards, _ = open_weights(directory)
+        self.format, shards, _ = open_weights(directory)
         self.shapes = config.tensor_shapes()
         # What each tensor-parallel rank of the program that wrote them held.
         part = _part_of(config, len(shards))
@@ -53,10 +52,10 @@ class PublishedWeights:
                 for fused_qkv in (False, True)
                 for fused_ffn in (False, True)
             ),
-            key=lambda form: len(_missing(shards[0], self.layout, form)),
+            key=lambda form: len(_missing(shards[0], self.format, form)),
         )
         self._part_shapes = part.tensor_shapes()
-        self._sources = self.layout.sources(part)
+        self._sources = self.format.sources(part)
         self._shards = [self._with_prefix(shard) for shard in shards]
         self._check()
 
@@ -141,7 +140,7 @@ class PublishedWeights:
                 name + where
                 for name in shard
                 if name not in expected
-                and not self.layout.is_redundant(name, self.config)
+                and not self.format.is_redundant(name, self.config)
                 and not (self.may_be_deeper and self._is_of_further_layer(name, expected))
             ]
             misshapen += [
@@ -164,7 +163,7 @@ class PublishedWeights:
         rows = table.shape[0] if table is not None else self.config.vocab_size
         if len(self._shards) == 1 and rows != self.config.vocab_size:
             parts.append(f"the table has {rows} rows where vocab_size is {self.config.vocab_size}")
-        program = "" if self.layout is HUGGING_FACE else f" of {self.layout.program}"
+        program = "" if self.format is HUGGING_FACE else f" of {self.format.program}"
         raise ConfigError(
             [f"{self.directory}: the weights{program} don't fit the model. {'; '.join(parts)}."]
         )
@@ -183,8 +182,8 @@ def table_rows(directory: Path, config: ModelConfig) -> int:
     Raises:
         ConfigError: no weights in `directory`, unreadable ones, or none of a table.
     """
-    layout, shards, _ = open_weights(directory)
-    name = layout.source("embedding.weight", config).name
+    weight_format, shards, _ = open_weights(directory)
+    name = weight_format.source("embedding.weight", config).name
     table = shards[0].get(name) or shards[0].get(name.partition(".")[2])
     if table is None or not table.shape:
         raise ConfigError([f"{directory}: the weights lack {name}."])
@@ -212,5 +211,9 @@ def _part_of(config: ModelConfig, degree: int) -> ModelConfig:
     )
 
 
-def _missing(shard: dict[str, StoredTensor], layout: Layout, config: ModelConfig) -> list[str]:
-    return [source.name for source in layout.sources(config).values() if source.name not in shard]
+def _missing(
+    shard: dict[str, StoredTensor], weight_format: WeightFormat, config: ModelConfig
+) -> list[str]:
+    return [
+        source.name for source in weight_format.sources(config).values() if source.name not in shard
+    ]

@@ -6,23 +6,32 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
 from llm_pretrain.checkpoint.checksums import join_notes, note_files
 from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, publish, writing_path
-from llm_pretrain.checkpoint.gather import values_of, whole_tensors
-from llm_pretrain.checkpoint.shards import save_optimizer
+from llm_pretrain.checkpoint.optimizer_state import (
+    VALUES,
+    SavedPiece,
+    SavedRange,
+    slices_to_block,
+    write_shard,
+)
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine.files import write_text
+from llm_pretrain.ops import storage
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.flat_buffers import Placement
 from llm_pretrain.parallel.sharding.gathering import gathered_pieces
+from llm_pretrain.parallel.sharding.pieces import Piece
 from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along
 
 
@@ -111,7 +120,7 @@ def save_weights(
     written: dict[str, write_weights.WrittenTensor] = {}
     if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
         label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
-        arrays = ((name, values_of(tensor)) for name, tensor in tensors)
+        arrays = ((name, _values_of(tensor)) for name, tensor in tensors)
         written = write_weights.write_weight_files(
             arrays, config, directory, label=label, dtype=dtype
         )
@@ -132,6 +141,80 @@ def save_weights(
     collectives.barrier()
     # The only file of weights has another name by now.
     return [directory / name for name in sorted(files) if (directory / name).exists()]
+
+
+def whole_tensors(
+    pieces: Iterable[tuple[Tensor, Piece]], topology: Topology
+) -> Iterator[tuple[str, Tensor]]:
+    """Each published tensor of `pieces`, whole, one at a time.
+
+    Every rank of the tensor-parallel group must run through it, since parts are gathered.
+    """
+    degree = topology.degrees.tensor
+    for parameter, piece in pieces:
+        held = parameter.detach()
+        if piece.axis is None or degree == 1:
+            yield piece.name, held[piece.region(topology.tensor_rank, degree)]
+            continue
+        # Gathering lays parts one after another along the first axis, and wants them equal.
+        region = [slice(0, size) for size in piece.shape]
+        region[piece.axis] = slice(piece.offset, piece.offset + piece.share(degree))
+        swap = list(range(len(piece.shape)))
+        swap[0], swap[piece.axis] = piece.axis, 0
+        part = held[tuple(region)].transpose(swap).contiguous()
+        whole = collectives.all_gather(part, topology.tensor_group)
+        yield piece.name, whole[: piece.shape[piece.axis]].transpose(swap)
+
+
+def save_optimizer(
+    directory: Path,
+    states: Iterable[tuple[Bucket, dict[str, Tensor]]],
+    steps: int,
+    topology: Topology,
+) -> list[Path]:
+    """Write this rank's shards; returns the files."""
+    ranges: list[SavedRange] = []
+    parts: list[tuple[dict[str, Tensor], int, int]] = []
+    for bucket, tensors in states:
+        buffer = bucket.buffer
+        for placement, begin, end in buffer.shard_placements():
+            ranges.append(
+                SavedRange(
+                    str(len(ranges)),
+                    tuple(placement.parameter.shape),
+                    begin - placement.begin,
+                    end - placement.begin,
+                    tuple(_saved_pieces(placement, topology)),
+                )
+            )
+            parts.append((tensors, begin - buffer.shard_begin, end - buffer.shard_begin))
+    arrays = (
+        (f"{entry.key}/{value}", _values_of(storage.view(tensors[value], begin, end)))
+        for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
+        for value in VALUES
+    )
+    return write_shard(directory, topology.rank, ranges, arrays, steps)
+
+
+def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPiece]:
+    degree = topology.degrees.tensor
+    for piece in placement.pieces:
+        yield SavedPiece(
+            piece.name,
+            piece.shape,
+            slices_to_block(piece.block(topology.tensor_rank, degree)),
+            slices_to_block(piece.region(topology.tensor_rank, degree)),
+        )
+
+
+def _values_of(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor, which may be a part of another.
+
+    It is copied first, because `numpy()` copies all of the memory that a part lies in: a bucket's
+    256 MB for every parameter.
+    """
+    values: np.ndarray = tensor.clone().numpy()
+    return values
 
 
 def _is_first_replica(topology: Topology) -> bool:

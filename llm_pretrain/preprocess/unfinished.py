@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from llm_pretrain.data.indexed_dataset import bin_path, index_path
 from llm_pretrain.data.indexed_writer import map_numbers, replace_pair, write_index
+from llm_pretrain.machine.files import write_text
 from llm_pretrain.preprocess.streams import PreprocessError
 
 _SECONDS_BETWEEN_NOTES = 5.0
@@ -165,12 +166,7 @@ class Unfinished:
             "counts": self.counts,
             "lengths": self._lengths,
         }
-        temporary = self.folder / "note.tmp"
-        with temporary.open("w", encoding="utf-8") as text:
-            json.dump(note, text, indent=1)
-            text.flush()
-            os.fsync(text.fileno())
-        os.replace(temporary, self.folder / "note.json")
+        write_text(self.folder / "note.json", json.dumps(note, indent=1))
         self._noted = time.monotonic()
 
 

@@ -68,20 +68,20 @@ def build_datasets(
     *,
     seed: int,
     builder: bool,
-    timeout_s: float = 1800,
+    timeout_s: float = 60,
     vocab_size: int | None,
     blanks: BlankInfilling | None = None,
     end_tokens: Collection[int] = (),
     sources: Sources | None = None,
 ) -> Datasets:
-    """Open the data and build, or wait for, the index of every wanted split.
+    """Open the data and build, or find, the index of every wanted split.
 
-    `builder`: this process writes to the index cache what is missing there; all other processes
-    wait for it, at most `timeout_s` seconds for each index. `vocab_size`: rows of the model's
-    embedding, against which the token ids are checked; None leaves that out. `blanks`: for a model
-    that fills blanks in the text, instead of continuing it. `end_tokens`: ids of which each ends a
-    document, needed where `data` wants documents kept apart. `sources`: what `open_sources` gave,
-    if it was called before.
+    `builder`: this process writes to the index cache what is missing there; all others call this
+    afterwards, and on a disk of the network wait `timeout_s` seconds for an index to come in sight.
+    `vocab_size`: rows of the model's embedding, against which the token ids are checked; None
+    leaves that out. `blanks`: for a model that fills blanks in the text, instead of continuing it.
+    `end_tokens`: ids of which each ends a document, needed where `data` wants documents kept apart.
+    `sources`: what `open_sources` gave, if it was called before.
 
     Raises DataError for whatever is wrong with the data.
     """

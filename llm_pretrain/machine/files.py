@@ -32,9 +32,9 @@ def replacing(path: Path, *, writer: int | str = 0, flush: bool = True) -> Itera
         unfinished.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, *, writer: int = 0) -> None:
-    """Write `path` in one move; `writer` as in `replacing`."""
-    with replacing(path, writer=writer) as unfinished:
+def write_text(path: Path, text: str, *, writer: int | str = 0, flush: bool = True) -> None:
+    """Write `path` in one move; `writer` and `flush` as in `replacing`."""
+    with replacing(path, writer=writer, flush=flush) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

@@ -96,15 +96,15 @@ def convert(
         raise ConfigError([f"DESTINATION {destination} exists and is not an empty directory."])
     if not source.is_dir():
         raise ConfigError([f"SOURCE {source}: there is no such directory."])
-    config = read_model_config(source, "SOURCE")
+    model = read_model_config(source, "SOURCE")
     assert_undamaged(source)
-    weights = PublishedWeights(source, config)
+    weights = PublishedWeights(source, model)
     dtype = dtype or weights.dtype
-    weight_format.write_config(config)  # has the other program such a model?
+    weight_format.write_config(model)  # has the other program such a model?
     was_there = destination.exists()
     try:
         write_weights(
-            weights.whole_tensors(), config, destination, dtype=dtype, weight_format=weight_format
+            weights.whole_tensors(), model, destination, dtype=dtype, weight_format=weight_format
         )
         copy_along(files_that_go_along(source, source), destination)
     except BaseException:
@@ -113,6 +113,6 @@ def convert(
             destination.mkdir(exist_ok=True)
         raise
     return (
-        f"{destination}: {config.parameter_count():,} parameters from {source} "
+        f"{destination}: {model.parameter_count():,} parameters from {source} "
         f"({weights.format.program}'s format), in {weight_format.program}'s format, as {dtype}."
     )

@@ -24,14 +24,14 @@ from llm_pretrain.parallel.sharding.pieces import (
 
 
 def load_weights(
-    model: nn.Layer,
-    config: ModelConfig,
+    module: nn.Layer,
+    model: ModelConfig,
     directory: str | Path,
     *,
     may_be_deeper: bool = False,
     seed: int | None = None,
 ) -> None:
-    """Fill the parameters of `model`, a decoder or a part of it, each with this rank's part.
+    """Fill the parameters of `module`, a decoder or a part of it, each with this rank's part.
 
     float32, float16 and bfloat16 files are read into parameters of any of these types.
 
@@ -45,10 +45,10 @@ def load_weights(
             the model's, or have another shape.
     """
     directory = Path(directory)
-    published = config
+    published = model
     if seed is not None:
-        rows = min(table_rows(directory, config), config.vocab_size)
-        published = replace(config, vocab_size=rows)
+        rows = min(table_rows(directory, model), model.vocab_size)
+        published = replace(model, vocab_size=rows)
     weights = PublishedWeights(directory, published, may_be_deeper=may_be_deeper)
 
     def local_part(piece: Piece) -> np.ndarray:
@@ -65,7 +65,7 @@ def load_weights(
         grown[tuple(slice(size) for size in values.shape)] = values
         return grown
 
-    fill(model, local_part)
+    fill(module, local_part)
 
 
 def load_optimizer(

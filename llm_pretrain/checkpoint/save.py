@@ -42,8 +42,8 @@ def is_first_of_node() -> bool:
 
 def save_checkpoint(
     checkpoint: Path,
-    model: nn.Layer,
-    config: ModelConfig,
+    module: nn.Layer,
+    model: ModelConfig,
     optimizer_states: Iterable[tuple[Bucket, dict[str, Tensor]]],
     topology: Topology,
     buckets: Sequence[Bucket],
@@ -75,7 +75,7 @@ def save_checkpoint(
         written: list[Path] = []
         if _is_first_replica(topology) or not is_rank_0s_disk:
             written += save_optimizer(writing, optimizer_states, steps, topology)
-        written += save_weights(writing, model, config, topology, buckets, extras=extras)
+        written += save_weights(writing, module, model, topology, buckets, extras=extras)
         if is_first_of_node():
             # Nodes that share the disk write the same text.
             text = json.dumps({"program": PROGRAM, **state}, indent=2)
@@ -99,8 +99,8 @@ def save_checkpoint(
 
 def save_weights(
     directory: Path,
-    model: nn.Layer,
-    config: ModelConfig,
+    module: nn.Layer,
+    model: ModelConfig,
     topology: Topology,
     buckets: Sequence[Bucket],
     *,
@@ -115,14 +115,14 @@ def save_weights(
     Returns:
         The files that this rank has written.
     """
-    dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
-    tensors = whole_tensors(gathered_pieces(model, buckets), topology)
+    dtype = str(module.parameters()[0].dtype).removeprefix("paddle.")
+    tensors = whole_tensors(gathered_pieces(module, buckets), topology)
     written: dict[str, write_weights.WrittenTensor] = {}
     if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
         label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
         arrays = ((name, _values_of(tensor)) for name, tensor in tensors)
         written = write_weights.write_weight_files(
-            arrays, config, directory, label=label, dtype=dtype
+            arrays, model, directory, label=label, dtype=dtype
         )
     elif _is_first_replica(topology):
         deque(tensors, maxlen=0)  # takes its part in the gathering
@@ -136,7 +136,7 @@ def save_weights(
             for stage in stages
             for name, entry in json.loads(stage).items()
         }
-        files |= write_weights.finish_weights(everything, config, directory, dtype=dtype)
+        files |= write_weights.finish_weights(everything, model, directory, dtype=dtype)
         files |= copy_along(extras, directory)
     collectives.barrier()
     # The only file of weights has another name by now.

@@ -49,17 +49,17 @@ class WeightFormat:
     is_redundant: Callable[[str, ModelConfig], bool]
     """Whether files may hold a tensor of a published name that no parameter is read from."""
 
-    def sources(self, config: ModelConfig) -> dict[str, Source]:
+    def sources(self, model: ModelConfig) -> dict[str, Source]:
         """Where each tensor of a whole model stands, by canonical name."""
-        return {name: self.source(name, config) for name in config.tensor_shapes()}
+        return {name: self.source(name, model) for name in model.tensor_shapes()}
 
 
 HUGGING_FACE = WeightFormat(
     "Hugging Face",
     "pt",
     "torch_dtype",
-    lambda config: family_of(config).write_config(config),
-    lambda canonical, config: family_of(config).source(canonical, config),
+    lambda model: family_of(model).write_config(model),
+    lambda canonical, model: family_of(model).source(canonical, model),
     is_redundant,
 )
 PADDLENLP = WeightFormat(

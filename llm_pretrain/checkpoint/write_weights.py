@@ -36,7 +36,7 @@ class WrittenTensor(NamedTuple):
 
 def write_weights(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
+    model: ModelConfig,
     directory: str | Path,
     *,
     dtype: str = "float32",
@@ -56,18 +56,18 @@ def write_weights(
     """
     written = write_weight_files(
         tensors,
-        config,
+        model,
         directory,
         dtype=dtype,
         weight_format=weight_format,
         max_shard_bytes=max_shard_bytes,
     )
-    finish_weights(written, config, directory, dtype=dtype, weight_format=weight_format)
+    finish_weights(written, model, directory, dtype=dtype, weight_format=weight_format)
 
 
 def write_weight_files(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
+    model: ModelConfig,
     directory: str | Path,
     *,
     label: str = "",
@@ -86,7 +86,7 @@ def write_weight_files(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written: dict[str, WrittenTensor] = {}
-    remaining = as_published(tensors, config, weight_format)
+    remaining = as_published(tensors, model, weight_format)
     pending = next(remaining, None)
     while pending is not None:
         count = len({tensor.file for tensor in written.values()})
@@ -112,36 +112,36 @@ def _converted(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
 
 def as_published(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
+    model: ModelConfig,
     weight_format: WeightFormat = HUGGING_FACE,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Tensors under their published names; those that are packed in one come when it is full.
+    """Tensors under their published names; those that are fused in one come when it is full.
 
     What a run fuses is split, which every program reads.
     """
-    split = replace(config, fuse_attention_qkv=False, fuse_attention_ffn=False)
-    packed: dict[str, tuple[np.ndarray, int]] = {}
+    split = replace(model, fuse_attention_qkv=False, fuse_attention_ffn=False)
+    fused: dict[str, tuple[np.ndarray, int]] = {}
     for canonical, values in tensors:
         source = weight_format.source(canonical, split)
         if source.outputs is None:
             for name in filter(None, (source.name, source.copy)):
                 yield name, transpose(values) if source.is_transposed else values
             continue
-        whole, missing = packed.pop(source.name, (None, source.outputs.total))
+        whole, missing = fused.pop(source.name, (None, source.outputs.total))
         if whole is None:
             whole = np.empty((*values.shape[:-1], source.outputs.total), dtype=values.dtype)
         whole[..., source.outputs.indices(0, values.shape[-1])] = values
         missing -= values.shape[-1]
         if missing:
-            packed[source.name] = whole, missing
+            fused[source.name] = whole, missing
         else:
             yield source.name, transpose(whole) if source.is_transposed else whole
-    assert not packed, f"parts are missing of {', '.join(packed)}"
+    assert not fused, f"parts are missing of {', '.join(fused)}"
 
 
 def finish_weights(
     written: Mapping[str, WrittenTensor],
-    config: ModelConfig,
+    model: ModelConfig,
     directory: str | Path,
     *,
     dtype: str = "float32",
@@ -171,7 +171,7 @@ def finish_weights(
                 "weight_map": {name: tensor.file for name, tensor in written.items()},
             },
         )
-    published = {**weight_format.write_config(config), weight_format.dtype_key: dtype}
+    published = {**weight_format.write_config(model), weight_format.dtype_key: dtype}
     _write_json(directory / "config.json", published)
     return {listed, "config.json"}
 

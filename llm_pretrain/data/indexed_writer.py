@@ -22,7 +22,7 @@ from llm_pretrain.data.indexed_dataset import (
     index_path,
     mask_path,
 )
-from llm_pretrain.data.token_data import CHUNK
+from llm_pretrain.data.token_data import BLOCK
 
 
 class IndexedWriter:
@@ -182,18 +182,18 @@ def write_index(
     """
     count = len(sizes) + 1 if starts is None else len(starts)
     file.write(HEADER.pack(MAGIC, VERSION, type_code(dtype), len(sizes), count))
-    for begin in range(0, len(sizes), CHUNK):
-        file.write(sizes[begin : begin + CHUNK].astype("<i4").tobytes())
+    for begin in range(0, len(sizes), BLOCK):
+        file.write(sizes[begin : begin + BLOCK].astype("<i4").tobytes())
     at = 0
-    for begin in range(0, len(sizes), CHUNK):
-        lengths = sizes[begin : begin + CHUNK].astype(np.int64) * dtype.itemsize
+    for begin in range(0, len(sizes), BLOCK):
+        lengths = sizes[begin : begin + BLOCK].astype(np.int64) * dtype.itemsize
         ends = at + np.cumsum(lengths)
         file.write((ends - lengths).astype("<i8").tobytes())
         at = int(ends[-1])
-    for begin in range(0, count, CHUNK):
-        end = min(begin + CHUNK, count)
-        chunk = np.arange(begin, end) if starts is None else starts[begin:end]
-        file.write(chunk.astype("<i8").tobytes())
+    for begin in range(0, count, BLOCK):
+        end = min(begin + BLOCK, count)
+        block = np.arange(begin, end) if starts is None else starts[begin:end]
+        file.write(block.astype("<i8").tobytes())
 
 
 def replace_pair(prefix: Path, temporary: Mapping[Path, Path]) -> None:

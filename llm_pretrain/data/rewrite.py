@@ -20,7 +20,7 @@ from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.split import one_source_validates
-from llm_pretrain.data.token_data import CHUNK, TokenData
+from llm_pretrain.data.token_data import BLOCK, TokenData
 from llm_pretrain.machine.faults import describe, naming
 from llm_pretrain.machine.terminal import HelpFormatter
 
@@ -84,10 +84,10 @@ def _borders(data: TokenData, shares: Sequence[float]) -> list[int]:
     wanted = np.cumsum(shares)[:-1] / total * data.token_count
     at_tokens = np.zeros(len(wanted), np.int64)
     before = 0
-    for begin in range(0, len(data.sizes), CHUNK):
-        ends = before + np.cumsum(data.sizes[begin : begin + CHUNK], dtype=np.int64)
+    for begin in range(0, len(data.sizes), BLOCK):
+        ends = before + np.cumsum(data.sizes[begin : begin + BLOCK], dtype=np.int64)
         # Counts the sequences whose middle is before the wanted place.
-        middles = ends - data.sizes[begin : begin + CHUNK] / 2
+        middles = ends - data.sizes[begin : begin + BLOCK] / 2
         at_tokens += np.searchsorted(middles, wanted)
         before = int(ends[-1])
     starts = data.document_starts
@@ -123,9 +123,9 @@ def _gather(
     if bool((starts[1:] == starts[:-1] + sizes[:-1]).all()):
         place = slice(int(starts[0]), int(starts[-1] + sizes[-1]))
         return data.tokens[place], None if data.mask is None else data.mask[place]
-    rows = [data.read(sequence, 0, None) for sequence in range(begin, end)]
-    masks = [mask for _, mask in rows if mask is not None]
-    return np.concatenate([tokens for tokens, _ in rows]), np.concatenate(masks) if masks else None
+    parts = [data.read(sequence, 0, None) for sequence in range(begin, end)]
+    masks = [mask for _, mask in parts if mask is not None]
+    return np.concatenate([tokens for tokens, _ in parts]), np.concatenate(masks) if masks else None
 
 
 def merge_main(argv: Sequence[str]) -> int:

@@ -83,8 +83,8 @@ def build_sample_index(
     # One generator serves all three shuffles, so their order is part of the sample order.
     random = np.random.RandomState(seed)
     order = document_order(documents, plan, random)
-    rows = sample_starts(sizes, order, sequence_length=sequence_length, plan=plan)
-    return SampleIndex(order, rows, shuffle_order(plan, random))
+    starts = sample_starts(sizes, order, sequence_length=sequence_length, plan=plan)
+    return SampleIndex(order, starts, shuffle_order(plan, random))
 
 
 def document_order(
@@ -136,12 +136,12 @@ def numpy_sample_starts(
         lengths = sizes[order[begin : begin + _CHUNK]].astype(np.int64)
         ends = tokens + np.cumsum(lengths)
         tokens = int(ends[-1])
-        # Those that begin before the end of this chunk.
+        # Those that begin before the end of this block.
         stop = min(samples + 1, -(-tokens // sequence_length))
         first_token = np.arange(done, stop, dtype=np.int64) * sequence_length
-        rows = np.searchsorted(ends, first_token, side="right")
-        starts[done:stop, 0] = begin + rows
-        starts[done:stop, 1] = first_token - (ends[rows] - lengths[rows])
+        places = np.searchsorted(ends, first_token, side="right")
+        starts[done:stop, 0] = begin + places
+        starts[done:stop, 1] = first_token - (ends[places] - lengths[places])
         done = stop
     # Empty documents before the first token belong to the first sample.
     starts[0] = 0

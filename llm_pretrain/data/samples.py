@@ -41,7 +41,7 @@ class Example(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """A piece of text; as an example, every token predicts the next one."""
+    """A stretch of text; as an example, every token predicts the next one."""
 
     tokens: NDArray[np.int64]
     """Shape [sequence length + 1]."""
@@ -64,7 +64,7 @@ class Sample:
 
 
 class Texts(Protocol):
-    """Pieces of text by number."""
+    """Texts by number."""
 
     def __len__(self) -> int: ...
 
@@ -93,22 +93,22 @@ class IndexedSamples:
     def __getitem__(self, number: int) -> Sample:
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        row = int(self.index.shuffle[number])
+        place = int(self.index.shuffle[number])
         self.data.check_length()
         try:
-            (first, offset), (last, final) = self.index.samples[row : row + 2].tolist()
+            (first, offset), (last, final) = self.index.samples[place : place + 2].tolist()
             documents = self.index.documents[first : last + 1].tolist()
-            pieces = []
+            parts = []
             for position, document in enumerate(documents, first):
                 begin = offset if position == first else 0
                 length = final + 1 - begin if position == last else None
-                pieces.append(self.data.read(document, begin, length))
-            tokens = np.concatenate([piece[0] for piece in pieces]).astype(np.int64)
+                parts.append(self.data.read(document, begin, length))
+            tokens = np.concatenate([part[0] for part in parts]).astype(np.int64)
         except (ValueError, IndexError) as error:
             raise self._damaged(number) from error
         if len(tokens) != self.sequence_length + 1:
             raise self._damaged(number)
-        masks = [mask for _, mask in pieces if mask is not None]
+        masks = [mask for _, mask in parts if mask is not None]
         return Sample(tokens, np.concatenate(masks) if masks else None)
 
     def _damaged(self, number: int) -> DataError:

@@ -164,8 +164,8 @@ def test_a_tensor_parallel_rank_reads_its_part(
     config = replace(model.config, fuse_attention_qkv=fused, fuse_attention_ffn=fused)
     whole = dict(whole_tensors(model))
     degrees = replace(topology.current().degrees, tensor=2)
-    layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
-    monkeypatch.setattr(topology, "_current", layout)
+    ranked = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+    monkeypatch.setattr(topology, "_current", ranked)
     part = Decoder(config)
     sizes_read, read = [], StoredTensor.read
 
@@ -198,8 +198,8 @@ def test_rows_that_the_files_lack_begin_as_random_ones_do(
         expected[name][tuple(map(slice, values.shape))] = values
     for rank in range(degree):
         degrees = replace(topology.current().degrees, tensor=degree)
-        layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
-        monkeypatch.setattr(topology, "_current", layout)
+        ranked = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+        monkeypatch.setattr(topology, "_current", ranked)
         part = Decoder(config)
         load_weights(part, config, directory, seed=5)
         for parameter, piece in named_pieces(part):

@@ -18,7 +18,7 @@ blanks, are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,28 +26,26 @@ from numpy.typing import NDArray
 
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.samples import IGNORED_LABEL, Isolation, Sample, Texts
+from llm_pretrain.data.samples import (
+    IGNORED_LABEL,
+    Isolation,
+    Sample,
+    StructuredSample,
+    Texts,
+    Tokens,
+)
 
 _LEAST_LENGTH = 16
 _LEAST_LONG_SHARE = 0.2
 _SHORT_SHARE = 0.15
 _SHORT_MEAN = 3
 
-Tokens = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class SampleWithBlanks:
-    """An `Example` whose structure has where prefixes end, positions, and what the model and the
-    isolation of documents need besides."""
-
-    inputs: Tokens
-    labels: Tokens
-    structure: Mapping[str, Tokens]
-
 
 class SamplesWithBlanks:
     """Every text with blanks in it, which the seed and the sample's number alone decide.
+
+    The structure of a sample has where prefixes end, positions, and what the model and the
+    isolation of documents need besides.
 
     Args:
         isolation: how the documents of a text are kept apart; None: a text is one whole.
@@ -76,12 +74,12 @@ class SamplesWithBlanks:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, number: int) -> SampleWithBlanks:
+    def __getitem__(self, number: int) -> StructuredSample:
         text = self.texts[number]
         generator = np.random.default_rng((self.seed, number))
         documents = [text] if self.isolation is None else self.isolation.documents_of(text)
         parts = self._with_blanks(documents, len(text.inputs), generator)
-        return SampleWithBlanks(
+        return StructuredSample(
             np.concatenate([part.inputs for part in parts]),
             np.concatenate([part.labels for part in parts]),
             self._structure(parts),

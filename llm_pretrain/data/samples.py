@@ -63,6 +63,15 @@ class Sample:
         return self.tokens if self.mask is None else np.where(self.mask, self.tokens, IGNORED_LABEL)
 
 
+@dataclass(frozen=True)
+class StructuredSample:
+    """An `Example` of which the model is told more than its tokens."""
+
+    inputs: Tokens
+    labels: Tokens
+    structure: Mapping[str, Tokens]
+
+
 class Texts(Protocol):
     """Texts by number."""
 
@@ -143,17 +152,8 @@ class Isolation:
         return [Sample(document, mask) for document, mask in zip(tokens, masks, strict=True)]
 
 
-@dataclass(frozen=True)
-class SampleOfDocuments:
-    """An `Example` whose structure has the starts of documents, positions within them, or both."""
-
-    inputs: Tokens
-    labels: Tokens
-    structure: Mapping[str, Tokens]
-
-
 class SamplesOfDocuments:
-    """Every text with what keeps its documents apart."""
+    """Every text with what keeps its documents apart: their starts, positions in them, or both."""
 
     def __init__(self, texts: Texts, isolation: Isolation) -> None:
         self.texts = texts
@@ -162,7 +162,7 @@ class SamplesOfDocuments:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, number: int) -> SampleOfDocuments:
+    def __getitem__(self, number: int) -> StructuredSample:
         text = self.texts[number]
         starts = document_starts(text.inputs, self.isolation.end_tokens)
         structure = {}
@@ -170,7 +170,7 @@ class SamplesOfDocuments:
             structure["document_starts"] = starts
         if self.isolation.counted_anew:
             structure["position_ids"] = np.arange(len(starts)) - starts
-        return SampleOfDocuments(text.inputs, text.labels, structure)
+        return StructuredSample(text.inputs, text.labels, structure)
 
 
 def document_starts(tokens: Tokens, end_tokens: Collection[int]) -> Tokens:

@@ -42,7 +42,7 @@ def test_native_and_numpy_starts_are_a_walk_over_the_tokens(case: tuple) -> None
     expected = starts_by_hand(sizes, order.tolist(), length, plan.samples)
     lengths = np.array(sizes, np.int32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_index, "_CHUNK", 3)  # so that samples reach over several
+        patch.setattr(sample_index, "_BLOCK", 3)  # so that samples reach over several
         numpy = numpy_sample_starts(lengths, order, length, plan.samples)
     assert numpy.tolist() == expected
     chosen = sample_starts(lengths, order, sequence_length=length, plan=plan)

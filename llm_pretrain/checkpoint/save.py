@@ -106,7 +106,7 @@ def save_weights(
     *,
     extras: list[Path],
 ) -> list[Path]:
-    """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it.
+    """Write the weights in Hugging Face's format, each stage its own files; every rank calls it.
 
     Args:
         buckets: what the model's parameters are in.

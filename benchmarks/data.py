@@ -24,9 +24,8 @@ import numpy as np
 from data_text import chinese, english, train_tokenizer, write_pieces
 from train_step import peer_python, processor
 
-from llm_pretrain.data.index_file import write_index
 from llm_pretrain.data.indexed_dataset import bin_path, index_path
-from llm_pretrain.data.indexed_writer import IndexedWriter
+from llm_pretrain.data.indexed_writer import IndexedWriter, write_index
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "llm_pretrain"

@@ -29,8 +29,8 @@ SEQUENCE_LENGTH = 1024
 
 def write_documents(prefix: Path, documents: int) -> int:
     """Write `.idx` and a sparse `.bin`; the number of tokens."""
-    from llm_pretrain.data.index_file import write_index
     from llm_pretrain.data.indexed_dataset import bin_path, index_path
+    from llm_pretrain.data.indexed_writer import write_index
 
     lengths = np.random.default_rng(0).integers(1, 2 * MEAN_LENGTH, documents, dtype=np.int32)
     with index_path(prefix).open("wb") as file:

@@ -104,7 +104,7 @@ def test_private_calls_on_tensors_stand_in_one_file() -> None:
 
 @pytest.mark.parametrize("member", WITHOUT_PADDLE)
 def test_starts_without_paddle(member: str) -> None:
-    heavy = ("paddle", "visualdl", "tokenizers", "rich", "torch")
+    heavy = ("paddle", "visualdl", "tokenizers", "sentencepiece", "rich", "torch")
     script = (
         f"import sys, llm_pretrain.{member}\n"
         f"print([name for name in {heavy} if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""`llm-pretrain convert`: weights from one program's layout to another's."""
+"""`llm-pretrain convert`: weights from one program's format to another's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
-from llm_pretrain.checkpoint.weight_files import assert_undamaged
+from llm_pretrain.checkpoint.weight_files import (
+    HUGGING_FACE,
+    PADDLENLP,
+    WeightFormat,
+    assert_undamaged,
+)
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.paths import path_argument
@@ -20,8 +24,8 @@ from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along, files_that_go_along
 
-# A checkpoint's weights have Hugging Face's layout; what else is in one, nobody else writes.
-TARGETS: dict[str, Layout] = {
+# A checkpoint's weights have Hugging Face's format; what else is in one, nobody else writes.
+TARGETS: dict[str, WeightFormat] = {
     "huggingface": HUGGING_FACE,
     "paddlenlp": PADDLENLP,
     "checkpoint": HUGGING_FACE,
@@ -65,14 +69,16 @@ def _parser() -> argparse.ArgumentParser:
         "--to",
         required=True,
         choices=TARGETS,
-        help="whose layout is written; continue_training starts from any of them, and "
+        help="whose format is written; continue_training starts from any of them, and "
         "'checkpoint' names the one that this program writes itself, Hugging Face's",
     )
     add("--dtype", choices=NUMPY_TYPES, help="of the weights (default: as in SOURCE)")
     return parser
 
 
-def convert(source: Path, destination: Path, layout: Layout, dtype: str | None = None) -> str:
+def convert(
+    source: Path, destination: Path, weight_format: WeightFormat, dtype: str | None = None
+) -> str:
     """Write the model in `source` to `destination`, holding one tensor in memory at a time.
 
     Args:
@@ -90,14 +96,16 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
         raise ConfigError([f"DESTINATION {destination} exists and is not an empty directory."])
     if not source.is_dir():
         raise ConfigError([f"SOURCE {source}: there is no such directory."])
-    config = read_model_config(source, "SOURCE")
+    model = read_model_config(source, "SOURCE")
     assert_undamaged(source)
-    weights = PublishedWeights(source, config)
+    weights = PublishedWeights(source, model)
     dtype = dtype or weights.dtype
-    layout.write_config(config)  # has the other program such a model?
+    weight_format.write_config(model)  # has the other program such a model?
     was_there = destination.exists()
     try:
-        write_weights(weights.whole_tensors(), config, destination, dtype=dtype, layout=layout)
+        write_weights(
+            weights.whole_tensors(), model, destination, dtype=dtype, weight_format=weight_format
+        )
         copy_along(files_that_go_along(source, source), destination)
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
@@ -105,6 +113,6 @@ def convert(source: Path, destination: Path, layout: Layout, dtype: str | None =
             destination.mkdir(exist_ok=True)
         raise
     return (
-        f"{destination}: {config.parameter_count():,} parameters from {source} "
-        f"({weights.layout.program}'s layout), in {layout.program}'s layout, as {dtype}."
+        f"{destination}: {model.parameter_count():,} parameters from {source} "
+        f"({weights.format.program}'s format), in {weight_format.program}'s format, as {dtype}."
     )

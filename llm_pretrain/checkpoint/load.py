@@ -1,27 +1,37 @@
-"""Filling a model with published weights."""
+"""Filling a model with published weights, and its optimizer with a checkpoint's state."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from paddle import nn
+import paddle
+from paddle import Tensor, nn
 
+from llm_pretrain.checkpoint.optimizer_state import VALUES, SavedOptimizer
 from llm_pretrain.checkpoint.published_weights import PublishedWeights, table_rows
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.parallel.sharding.pieces import Piece, fill, initial_values, local_block
+from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.pieces import (
+    Piece,
+    assemble,
+    fill,
+    initial_values,
+    local_block,
+)
 
 
 def load_weights(
-    model: nn.Layer,
-    config: ModelConfig,
+    module: nn.Layer,
+    model: ModelConfig,
     directory: str | Path,
     *,
     may_be_deeper: bool = False,
     seed: int | None = None,
 ) -> None:
-    """Fill the parameters of `model`, a decoder or a part of it, each with this rank's part.
+    """Fill the parameters of `module`, a decoder or a part of it, each with this rank's part.
 
     float32, float16 and bfloat16 files are read into parameters of any of these types.
 
@@ -35,10 +45,10 @@ def load_weights(
             the model's, or have another shape.
     """
     directory = Path(directory)
-    published = config
+    published = model
     if seed is not None:
-        rows = min(table_rows(directory, config), config.vocab_size)
-        published = replace(config, vocab_size=rows)
+        rows = min(table_rows(directory, model), model.vocab_size)
+        published = replace(model, vocab_size=rows)
     weights = PublishedWeights(directory, published, may_be_deeper=may_be_deeper)
 
     def local_part(piece: Piece) -> np.ndarray:
@@ -55,4 +65,30 @@ def load_weights(
         grown[tuple(slice(size) for size in values.shape)] = values
         return grown
 
-    fill(model, local_part)
+    fill(module, local_part)
+
+
+def load_optimizer(
+    checkpoint: Path, buckets: list[Bucket], betas: tuple[float, float]
+) -> tuple[list[dict[str, Tensor]], int]:
+    """This rank's shards of a checkpoint of any layout, bucket by bucket, and the steps so far."""
+    saved = SavedOptimizer(checkpoint, betas)
+    states = []
+    for buffer in (bucket.buffer for bucket in buckets):
+        tensors = {}
+        for value in VALUES:
+            shard = np.zeros(buffer.shard_size, dtype=np.float32)
+            for placement, begin, end in buffer.shard_placements():
+                read = partial(_read_piece, saved, value)
+                shape = tuple(placement.parameter.shape)
+                parameter = assemble(placement.pieces, shape, read).reshape(-1)
+                shard[begin - buffer.shard_begin : end - buffer.shard_begin] = parameter[
+                    begin - placement.begin : end - placement.begin
+                ]
+            tensors[value] = paddle.to_tensor(shard)
+        states.append(tensors)
+    return states, saved.steps
+
+
+def _read_piece(saved: SavedOptimizer, value: str, piece: Piece) -> np.ndarray:
+    return saved.read(piece.name, piece.shape, local_block(piece), value)

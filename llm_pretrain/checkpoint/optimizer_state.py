@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from llm_pretrain.checkpoint.checksums import Checksums, DamagedCheckpointError
-from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
+from llm_pretrain.checkpoint.safetensors_file import writing_safetensors
 from llm_pretrain.config import ConfigError
 from llm_pretrain.machine.files import write_text
 
@@ -73,7 +73,7 @@ def write_shard(
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:05d}.safetensors"
-    with SafetensorsWriter(path, tensors=len(ranges) * len(VALUES)) as writer:
+    with writing_safetensors(path, tensors=len(ranges) * len(VALUES)) as writer:
         for name, values in arrays:
             writer.add(name, values, "float32")
     index = {"steps": steps, "ranges": [asdict(entry) for entry in ranges]}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
 from llm_pretrain.checkpoint.stored_tensor import (
     StoredTensor,
     UnreadableFileError,
@@ -17,7 +16,7 @@ from llm_pretrain.checkpoint.stored_tensor import (
     to_float32,
     transpose,
 )
-from llm_pretrain.checkpoint.weight_files import names_of, open_weights
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, WeightFormat, names_of, open_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import read_model_config
@@ -37,26 +36,24 @@ class PublishedWeights:
             are not the model's, or have another shape.
     """
 
-    def __init__(
-        self, directory: Path, config: ModelConfig, *, may_be_deeper: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, model: ModelConfig, *, may_be_deeper: bool = False) -> None:
         self.directory = directory
-        self.config = config
+        self.model = model
         self.may_be_deeper = may_be_deeper
-        self.layout, shards, _ = open_weights(directory)
-        self.shapes = config.tensor_shapes()
+        self.format, shards, _ = open_weights(directory)
+        self.shapes = model.tensor_shapes()
         # What each tensor-parallel rank of the program that wrote them held.
-        part = _part_of(config, len(shards))
+        part = _part_of(model, len(shards))
         part = min(
             (
                 replace(part, fuse_attention_qkv=fused_qkv, fuse_attention_ffn=fused_ffn)
                 for fused_qkv in (False, True)
                 for fused_ffn in (False, True)
             ),
-            key=lambda form: len(_missing(shards[0], self.layout, form)),
+            key=lambda form: len(_missing(shards[0], self.format, form)),
         )
         self._part_shapes = part.tensor_shapes()
-        self._sources = self.layout.sources(part)
+        self._sources = self.format.sources(part)
         self._shards = [self._with_prefix(shard) for shard in shards]
         self._check()
 
@@ -141,7 +138,7 @@ class PublishedWeights:
                 name + where
                 for name in shard
                 if name not in expected
-                and not self.layout.is_redundant(name, self.config)
+                and not self.format.is_redundant(name, self.model)
                 and not (self.may_be_deeper and self._is_of_further_layer(name, expected))
             ]
             misshapen += [
@@ -161,10 +158,10 @@ class PublishedWeights:
         if not parts:
             return
         table = self._shards[0].get(self._sources["embedding.weight"].name)
-        rows = table.shape[0] if table is not None else self.config.vocab_size
-        if len(self._shards) == 1 and rows != self.config.vocab_size:
-            parts.append(f"the table has {rows} rows where vocab_size is {self.config.vocab_size}")
-        program = "" if self.layout is HUGGING_FACE else f" of {self.layout.program}"
+        rows = table.shape[0] if table is not None else self.model.vocab_size
+        if len(self._shards) == 1 and rows != self.model.vocab_size:
+            parts.append(f"the table has {rows} rows where vocab_size is {self.model.vocab_size}")
+        program = "" if self.format is HUGGING_FACE else f" of {self.format.program}"
         raise ConfigError(
             [f"{self.directory}: the weights{program} don't fit the model. {'; '.join(parts)}."]
         )
@@ -172,19 +169,19 @@ class PublishedWeights:
     def _is_of_further_layer(self, name: str, expected: Container[str]) -> bool:
         """Whether a tensor is like one of the first layer's, after the model's last layer."""
         number = re.search(r"(?<=\.)\d+(?=\.)", name)
-        if number is None or int(number[0]) < self.config.num_hidden_layers:
+        if number is None or int(number[0]) < self.model.num_hidden_layers:
             return False
         return f"{name[: number.start()]}0{name[number.end() :]}" in expected
 
 
-def table_rows(directory: Path, config: ModelConfig) -> int:
-    """Rows of the embedding's table in the weights of a model like `config`, but for its size.
+def table_rows(directory: Path, model: ModelConfig) -> int:
+    """Rows of the embedding's table in the weights of a model like `model`, but for its size.
 
     Raises:
         ConfigError: no weights in `directory`, unreadable ones, or none of a table.
     """
-    layout, shards, _ = open_weights(directory)
-    name = layout.source("embedding.weight", config).name
+    weight_format, shards, _ = open_weights(directory)
+    name = weight_format.source("embedding.weight", model).name
     table = shards[0].get(name) or shards[0].get(name.partition(".")[2])
     if table is None or not table.shape:
         raise ConfigError([f"{directory}: the weights lack {name}."])
@@ -194,7 +191,7 @@ def table_rows(directory: Path, config: ModelConfig) -> int:
     return rows * len(shards)
 
 
-def _part_of(config: ModelConfig, degree: int) -> ModelConfig:
+def _part_of(model: ModelConfig, degree: int) -> ModelConfig:
     """The model of the sizes that PaddleNLP gives each of `degree` tensor-parallel ranks.
 
     What does not divide is whole on every rank.
@@ -204,13 +201,17 @@ def _part_of(config: ModelConfig, degree: int) -> ModelConfig:
         return size if size % degree else size // degree
 
     return replace(
-        config,
-        vocab_size=share(config.vocab_size),
-        intermediate_size=share(config.intermediate_size),
-        num_attention_heads=share(config.num_attention_heads),
-        num_key_value_heads=share(config.num_key_value_heads),
+        model,
+        vocab_size=share(model.vocab_size),
+        intermediate_size=share(model.intermediate_size),
+        num_attention_heads=share(model.num_attention_heads),
+        num_key_value_heads=share(model.num_key_value_heads),
     )
 
 
-def _missing(shard: dict[str, StoredTensor], layout: Layout, config: ModelConfig) -> list[str]:
-    return [source.name for source in layout.sources(config).values() if source.name not in shard]
+def _missing(
+    shard: dict[str, StoredTensor], weight_format: WeightFormat, model: ModelConfig
+) -> list[str]:
+    return [
+        source.name for source in weight_format.sources(model).values() if source.name not in shard
+    ]

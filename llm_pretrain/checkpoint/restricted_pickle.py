@@ -129,8 +129,8 @@ class _Machine:
         self.position += size
         return part
 
-    def number(self, layout: str) -> Any:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+    def number(self, code: str) -> Any:
+        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
 
     def text(self, size: int) -> str | memoryview:
         part = self.take(size)

@@ -7,21 +7,19 @@ bfloat16 tensors into NumPy, and writes only what is in memory whole.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import mmap
-import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, StoredTensor, UnreadableFileError
-from llm_pretrain.machine.faults import naming
-from llm_pretrain.machine.files import flush_file
+from llm_pretrain.machine.files import replacing
 
 _DTYPE_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U16": "bfloat16"}
 """Names of `NUMPY_TYPES` by the format's. PaddleNLP writes bfloat16's bits as 16-bit integers."""
@@ -82,27 +80,37 @@ def _stored(name: str, values: memoryview, code: Any, shape: Any, *offsets: Any)
     return StoredTensor(dtype, shape, lambda: array)
 
 
-class SafetensorsWriter:
-    """Writes a file tensor by tensor; it has its name only when it is whole and on the disk.
-
-    Room for the header is kept at the beginning; spaces fill what is left of it, as the format
-    allows.
+@contextmanager
+def writing_safetensors(
+    path: Path, tensors: int | None = None, framework: str = "pt"
+) -> Iterator[SafetensorsWriter]:
+    """A writer of a file that has its name only when it is whole and on the disk.
 
     Args:
         tensors: how many will come at most; by default as many as fit a header of 64 KiB.
-        framework: whose layout it has, as the file says of itself. Some programs refuse files
-            that don't say so.
+        framework: whose names the tensors have, as the file says of itself. Some programs refuse
+            files that don't say so.
+    """
+    reserved = _RESERVED_HEADER if tensors is None else (tensors + 1) * _LARGEST_ENTRY
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        writer = SafetensorsWriter(file, reserved)
+        yield writer
+        writer.write_header({"format": framework})
+
+
+class SafetensorsWriter:
+    """Writes a file tensor by tensor.
+
+    Room for the header is kept at the beginning; spaces fill what is left of it, as the format
+    allows.
     """
 
-    def __init__(self, path: Path, tensors: int | None = None, framework: str = "pt") -> None:
-        self.path = path
-        self.framework = framework
+    def __init__(self, file: BinaryIO, reserved: int) -> None:
         self.size = 0
-        self._reserved = _RESERVED_HEADER if tensors is None else (tensors + 1) * _LARGEST_ENTRY
+        self._file = file
+        self._reserved = reserved
         self._entries: dict[str, dict[str, Any]] = {}
-        self._unfinished = path.with_name(path.name + ".writing")
-        self._file = self._unfinished.open("wb")
-        self._file.seek(8 + self._reserved)
+        file.seek(8 + reserved)
 
     def has_room(self, size: int, limit: int) -> bool:
         """Whether a tensor of `size` bytes fits: below `limit`, or the file is still empty."""
@@ -119,34 +127,11 @@ class SafetensorsWriter:
             "shape": list(values.shape),
             "data_offsets": [self.size, self.size + values.nbytes],
         }
-        with naming(self.path):
-            self._file.write(np.ascontiguousarray(values).data)
+        self._file.write(np.ascontiguousarray(values).data)
         self.size += values.nbytes
 
-    def __enter__(self) -> SafetensorsWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                with naming(self.path):
-                    self._finish()
-        finally:
-            # What a full disk refused is still in the buffer, and is refused again here.
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._unfinished.unlink(missing_ok=True)
-
-    def _finish(self) -> None:
-        metadata = {"format": self.framework}
+    def write_header(self, metadata: dict[str, str]) -> None:
+        """Say what the file holds, when all of it has been added."""
         header = json.dumps({"__metadata__": metadata, **self._entries}).encode()
         self._file.seek(0)
         self._file.write(struct.pack("<Q", self._reserved) + header.ljust(self._reserved))
-        self._file.close()
-        flush_file(self._unfinished)
-        os.replace(self._unfinished, self.path)

@@ -6,23 +6,32 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
 from llm_pretrain.checkpoint.checksums import join_notes, note_files
 from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, publish, writing_path
-from llm_pretrain.checkpoint.gather import values_of, whole_tensors
-from llm_pretrain.checkpoint.shards import save_optimizer
+from llm_pretrain.checkpoint.optimizer_state import (
+    VALUES,
+    SavedPiece,
+    SavedRange,
+    slices_to_block,
+    write_shard,
+)
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine.files import write_text
+from llm_pretrain.ops import storage
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.flat_buffers import Placement
 from llm_pretrain.parallel.sharding.gathering import gathered_pieces
+from llm_pretrain.parallel.sharding.pieces import Piece
 from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along
 
 
@@ -33,8 +42,8 @@ def is_first_of_node() -> bool:
 
 def save_checkpoint(
     checkpoint: Path,
-    model: nn.Layer,
-    config: ModelConfig,
+    module: nn.Layer,
+    model: ModelConfig,
     optimizer_states: Iterable[tuple[Bucket, dict[str, Tensor]]],
     topology: Topology,
     buckets: Sequence[Bucket],
@@ -66,7 +75,7 @@ def save_checkpoint(
         written: list[Path] = []
         if _is_first_replica(topology) or not is_rank_0s_disk:
             written += save_optimizer(writing, optimizer_states, steps, topology)
-        written += save_weights(writing, model, config, topology, buckets, extras=extras)
+        written += save_weights(writing, module, model, topology, buckets, extras=extras)
         if is_first_of_node():
             # Nodes that share the disk write the same text.
             text = json.dumps({"program": PROGRAM, **state}, indent=2)
@@ -90,14 +99,14 @@ def save_checkpoint(
 
 def save_weights(
     directory: Path,
-    model: nn.Layer,
-    config: ModelConfig,
+    module: nn.Layer,
+    model: ModelConfig,
     topology: Topology,
     buckets: Sequence[Bucket],
     *,
     extras: list[Path],
 ) -> list[Path]:
-    """Write the weights in Hugging Face's layout, each stage its own files; every rank calls it.
+    """Write the weights in Hugging Face's format, each stage its own files; every rank calls it.
 
     Args:
         buckets: what the model's parameters are in.
@@ -106,14 +115,14 @@ def save_weights(
     Returns:
         The files that this rank has written.
     """
-    dtype = str(model.parameters()[0].dtype).removeprefix("paddle.")
-    tensors = whole_tensors(gathered_pieces(model, buckets), topology)
+    dtype = str(module.parameters()[0].dtype).removeprefix("paddle.")
+    tensors = whole_tensors(gathered_pieces(module, buckets), topology)
     written: dict[str, write_weights.WrittenTensor] = {}
     if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
         label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
-        arrays = ((name, values_of(tensor)) for name, tensor in tensors)
+        arrays = ((name, _values_of(tensor)) for name, tensor in tensors)
         written = write_weights.write_weight_files(
-            arrays, config, directory, label=label, dtype=dtype
+            arrays, model, directory, label=label, dtype=dtype
         )
     elif _is_first_replica(topology):
         deque(tensors, maxlen=0)  # takes its part in the gathering
@@ -127,11 +136,85 @@ def save_weights(
             for stage in stages
             for name, entry in json.loads(stage).items()
         }
-        files |= write_weights.finish_weights(everything, config, directory, dtype=dtype)
+        files |= write_weights.finish_weights(everything, model, directory, dtype=dtype)
         files |= copy_along(extras, directory)
     collectives.barrier()
     # The only file of weights has another name by now.
     return [directory / name for name in sorted(files) if (directory / name).exists()]
+
+
+def whole_tensors(
+    pieces: Iterable[tuple[Tensor, Piece]], topology: Topology
+) -> Iterator[tuple[str, Tensor]]:
+    """Each published tensor of `pieces`, whole, one at a time.
+
+    Every rank of the tensor-parallel group must run through it, since parts are gathered.
+    """
+    degree = topology.degrees.tensor
+    for parameter, piece in pieces:
+        held = parameter.detach()
+        if piece.axis is None or degree == 1:
+            yield piece.name, held[piece.region(topology.tensor_rank, degree)]
+            continue
+        # Gathering lays parts one after another along the first axis, and wants them equal.
+        region = [slice(0, size) for size in piece.shape]
+        region[piece.axis] = slice(piece.offset, piece.offset + piece.share(degree))
+        swap = list(range(len(piece.shape)))
+        swap[0], swap[piece.axis] = piece.axis, 0
+        part = held[tuple(region)].transpose(swap).contiguous()
+        whole = collectives.all_gather(part, topology.tensor_group)
+        yield piece.name, whole[: piece.shape[piece.axis]].transpose(swap)
+
+
+def save_optimizer(
+    directory: Path,
+    states: Iterable[tuple[Bucket, dict[str, Tensor]]],
+    steps: int,
+    topology: Topology,
+) -> list[Path]:
+    """Write this rank's shards; returns the files."""
+    ranges: list[SavedRange] = []
+    parts: list[tuple[dict[str, Tensor], int, int]] = []
+    for bucket, tensors in states:
+        buffer = bucket.buffer
+        for placement, begin, end in buffer.shard_placements():
+            ranges.append(
+                SavedRange(
+                    str(len(ranges)),
+                    tuple(placement.parameter.shape),
+                    begin - placement.begin,
+                    end - placement.begin,
+                    tuple(_saved_pieces(placement, topology)),
+                )
+            )
+            parts.append((tensors, begin - buffer.shard_begin, end - buffer.shard_begin))
+    arrays = (
+        (f"{entry.key}/{value}", _values_of(storage.view(tensors[value], begin, end)))
+        for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
+        for value in VALUES
+    )
+    return write_shard(directory, topology.rank, ranges, arrays, steps)
+
+
+def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPiece]:
+    degree = topology.degrees.tensor
+    for piece in placement.pieces:
+        yield SavedPiece(
+            piece.name,
+            piece.shape,
+            slices_to_block(piece.block(topology.tensor_rank, degree)),
+            slices_to_block(piece.region(topology.tensor_rank, degree)),
+        )
+
+
+def _values_of(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor, which may be a part of another.
+
+    It is copied first, because `numpy()` copies all of the memory that a part lies in: a bucket's
+    256 MB for every parameter.
+    """
+    values: np.ndarray = tensor.clone().numpy()
+    return values
 
 
 def _is_first_replica(topology: Topology) -> bool:

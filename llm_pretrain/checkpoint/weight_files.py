@@ -1,20 +1,25 @@
-"""Finding the weights in a directory: which files, of which program, and what is in them."""
+"""The weights in a directory: which files, of which program, and what is in them.
+
+Hugging Face's and PaddleNLP's programs name and turn the weights each in their own way.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_pretrain.checkpoint.checksums import Checksums
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
-from llm_pretrain.checkpoint.paddle_file import read_paddle_file
+from llm_pretrain.checkpoint.pickled_files import read_paddle_file, read_torch_file
 from llm_pretrain.checkpoint.safetensors_file import read_safetensors
 from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
-from llm_pretrain.checkpoint.torch_file import read_torch_file
 from llm_pretrain.config import ConfigError
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.families import family_of, is_redundant, paddlenlp
+from llm_pretrain.models.families.published import Source
 
 # Each a whole model, or the parts of one under an index of the same name; the first is taken.
 # PaddleNLP keeps masters in float32, and on demand nothing else.
@@ -29,10 +34,48 @@ _PART = re.compile(r"(?:model_state|model)\.(?:tp(\d+))?_?(?:pp(\d+))?\.(?:pdpar
 _PADDLE_FRAMEWORKS = ("np", "pd")
 
 
+@dataclass(frozen=True)
+class WeightFormat:
+    """One program's way to write a model down."""
+
+    program: str
+    framework: str
+    """What its safetensors files say of themselves."""
+    dtype_key: str
+    """The key of config.json for the type of the weights."""
+    write_config: Callable[[ModelConfig], dict[str, Any]]
+    source: Callable[[str, ModelConfig], Source]
+    """Where a tensor of a canonical name stands."""
+    is_redundant: Callable[[str, ModelConfig], bool]
+    """Whether files may hold a tensor of a published name that no parameter is read from."""
+
+    def sources(self, model: ModelConfig) -> dict[str, Source]:
+        """Where each tensor of a whole model stands, by canonical name."""
+        return {name: self.source(name, model) for name in model.tensor_shapes()}
+
+
+HUGGING_FACE = WeightFormat(
+    "Hugging Face",
+    "pt",
+    "torch_dtype",
+    lambda model: family_of(model).write_config(model),
+    lambda canonical, model: family_of(model).source(canonical, model),
+    is_redundant,
+)
+PADDLENLP = WeightFormat(
+    "PaddleNLP",
+    "np",
+    "dtype",
+    paddlenlp.write_config,
+    paddlenlp.source,
+    paddlenlp.is_redundant,
+)
+
+
 class WeightFiles(NamedTuple):
     """The tensors that the files of a directory hold."""
 
-    layout: Layout
+    format: WeightFormat
     shards: list[dict[str, StoredTensor]]
     """By name, for each of the tensor-parallel ranks that wrote files of their own; else one."""
     names: list[str]
@@ -70,8 +113,8 @@ def open_weights(directory: Path) -> WeightFiles:
     """
     for name in FILES:
         if (directory / name).is_file():
-            layout, tensors = _open_file(directory / name)
-            return WeightFiles(layout, [tensors], [name])
+            weight_format, tensors = _open_file(directory / name)
+            return WeightFiles(weight_format, [tensors], [name])
         if (directory / f"{name}.index.json").is_file():
             return _open_index(directory / f"{name}.index.json")
     if parts := _parts(directory):
@@ -79,7 +122,7 @@ def open_weights(directory: Path) -> WeightFiles:
     raise ConfigError([_no_weights(directory)])
 
 
-def _open_file(path: Path) -> tuple[Layout, dict[str, StoredTensor]]:
+def _open_file(path: Path) -> tuple[WeightFormat, dict[str, StoredTensor]]:
     try:
         if path.suffix == ".safetensors":
             tensors, metadata = read_safetensors(path)
@@ -108,12 +151,12 @@ def _open_index(index: Path) -> WeightFiles:
     lacking = [name for name, file in weight_map.items() if name not in opened[file][1]]
     if lacking:
         raise ConfigError([f"{index}: these are not in the files it says: {names_of(lacking)}."])
-    layouts = {layout.program: layout for layout, _ in opened.values()}
-    if len(layouts) != 1:
-        programs = " and of ".join(layouts) or "no program"
+    formats = {weight_format.program: weight_format for weight_format, _ in opened.values()}
+    if len(formats) != 1:
+        programs = " and of ".join(formats) or "no program"
         raise ConfigError([f"{index}: its files are of {programs}."])
     tensors = {name: opened[file][1][name] for name, file in weight_map.items()}
-    return WeightFiles(layouts.popitem()[1], [tensors], files)
+    return WeightFiles(formats.popitem()[1], [tensors], files)
 
 
 def _parts(directory: Path) -> dict[Path, Sequence[str | None]]:
@@ -144,10 +187,10 @@ def _open_parts(directory: Path, ranks: Mapping[Path, Sequence[str | None]]) -> 
     for _, paths in sorted(stages.items()):
         shard: dict[str, StoredTensor] = {}
         for _, path in sorted(paths.items()):
-            layout, tensors = _open_file(path)
+            weight_format, tensors = _open_file(path)
             shard |= tensors
         shards.append(shard)
-    return WeightFiles(layout, shards, sorted(path.name for path in ranks))
+    return WeightFiles(weight_format, shards, sorted(path.name for path in ranks))
 
 
 def _no_weights(directory: Path) -> str:

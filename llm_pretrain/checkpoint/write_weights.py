@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
-from llm_pretrain.checkpoint.safetensors_file import SafetensorsWriter
+from llm_pretrain.checkpoint.safetensors_file import writing_safetensors
 from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, WeightFormat
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine.files import write_text
@@ -36,11 +36,11 @@ class WrittenTensor(NamedTuple):
 
 def write_weights(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
+    model: ModelConfig,
     directory: str | Path,
     *,
     dtype: str = "float32",
-    layout: Layout = HUGGING_FACE,
+    weight_format: WeightFormat = HUGGING_FACE,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
     """Write config.json and the weights of a whole model.
@@ -55,19 +55,24 @@ def write_weights(
         ConfigError: a finite value is too large for `dtype`.
     """
     written = write_weight_files(
-        tensors, config, directory, dtype=dtype, layout=layout, max_shard_bytes=max_shard_bytes
+        tensors,
+        model,
+        directory,
+        dtype=dtype,
+        weight_format=weight_format,
+        max_shard_bytes=max_shard_bytes,
     )
-    finish_weights(written, config, directory, dtype=dtype, layout=layout)
+    finish_weights(written, model, directory, dtype=dtype, weight_format=weight_format)
 
 
 def write_weight_files(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
+    model: ModelConfig,
     directory: str | Path,
     *,
     label: str = "",
     dtype: str = "float32",
-    layout: Layout = HUGGING_FACE,
+    weight_format: WeightFormat = HUGGING_FACE,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> dict[str, WrittenTensor]:
     """Write some of a model's tensors: what one stage of a pipeline holds.
@@ -81,12 +86,12 @@ def write_weight_files(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written: dict[str, WrittenTensor] = {}
-    remaining = as_published(tensors, config, layout)
+    remaining = as_published(tensors, model, weight_format)
     pending = next(remaining, None)
     while pending is not None:
         count = len({tensor.file for tensor in written.values()})
         file = "-".join(filter(None, ("model", label, f"{count + 1:05d}"))) + ".safetensors"
-        with SafetensorsWriter(directory / file, framework=layout.framework) as writer:
+        with writing_safetensors(directory / file, framework=weight_format.framework) as writer:
             while pending is not None:
                 name, values = pending
                 size = math.prod(values.shape) * NUMPY_TYPES[dtype].itemsize
@@ -106,39 +111,41 @@ def _converted(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def as_published(
-    tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfig, layout: Layout = HUGGING_FACE
+    tensors: Iterable[tuple[str, np.ndarray]],
+    model: ModelConfig,
+    weight_format: WeightFormat = HUGGING_FACE,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Tensors under their published names; those that are packed in one come when it is full.
+    """Tensors under their published names; those that are fused in one come when it is full.
 
     What a run fuses is split, which every program reads.
     """
-    split = replace(config, fuse_attention_qkv=False, fuse_attention_ffn=False)
-    packed: dict[str, tuple[np.ndarray, int]] = {}
+    split = replace(model, fuse_attention_qkv=False, fuse_attention_ffn=False)
+    fused: dict[str, tuple[np.ndarray, int]] = {}
     for canonical, values in tensors:
-        source = layout.source(canonical, split)
+        source = weight_format.source(canonical, split)
         if source.outputs is None:
             for name in filter(None, (source.name, source.copy)):
                 yield name, transpose(values) if source.is_transposed else values
             continue
-        whole, missing = packed.pop(source.name, (None, source.outputs.total))
+        whole, missing = fused.pop(source.name, (None, source.outputs.total))
         if whole is None:
             whole = np.empty((*values.shape[:-1], source.outputs.total), dtype=values.dtype)
         whole[..., source.outputs.indices(0, values.shape[-1])] = values
         missing -= values.shape[-1]
         if missing:
-            packed[source.name] = whole, missing
+            fused[source.name] = whole, missing
         else:
             yield source.name, transpose(whole) if source.is_transposed else whole
-    assert not packed, f"parts are missing of {', '.join(packed)}"
+    assert not fused, f"parts are missing of {', '.join(fused)}"
 
 
 def finish_weights(
     written: Mapping[str, WrittenTensor],
-    config: ModelConfig,
+    model: ModelConfig,
     directory: str | Path,
     *,
     dtype: str = "float32",
-    layout: Layout = HUGGING_FACE,
+    weight_format: WeightFormat = HUGGING_FACE,
 ) -> set[str]:
     """Make the files of all calls of `write_weight_files` a model: config.json and the index.
 
@@ -164,7 +171,7 @@ def finish_weights(
                 "weight_map": {name: tensor.file for name, tensor in written.items()},
             },
         )
-    published = {**layout.write_config(config), layout.dtype_key: dtype}
+    published = {**weight_format.write_config(model), weight_format.dtype_key: dtype}
     _write_json(directory / "config.json", published)
     return {listed, "config.json"}
 

@@ -139,22 +139,22 @@ def _inspect(arguments: Sequence[str]) -> int:
 
 
 def _merge(arguments: Sequence[str]) -> int:
-    from llm_pretrain.data import rewrite_commands
+    from llm_pretrain.data import rewrite
 
-    return rewrite_commands.merge_main(arguments)
+    return rewrite.merge_main(arguments)
 
 
 def _split(arguments: Sequence[str]) -> int:
-    from llm_pretrain.data import rewrite_commands
+    from llm_pretrain.data import rewrite
 
-    return rewrite_commands.split_main(arguments)
+    return rewrite.split_main(arguments)
 
 
 def _convert(arguments: Sequence[str]) -> int:
-    from llm_pretrain.data import rewrite_commands
+    from llm_pretrain.data import rewrite
 
-    if rewrite_commands.asks_for_token_data(arguments):
-        return rewrite_commands.convert_main(arguments)
+    if rewrite.asks_for_token_data(arguments):
+        return rewrite.convert_main(arguments)
     from llm_pretrain.checkpoint import convert
 
     return convert.main(arguments)

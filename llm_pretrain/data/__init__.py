@@ -1,16 +1,12 @@
-"""Training data: from `.bin/.idx` files to batches. NumPy only.
-
-`shared_batches` alone, which sends samples between processes, imports Paddle; nothing that is named
-here does.
-"""
+"""Training data: from `.bin/.idx` files to batches. NumPy only."""
 
 from __future__ import annotations
 
 from llm_pretrain.data.build import Datasets, SampleCounts, build_datasets
-from llm_pretrain.data.describe import data_problems, describe_data, describe_ids
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.loader import Batch, BatchLoader
+from llm_pretrain.data.overview import data_problems, describe_data, describe_ids
 from llm_pretrain.data.samples import Dataset, Sample
 from llm_pretrain.data.sources import Sources, lone_validation, open_sources
 

@@ -7,29 +7,26 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from numpy.typing import NDArray
-
 from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
 from llm_pretrain.data.cache import IndexCache
-from llm_pretrain.data.documents import Isolation, SamplesOfDocuments
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
-from llm_pretrain.data.sample_index import SampleIndex, build_sample_index
-from llm_pretrain.data.samples import Dataset, IndexedSamples, Texts
-from llm_pretrain.data.shares import check_epochs, describe_shares
+from llm_pretrain.data.sample_index import ARRAYS, SampleIndex, build_sample_index
+from llm_pretrain.data.samples import Dataset, IndexedSamples, Isolation, SamplesOfDocuments, Texts
 from llm_pretrain.data.sources import (
     Sources,
+    check_epochs,
+    describe_shares,
     first_notices,
     lone_validation,
     open_sources,
     tokens_in,
 )
 from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
-from llm_pretrain.data.token_data import TokenData
-from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
+from llm_pretrain.data.token_data import TokenData, check_token_range, needs_scan, scan_token_range
 
 # Part of every cache key: to be raised when the same description would give other arrays.
 _FORMAT = 1
@@ -69,20 +66,20 @@ def build_datasets(
     *,
     seed: int,
     builder: bool,
-    timeout_s: float = 1800,
+    timeout_s: float = 60,
     vocab_size: int | None,
     blanks: BlankInfilling | None = None,
     end_tokens: Collection[int] = (),
     sources: Sources | None = None,
 ) -> Datasets:
-    """Open the data and build, or wait for, the index of every wanted split.
+    """Open the data and build, or find, the index of every wanted split.
 
-    `builder`: this process writes to the index cache what is missing there; all other processes
-    wait for it, at most `timeout_s` seconds for each index. `vocab_size`: rows of the model's
-    embedding, against which the token ids are checked; None leaves that out. `blanks`: for a model
-    that fills blanks in the text, instead of continuing it. `end_tokens`: ids of which each ends a
-    document, needed where `data` wants documents kept apart. `sources`: what `open_sources` gave,
-    if it was called before.
+    `builder`: this process writes to the index cache what is missing there; all others call this
+    afterwards, and on a disk of the network wait `timeout_s` seconds for an index to come in sight.
+    `vocab_size`: rows of the model's embedding, against which the token ids are checked; None
+    leaves that out. `blanks`: for a model that fills blanks in the text, instead of continuing it.
+    `end_tokens`: ids of which each ends a document, needed where `data` wants documents kept apart.
+    `sources`: what `open_sources` gave, if it was called before.
 
     Raises DataError for whatever is wrong with the data.
     """
@@ -115,18 +112,18 @@ def build_datasets(
             name: samples_asked(samples, share) if blended and samples else samples
             for name, samples in counts.by_split().items()
         }
-        source = _Source(
+        folders = cache_folders(data, tokens.prefix)
+        prefix = _Prefix(
             data,
             tokens,
             written,
             seed,
             one_of_many=len(shares) > _MANY_FILES,
-            builder=builder,
-            timeout_s=timeout_s,
+            cache=IndexCache(folders, builder=builder, timeout_s=timeout_s),
         )
-        for name, dataset in source.build(wanted, vocab_size).items():
+        for name, dataset in prefix.build(wanted, vocab_size).items():
             parts[name].append(dataset)
-        of_files.extend((*tokens.notices, *source.notices))
+        of_files.extend((*tokens.notices, *prefix.notices))
     notices.extend(first_notices(of_files))
 
     def joined(name: str) -> Dataset | None:
@@ -173,114 +170,92 @@ def token_range_description(tokens: TokenData) -> str:
     return _describe("token range", tokens, {})
 
 
-class _Source:
+@dataclass
+class _Prefix:
     """One prefix and its place in the cache."""
 
-    def __init__(
-        self,
-        data: DataArguments,
-        tokens: TokenData,
-        written: str,
-        seed: int,
-        *,
-        one_of_many: bool,
-        builder: bool,
-        timeout_s: float,
-    ) -> None:
-        self._one_of_many = one_of_many
-        self._data = data
-        self._tokens = tokens
-        self._written = written
-        self._seed = seed
-        self.notices: list[str] = []
-        self._cache = IndexCache(
-            cache_folders(data, tokens.prefix), builder=builder, timeout_s=timeout_s
-        )
+    data: DataArguments
+    tokens: TokenData
+    written: str
+    """The prefix as `Inputs.written` has it."""
+    seed: int
+    one_of_many: bool
+    cache: IndexCache
+    notices: list[str] = field(default_factory=list)
 
     def build(self, wanted: Mapping[str, int], vocab_size: int | None) -> dict[str, IndexedSamples]:
-        check_splits(self._data, self._tokens, wanted)
+        check_splits(self.data, self.tokens, wanted)
         if vocab_size is not None:
             self._check_ids(vocab_size)
-        ranges = split_documents(self._data.split, len(self._tokens.sizes))
+        ranges = split_documents(self.data.split, len(self.tokens.sizes))
         return {
             name: IndexedSamples(
-                self._tokens,
+                self.tokens,
                 self._index(name, ranges[name], samples),
-                self._data.max_seq_length,
+                self.data.max_seq_length,
             )
             for name, samples in wanted.items()
             if samples > 0
         }
 
     def _check_ids(self, vocab_size: int) -> None:
-        if not needs_scan(self._tokens, vocab_size):
+        if not needs_scan(self.tokens, vocab_size):
             return
-        if self._one_of_many and self._tokens.tokens.nbytes <= _SMALL_DATA_BYTES:
-            token_range = scan_token_range(self._tokens)
+        if self.one_of_many and self.tokens.tokens.nbytes <= _SMALL_DATA_BYTES:
+            token_range = scan_token_range(self.tokens)
         else:
-            token_range = self._cache.fetch(
-                token_range_description(self._tokens),
-                lambda: {"token_range": scan_token_range(self._tokens)},
+            token_range = self.cache.fetch(
+                token_range_description(self.tokens),
+                lambda: {"token_range": scan_token_range(self.tokens)},
             )["token_range"]
-        check_token_range(self._tokens, token_range, vocab_size)
+        check_token_range(self.tokens, token_range, vocab_size)
 
     def _index(self, name: str, documents: range, samples: int) -> SampleIndex:
         def build() -> SampleIndex:
             return build_sample_index(
-                self._tokens.sizes,
+                self.tokens.sizes,
                 documents,
-                sequence_length=self._data.max_seq_length,
+                sequence_length=self.data.max_seq_length,
                 samples=samples,
-                seed=self._seed,
+                seed=self.seed,
             )
 
-        length = self._data.max_seq_length
-        epochs = samples * length / tokens_in(self._tokens, documents)
-        if self._one_of_many and (epochs + 1) * len(documents) + samples <= _SMALL_INDEX:
+        length = self.data.max_seq_length
+        epochs = samples * length / tokens_in(self.tokens, documents)
+        if self.one_of_many and (epochs + 1) * len(documents) + samples <= _SMALL_INDEX:
             return build()
         description = _describe(
             "sample index",
-            self._tokens,
+            self.tokens,
             {
                 "Dataset name": name,
                 "Number of samples": samples,
                 "Sequence length": length,
-                "Random seed": self._seed,
-                "Split": self._data.split,
-                "CRC-32 of the lengths": zlib.crc32(self._tokens.sizes.data),
+                "Random seed": self.seed,
+                "Split": self.data.split,
+                "CRC-32 of the lengths": zlib.crc32(self.tokens.sizes.data),
             },
         )
-        arrays = self._cache.find(description)
+        arrays = self.cache.find(description)
         if arrays is None:
-            theirs = self._index_of_paddlenlp(name, documents, samples)
+            theirs, notices = read_paddlenlp_index(
+                Wanted(
+                    tokens=self.tokens,
+                    written_prefix=self.written,
+                    split_name=name,
+                    split=self.data.split,
+                    documents=documents,
+                    sequence_length=length,
+                    samples=samples,
+                    seed=self.seed,
+                ),
+                self.cache.folders,
+            )
+            self.notices.extend(notices)
             if theirs is not None:
                 return theirs
-            arrays = self._cache.fetch(description, lambda: _arrays(build()))
-        return SampleIndex(arrays["doc_idx"], arrays["sample_idx"], arrays["shuffle_idx"])
-
-    def _index_of_paddlenlp(self, name: str, documents: range, samples: int) -> SampleIndex | None:
-        wanted = Wanted(
-            tokens=self._tokens,
-            written_prefix=self._written,
-            split_name=name,
-            split=self._data.split,
-            documents=documents,
-            sequence_length=self._data.max_seq_length,
-            samples=samples,
-            seed=self._seed,
-        )
-        index, notices = read_paddlenlp_index(wanted, self._cache.folders)
-        self.notices.extend(notices)
-        return index
-
-
-def _arrays(index: SampleIndex) -> dict[str, NDArray]:
-    """By the names that PaddleNLP's cache files have, too."""
-    return {
-        "doc_idx": index.documents,
-        "sample_idx": index.samples,
-        "shuffle_idx": index.shuffle,
-    }
+            arrays = self.cache.fetch(description, lambda: dict(zip(ARRAYS, build(), strict=True)))
+        return SampleIndex(*(arrays[name] for name in ARRAYS))
 
 
 def _describe(kind: str, tokens: TokenData, values: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""The index cache: arrays that one process builds and all others read.
+"""The index cache: arrays that one process builds and others read.
 
 An entry is `<key>_<name>.npy` for each array and `<key>.json`, which lists them and is written
 last. Every file is written under a temporary name and renamed, and what is built depends on its
@@ -25,25 +25,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.builder_mark import BuilderMark, builder_state
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_npy
 from llm_pretrain.machine.faults import reason
+from llm_pretrain.machine.files import replacing, write_text
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2
 # Up to this size an array has a checksum; that takes less time than to wait for the disk.
 _SMALL_BYTES = 1 << 20
-# A builder replaces what an earlier one left before anything else. What stays this long is
-# therefore of this run, even if it was there before this process looked.
-_OLD_FAILURE_S = 15.0
 
 
 class IndexCache:
-    """Finds, builds or waits for cache entries.
+    """Finds cache entries and builds them.
 
     `folders`: where to look, in order; the last is where entries are written. `builder`: this
-    process builds what is missing; others wait for it, `timeout_s` seconds at most per entry.
+    process builds what is missing. Others look for it when a builder has done so; on a disk of the
+    network a file may come in sight a while after it was written, `timeout_s` seconds at most.
     """
 
     def __init__(self, folders: Sequence[Path], *, builder: bool, timeout_s: float) -> None:
@@ -56,14 +54,16 @@ class IndexCache:
         """The arrays that `description` stands for, memory-mapped.
 
         `description` must hold everything that the arrays depend on. Raises DataError where the
-        entry can't be written, where the building process failed, and at the time-out.
+        entry can't be written, and at the time-out.
         """
-        found = self.find(description)
-        if found is not None:
-            return found
-        if self.builder:
-            return self._build(description, build)
-        return self._wait(description)
+        deadline = time.monotonic() + self.timeout_s
+        while (found := self.find(description)) is None:
+            if self.builder:
+                return self._build(description, build)
+            if time.monotonic() > deadline:
+                raise DataError(self._timed_out(description))
+            time.sleep(min(_POLL_S, self.timeout_s))
+        return found
 
     def find(self, description: str) -> Arrays | None:
         """The entry, if a whole one is there."""
@@ -76,60 +76,24 @@ class IndexCache:
 
     def _build(self, description: str, build: Callable[[], Arrays]) -> Arrays:
         folder = self.folders[-1]
-        failure = _failure_path(folder, description)
-        try:
-            with _writing_to(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                failure.unlink(missing_ok=True)
-                mark = BuilderMark(_mark_path(folder, description))
-            with mark:
-                arrays = build()
-                with _writing_to(folder):
-                    _write(folder, description, arrays)
-                return _read(folder, description)
-        except Exception as error:
-            _leave_failure(failure, error)
-            raise
-
-    def _wait(self, description: str) -> Arrays:
-        folder = self.folders[-1]
-        failure = _failure_path(folder, description)
-        old_failure = _modified(failure)
-        mark = _mark_path(folder, description)
-        seen_at_work = False
-        begin = time.monotonic()
-        while True:
-            found = self.find(description)
-            if found is not None:
-                return found
-            waited = time.monotonic() - begin
-            failed = _modified(failure)
-            if failed is not None and (failed != old_failure or waited > _OLD_FAILURE_S):
-                raise DataError(
-                    f"The process that builds the index of the data failed: {_text(failure)}"
-                )
-            state = builder_state(mark)
-            seen_at_work = seen_at_work or state == "at work"
-            if state == "gone" and (seen_at_work or waited > _OLD_FAILURE_S):
-                raise DataError(
-                    f"The process that was building an index of the data in {folder} has ended "
-                    "without finishing it. See the log of that node's first rank, and start again."
-                )
-            if waited > self.timeout_s:
-                raise DataError(self._timed_out(description))
-            time.sleep(min(_POLL_S, self.timeout_s))
+        with _writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        arrays = build()
+        with _writing_to(folder):
+            _write(folder, description, arrays)
+        return _read(folder, description)
 
     def _timed_out(self, description: str) -> str:
         folder = self.folders[-1]
         try:
             _read(folder, description)
-            reason = "it has only just appeared"
+            why = "It has only just appeared."
         except DataError as error:
-            reason = str(error)
+            why = str(error)
         return (
-            f"Waited {self.timeout_s:g} s for another process to write an index of the data to "
-            f"{folder}, in vain: {reason} If that process is still at work, wait longer; if it is "
-            "on another node that doesn't share this folder, set share_folder to false."
+            f"Waited {self.timeout_s:g} s for an index of the data that another process has "
+            f"written to {folder}, in vain: {why} If that process is on another node that doesn't "
+            "share this folder, set share_folder to false."
         )
 
 
@@ -146,14 +110,6 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 def _key(description: str) -> str:
     return hashlib.md5(description.encode(), usedforsecurity=False).hexdigest()
-
-
-def _failure_path(folder: Path, description: str) -> Path:
-    return folder / f"{_key(description)}.failed"
-
-
-def _mark_path(folder: Path, description: str) -> Path:
-    return folder / f"{_key(description)}.building"
 
 
 def _read(folder: Path, description: str) -> Arrays:
@@ -190,44 +146,13 @@ def _write(folder: Path, description: str, arrays: Arrays) -> None:
         "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
         "checksums": {name: zlib.crc32(np.ascontiguousarray(arrays[name]).data) for name in small},
     }
+    writer = f"{os.getpid()}-{secrets.token_hex(4)}"
     for name, array in arrays.items():
         path = folder / f"{key}_{name}.npy"
-        _write_file(path, lambda file, array=array: np.save(file, array), sync=name not in small)
-    text = json.dumps(manifest, indent=1).encode()
-    _write_file(folder / f"{key}.json", lambda file: file.write(text), sync=False)
-
-
-def _write_file(path: Path, write: Callable, *, sync: bool) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _leave_failure(path: Path, error: Exception) -> None:
-    reason = str(error) or type(error).__name__
-    try:
-        _write_file(path, lambda file: file.write(reason.encode(errors="replace")), sync=False)
-    except OSError:
-        # The folder itself is what failed; the error that follows says so.
-        return
-
-
-def _modified(path: Path) -> int | None:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "it left no reason"
+        with (
+            replacing(path, writer=writer, flush=name not in small) as unfinished,
+            unfinished.open("wb") as file,
+        ):
+            np.save(file, array)
+    text = json.dumps(manifest, indent=1)
+    write_text(folder / f"{key}.json", text, writer=writer, flush=False)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_file
 from llm_pretrain.data.token_data import (
-    CHUNK,
+    BLOCK,
     TokenData,
     check_document_starts,
     check_sizes,
@@ -167,17 +167,17 @@ def _check_pointers(
     """Byte in `.bin` at which the last sequence ends."""
     limit = bin_.stat().st_size
     last = 0
-    for begin in range(0, len(sizes), CHUNK):
-        chunk = pointers[begin : begin + CHUNK]
+    for begin in range(0, len(sizes), BLOCK):
+        block = pointers[begin : begin + BLOCK]
         # A token's size is a power of two. Of several numbers the disjunction has the sign, and
         # the bits below that power, if one of them has.
-        bits = int(np.bitwise_or.reduce(chunk))
+        bits = int(np.bitwise_or.reduce(block))
         if bits < 0 or bits & (itemsize - 1):
             raise DataError(f"{idx} is damaged: it points into a token, or before the first.")
-        last = max(last, int(chunk.max()))
+        last = max(last, int(block.max()))
         # A sequence may only begin within the file, so the sum can't overflow.
         if last <= limit:
-            ends = chunk + sizes[begin : begin + CHUNK].astype(np.int64) * itemsize
+            ends = block + sizes[begin : begin + BLOCK].astype(np.int64) * itemsize
             last = max(last, int(ends.max()))
         if last > limit:
             raise DataError(

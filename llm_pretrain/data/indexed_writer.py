@@ -1,28 +1,35 @@
-"""Writer of `.bin/.idx` data (MMIDIDX version 1; the layout is in `indexed_dataset`)."""
+"""Writer of `.bin/.idx` data (MMIDIDX version 1, as `indexed_dataset` describes it)."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.index_file import map_numbers, replace_pair, type_code, write_index
-from llm_pretrain.data.indexed_dataset import bin_path, index_path, mask_path
+from llm_pretrain.data.indexed_dataset import (
+    HEADER,
+    MAGIC,
+    TOKEN_TYPES,
+    VERSION,
+    bin_path,
+    index_path,
+    mask_path,
+)
+from llm_pretrain.data.token_data import BLOCK
+from llm_pretrain.machine.files import replacing
 
 
 class IndexedWriter:
     """Writes `<prefix>.bin` and `<prefix>.idx`, and `<prefix>.lsm` where masks are given.
 
-    Everything goes to temporary names first. At the end of the `with` block the old `.idx` is
-    removed, then the new files take their names, `.idx` last: at no moment does a half-written
-    pair look whole. An exception inside the block leaves the old files as they were. Memory
-    doesn't grow with what is written.
+    Everything goes to temporary names first; the files take their own at the end of the `with`
+    block. An exception inside it leaves the old files as they were. Memory doesn't grow with what
+    is written.
 
         with IndexedWriter(Path("data/text"), np.uint16) as writer:
             writer.add_document([5, 7, 9])
@@ -36,16 +43,13 @@ class IndexedWriter:
         type_code(self.dtype)
         self._count = 0
         self._ended = 0
-        self._files = ExitStack()
-        self._temporary: dict[Path, Path] = {}
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._bin = self._create(bin_path(prefix))
-        self._mask = self._create(mask_path(prefix)) if masked else None
-        # What `.idx` will be made of; they end with the `with` block.
-        self._sizes_path = prefix.with_name(f"{prefix.name}.sizes")
-        self._starts_path = prefix.with_name(f"{prefix.name}.starts")
-        self._sizes = self._create(self._sizes_path)
-        self._starts = self._create(self._starts_path)
+        self._opened = ExitStack()
+        self._paths: dict[str, Path] = {}
+        self._tokens = self._create("tokens")
+        self._mask = self._create("mask") if masked else None
+        self._sizes = self._create("sizes")
+        self._starts = self._create("starts")
         self._starts.write(np.int64(0).tobytes())
 
     def add_document(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> None:
@@ -63,7 +67,7 @@ class IndexedWriter:
             if flags.shape != values.shape:
                 raise DataError(f"{values.size} tokens came with a mask of {flags.size}.")
             self._mask.write(flags.tobytes())
-        self._bin.write(values.tobytes())
+        self._tokens.write(values.tobytes())
         self._sizes.write(np.int32(values.size).tobytes())
         self._count += 1
 
@@ -89,7 +93,7 @@ class IndexedWriter:
         """
         assert int(sizes.sum()) == len(tokens)
         assert (mask is None) == (self._mask is None)
-        self._bin.write(_checked(tokens, self.dtype).tobytes())
+        self._tokens.write(_checked(tokens, self.dtype).tobytes())
         if self._mask is not None and mask is not None:
             self._mask.write(mask.tobytes())
         self._sizes.write(sizes.astype(np.int32).tobytes())
@@ -101,43 +105,26 @@ class IndexedWriter:
     def __enter__(self) -> IndexedWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._finish()
         finally:
             # Files first: their buffers may be refused by a full disk once more.
-            for path in self._temporary.values():
+            for path in self._paths.values():
                 path.unlink(missing_ok=True)
-            self._files.close()
+            self._opened.close()
 
-    def _create(self, path: Path) -> BinaryIO:
-        # The ending is not .bin or .idx, so that nothing takes the file for data.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._temporary[path] = temporary
-        return self._files.enter_context(temporary.open("wb"))
+    def _create(self, kind: str) -> BinaryIO:
+        path = self.prefix.with_name(f".{self.prefix.name}.{os.getpid()}.{kind}")
+        self._paths[kind] = path
+        return self._opened.enter_context(path.open("wb"))
 
     def _finish(self) -> None:
         if self._ended != self._count:
             raise DataError("The last document was not ended.")
-        index = self._create(index_path(self.prefix))
-        self._sizes.flush()
-        self._starts.flush()
-        write_index(
-            index,
-            self.dtype,
-            map_numbers(self._temporary[self._sizes_path], np.int32),
-            map_numbers(self._temporary[self._starts_path], np.int64),
-        )
-        self._files.close()
-        for path in (self._sizes_path, self._starts_path):
-            self._temporary.pop(path).unlink()
-        replace_pair(self.prefix, self._temporary)
+        self._opened.close()
+        publish_pair(self.prefix, self.dtype, **self._paths)
 
 
 def _checked(tokens: NDArray, dtype: np.dtype) -> NDArray[np.integer]:
@@ -150,3 +137,74 @@ def _checked(tokens: NDArray, dtype: np.dtype) -> NDArray[np.integer]:
     if low < limits.min or high > limits.max:
         raise DataError(f"Token ids {low} to {high} don't fit into {dtype.name}.")
     return tokens.astype(dtype, copy=False)
+
+
+def type_code(dtype: np.dtype) -> int:
+    """The code of a token type in `.idx`. Raises DataError for what is no integer type."""
+    for code, known in TOKEN_TYPES.items():
+        if known == dtype.newbyteorder("<") and known.kind in "iu":
+            return code
+    raise DataError(f"Tokens can't be written as {dtype}: use an integer type.")
+
+
+def publish_pair(
+    prefix: Path,
+    dtype: np.dtype,
+    *,
+    tokens: Path,
+    sizes: Path,
+    starts: Path | None = None,
+    mask: Path | None = None,
+) -> None:
+    """Make a pair of files of numbers, as they were written one after another.
+
+    `tokens` and `mask` become `.bin` and `.lsm`; of `sizes` and `starts`, which stay, `.idx` is
+    made as `write_index` says. The old `.idx` goes first and the new one comes last, so that at no
+    moment a mixture of old and new looks whole.
+    """
+    index = index_path(prefix)
+    with replacing(index, writer=os.getpid(), flush=False) as unfinished:
+        with unfinished.open("wb") as file:
+            of_documents = None if starts is None else map_numbers(starts, np.int64)
+            write_index(file, dtype, map_numbers(sizes, np.int32), of_documents)
+        index.unlink(missing_ok=True)
+        if mask is None:
+            # A mask of older data under the same name would silently apply to the new data.
+            mask_path(prefix).unlink(missing_ok=True)
+        else:
+            mask.replace(mask_path(prefix))
+        tokens.replace(bin_path(prefix))
+
+
+def write_index(
+    file: BinaryIO,
+    dtype: np.dtype,
+    sizes: NDArray[np.int32],
+    starts: NDArray[np.int64] | None = None,
+) -> None:
+    """Write an index of sequences that lie one after another in `.bin`.
+
+    `sizes` are their tokens, `starts` the first sequence of each document and then their number;
+    None makes each sequence a document. Both may be mapped files: little of them is in memory.
+    """
+    count = len(sizes) + 1 if starts is None else len(starts)
+    file.write(HEADER.pack(MAGIC, VERSION, type_code(dtype), len(sizes), count))
+    for begin in range(0, len(sizes), BLOCK):
+        file.write(sizes[begin : begin + BLOCK].astype("<i4").tobytes())
+    at = 0
+    for begin in range(0, len(sizes), BLOCK):
+        lengths = sizes[begin : begin + BLOCK].astype(np.int64) * dtype.itemsize
+        ends = at + np.cumsum(lengths)
+        file.write((ends - lengths).astype("<i8").tobytes())
+        at = int(ends[-1])
+    for begin in range(0, count, BLOCK):
+        end = min(begin + BLOCK, count)
+        block = np.arange(begin, end) if starts is None else starts[begin:end]
+        file.write(block.astype("<i8").tobytes())
+
+
+def map_numbers(path: Path, dtype: np.dtype | type[np.integer]) -> NDArray:
+    """A file of numbers, mapped; an empty file can't be and gives an empty array."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)

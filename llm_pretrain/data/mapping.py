@@ -8,10 +8,12 @@ tens of thousands of files, the number of mappings is limited, too (vm.max_map_c
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import weakref
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -53,20 +55,20 @@ def map_file(path: Path, dtype: DTypeLike) -> NDArray:
 def map_npy(path: Path) -> NDArray:
     """The array of a `.npy` file of numbers. Raises OSError, and ValueError for anything else."""
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, by_columns, dtype = read_header(file)
+        shape, by_columns, dtype = read_npy_header(file)
         begin = file.tell()
-    if dtype.hasobject or by_columns or min(shape, default=0) < 0:
+    is_turned = by_columns and len(shape) > 1
+    if dtype.hasobject or is_turned or min(shape, default=0) < 0:
         raise ValueError(f"{path} is no array of numbers in rows")
     raw = map_file(path, np.uint8)[begin:]
-    count = 1
-    for extent in shape:
-        count *= extent
-    if raw.nbytes != count * dtype.itemsize:
-        raise ValueError(f"{path} has {raw.nbytes} bytes of numbers instead of {count}")
+    wanted = math.prod(shape) * dtype.itemsize
+    if raw.nbytes != wanted:
+        raise ValueError(f"{path} has {raw.nbytes} bytes of numbers instead of {wanted}")
     return raw.view(dtype).reshape(shape)
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and type of a `.npy` file's array, which follows."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)

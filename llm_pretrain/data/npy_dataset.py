@@ -6,6 +6,7 @@ sequence of each document, then their number). Nothing is unpickled.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.mapping import map_npy, read_npy_header
 from llm_pretrain.data.token_data import (
     TokenData,
     check_document_starts,
@@ -68,16 +70,13 @@ def open_npy(prefix: Path) -> TokenData:
 
 def _map_ids(path: Path) -> NDArray[np.integer]:
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = map_npy(path)
     except Exception as error:  # a damaged header raises almost anything
         raise DataError(f"{path} is not a readable .npy file: {error}") from error
-    if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.size == 0:
+    if tokens.ndim != 1 or tokens.size == 0:
         raise DataError(f"{path} must hold one row of token ids and at least one.")
     check_token_type(tokens.dtype, path)
-    excess = path.stat().st_size - tokens.offset - tokens.nbytes
-    if excess:
-        raise DataError(f"{path} is damaged: it has {excess} bytes more than its header claims.")
-    return tokens.view(np.ndarray)
+    return tokens
 
 
 def _read_npz(path: Path, name: str) -> NDArray[np.int64]:
@@ -103,15 +102,7 @@ def _read_npz(path: Path, name: str) -> NDArray[np.int64]:
 
 def _check_length(file: IO[bytes], size: int) -> None:
     """Compare the shape that the header claims with the bytes there are, before any allocation."""
-    version = np.lib.format.read_magic(file)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read(file)
-    claimed = dtype.itemsize
-    for extent in shape:
-        claimed *= extent
+    shape, _, dtype = read_npy_header(file)
+    claimed = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or claimed != size - file.tell():
         raise ValueError(f"the header claims {claimed} bytes, there are {size - file.tell()}")

@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.data.mapping import map_npy
-from llm_pretrain.data.sample_index import SampleIndex, numpy_sample_starts, plan_epochs
+from llm_pretrain.data.sample_index import (
+    ARRAYS,
+    SampleIndex,
+    numpy_sample_starts,
+    plan_epochs,
+)
 from llm_pretrain.data.token_data import TokenData
-
-_ARRAYS = ("doc_idx", "sample_idx", "shuffle_idx")
 
 
 class _UnfitError(Exception):
@@ -82,19 +85,18 @@ def read_paddlenlp_index(
 
 
 def _read(entry: Path, description: str, wanted: Wanted) -> SampleIndex:
-    paths = {name: entry.with_name(f"{entry.name}_{name}.npy") for name in _ARRAYS}
+    paths = [entry.with_name(f"{entry.name}_{name}.npy") for name in ARRAYS]
     try:
         if entry.with_suffix(".dsc").read_text(encoding="utf-8") != description:
             raise _UnfitError("its .dsc file describes something else")
         data_time = max(path.stat().st_mtime_ns for path in wanted.tokens.files)
-        if min(path.stat().st_mtime_ns for path in paths.values()) <= data_time:
+        if min(path.stat().st_mtime_ns for path in paths) <= data_time:
             raise _UnfitError("the data has been written since")
-        arrays = {name: map_npy(path) for name, path in paths.items()}
+        index = SampleIndex(*map(map_npy, paths))
     except _UnfitError:
         raise
     except Exception as error:  # a damaged file raises almost anything
         raise _UnfitError(f"it can't be read ({error})") from error
-    index = SampleIndex(arrays["doc_idx"], arrays["sample_idx"], arrays["shuffle_idx"])
     _check(index, wanted)
     return index
 

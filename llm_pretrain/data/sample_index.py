@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,12 @@ except ImportError:
     # It has no wheel for every platform; the NumPy builder gives the same array.
     _native = None
 
+ARRAYS = ("doc_idx", "sample_idx", "shuffle_idx")
 _INT32_MAX = np.iinfo(np.int32).max
 # Below this share of an epoch's samples the last epoch is shuffled apart from the others.
 _LAST_EPOCH_SHARE = 0.80
 # Documents that the NumPy builder looks at together: bounds its temporary memory.
-_CHUNK = 1 << 20
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ class EpochPlan:
     """Samples in the epochs shuffled together first: all of them unless the last is separate."""
 
 
-@dataclass(frozen=True)
-class SampleIndex:
+class SampleIndex(NamedTuple):
+    """The order of samples; the arrays' names in files are `ARRAYS`."""
+
     documents: NDArray[np.integer]
     """Order of documents, shape [epochs × documents], sequence numbers of the data."""
     samples: NDArray[np.integer]
-    """Shape [samples + 1, 2]: where each sample begins, as (row of `documents`, token in it)."""
+    """Shape [samples + 1, 2]: where each sample begins, as (place in `documents`, token in it)."""
     shuffle: NDArray[np.integer]
-    """Shape [samples]: row of `samples` that serves as the i-th sample."""
+    """Shape [samples]: number in `samples` of what serves as the i-th sample."""
 
 
 def plan_epochs(tokens_per_epoch: int, sequence_length: int, samples: int) -> EpochPlan:
@@ -83,8 +86,8 @@ def build_sample_index(
     # One generator serves all three shuffles, so their order is part of the sample order.
     random = np.random.RandomState(seed)
     order = document_order(documents, plan, random)
-    rows = sample_starts(sizes, order, sequence_length=sequence_length, plan=plan)
-    return SampleIndex(order, rows, shuffle_order(plan, random))
+    starts = sample_starts(sizes, order, sequence_length=sequence_length, plan=plan)
+    return SampleIndex(order, starts, shuffle_order(plan, random))
 
 
 def document_order(
@@ -132,16 +135,16 @@ def numpy_sample_starts(
     """
     starts: NDArray[np.integer] = np.empty((samples + 1, 2), _count_type(len(order)))
     done = tokens = 0
-    for begin in range(0, len(order), _CHUNK):
-        lengths = sizes[order[begin : begin + _CHUNK]].astype(np.int64)
+    for begin in range(0, len(order), _BLOCK):
+        lengths = sizes[order[begin : begin + _BLOCK]].astype(np.int64)
         ends = tokens + np.cumsum(lengths)
         tokens = int(ends[-1])
-        # Those that begin before the end of this chunk.
+        # Those that begin before the end of this block.
         stop = min(samples + 1, -(-tokens // sequence_length))
         first_token = np.arange(done, stop, dtype=np.int64) * sequence_length
-        rows = np.searchsorted(ends, first_token, side="right")
-        starts[done:stop, 0] = begin + rows
-        starts[done:stop, 1] = first_token - (ends[rows] - lengths[rows])
+        places = np.searchsorted(ends, first_token, side="right")
+        starts[done:stop, 0] = begin + places
+        starts[done:stop, 1] = first_token - (ends[places] - lengths[places])
         done = stop
     # Empty documents before the first token belong to the first sample.
     starts[0] = 0

@@ -1,8 +1,12 @@
-"""Samples of one data prefix."""
+"""Samples of one data prefix, and what keeps the documents of a sample apart.
+
+Apart by what attention sees, by their positions, or both. The documents of a sample are those that
+its tokens show: one begins after every end token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -15,6 +19,8 @@ from llm_pretrain.data.sample_index import SampleIndex
 from llm_pretrain.data.token_data import TokenData
 
 IGNORED_LABEL = -100
+
+Tokens = NDArray[np.int64]
 
 
 class Example(Protocol):
@@ -35,7 +41,7 @@ class Example(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """A piece of text; as an example, every token predicts the next one."""
+    """A stretch of text; as an example, every token predicts the next one."""
 
     tokens: NDArray[np.int64]
     """Shape [sequence length + 1]."""
@@ -57,8 +63,17 @@ class Sample:
         return self.tokens if self.mask is None else np.where(self.mask, self.tokens, IGNORED_LABEL)
 
 
+@dataclass(frozen=True)
+class StructuredSample:
+    """An `Example` of which the model is told more than its tokens."""
+
+    inputs: Tokens
+    labels: Tokens
+    structure: Mapping[str, Tokens]
+
+
 class Texts(Protocol):
-    """Pieces of text by number."""
+    """Texts by number."""
 
     def __len__(self) -> int: ...
 
@@ -87,22 +102,22 @@ class IndexedSamples:
     def __getitem__(self, number: int) -> Sample:
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        row = int(self.index.shuffle[number])
+        place = int(self.index.shuffle[number])
         self.data.check_length()
         try:
-            (first, offset), (last, final) = self.index.samples[row : row + 2].tolist()
+            (first, offset), (last, final) = self.index.samples[place : place + 2].tolist()
             documents = self.index.documents[first : last + 1].tolist()
-            pieces = []
+            parts = []
             for position, document in enumerate(documents, first):
                 begin = offset if position == first else 0
                 length = final + 1 - begin if position == last else None
-                pieces.append(self.data.read(document, begin, length))
-            tokens = np.concatenate([piece[0] for piece in pieces]).astype(np.int64)
+                parts.append(self.data.read(document, begin, length))
+            tokens = np.concatenate([part[0] for part in parts]).astype(np.int64)
         except (ValueError, IndexError) as error:
             raise self._damaged(number) from error
         if len(tokens) != self.sequence_length + 1:
             raise self._damaged(number)
-        masks = [mask for _, mask in pieces if mask is not None]
+        masks = [mask for _, mask in parts if mask is not None]
         return Sample(tokens, np.concatenate(masks) if masks else None)
 
     def _damaged(self, number: int) -> DataError:
@@ -110,3 +125,57 @@ class IndexedSamples:
             f"Sample {number} can't be read: the index cache of {self.data.prefix} is damaged. "
             "Delete the folder index-cache (and what is in data_cache) and start again."
         )
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How the documents of a sample are kept apart."""
+
+    end_tokens: tuple[int, ...]
+    """Ids of which each ends a document and belongs to it."""
+    apart: bool
+    """Whether a position sees its own document alone."""
+    counted_anew: bool
+    """Whether the first position of every document is 0."""
+
+    def __post_init__(self) -> None:
+        assert self.end_tokens
+        assert self.apart or self.counted_anew
+
+    def documents_of(self, text: Sample) -> list[Sample]:
+        """The documents of a text one by one, each with its part of the mask."""
+        begins = np.unique(document_starts(text.tokens, self.end_tokens))[1:]
+        tokens = np.split(text.tokens, begins)
+        if text.mask is None:
+            return [Sample(document, None) for document in tokens]
+        masks = np.split(text.mask, begins)
+        return [Sample(document, mask) for document, mask in zip(tokens, masks, strict=True)]
+
+
+class SamplesOfDocuments:
+    """Every text with what keeps its documents apart: their starts, positions in them, or both."""
+
+    def __init__(self, texts: Texts, isolation: Isolation) -> None:
+        self.texts = texts
+        self.isolation = isolation
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, number: int) -> StructuredSample:
+        text = self.texts[number]
+        starts = document_starts(text.inputs, self.isolation.end_tokens)
+        structure = {}
+        if self.isolation.apart:
+            structure["document_starts"] = starts
+        if self.isolation.counted_anew:
+            structure["position_ids"] = np.arange(len(starts)) - starts
+        return StructuredSample(text.inputs, text.labels, structure)
+
+
+def document_starts(tokens: Tokens, end_tokens: Collection[int]) -> Tokens:
+    """Where the document of each token begins, the same shape [length]."""
+    starts = np.zeros(len(tokens), np.int64)
+    begins = np.flatnonzero(np.isin(tokens[:-1], tuple(end_tokens))) + 1
+    starts[begins] = begins
+    return np.maximum.accumulate(starts)

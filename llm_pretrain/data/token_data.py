@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from llm_pretrain.data.errors import DataError
 
-# Chunk of the vectorised checks: their temporary arrays stay in the processor's cache.
-CHUNK = 1 << 16
+# Block of the vectorised checks: their temporary arrays stay in the processor's cache.
+BLOCK = 1 << 16
+# Tokens whose range is looked at in one step: the pages behind them can be dropped again.
+_SCANNED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,14 @@ def check_sizes(sizes: NDArray[np.integer], path: Path) -> int:
     Raises DataError for negative sizes, for sizes beyond int32, and for no token at all.
     """
     total = 0
-    for begin in range(0, len(sizes), CHUNK):
-        chunk = sizes[begin : begin + CHUNK]
-        if int(chunk.min()) < 0:
-            where = begin + int(np.argmax(chunk < 0))
+    for begin in range(0, len(sizes), BLOCK):
+        block = sizes[begin : begin + BLOCK]
+        if int(block.min()) < 0:
+            where = begin + int(np.argmax(block < 0))
             raise DataError(f"{path} is damaged: sequence {where} has {sizes[where]} tokens.")
-        if int(chunk.max()) > np.iinfo(np.int32).max:
+        if int(block.max()) > np.iinfo(np.int32).max:
             raise DataError(f"{path} has a sequence of more than {np.iinfo(np.int32).max} tokens.")
-        total += int(chunk.sum(dtype=np.int64))
+        total += int(block.sum(dtype=np.int64))
     if total == 0:
         raise DataError(f"{path} lists no tokens: the data is empty.")
     return total
@@ -117,9 +119,9 @@ def check_document_starts(starts: NDArray[np.integer], sequences: int, path: Pat
             f"{path} is damaged: its documents span the sequences {starts[0]} to {starts[-1]}, "
             f"but it has the sequences 0 to {sequences}."
         )
-    for begin in range(0, len(starts) - 1, CHUNK):
-        chunk = starts[begin : begin + CHUNK + 1]
-        if bool((chunk[1:] < chunk[:-1]).any()):
+    for begin in range(0, len(starts) - 1, BLOCK):
+        block = starts[begin : begin + BLOCK + 1]
+        if bool((block[1:] < block[:-1]).any()):
             raise DataError(f"{path} is damaged: its document starts are not in rising order.")
 
 
@@ -127,3 +129,32 @@ def check_token_type(dtype: np.dtype, path: Path) -> None:
     """Raise DataError unless `dtype` can hold token ids."""
     if dtype.kind not in "iu":
         raise DataError(f"{path} holds numbers of type {dtype}, but token ids are integers.")
+
+
+def needs_scan(data: TokenData, vocab_size: int) -> bool:
+    """Whether the token type alone leaves open if all ids are below `vocab_size`."""
+    limits = np.iinfo(data.tokens.dtype)
+    return limits.min < 0 or limits.max >= vocab_size
+
+
+def scan_token_range(data: TokenData) -> NDArray[np.int64]:
+    """[smallest, largest] id, int64 (an id beyond int64 counts as the largest int64)."""
+    low, high = 0, 0
+    for begin in range(0, len(data.tokens), _SCANNED):
+        block = data.tokens[begin : begin + _SCANNED]
+        if block.dtype.kind == "i":
+            low = min(low, int(block.min()))
+        high = max(high, int(block.max()))
+    return np.array([low, min(high, np.iinfo(np.int64).max)], np.int64)
+
+
+def check_token_range(data: TokenData, token_range: NDArray[np.int64], vocab_size: int) -> None:
+    """Raise DataError where an id has no row in a vocabulary of `vocab_size`."""
+    low, high = int(token_range[0]), int(token_range[1])
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise DataError(
+            f"{data.files[1]} holds the token id {wrong}, but the model's vocabulary ends at "
+            f"{vocab_size - 1} (vocab_size {vocab_size}). The data was made with another "
+            "tokenizer: preprocess it again with the model's, or use that tokenizer's model."
+        )

@@ -11,25 +11,30 @@ from llm_pretrain.machine.faults import naming
 
 
 @contextmanager
-def replacing(path: Path, *, writer: int = 0) -> Iterator[Path]:
+def replacing(path: Path, *, writer: int | str = 0, flush: bool = True) -> Iterator[Path]:
     """Give the name of a file to write within the block, which then takes the place of `path`.
+
+    An exception within the block leaves `path` as it was.
 
     Args:
         writer: tells those apart that write the same to one place at the same time.
+        flush: whether to wait for the disk first; if not, the name may survive a crash of the
+            machine without the contents.
     """
     unfinished = path.with_name(f"{path.name}.{writer}.writing")
     try:
         with naming(path):
             yield unfinished
-            flush_file(unfinished)
+            if flush:
+                flush_file(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, *, writer: int = 0) -> None:
-    """Write `path` in one move; `writer` as in `replacing`."""
-    with replacing(path, writer=writer) as unfinished:
+def write_text(path: Path, text: str, *, writer: int | str = 0, flush: bool = True) -> None:
+    """Write `path` in one move; `writer` and `flush` as in `replacing`."""
+    with replacing(path, writer=writer, flush=flush) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

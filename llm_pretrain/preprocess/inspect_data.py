@@ -11,8 +11,7 @@ import numpy as np
 
 from llm_pretrain.config.paths import path_word
 from llm_pretrain.data.find_data import find_data, open_data
-from llm_pretrain.data.token_data import CHUNK, TokenData
-from llm_pretrain.data.token_range import scan_token_range
+from llm_pretrain.data.token_data import BLOCK, TokenData, scan_token_range
 from llm_pretrain.machine.faults import describe
 from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer
@@ -77,8 +76,8 @@ def _lengths(data: TokenData, unit: str) -> Iterator[str]:
     counts = np.zeros(33, np.int64)
     tokens = np.zeros(33, np.int64)
     smallest, largest = int(data.sizes[0]), 0
-    for begin in range(0, len(data.sizes), CHUNK):
-        sizes = data.sizes[begin : begin + CHUNK]
+    for begin in range(0, len(data.sizes), BLOCK):
+        sizes = data.sizes[begin : begin + BLOCK]
         # 0 is alone, then 1, 2 and 3, 4 to 7, …
         classes = np.frexp(sizes)[1]
         counts += np.bincount(classes, minlength=33)

@@ -16,8 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.index_file import map_numbers, replace_pair, write_index
-from llm_pretrain.data.indexed_dataset import bin_path, index_path
+from llm_pretrain.data.indexed_writer import map_numbers, publish_pair
+from llm_pretrain.machine.files import write_text
 from llm_pretrain.preprocess.streams import PreprocessError
 
 _SECONDS_BETWEEN_NOTES = 5.0
@@ -93,15 +93,10 @@ class Unfinished:
         self._write_note()
         self._close()
         for part, prefix in (("held_out", held_out_prefix(self._prefix)), ("main", self._prefix)):
-            sizes = map_numbers(self.folder / f"{part}.sizes", np.int32)
-            if not len(sizes):
-                continue
-            prefix.parent.mkdir(exist_ok=True)
-            index = self.folder / f"{part}.index"
-            with index.open("wb") as file:
-                write_index(file, self._dtype, sizes)
-            tokens = self.folder / f"{part}.tokens"
-            replace_pair(prefix, {bin_path(prefix): tokens, index_path(prefix): index})
+            tokens, sizes = self.folder / f"{part}.tokens", self.folder / f"{part}.sizes"
+            if sizes.stat().st_size:
+                prefix.parent.mkdir(exist_ok=True)
+                publish_pair(prefix, self._dtype, tokens=tokens, sizes=sizes)
         self.remove()
 
     def leave(self) -> None:
@@ -165,12 +160,7 @@ class Unfinished:
             "counts": self.counts,
             "lengths": self._lengths,
         }
-        temporary = self.folder / "note.tmp"
-        with temporary.open("w", encoding="utf-8") as text:
-            json.dump(note, text, indent=1)
-            text.flush()
-            os.fsync(text.fileno())
-        os.replace(temporary, self.folder / "note.json")
+        write_text(self.folder / "note.json", json.dumps(note, indent=1))
         self._noted = time.monotonic()
 
 

@@ -11,12 +11,12 @@ from itertools import islice
 import paddle
 
 from llm_pretrain.data import Dataset
-from llm_pretrain.data.shared_batches import open_batches
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
+from llm_pretrain.training.shared_batches import open_batches
 
 
 def evaluate(

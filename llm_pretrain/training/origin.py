@@ -11,7 +11,7 @@ from typing import Any
 
 from crc32c import crc32c
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.model_config import ModelConfig

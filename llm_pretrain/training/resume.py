@@ -19,8 +19,8 @@ from llm_pretrain.checkpoint.directory import (
     set_aside,
     step_of,
 )
+from llm_pretrain.checkpoint.load import load_optimizer
 from llm_pretrain.checkpoint.save import is_first_of_node
-from llm_pretrain.checkpoint.shards import load_optimizer
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources

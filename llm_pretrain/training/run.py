@@ -33,7 +33,6 @@ from llm_pretrain.data import (
     build_datasets,
     open_sources,
 )
-from llm_pretrain.data.shared_batches import build_once
 from llm_pretrain.machine import SIGNAL_STATUS, terminal
 from llm_pretrain.machine.faults import describe, is_fault, naming
 from llm_pretrain.ops.precision import set_compute_dtype
@@ -62,6 +61,7 @@ from llm_pretrain.training.resume import (
     set_aside_later,
     shared_origin,
 )
+from llm_pretrain.training.shared_batches import build_once
 from llm_pretrain.training.stage import prepare_stage
 from llm_pretrain.training.trainer import Trainer
 
@@ -155,13 +155,12 @@ def _train(
 ) -> int:
     """Train, evaluate and predict as the arguments say; the signal that ended it early, or 0."""
     training = config.training
-    sources = _open_sources(config, layout)
+    opened = _open_sources(config, layout)
+    sources = opened if layout.rank == 0 else None
     _say_what_is_run(reports, config, model_config, layout.degrees, sources, start)
-    datasets = _datasets(config, model_config, layout, sources)
+    datasets = _datasets(config, model_config, layout, opened)
     for notice in datasets.notices:
         reports.message(notice)
-    # The ranks meet after work that may take some of them much longer than others.
-    collectives.barrier()
     for line in start.lines():
         reports.message(line)
     set_compute_dtype(training.compute_dtype)
@@ -260,9 +259,9 @@ def _say_what_is_run(
 
 
 def _open_sources(config: RunConfig, layout: Topology) -> Sources | None:
-    """The data, on the rank that shows what is in it; None also where `_datasets` will raise."""
+    """The data, on the ranks that read it; None also where `_datasets` will raise."""
     try:
-        return open_sources(config.data) if layout.rank == 0 else None
+        return open_sources(config.data) if layout.rank in layout.reading_ranks else None
     except DataError:
         return None
 
@@ -271,20 +270,21 @@ def _datasets(
     config: RunConfig, model_config: ModelConfig, layout: Topology, sources: Sources | None
 ) -> Datasets:
     plan = plan_batches(config, layout.degrees)
+    is_builder = _builds_index(config, layout)
 
     def build() -> Datasets:
         return build_datasets(
             config.data,
             SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
             seed=config.training.seed,
-            builder=_builds_index(config, layout),
+            builder=is_builder,
             vocab_size=model_config.vocab_size,
             blanks=model_config.blank_infilling,
             end_tokens=model_config.end_tokens,
             sources=sources,
         )
 
-    return build_once(build, layout.sample_group)
+    return build_once(build, layout.sample_group, is_builder=is_builder)
 
 
 def _builds_index(config: RunConfig, layout: Topology) -> bool:

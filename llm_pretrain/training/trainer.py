@@ -13,7 +13,6 @@ from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Batch, Dataset, Datasets
-from llm_pretrain.data.shared_batches import Batches, open_batches
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
@@ -30,6 +29,7 @@ from llm_pretrain.training.origin import changes, shortage
 from llm_pretrain.training.progress import Interval, Progress, learning_rate
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, load_unless_damaged
+from llm_pretrain.training.shared_batches import Batches, open_batches
 
 
 class Trainer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, WeightFormat
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import FAMILIES, SEEDS
@@ -29,10 +29,12 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def write_random_model(
-    name: str, directory: Path, dtype: str = "float32", layout: Layout = HUGGING_FACE
+    name: str, directory: Path, dtype: str = "float32", weight_format: WeightFormat = HUGGING_FACE
 ) -> ModelConfig:
     """Write one of `TINY`."""
     published = SEEDS[name]
     config: ModelConfig = FAMILIES[published["model_type"]].read_config(published, name)
-    write_weights(random_tensors(config).items(), config, directory, dtype=dtype, layout=layout)
+    write_weights(
+        random_tensors(config).items(), config, directory, dtype=dtype, weight_format=weight_format
+    )
     return config

@@ -16,9 +16,8 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.checkpoint.paddle_file import read_paddle_file
+from llm_pretrain.checkpoint.pickled_files import read_paddle_file, read_torch_file
 from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError, to_float32
-from llm_pretrain.checkpoint.torch_file import read_torch_file
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 

@@ -1,4 +1,4 @@
-"""Weights as safetensors in Hugging Face's layout: written, read back, refused."""
+"""Weights as safetensors in Hugging Face's format: written, read back, refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP, Layout
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.safetensors_file import read_safetensors
 from llm_pretrain.checkpoint.stored_tensor import StoredTensor, to_float32
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, PADDLENLP, WeightFormat
 from llm_pretrain.checkpoint.write_weights import (
     finish_weights,
     write_weight_files,
@@ -164,8 +164,8 @@ def test_a_tensor_parallel_rank_reads_its_part(
     config = replace(model.config, fuse_attention_qkv=fused, fuse_attention_ffn=fused)
     whole = dict(whole_tensors(model))
     degrees = replace(topology.current().degrees, tensor=2)
-    layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
-    monkeypatch.setattr(topology, "_current", layout)
+    ranked = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+    monkeypatch.setattr(topology, "_current", ranked)
     part = Decoder(config)
     sizes_read, read = [], StoredTensor.read
 
@@ -198,8 +198,8 @@ def test_rows_that_the_files_lack_begin_as_random_ones_do(
         expected[name][tuple(map(slice, values.shape))] = values
     for rank in range(degree):
         degrees = replace(topology.current().degrees, tensor=degree)
-        layout = replace(topology.current(), degrees=degrees, tensor_rank=rank)
-        monkeypatch.setattr(topology, "_current", layout)
+        ranked = replace(topology.current(), degrees=degrees, tensor_rank=rank)
+        monkeypatch.setattr(topology, "_current", ranked)
         part = Decoder(config)
         load_weights(part, config, directory, seed=5)
         for parameter, piece in named_pieces(part):
@@ -307,12 +307,14 @@ def test_a_model_of_another_depth(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"),
+    ("name", "weight_format"),
     [(name, HUGGING_FACE) for name in TINY]
     + [(name, PADDLENLP) for name in TINY if name not in WITHOUT_PADDLENLP],
 )
-def test_a_run_may_take_the_first_layers(tmp_path: Path, name: str, layout: Layout) -> None:
-    config = write_random_model(name, tmp_path, layout=layout)
+def test_a_run_may_take_the_first_layers(
+    tmp_path: Path, name: str, weight_format: WeightFormat
+) -> None:
+    config = write_random_model(name, tmp_path, weight_format=weight_format)
     first = replace(config, num_hidden_layers=2)
     expected = random_tensors(config)
     weights = PublishedWeights(tmp_path, first, may_be_deeper=True)

@@ -19,8 +19,8 @@ from llm_pretrain.data import (
     SampleCounts,
     build_datasets,
 )
-from llm_pretrain.data.blanks import SamplesWithBlanks, SampleWithBlanks
-from llm_pretrain.data.samples import IGNORED_LABEL
+from llm_pretrain.data.blanks import SamplesWithBlanks
+from llm_pretrain.data.samples import IGNORED_LABEL, StructuredSample
 
 MASK, GMASK, START, END = 1000, 1001, 1002, 1003
 SAMPLES = 200
@@ -48,7 +48,7 @@ def samples(length: int = 64, *, seed: int = 0, is_masked: bool = False, **kind:
     return SamplesWithBlanks(CountingTexts(length, is_masked=is_masked), blanks, seed)
 
 
-def parts(sample: SampleWithBlanks) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
+def parts(sample: StructuredSample) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """The context, and inputs without <sop> and labels of every blank, in their order."""
     prefix = int(sample.structure["prefix_ends"][0])
     assert (sample.labels[:prefix] == IGNORED_LABEL).all()

@@ -13,9 +13,8 @@ import pytest
 from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data import IndexedWriter, Sample, SampleCounts, build_datasets
-from llm_pretrain.data.blanks import SamplesWithBlanks, SampleWithBlanks
-from llm_pretrain.data.documents import Isolation
-from llm_pretrain.data.samples import IGNORED_LABEL
+from llm_pretrain.data.blanks import SamplesWithBlanks
+from llm_pretrain.data.samples import IGNORED_LABEL, Isolation, StructuredSample
 
 # Numbers above those of the texts, so that a text's tokens never fall.
 MASK, GMASK, START, END = 1000, 1001, 1002, 1003
@@ -82,7 +81,7 @@ class Part:
         return [token for piece in pieces for token in piece]
 
 
-def parts_of(sample: SampleWithBlanks) -> list[Part]:
+def parts_of(sample: StructuredSample) -> list[Part]:
     structure = sample.structure
     starts = np.unique(structure["document_starts"])
     found = []

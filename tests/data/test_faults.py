@@ -5,11 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
-import signal
 import tempfile
-import time
 from collections.abc import Callable
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,6 @@ import pytest
 
 from llm_pretrain.config import DataArguments
 from llm_pretrain.data import DataError, Datasets, IndexedWriter, SampleCounts, build_datasets
-from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.indexed_dataset import bin_path, index_path
 
 FORK = multiprocessing.get_context("fork")
@@ -105,7 +101,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert f"can't be written to {tmp_path / 'index-cache'}" in error
     assert "File too large" in error
     left = [path.suffix for path in (tmp_path / "index-cache").iterdir()]
-    assert set(left) <= {".failed", ".npy"}
+    assert set(left) <= {".npy"}
     assert datasets(prefix).train is not None
 
 
@@ -138,48 +134,3 @@ def test_data_that_was_made_anew_has_a_new_index(tmp_path: Path) -> None:
     train = datasets(prefix).train
     assert train is not None
     assert all((train[number].inputs == 30).all() for number in range(50))
-
-
-def cache(folder: Path, *, builder: bool) -> IndexCache:
-    return IndexCache([folder], builder=builder, timeout_s=600)
-
-
-def building(folder: Path) -> ForkProcess:
-    """A process that is at work on "thing" and will be for an hour."""
-
-    def build() -> dict:
-        (folder / "begun").touch()
-        time.sleep(3600)
-        return {}
-
-    process = FORK.Process(target=lambda: cache(folder, builder=True).fetch("thing", build))
-    process.start()
-    while not (folder / "begun").exists():
-        time.sleep(0.01)
-    return process
-
-
-def test_those_who_wait_notice_at_once_that_the_builder_was_killed(tmp_path: Path) -> None:
-    process = building(tmp_path)
-
-    def never() -> dict:
-        raise AssertionError("it only waits")
-
-    def wait() -> None:
-        cache(tmp_path, builder=False).fetch("thing", never)
-
-    def kill() -> None:
-        time.sleep(1)
-        os.kill(process.pid or 0, signal.SIGKILL)
-
-    killer = FORK.Process(target=kill)
-    killer.start()
-    # Not by its time-out, which is ten minutes and has other words.
-    with pytest.raises(DataError, match=f"building an index of the data in {tmp_path} has ended"):
-        wait()
-    killer.join()
-    process.join()
-    # The next run builds it, whatever the dead one left.
-    built = cache(tmp_path, builder=True).fetch("thing", lambda: {"a": np.ones(2)})
-    assert built["a"].tolist() == [1, 1]
-    assert not list(tmp_path.glob("*.building"))

@@ -18,7 +18,7 @@ READER = Path(__file__).with_name("fuzz_reader.py")
 )
 def test_mutations(tmp_path: Path, ending: str, count: int) -> None:
     done = subprocess.run(
-        [sys.executable, str(READER), str(tmp_path), ending, str(count)],
+        [sys.executable, "-X", "faulthandler", str(READER), str(tmp_path), ending, str(count)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -26,7 +26,7 @@ def test_mutations(tmp_path: Path, ending: str, count: int) -> None:
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"
     refused, read = map(int, done.stdout.split())
     # A fuzz that never reaches a reading, or never an error, would prove little.
     assert refused + read == count

@@ -36,7 +36,7 @@ def test_both_files_are_read(prefix: Path) -> None:
     assert [data.read(i, 0, None)[0].tolist() for i in range(3)] == [[1, 2], [], [3, 4, 5]]
     assert data.read(2, 1, 1)[0].tolist() == [4]
     assert data.documents == 2
-    assert isinstance(data.tokens.base, np.memmap)
+    assert not data.tokens.flags.writeable, "a view of the file"
 
 
 def test_compressed_index_is_read(prefix: Path) -> None:
@@ -87,7 +87,7 @@ def test_header_that_claims_a_terabyte_is_not_believed(prefix: Path) -> None:
         (b"", "not a readable .npy"),
         (b"MMIDIDX\0\0", "not a readable .npy"),
         (npy(np.array([1, 2, 3, 4, 5]))[:-1], "not a readable .npy"),
-        (npy(np.array([1, 2, 3, 4, 5])) + b"\0", "1 bytes more"),
+        (npy(np.array([1, 2, 3, 4, 5])) + b"\0", "41 bytes of numbers instead of 40"),
         (npy(np.array([1.0] * 5)), "float64"),
         (npy(np.array([[1, 2, 3, 4, 5]])), "one row"),
         (npy(np.array([1, 2], object), pickled=True), "not a readable .npy"),

@@ -25,24 +25,24 @@ def starts_by_hand(sizes: list[int], order: list[int], length: int, samples: int
     return [[0, 0]] + [places[number * length] for number in range(1, samples + 1)]
 
 
-layouts = st.tuples(
+cases = st.tuples(
     st.lists(st.integers(0, 30), min_size=1, max_size=20).filter(lambda sizes: sum(sizes) > 1),
     st.integers(1, 40),
     st.integers(0, 60),
     st.integers(0, 2**32 - 1),
-).filter(lambda layout: sum(layout[0]) > layout[1])
+).filter(lambda case: sum(case[0]) > case[1])
 
 
-@given(layouts)
-def test_native_and_numpy_starts_are_a_walk_over_the_tokens(layout: tuple) -> None:
-    sizes, length, samples, seed = layout
+@given(cases)
+def test_native_and_numpy_starts_are_a_walk_over_the_tokens(case: tuple) -> None:
+    sizes, length, samples, seed = case
     plan = plan_epochs(sum(sizes), length, samples)
     order = np.random.default_rng(seed).permutation(np.tile(np.arange(len(sizes)), plan.epochs))
     order = order.astype(np.int32)
     expected = starts_by_hand(sizes, order.tolist(), length, plan.samples)
     lengths = np.array(sizes, np.int32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_index, "_CHUNK", 3)  # so that samples reach over several
+        patch.setattr(sample_index, "_BLOCK", 3)  # so that samples reach over several
         numpy = numpy_sample_starts(lengths, order, length, plan.samples)
     assert numpy.tolist() == expected
     chosen = sample_starts(lengths, order, sequence_length=length, plan=plan)
@@ -50,9 +50,9 @@ def test_native_and_numpy_starts_are_a_walk_over_the_tokens(layout: tuple) -> No
     assert chosen.dtype == numpy.dtype == np.int32
 
 
-@given(layouts)
-def test_every_epoch_serves_every_document_once(layout: tuple) -> None:
-    sizes, length, samples, seed = layout
+@given(cases)
+def test_every_epoch_serves_every_document_once(case: tuple) -> None:
+    sizes, length, samples, seed = case
     index = build_sample_index(
         np.array(sizes, np.int32),
         range(len(sizes)),

@@ -13,8 +13,7 @@ import pytest
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import BatchLoader, Sample
 from llm_pretrain.data.blanks import SamplesWithBlanks
-from llm_pretrain.data.documents import Isolation, SamplesOfDocuments
-from llm_pretrain.data.samples import Dataset
+from llm_pretrain.data.samples import Dataset, Isolation, SamplesOfDocuments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
 from llm_pretrain.ops import dispatch

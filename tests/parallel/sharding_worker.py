@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_pretrain.checkpoint.gather import whole_tensors
-from llm_pretrain.checkpoint.save import save_checkpoint
-from llm_pretrain.checkpoint.shards import load_optimizer
+from llm_pretrain.checkpoint.load import load_optimizer
+from llm_pretrain.checkpoint.save import save_checkpoint, whole_tensors
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.ops import dispatch, storage

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, Layout
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, WeightFormat
 from llm_pretrain.checkpoint.write_weights import as_published
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import FAMILIES
@@ -44,7 +44,7 @@ class Case:
     """Of weights and tokens."""
     tolerance: float = 1e-5
     """Of `assert_close`."""
-    layout: Layout = HUGGING_FACE
+    format: WeightFormat = HUGGING_FACE
     """In which the other program gets weights, and a config unless it is Hugging Face's."""
 
     def build(self) -> tuple[Decoder, MicroBatch]:
@@ -92,9 +92,9 @@ def whole_tensors(model: Decoder) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def outputs_of(
-    model: Decoder, batch: MicroBatch, layout: Layout = HUGGING_FACE
+    model: Decoder, batch: MicroBatch, weight_format: WeightFormat = HUGGING_FACE
 ) -> dict[str, np.ndarray]:
-    """ "logits", "loss", and "gradient/…" of every parameter under its name in `layout`."""
+    """ "logits", "loss", and "gradient/…" of every parameter under its name in `weight_format`."""
     with paddle.no_grad():
         logits = model(batch.tokens, batch.sequences)
     loss = model(batch.tokens, batch.sequences, batch.labels).sum() / batch.label_count
@@ -103,7 +103,7 @@ def outputs_of(
         (piece.name, parameter.grad.numpy()[piece.region(0, 1)])
         for parameter, piece in named_pieces(model)
     )
-    published = as_published(gradients, model.config, layout)
+    published = as_published(gradients, model.config, weight_format)
     return {
         "logits": logits.numpy(),
         "loss": loss.numpy(),

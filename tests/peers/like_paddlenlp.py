@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
 from llm_pretrain.checkpoint.write_weights import write_weights
 from tests.peers.comparison import Case, assert_close, outputs_of, run_peer, told, whole_tensors
 
@@ -23,8 +23,10 @@ def run_paddlenlp(python: Path, cases: Mapping[str, Case], directory: Path) -> N
         folder = directory / name
         with told(case):
             model, batch = case.build()
-            write_weights(whole_tensors(model), model.config, folder / "saved", layout=case.layout)
-        if case.layout == HUGGING_FACE:
+            write_weights(
+                whole_tensors(model), model.config, folder / "saved", weight_format=case.format
+            )
+        if case.format == HUGGING_FACE:
             (folder / "published.json").write_text(json.dumps(case.published))
         structure = {key: getattr(batch.sequences, key) for key in _STRUCTURE}
         np.savez(
@@ -47,7 +49,7 @@ def assert_like_paddlenlp(cases: Mapping[str, Case], name: str, directory: Path)
         evaluated = theirs.pop("evaluation_logits")
         model, batch = case.build()
         model.train()
-        assert_close(outputs_of(model, batch, case.layout), theirs, case.tolerance)
+        assert_close(outputs_of(model, batch, case.format), theirs, case.tolerance)
         model.eval()
         with paddle.no_grad():
             logits = model(batch.tokens, batch.sequences).numpy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_pretrain.checkpoint.layout import PADDLENLP
+from llm_pretrain.checkpoint.weight_files import PADDLENLP
 from llm_pretrain.models.families import FAMILIES, paddlenlp
 from tests.peers import random_configs
 from tests.peers.comparison import Case
@@ -114,21 +114,21 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "baichuan": {
         "7B-several-blocks": Case(
-            {**BAICHUAN, "max_position_embeddings": 512}, FUSED, length=300, layout=PADDLENLP
+            {**BAICHUAN, "max_position_embeddings": 512}, FUSED, length=300, format=PADDLENLP
         ),
         # Theirs is 1e-5 off float64, ours 1e-6: it adds a key's place, not its distance.
         "13B-several-blocks": Case(
-            {**BAICHUAN, "model_max_length": 512}, length=300, tolerance=5e-5, layout=PADDLENLP
+            {**BAICHUAN, "model_max_length": 512}, length=300, tolerance=5e-5, format=PADDLENLP
         ),
         **random_cases(random_configs.baichuan, range(10)),
     },
     "chatglm": {
-        "several-blocks": Case({**CHATGLM, "gpt_prob": 0.5}, FUSED, length=161, layout=PADDLENLP),
-        "shortest": Case(CHATGLM, length=16, layout=PADDLENLP),
+        "several-blocks": Case({**CHATGLM, "gpt_prob": 0.5}, FUSED, length=161, format=PADDLENLP),
+        "shortest": Case(CHATGLM, length=16, format=PADDLENLP),
         **random_cases(random_configs.chatglm, range(10)),
     },
     "chatglm2": {
-        "several-blocks": Case(CHATGLM2, FUSED, length=161, layout=PADDLENLP),
+        "several-blocks": Case(CHATGLM2, FUSED, length=161, format=PADDLENLP),
         **random_cases(random_configs.chatglm2, range(10)),
     },
 }

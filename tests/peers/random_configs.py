@@ -10,7 +10,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE, PADDLENLP
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, PADDLENLP
 from tests.peers.comparison import Case
 
 Published = dict[str, Any]
@@ -212,8 +212,8 @@ def gpt(random: Random) -> Case:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    layout = random.choice([HUGGING_FACE, PADDLENLP])
-    return Case(published, fusion(random), layout=layout, **shape)
+    chosen = random.choice([HUGGING_FACE, PADDLENLP])
+    return Case(published, fusion(random), format=chosen, **shape)
 
 
 def paddlenlp_llama(random: Random) -> Case:
@@ -232,8 +232,8 @@ def paddlenlp_llama(random: Random) -> Case:
         published["rope_scaling"] = {"rope_type": kind, **scaling}
     elif kind is not None:
         published |= {"rope_scaling_type": kind, "rope_scaling_factor": factor(random)["factor"]}
-    layout = random.choice([HUGGING_FACE, PADDLENLP])
-    return Case(published, fusion(random), layout=layout, **shape)
+    chosen = random.choice([HUGGING_FACE, PADDLENLP])
+    return Case(published, fusion(random), format=chosen, **shape)
 
 
 def qwen(random: Random) -> Case:
@@ -251,8 +251,8 @@ def qwen(random: Random) -> Case:
         "layer_norm_epsilon": epsilon(random),
         "rotary_emb_base": theta(random),
     }
-    layout = random.choice([HUGGING_FACE, PADDLENLP])
-    return Case(published, fusion(random), layout=layout, **batch(random))
+    chosen = random.choice([HUGGING_FACE, PADDLENLP])
+    return Case(published, fusion(random), format=chosen, **batch(random))
 
 
 def baichuan(random: Random) -> Case:
@@ -268,21 +268,21 @@ def baichuan(random: Random) -> Case:
         "rms_norm_eps": epsilon(random),
         "max_position_embeddings" if is_turned else "model_max_length": 128,
     }
-    return Case(published, fusion(random), layout=PADDLENLP, **batch(random))
+    return Case(published, fusion(random), format=PADDLENLP, **batch(random))
 
 
 def baichuan2(random: Random) -> Case:
     """Either Baichuan."""
     case = baichuan(random)
     is_second = {"z_loss_weight": 0} if coin(random) else {}
-    return replace(case, published=case.published | is_second, layout=HUGGING_FACE)
+    return replace(case, published=case.published | is_second, format=HUGGING_FACE)
 
 
 def chatglm(random: Random) -> Case:
     case = glm_130b(random, multiple=4)
     changes = {"activation": "gelu", "position_encoding_2d": True}
     published = {**case.published, **changes, "shrink_embedding_gradient_alpha": 1.0}
-    return replace(case, published=published, layout=PADDLENLP)
+    return replace(case, published=published, format=PADDLENLP)
 
 
 def glm_130b(random: Random, multiple: int = 2) -> Case:
@@ -326,4 +326,4 @@ def chatglm2(random: Random) -> Case:
     }
     published["padded_vocab_size"] = published.pop("vocab_size")
     published["num_layers"] = published.pop("num_hidden_layers")
-    return Case(published, fusion(random), layout=PADDLENLP, **batch(random))
+    return Case(published, fusion(random), format=PADDLENLP, **batch(random))

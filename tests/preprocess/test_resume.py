@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_pretrain.data import indexed_writer
 from llm_pretrain.preprocess import inputs, unfinished
 
 Run = Callable[..., int]
@@ -186,7 +187,7 @@ def test_full_disk_at_the_end_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unfinished, "write_index", full)
+        patch.setattr(indexed_writer, "write_index", full)
         assert preprocess(corpus, tmp_path / "out" / "x") == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.unfinished"}
     opened.clear()

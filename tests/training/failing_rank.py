@@ -1,7 +1,7 @@
 """run_pretrain.py, with a fault on one rank. Usage: failing_rank.py RANK FAULT CONFIG …
 
-FAULT is "raise" (an exception in the third step), "kill" (the process dies there), or "signal"
-(SIGTERM arrives there, on that rank alone).
+FAULT is "raise" (an exception in the third step), "kill" (the process dies there), "signal"
+(SIGTERM arrives there, on that rank alone), or "slow data" (its data takes 20 seconds to open).
 """
 
 from __future__ import annotations
@@ -9,24 +9,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
-from llm_pretrain.training.run import run
+from llm_pretrain.training import run
 
 rank, fault, *arguments = sys.argv[1:]
+is_faulty = os.environ.get("PADDLE_TRAINER_ID", "0") == rank
+build_datasets = run.build_datasets
 step = ShardedAdamW.step
 calls = 0
+
+
+def slow_datasets(*positional, **named):
+    time.sleep(20)
+    return build_datasets(*positional, **named)
 
 
 def faulty_step(*positional, **named):
     global calls
     calls += 1
-    if calls == 3 and os.environ.get("PADDLE_TRAINER_ID", "0") == rank:
+    if calls == 3 and is_faulty:
         if fault == "raise":
             raise ArithmeticError("the planted fault")
         os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGTERM)
     return step(*positional, **named)
 
 
-ShardedAdamW.step = faulty_step
-sys.exit(run(arguments))
+if fault == "slow data" and is_faulty:
+    run.build_datasets = slow_datasets
+elif fault != "slow data":
+    ShardedAdamW.step = faulty_step
+sys.exit(run.run(arguments))

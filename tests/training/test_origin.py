@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain.checkpoint.layout import HUGGING_FACE
+from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
 from llm_pretrain.config import RunConfig, load_run_config
 from llm_pretrain.config.model_config import (
     BlankInfilling,

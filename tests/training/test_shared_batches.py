@@ -13,6 +13,7 @@ from llm_pretrain.data.indexed_dataset import bin_path
 from tests.launching import RUN_PRETRAIN, Job, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
+FAULTY = Path(__file__).with_name("failing_rank.py")
 READING_RANK = Path(__file__).with_name("reading_rank.py")
 LAYOUTS = {
     "tp2": {"tensor_parallel_degree": 2},
@@ -78,3 +79,30 @@ def test_an_error_of_the_reading_rank_ends_all(tmp_path: Path, fault: str) -> No
         assert job.wait() != 0
     reasons = {"no data": "/nowhere", "cut data": "text.bin", "damaged index": "index cache of"}
     assert reasons[fault] in job.console.read_text()
+
+
+def one_sample_each(folder: Path, **changes: Any) -> Path:
+    """A config of two data-parallel ranks, of which rank 0 builds the index for both."""
+    contents = small_config(
+        write_model(folder / "model"),
+        write_data(folder / "data"),
+        folder / "out",
+        max_steps=2,
+        gradient_accumulation_steps=1,
+        **changes,
+    )
+    return write_config(folder / "config.json", contents)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_wait_for_data_longer_than_for_a_message(tmp_path: Path, rank: int) -> None:
+    config = one_sample_each(tmp_path, distributed_timeout=10)
+    run_job(FAULTY, rank, "slow data", config, processes=2, log_dir=tmp_path / "log")
+
+
+def test_a_rank_that_can_not_build_the_index_ends_all(tmp_path: Path) -> None:
+    config = one_sample_each(tmp_path)
+    (tmp_path / "data" / "index-cache").write_text("a file where the folder should be")
+    with Job(RUN_PRETRAIN, config, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait() != 0
+    assert "error: The index of the data can't be written to" in job.console.read_text()

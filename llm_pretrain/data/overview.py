@@ -16,10 +16,9 @@ from llm_pretrain.data.build import (
 )
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.shares import check_epochs
-from llm_pretrain.data.sources import Sources, epochs_text, tokens_in
+from llm_pretrain.data.sources import Sources, check_epochs, epochs_text, tokens_in
 from llm_pretrain.data.split import SPLITS, split_documents
-from llm_pretrain.data.token_range import check_token_range, needs_scan, scan_token_range
+from llm_pretrain.data.token_data import check_token_range, needs_scan, scan_token_range
 
 # Data up to this size is scanned for its largest id at once; beyond, training does it.
 _SCAN_BYTES = 1 << 30

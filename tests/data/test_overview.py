@@ -78,7 +78,7 @@ def test_no_more_than_a_limit_is_read_of_all_files_together(
     for name in ("wiki", "books"):
         (folder / f"{name}.bin").write_bytes((folder / "web.bin").read_bytes())
         (folder / f"{name}.idx").write_bytes((folder / "web.idx").read_bytes())
-    monkeypatch.setattr("llm_pretrain.data.describe._SCAN_BYTES", 6000)
+    monkeypatch.setattr("llm_pretrain.data.overview._SCAN_BYTES", 6000)
     assert list(describe_ids(opened(folder), 1000)) == [
         "token ids: 0 to 999, vocabulary 1,000",
         "token ids of 2 files: not looked at yet; training checks them against 1,000",

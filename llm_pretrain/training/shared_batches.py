@@ -49,24 +49,46 @@ class RemoteDataset:
         raise TypeError(f"sample {number} is read by rank {self._reader}")
 
 
-def build_once(build: Callable[[], Datasets], group: Group) -> Datasets:
+def build_once(build: Callable[[], Datasets], group: Group, *, is_builder: bool) -> Datasets:
     """What `build` gives on the group's first rank; RemoteDatasets on the others.
 
-    Raises what `build` raises; DataError on the other ranks then.
+    Every rank of the job calls it. Those that build the index cache have the first turn, so that
+    the others find all of it there.
+
+    Raises what `build` raises; DataError on all other ranks then.
     """
-    if collectives.is_alone(group):
-        return build()
-    if group.rank != 0:
-        collectives.barrier()
+    reads = collectives.is_alone(group) or group.rank == 0
+    datasets = None
+    for has_turn in (is_builder, not is_builder):
+        failure: Exception | None = None
+        if reads and has_turn:
+            try:
+                datasets = build()
+            except Exception as error:
+                failure = error
+        _meet(failure)
+    if datasets is None:
         return _remote_datasets(group)
-    with _failures_sent(group):
-        try:
-            datasets = build()
-        finally:
-            # A broadcast over Gloo would not wait for work that may take minutes; this does.
-            collectives.barrier()
-    _send(group, {name: np.array(len(part)) for name, part in _used(datasets).items()})
+    if not collectives.is_alone(group):
+        _send(group, {name: np.array(len(part)) for name, part in _used(datasets).items()})
     return datasets
+
+
+def _meet(failure: Exception | None) -> None:
+    """Wait for every rank of the job, and raise where any of them has failed."""
+    # Gathering over Gloo would not wait for work that may take minutes; this does.
+    collectives.barrier()
+    problem = "" if failure is None else str(failure) or type(failure).__name__
+    problems = collectives.gather_texts(problem)
+    if failure is not None:
+        raise failure
+    for rank, problem in enumerate(problems):
+        if problem:
+            raise DataError(_failed(rank, problem))
+
+
+def _failed(rank: int, problem: str) -> str:
+    return f"Rank {rank}, which reads the data, failed: {problem}"
 
 
 def _used(datasets: Datasets) -> dict[str, Dataset]:
@@ -190,7 +212,7 @@ def _receive(group: Group) -> dict[str, NDArray] | None:
     if kind == _END:
         return None
     if kind == _ERROR:
-        raise DataError(f"Rank {group.ranks[0]}, which reads the data, failed: {content.decode()}")
+        raise DataError(_failed(group.ranks[0], content.decode()))
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return dict(archive)
 

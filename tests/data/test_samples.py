@@ -10,7 +10,7 @@ import pytest
 
 from llm_pretrain.config import DataArguments
 from llm_pretrain.data import BatchLoader, Datasets, IndexedWriter, SampleCounts, build_datasets
-from llm_pretrain.data.documents import document_starts
+from llm_pretrain.data.samples import document_starts
 
 END = 9
 

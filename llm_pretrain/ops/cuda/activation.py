@@ -7,21 +7,19 @@ from typing import Any
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.cuda.library import call
+from llm_pretrain.ops.cuda.library import call, serves
 from llm_pretrain.ops.trained import for_trained, note_trained
 
 _KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 
 
-def activation(name: str, x: Tensor, up: Tensor | None) -> Tensor:
-    """`ops.activation`, of operands that the kernels take."""
+def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
+    """`ops.activation`."""
+    fits = up is None or (up.shape == x.shape and up.dtype == x.dtype)
+    if not fits or not serves(x, up):
+        return NotImplemented
     kind = _KINDS[name]
     return _Activation.apply(kind, x) if up is None else _Gated.apply(kind, x, up)
-
-
-def takes(x: Tensor, up: Tensor | None) -> bool:
-    """Whether the kernels take these."""
-    return up is None or (up.shape == x.shape and up.dtype == x.dtype)
 
 
 class _Activation(PyLayer):

@@ -7,11 +7,20 @@ from typing import Any
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.cuda.library import call
+from llm_pretrain.ops.cuda.library import call, serves
 
 
-class Rotate(PyLayer):
-    """`ops.rotary` of queries or keys. The gradient is rotated by the opposite angle."""
+def rotary(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, spans: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`ops.rotary`."""
+    if not serves(q, k):
+        return NotImplemented
+    return _Rotate.apply(q, cos, sin, spans), _Rotate.apply(k, cos, sin, spans)
+
+
+class _Rotate(PyLayer):
+    """The gradient is rotated by the opposite angle."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, spans: int) -> Tensor:

@@ -9,15 +9,19 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, count, expect, packed
+from llm_pretrain.ops.native.library import call, count, declare, expect, packed, serves
 from llm_pretrain.ops.native.recipe import attach
 from llm_pretrain.ops.trained import for_trained, note_trained
+
+declare(activation="nippip", activation_backward="nipppipp")
 
 _KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 
 
-def activation(name: str, x: Tensor, up: Tensor | None) -> Tensor:
+def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
     """`ops.activation`."""
+    if not serves(x, up):
+        return NotImplemented
     kind = _KINDS[name]
     compute = partial(_compute, kind)
     if up is None:

@@ -11,20 +11,25 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradient_sum import sum_of_gradients
 from llm_pretrain.ops.native import memory, packed_weights
-from llm_pretrain.ops.native.library import call, cast, count, expect
+from llm_pretrain.ops.native.library import call, cast, count, declare, expect, serves
 from llm_pretrain.ops.native.recipe import recipe_of
+from llm_pretrain.ops.precision import operand_dtype
 from llm_pretrain.ops.trained import for_trained, note_trained
+
+declare(matmul="nnnpipiippii")
 
 
 def linears(
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
-    dtype: paddle.dtype,
     *,
     transposed: bool = False,
 ) -> list[Tensor]:
-    """x W + b for every W, with operands in `dtype`; see `ops.linears`."""
+    """`ops.linears`."""
+    dtype = operand_dtype(x)
+    if dtype == paddle.float16 or not serves(x, *weights, *biases):
+        return NotImplemented
     given = [bias for bias in biases if bias is not None]
     has_bias = [bias is not None for bias in biases]
     outputs = _Linears.apply(x, dtype, transposed, has_bias, *weights, *given)

@@ -13,8 +13,10 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native.library import WeightOrder, call, cast, threads
+from llm_pretrain.ops.native.library import WeightOrder, call, cast, declare, threads
 from llm_pretrain.ops.native.library import packed as without_gaps
+
+declare(packed_bytes="nnnp", pack="nnnpiip")
 
 Operand = tuple[Tensor, WeightOrder]
 

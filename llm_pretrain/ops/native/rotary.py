@@ -9,13 +9,17 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, expect, packed
+from llm_pretrain.ops.native.library import call, declare, expect, packed, serves
+
+declare(rotary="nnnnnnpippnfp")
 
 
 def rotary(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, spans: int = 1
 ) -> tuple[Tensor, Tensor]:
     """`ops.rotary`."""
+    if not serves(q, k):
+        return NotImplemented
     cos, sin = packed(cos), packed(sin)
     return _Rotate.apply(q, cos, sin, spans), _Rotate.apply(k, cos, sin, spans)
 

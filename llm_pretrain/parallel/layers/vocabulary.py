@@ -95,7 +95,7 @@ class VocabularyParallelHead(nn.Layer):
         is_transposed = self.tied and not self.normalised
         if labels_BS is not None:
             x_BSH = to_compute_dtype(x_BSH)
-            if self.in_chunks or ops.head_is_native(x_BSH, weight):
+            if self.in_chunks or ops.serves_head(x_BSH, weight):
                 return losses_in_chunks(
                     x_BSH, weight, labels_BS, present=self.present, transposed=is_transposed
                 )

@@ -104,17 +104,16 @@ class ShardedAdamW:
     def _apply(self, shards: list[Tensor], factor: float, learning_rate: float) -> None:
         self.steps += 1
         for bucket, moments, shard in zip(self.buckets, self.moments, shards, strict=True):
-            rates = ops.Rates(
+            ops.adamw_(
+                *(bucket.master, moments["moment1"], moments["moment2"], shard),
                 learning_rate=learning_rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 epsilon=self.epsilon,
                 weight_decay=self.weight_decay if bucket.kind.decays else 0.0,
                 gradient_factor=factor,
-                beta1_power=self.betas[0] ** self.steps,
-                beta2_power=self.betas[1] ** self.steps,
+                step=self.steps,
             )
-            ops.adamw_(bucket.master, moments["moment1"], moments["moment2"], shard, rates)
             bucket.weights.all_gather()
 
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:

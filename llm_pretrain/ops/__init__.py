@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from llm_pretrain.ops.activation import ACTIVATION, activation
-from llm_pretrain.ops.adamw import ADAMW, adamw_
+from llm_pretrain.ops.adamw import ADAMW, SUM_OF_SQUARES, adamw_, sum_of_squares
 from llm_pretrain.ops.attention import ATTENTION, attention, repeat_heads
-from llm_pretrain.ops.dropout import dropout
 from llm_pretrain.ops.embedding import EMBEDDING, embedding
 from llm_pretrain.ops.flash_attention import flash_attention
+from llm_pretrain.ops.gradients import scale_gradient
 from llm_pretrain.ops.linear import LINEAR, linear, linears
 from llm_pretrain.ops.linear_cross_entropy import (
     LINEAR_CROSS_ENTROPY,
@@ -16,6 +16,7 @@ from llm_pretrain.ops.linear_cross_entropy import (
     linear_log_sums,
     serves_head,
 )
+from llm_pretrain.ops.native.operands import drop_weights, hold_weights
 from llm_pretrain.ops.norm import (
     NORM,
     add,
@@ -25,9 +26,8 @@ from llm_pretrain.ops.norm import (
     normalise_columns,
     rms_norm,
 )
+from llm_pretrain.ops.random_bits import dropout
 from llm_pretrain.ops.rotary import ROTARY, rotary
-from llm_pretrain.ops.scale_gradient import scale_gradient
-from llm_pretrain.ops.sum_of_squares import SUM_OF_SQUARES, sum_of_squares
 
 __all__ = [
     "OPERATORS",
@@ -38,9 +38,11 @@ __all__ = [
     "add_rms_norm",
     "attention",
     "cross_entropy",
+    "drop_weights",
     "dropout",
     "embedding",
     "flash_attention",
+    "hold_weights",
     "layer_norm",
     "linear",
     "linear_cross_entropy_gradients",

@@ -8,8 +8,8 @@ from functools import partial
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.cuda import activation as cuda
-from llm_pretrain.ops.native import activation as native
+from llm_pretrain.ops.cuda import elementwise as cuda
+from llm_pretrain.ops.native import elementwise as native
 from llm_pretrain.ops.operator import Draw, Operator
 from llm_pretrain.ops.precision import in_float32_on_cpu
 

@@ -19,12 +19,12 @@ from paddle.nn import functional as F
 
 from llm_pretrain.ops import paddle_attention
 from llm_pretrain.ops.cuda import attention as cuda
-from llm_pretrain.ops.dropout import dropout as random_dropout
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import attention as native
 from llm_pretrain.ops.operator import Draw, Operator
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.random_bits import dropout as random_dropout
 
 ATTENTION = Operator(
     "attention", switch="use_flash_attention", cpp=native, cuda=cuda, paddle=paddle_attention

@@ -29,10 +29,10 @@ from llm_pretrain.ops.attention import (
     split_queries,
 )
 from llm_pretrain.ops.attention_block import attend, attend_backward, merge
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.random_bits import keep
-from llm_pretrain.ops.trained import for_trained, note_trained
 
 _BLOCK = 256
 """Most positions of a block."""

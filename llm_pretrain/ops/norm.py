@@ -11,9 +11,9 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.cuda import norm as cuda
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.native import norm as native
 from llm_pretrain.ops.operator import Draw, Operator
-from llm_pretrain.ops.trained import for_trained, note_trained
 
 NORM = Operator("norm", switch="use_fused_rms_norm", cpp=native, cuda=cuda)
 

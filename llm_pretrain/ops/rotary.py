@@ -8,8 +8,8 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.cuda import rotary as cuda
-from llm_pretrain.ops.native import rotary as native
+from llm_pretrain.ops.cuda import elementwise as cuda
+from llm_pretrain.ops.native import elementwise as native
 from llm_pretrain.ops.operator import Draw, Operator
 
 ROTARY = Operator("rotary", switch="use_fused_rope", cpp=native, cuda=cuda)

@@ -12,7 +12,7 @@ from paddle import Tensor
 from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain import ops
-from llm_pretrain.ops import OPERATORS, dispatch, gradient_sum, paddle_attention, precision
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, paddle_attention, precision
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
@@ -238,7 +238,7 @@ def test_a_gradient_is_added_where_the_run_sums_it(recomputes: bool) -> None:
     x, weight = normal("float32", 5, 8), normal("float32", 8, 6)
     weight.stop_gradient = False
     total = paddle.ones([8, 6])
-    gradient_sum.offer(weight, lambda: (total, True))
+    gradients.offer_sum(weight, lambda: (total, True))
     if recomputes:
         y = recompute(ops.linear, x, weight, use_reentrant=False)
     else:

@@ -16,8 +16,7 @@ from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
 from llm_pretrain.ops import OPERATORS, dispatch, precision
-from llm_pretrain.ops.native import adamw as native_adamw
-from llm_pretrain.ops.native import library
+from llm_pretrain.ops.native import elementwise, library
 from llm_pretrain.ops.native import norm as native_norm
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
@@ -91,8 +90,8 @@ def test_an_operator_that_takes_one_operand_for_another_does_not_serve(
 def test_what_is_float32_in_every_run_is_tried_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = native_adamw.sum_of_squares
-    monkeypatch.setattr(native_adamw, "sum_of_squares", lambda x: right(x) * (1 + 1e-3))
+    right = elementwise.sum_of_squares
+    monkeypatch.setattr(elementwise, "sum_of_squares", lambda x: right(x) * (1 + 1e-3))
     _, problem = said(tmp_path, bf16=True)
     assert problem.startswith(
         "Operators by reference: sum_of_squares (the self-test of C++ failed:"

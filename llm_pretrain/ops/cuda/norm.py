@@ -8,7 +8,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.cuda.library import call, holds, serves
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.gradients import for_trained, note_trained
 
 _WIDEST = 20472
 """Layer norm's backward pass keeps its sums in shared memory, which holds no more."""

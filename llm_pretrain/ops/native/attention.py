@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library, memory
 from llm_pretrain.ops.native.library import call, cast, declare, expect, packed, serves
 from llm_pretrain.ops.precision import operand_dtype
-from llm_pretrain.ops.trained import for_trained, note_trained
 
 declare(flash_attention="nnnnnpppippp", flash_attention_backward="nnnnnpppippppppp")
 

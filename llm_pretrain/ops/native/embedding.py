@@ -8,7 +8,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.ops.gradients import sum_of_gradients
 from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import call, declare, packed, serves
 

@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.native import memory
 from llm_pretrain.ops.native.library import (
     as_float32,
@@ -20,8 +21,7 @@ from llm_pretrain.ops.native.library import (
     packed,
     serves,
 )
-from llm_pretrain.ops.native.recipe import attach
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.native.operands import recomputed
 
 declare(
     add="npipip",
@@ -42,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     if not serves(x, weight):
         return NotImplemented
     y = _RMSNorm.apply(x, None, weight, epsilon)
-    return attach(y, partial(_rms_norm, epsilon), x, weight)
+    return recomputed(y, partial(_rms_norm, epsilon), x, weight)
 
 
 def add_rms_norm(
@@ -52,7 +52,7 @@ def add_rms_norm(
     if not serves(x, branch, weight):
         return NotImplemented
     total, y = _RMSNorm.apply(x, branch, weight, epsilon)
-    return total, attach(y, partial(_rms_norm, epsilon), total, weight)
+    return total, recomputed(y, partial(_rms_norm, epsilon), total, weight)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -60,7 +60,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     if not serves(x, weight, bias):
         return NotImplemented
     y = _LayerNorm.apply(x, None, weight, bias, epsilon)
-    return attach(y, partial(_layer_norm, epsilon), x, weight, bias)
+    return recomputed(y, partial(_layer_norm, epsilon), x, weight, bias)
 
 
 def add_layer_norm(
@@ -70,7 +70,7 @@ def add_layer_norm(
     if not serves(x, branch, weight, bias):
         return NotImplemented
     total, y = _LayerNorm.apply(x, branch, weight, bias, epsilon)
-    return total, attach(y, partial(_layer_norm, epsilon), total, weight, bias)
+    return total, recomputed(y, partial(_layer_norm, epsilon), total, weight, bias)
 
 
 def _rms_norm(epsilon: float, x: Tensor, weight: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 _DTYPES = {paddle.float32: 0, paddle.bfloat16: 1}
 _POINTER, _SIZE, _FLAG, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _KINDS = {"p": _POINTER, "n": _SIZE, "i": _FLAG, "f": _REAL}
-_SIGNATURES = {"cast": "npipi"}
+
+SIGNATURES: dict[str, list[Any]] = {}
+"""The types of the arguments of the functions llm_cpu_<name>, as `declare` was told."""
 
 
 class WeightOrder(IntEnum):
@@ -65,9 +67,8 @@ def find() -> tuple[ctypes.CDLL | None, str]:
         return None, f"the C++ operators are of another version ({HOW_TO_BUILD})"
     library.llm_cpu_error.restype = ctypes.c_char_p
     library.llm_cpu_instructions.restype = ctypes.c_char_p
-    for name, letters in _SIGNATURES.items():
-        function = getattr(library, f"llm_cpu_{name}")
-        function.argtypes = [_KINDS[letter] for letter in letters]
+    for name, types in SIGNATURES.items():
+        getattr(library, f"llm_cpu_{name}").argtypes = types
     return library, library.llm_cpu_instructions().decode()
 
 
@@ -77,8 +78,12 @@ def declare(**signatures: str) -> None:
     Args:
         signatures: a letter per argument: p pointer, n size, i flag or type, f float.
     """
-    _SIGNATURES.update(signatures)
+    for name, letters in signatures.items():
+        SIGNATURES[name] = [_KINDS[letter] for letter in letters]
     find.cache_clear()
+
+
+declare(cast="npipi")
 
 
 def call(name: str, *arguments: Any) -> None:

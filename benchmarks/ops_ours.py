@@ -16,7 +16,7 @@ from ops_work import DEVIATION, SIZES
 from paddle import Tensor
 
 from llm_pretrain import ops
-from llm_pretrain.ops import dispatch, trials
+from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native.library import call
 from llm_pretrain.parallel.layers.vocabulary import losses_in_chunks
@@ -25,7 +25,14 @@ sizes = SIZES[sys.argv[1]]
 B, S, H, F, V = sizes.batch, sizes.sequence, sizes.hidden, sizes.feed_forward, sizes.vocabulary
 X_BSH, HEADS_BSND = [B, S, H], sizes.heads_shape
 EPSILON = 1e-6
-RATES = ops.Rates(1e-4, 0.9, 0.95, 1e-8, 0.1, 1.0, 0.9, 0.95)
+RATES = {
+    "learning_rate": 1e-4,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "epsilon": 1e-8,
+    "weight_decay": 0.1,
+    "gradient_factor": 1.0,
+}
 
 ids = paddle.randint(0, V, [B, S])
 half = HEADS_BSND[-1] // 2
@@ -51,7 +58,7 @@ FUNCTIONS: dict[str, tuple[Callable, list[list[int]]]] = {
 @cache
 def choose(dtype: str) -> None:
     """Let the C++ operators serve."""
-    for choice in dispatch.choose({}, trials.trials_in(dtype)):
+    for choice in dispatch.choose({}, dtype):
         if choice.is_reference:
             raise SystemExit(f"{choice.operator} is served by its reference: {choice.reason}")
 
@@ -86,7 +93,7 @@ def _as_list(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
 def adamw() -> Callable[[], Passes]:
     weights, moment1, moment2, gradient = (paddle.full([sizes.parameters], 1e-3) for _ in range(4))
     return lambda: {
-        "step": seconds_of(lambda: ops.adamw_(weights, moment1, moment2, gradient, RATES))
+        "step": seconds_of(lambda: ops.adamw_(weights, moment1, moment2, gradient, **RATES, step=1))
     }
 
 

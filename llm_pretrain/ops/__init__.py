@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from llm_pretrain.ops.activation import activation
-from llm_pretrain.ops.adamw import Rates, adamw_
-from llm_pretrain.ops.add import add
-from llm_pretrain.ops.attention import attention, repeat_heads
-from llm_pretrain.ops.cross_entropy import cross_entropy
-from llm_pretrain.ops.dropout import dropout
-from llm_pretrain.ops.embedding import embedding
+from llm_pretrain.ops.activation import ACTIVATION, activation
+from llm_pretrain.ops.adamw import ADAMW, SUM_OF_SQUARES, adamw_, sum_of_squares
+from llm_pretrain.ops.attention import ATTENTION, attention, repeat_heads
+from llm_pretrain.ops.embedding import EMBEDDING, embedding
 from llm_pretrain.ops.flash_attention import flash_attention
-from llm_pretrain.ops.linear import linear, linears
+from llm_pretrain.ops.gradients import scale_gradient
+from llm_pretrain.ops.linear import LINEAR, linear, linears
 from llm_pretrain.ops.linear_cross_entropy import (
-    head_is_native,
+    LINEAR_CROSS_ENTROPY,
+    cross_entropy,
     linear_cross_entropy_gradients,
     linear_log_sums,
+    serves_head,
 )
+from llm_pretrain.ops.native.operands import drop_weights, hold_weights
 from llm_pretrain.ops.norm import (
+    NORM,
+    add,
     add_layer_norm,
     add_rms_norm,
     layer_norm,
     normalise_columns,
     rms_norm,
 )
-from llm_pretrain.ops.rotary import rotary
-from llm_pretrain.ops.scale_gradient import scale_gradient
-from llm_pretrain.ops.sum_of_squares import sum_of_squares
+from llm_pretrain.ops.random_bits import dropout
+from llm_pretrain.ops.rotary import ROTARY, rotary
 
 __all__ = [
-    "Rates",
+    "OPERATORS",
     "activation",
     "adamw_",
     "add",
@@ -36,10 +38,11 @@ __all__ = [
     "add_rms_norm",
     "attention",
     "cross_entropy",
+    "drop_weights",
     "dropout",
     "embedding",
     "flash_attention",
-    "head_is_native",
+    "hold_weights",
     "layer_norm",
     "linear",
     "linear_cross_entropy_gradients",
@@ -50,5 +53,22 @@ __all__ = [
     "rms_norm",
     "rotary",
     "scale_gradient",
+    "serves_head",
     "sum_of_squares",
 ]
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        LINEAR,
+        NORM,
+        ROTARY,
+        ACTIVATION,
+        ATTENTION,
+        EMBEDDING,
+        LINEAR_CROSS_ENTROPY,
+        SUM_OF_SQUARES,
+        ADAMW,
+    )
+}
+"""By name, those that have faster implementations, in the order of the log."""

@@ -8,10 +8,12 @@ from functools import partial
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.cuda import activation as cuda
-from llm_pretrain.ops.native import activation as native
+from llm_pretrain.ops.cuda import elementwise as cuda
+from llm_pretrain.ops.native import elementwise as native
+from llm_pretrain.ops.operator import Draw, Operator
 from llm_pretrain.ops.precision import in_float32_on_cpu
+
+ACTIVATION = Operator("activation", cpp=native, cuda=cuda)
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -21,6 +23,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@ACTIVATION.reference
 def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
     """f(x), or f(x) · up (Shazeer, arXiv:2002.05202), elementwise.
 
@@ -28,12 +31,16 @@ def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
         name: "silu", "gelu" (exact), "gelu_tanh" (its approximation by tanh) or "relu".
         x, up: of one shape and dtype.
     """
-    if dispatch.is_native("activation", x, up):
-        return native.activation(name, x, up)
-    if dispatch.is_cuda("activation", x, up) and cuda.takes(x, up):
-        return cuda.activation(name, x, up)
     if up is None:
         return in_float32_on_cpu(_FUNCTIONS[name], x)
     if name == "silu":
         return in_float32_on_cpu(F.swiglu, x, up)
     return in_float32_on_cpu(lambda x, up: _FUNCTIONS[name](x) * up, x, up)
+
+
+@ACTIVATION.self_test
+def _example(draw: Draw) -> list[Tensor]:
+    x, up = draw(3, 40), draw(3, 40)
+    kinds = ("silu", "gelu", "gelu_tanh")
+    outputs = [activation(kind, x, up) for kind in kinds] + [activation("relu", x)]
+    return draw.with_gradients(outputs, [x, up])

@@ -17,18 +17,24 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import dispatch, paddle_attention
+from llm_pretrain.ops import paddle_attention
 from llm_pretrain.ops.cuda import attention as cuda
-from llm_pretrain.ops.dropout import dropout as random_dropout
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import attention as native
-from llm_pretrain.ops.precision import in_float32_on_cpu, operand_dtype, to_compute_dtype
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.operator import Draw, Operator
+from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.random_bits import dropout as random_dropout
+
+ATTENTION = Operator(
+    "attention", switch="use_flash_attention", cpp=native, cuda=cuda, paddle=paddle_attention
+)
 
 _MOST_BLOCKS = 8
 _FEWEST_ROWS = 128
 
 
+@ATTENTION.reference
 def attention(
     q_BSND: Tensor,
     k_BSKD: Tensor,
@@ -51,37 +57,27 @@ def attention(
     Returns:
         [B, S, N, D] in the compute dtype.
     """
-    if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
-        return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    y_BSND = by_kernel(q, k, v, mask, dropout)
-    if y_BSND is not None:
-        return y_BSND
     return in_float32_on_cpu(
         lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
     )
 
 
-def is_native(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, dropout: float) -> bool:
-    """Whether C++ serves this attention."""
-    return (
-        not dropout
-        and operand_dtype(q_BSND) != paddle.float16
-        and dispatch.is_native("attention", q_BSND, k_BSKD, v_BSKD)
-    )
-
-
-def by_kernel(
-    q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float
-) -> Tensor | None:
-    """Attention of operands in the compute dtype by a kernel for GPUs; None: there is none."""
-    if dropout:
-        return None
-    if dispatch.is_cuda("attention", q_BSND, k_BSKD, v_BSKD) and cuda.takes(q_BSND, mask):
-        return cuda.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask)
-    if paddle_attention.serves(q_BSND, mask):
-        return paddle_attention.attend(q_BSND, k_BSKD, v_BSKD)
-    return None
+@ATTENTION.self_test
+def _example(draw: Draw) -> list[Tensor]:
+    rows = np.arange(40)[None].repeat(2, axis=0)
+    by_head_size = {
+        64: (Mask(), Mask(prefix_ends=rows // 13 * 13 + 7, document_starts=rows // 13 * 13)),
+        80: (Mask(slopes=np.array([0.5, 0.125], np.float32)),),
+        96: (Mask(),),
+        128: (Mask(),),
+    }
+    found = []
+    for size, masks in by_head_size.items():
+        q, k, v = (draw(2, 40, heads, size) for heads in (2, 1, 1))
+        outputs = [attention(q, k, v, mask) for mask in masks]
+        found += draw.with_gradients(outputs, [q, k, v])
+    return found
 
 
 def repeat_heads(x_BSKD: Tensor, times: Sequence[int]) -> Tensor:

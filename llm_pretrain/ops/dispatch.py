@@ -1,38 +1,21 @@
 """Which implementation serves each operator: decided once, before the first step.
 
-Until then the references serve. `choose` tries what is there on a small input against the
-reference, and takes what agrees: on a CPU the operators in C++, on a GPU those in CUDA, and after
-them the kernels that Paddle brings.
+Until then the references serve. `choose` has what is there compute a small example as the reference
+does, and takes what agrees: on a CPU the operators in C++, on a GPU those in CUDA, and after them
+the kernels that Paddle brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import paddle
-from paddle import Tensor
 
+from llm_pretrain.ops import OPERATORS
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.native import library as native
-
-OPERATORS = (
-    "linear",
-    "norm",
-    "rotary",
-    "activation",
-    "attention",
-    "embedding",
-    "linear_cross_entropy",
-    "sum_of_squares",
-    "adamw",
-)
-_CPP, _CUDA, _PADDLE, _REFERENCE = "C++", "CUDA", "Paddle's kernel", "reference"
-_FAST = (_CPP, _CUDA, _PADDLE)
-
-_serving: dict[str, Sequence[str]] = {}
-"""By operator the implementations that serve it, the best first: the next takes what it doesn't."""
+from llm_pretrain.ops.operator import CPP, CUDA, PADDLE, REFERENCE, Operator
 
 
 @dataclass(frozen=True)
@@ -45,113 +28,76 @@ class Choice:
 
     @property
     def is_reference(self) -> bool:
-        return self.implementation == _REFERENCE
-
-
-def is_native(operator: str, *operands: Tensor | None) -> bool:
-    """Whether the C++ operator serves these operands."""
-    return _serves(_CPP, operator) and native.serves(*(x for x in operands if x is not None))
-
-
-def is_cuda(operator: str, *operands: Tensor | None) -> bool:
-    """Whether the CUDA operator serves operands of such dtypes."""
-    return _serves(_CUDA, operator) and cuda.serves(*(x for x in operands if x is not None))
-
-
-def is_by_paddle(operator: str) -> bool:
-    """Whether a kernel of Paddle's serves, for the operands that it takes."""
-    return _serves(_PADDLE, operator)
-
-
-def _serves(implementation: str, operator: str) -> bool:
-    return implementation in _serving.get(operator, ())
-
-
-def serving(operator: str) -> int:
-    """A number for what serves an operator: 0 for the reference, else a bit for each other."""
-    return sum(1 << bit for bit, name in enumerate(_FAST) if _serves(name, operator))
+        return self.implementation == REFERENCE
 
 
 def use_references() -> None:
     """Let the references serve, as before `choose`."""
-    _serving.clear()
+    for operator in OPERATORS.values():
+        operator.serve_by()
 
 
-@contextmanager
-def reference_of(operator: str) -> Iterator[None]:
-    """Let the reference of `operator` serve meanwhile."""
-    serving = _serving.pop(operator, ())
-    try:
-        yield
-    finally:
-        _serving[operator] = serving
-
-
-def choose(
-    switches: Mapping[str, bool | None],
-    trials: Mapping[str, Callable[[], None]],
-    *,
-    is_low: bool = True,
-    by_paddle: Collection[str] = (),
-) -> list[Choice]:
+def choose(switches: Mapping[str, bool | None], dtype: str) -> list[Choice]:
     """Decide for every operator.
 
     Args:
         switches: by operator: True asks for the fast one, False for the reference, None for the
             fastest that works here.
-        trials: by operator, a function that raises where the fast one disagrees.
-        is_low: whether products take operands of 16 bits.
-        by_paddle: operators for which Paddle itself brings a fast kernel here.
+        dtype: "float32", "bfloat16" or "float16", of products.
     """
     use_references()
     choices = []
-    for operator in OPERATORS:
-        if switches.get(operator) is False:
-            choices.append(Choice(operator, _REFERENCE, "switched off in the config"))
+    for operator in OPERATORS.values():
+        if switches.get(operator.name) is False:
+            choices.append(Choice(operator.name, REFERENCE, "switched off in the config"))
             continue
-        there, missing = _ours(operator, is_low=is_low)
-        if operator in by_paddle:
-            there[_PADDLE] = "the fastest here"
-        choices.append(_choose(operator, there, missing, trials[operator]))
+        there, missing = _ours(operator, dtype)
+        kernel = operator.implementations[PADDLE]
+        if kernel is not None and dtype in kernel.DTYPES and kernel.device_has_kernel():
+            there[PADDLE] = "the fastest here"
+        choices.append(_choose(operator, there, missing, dtype))
     return choices
 
 
-def _ours(operator: str, *, is_low: bool) -> tuple[dict[str, str], str]:
+def _ours(operator: Operator, dtype: str) -> tuple[dict[str, str], str]:
     """Our implementation with what is said of it, if it is there; and why it isn't."""
     on_gpu = cuda.is_device()
-    if on_gpu and operator not in cuda.OPERATORS:
-        return {}, "Paddle's own serves on a GPU"
-    if on_gpu and operator == "attention" and not is_low:
-        return {}, "the kernels of attention take bfloat16 and float16"
+    name = CUDA if on_gpu else CPP
+    ours = operator.implementations[name]
     if not on_gpu and paddle.get_device() != "cpu":
         return {}, "the C++ operators are for the CPU"
+    if ours is None:
+        return {}, "Paddle's own serves on a GPU" if on_gpu else "Paddle's own serves on a CPU"
+    dtypes = getattr(ours, "DTYPES", (dtype,))
+    if dtype not in dtypes:
+        return {}, f"the kernels of {operator.name} take {' and '.join(dtypes)}"
     found, state = cuda.find() if on_gpu else native.find()
-    return ({}, state) if found is None else ({_CUDA if on_gpu else _CPP: state}, "")
+    return ({}, state) if found is None else ({name: state}, "")
 
 
-def _choose(
-    operator: str, there: Mapping[str, str], missing: str, trial: Callable[[], None]
-) -> Choice:
-    """Let serve what passes its trial."""
+def _choose(operator: Operator, there: Mapping[str, str], missing: str, dtype: str) -> Choice:
+    """Let serve what passes the self-test."""
+    # The operators in C++ leave products in float16 to the reference.
+    tested_in = "float32" if dtype == "float16" and not cuda.is_device() else dtype
     passed, problems = [], []
     for implementation in there:
-        _serving[operator] = [implementation]
+        operator.serve_by(implementation)
         try:
-            trial()
+            operator.test(tested_in)
             passed.append(implementation)
         except Exception as error:  # whatever it is, the reference still serves
             problem = str(error).partition("\n")[0]
-            problems.append(f"the trial of {implementation} failed: {problem}")
-    _serving[operator] = passed
+            problems.append(f"the self-test of {implementation} failed: {problem}")
+    operator.serve_by(*passed)
     if passed:
-        return Choice(operator, passed[0], "; ".join([there[passed[0]], *problems]))
-    return Choice(operator, _REFERENCE, "; ".join(problems) or missing)
+        return Choice(operator.name, passed[0], "; ".join([there[passed[0]], *problems]))
+    return Choice(operator.name, REFERENCE, "; ".join(problems) or missing)
 
 
 def withdraw(choice: Choice) -> Choice:
     """Let the reference serve after all, as other processes of the job serve otherwise."""
-    _serving.pop(choice.operator, None)
-    return Choice(choice.operator, _REFERENCE, "another process of the job can't do the same")
+    OPERATORS[choice.operator].serve_by()
+    return Choice(choice.operator, REFERENCE, "another process of the job can't do the same")
 
 
 def table(choices: Iterable[Choice]) -> list[str]:

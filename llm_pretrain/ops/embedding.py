@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.native.embedding import Embedding
+from llm_pretrain.ops.native import embedding as native
+from llm_pretrain.ops.operator import Draw, Operator
+
+EMBEDDING = Operator("embedding", cpp=native)
 
 
+@EMBEDDING.reference
 def embedding(ids: Tensor, table: Tensor) -> Tensor:
     """The rows of `table` that `ids` name.
 
@@ -19,6 +23,11 @@ def embedding(ids: Tensor, table: Tensor) -> Tensor:
     Returns:
         [..., H].
     """
-    if dispatch.is_native("embedding", table) and ids.size:
-        return Embedding.apply(ids, table)
     return F.embedding(ids, table)
+
+
+@EMBEDDING.self_test
+def _example(draw: Draw) -> list[Tensor]:
+    table = draw(9, 16)
+    y = embedding(paddle.to_tensor([[1, 8, 1], [0, 1, 3]]), table)
+    return draw.with_gradients([y], [table])

@@ -20,9 +20,8 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.attention import (
+    ATTENTION,
     by_group,
-    by_kernel,
-    is_native,
     join_keys,
     join_queries,
     rows_of_block,
@@ -30,11 +29,10 @@ from llm_pretrain.ops.attention import (
     split_queries,
 )
 from llm_pretrain.ops.attention_block import attend, attend_backward, merge
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.native import attention as native
-from llm_pretrain.ops.precision import in_float32_on_cpu, operand_dtype, to_compute_dtype
+from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.random_bits import keep
-from llm_pretrain.ops.trained import for_trained, note_trained
 
 _BLOCK = 256
 """Most positions of a block."""
@@ -95,6 +93,7 @@ class Rows:
         return keep(rows, keys, self.dropout).astype("float32").scale_(1 / (1 - self.dropout))
 
 
+@ATTENTION.reference
 def flash_attention(
     q_BSND: Tensor,
     k_BSKD: Tensor,
@@ -105,12 +104,7 @@ def flash_attention(
     rows_BNS: Tensor | None = None,
 ) -> Tensor:
     """`ops.attention`, keeping nothing of size S × S."""
-    if is_native(q_BSND, k_BSKD, v_BSKD, dropout):
-        return native.FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, operand_dtype(q_BSND))
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    y_BSND = by_kernel(q, k, v, mask, dropout)
-    if y_BSND is not None:
-        return y_BSND
     rows = Rows(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, rows_BNS)
     return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, rows), q, k, v)
 

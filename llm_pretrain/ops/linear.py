@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.native import linear as native
-from llm_pretrain.ops.precision import in_float32_on_cpu, operand_dtype, to_compute_dtype
+from llm_pretrain.ops.operator import Draw, Operator
+from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+
+LINEAR = Operator("linear", cpp=native)
 
 
 def linear(
@@ -29,6 +30,7 @@ def linear(
     return linears(x, [weight], [bias], transposed=transposed)[0]
 
 
+@LINEAR.reference
 def linears(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -37,9 +39,6 @@ def linears(
     transposed: bool = False,
 ) -> list[Tensor]:
     """Several linear maps of one input, each as `linear`."""
-    dtype = operand_dtype(x)
-    if dtype != paddle.float16 and dispatch.is_native("linear", x, *weights, *biases):
-        return native.linears(x, weights, biases, dtype, transposed=transposed)
     return [
         _reference(x, weight.T if transposed else weight, bias)
         for weight, bias in zip(weights, biases, strict=True)
@@ -49,3 +48,13 @@ def linears(
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     operands = [to_compute_dtype(operand) for operand in (x, weight, bias) if operand is not None]
     return in_float32_on_cpu(F.linear, *operands)
+
+
+@LINEAR.self_test
+def _example(draw: Draw) -> list[Tensor]:
+    x, weights = draw(2, 5, 24), [draw(24, 32), draw(24, 8)]
+    bias = draw(8)
+    # Large products take other ways than small ones.
+    large, weight = draw(304, 320), draw(320, 336)
+    outputs = [*linears(x, weights, [None, bias]), *linears(large, [weight], [None])]
+    return draw.with_gradients(outputs, [x, *weights, bias, large, weight])

@@ -1,4 +1,5 @@
-"""Root mean square (Zhang and Sennrich, arXiv:1910.07467) and layer norm (arXiv:1607.06450)."""
+"""Root mean square (Zhang and Sennrich, arXiv:1910.07467) and layer norm (arXiv:1607.06450), and
+the addition of a branch, which most of them do first."""
 
 from __future__ import annotations
 
@@ -9,13 +10,21 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.add import add
 from llm_pretrain.ops.cuda import norm as cuda
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.native import norm as native
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.operator import Draw, Operator
+
+NORM = Operator("norm", switch="use_fused_rms_norm", cpp=native, cuda=cuda)
 
 
+@NORM.reference
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, added in float32, in the dtype of `x`: the residual stream and a branch."""
+    return (x.astype("float32") + y.astype("float32")).astype(x.dtype)
+
+
+@NORM.reference
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x²) + epsilon) · weight over the last axis, computed in float32.
 
@@ -26,21 +35,14 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     Returns:
         [..., H] in the dtype of `x`.
     """
-    if dispatch.is_native("norm", x, weight):
-        return native.rms_norm(x, weight, epsilon)
-    if dispatch.is_cuda("norm", x, weight) and cuda.takes(x, weight):
-        return cuda.RMSNorm.apply(x, None, weight, epsilon)
     return _RMSNorm.apply(x, weight, epsilon)
 
 
+@NORM.reference
 def add_rms_norm(
     x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """s = x + branch, in the dtype of `x`, and `rms_norm` of s."""
-    if dispatch.is_native("norm", x, branch, weight):
-        return native.add_rms_norm(x, branch, weight, epsilon)
-    if dispatch.is_cuda("norm", x, branch, weight) and cuda.takes(x, branch, weight):
-        return cuda.RMSNorm.apply(x, branch, weight, epsilon)
     total = add(x, branch)
     return total, rms_norm(total, weight, epsilon)
 
@@ -68,6 +70,7 @@ class _RMSNorm(PyLayer):
         return for_trained(ctx, dx.astype(x.dtype), dweight.astype(weight.dtype))
 
 
+@NORM.reference
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """(x - mean(x)) / sqrt(var(x) + epsilon) · weight + bias over the last axis, in float32.
 
@@ -78,24 +81,17 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     Returns:
         [..., H] in the dtype of `x`.
     """
-    if dispatch.is_native("norm", x, weight, bias):
-        return native.layer_norm(x, weight, bias, epsilon)
-    if dispatch.is_cuda("norm", x, weight, bias) and cuda.takes(x, weight, bias):
-        return cuda.LayerNorm.apply(x, None, weight, bias, epsilon)
     operands = (operand.astype("float32") for operand in (x, weight, bias))
     x32, weight32, bias32 = operands
     y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)
     return y.astype(x.dtype)
 
 
+@NORM.reference
 def add_layer_norm(
     x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """s = x + branch, in the dtype of `x`, and `layer_norm` of s."""
-    if dispatch.is_native("norm", x, branch, weight, bias):
-        return native.add_layer_norm(x, branch, weight, bias, epsilon)
-    if dispatch.is_cuda("norm", x, branch, weight, bias) and cuda.takes(x, branch, weight, bias):
-        return cuda.LayerNorm.apply(x, branch, weight, bias, epsilon)
     total = add(x, branch)
     return total, layer_norm(total, weight, bias, epsilon)
 
@@ -107,3 +103,12 @@ def normalise_columns(weight: Tensor) -> Tensor:
     # Bounded before the root, whose derivative at zero would make a column of padding NaN.
     lengths = weight32.square().sum(0, keepdim=True).clip(min=1e-14).sqrt()
     return (weight32 / lengths).astype(weight.dtype)
+
+
+@NORM.self_test
+def _example(draw: Draw) -> list[Tensor]:
+    x, weight, bias = draw(2, 5, 48), draw(48), draw(48)
+    branch = draw(2, 5, 48)
+    outputs = [rms_norm(x, weight, 1e-5), layer_norm(x, weight, bias, 1e-5)]
+    outputs += [*add_rms_norm(x, branch, weight, 1e-5), add(x, branch)]
+    return draw.with_gradients(outputs, [x, weight, bias])

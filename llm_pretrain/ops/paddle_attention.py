@@ -8,8 +8,10 @@ import paddle
 from paddle import Tensor
 from paddle.nn.functional.flash_attention import flash_attention as kernel
 
-from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.mask import Mask
+from llm_pretrain.ops.precision import LOW, to_compute_dtype
+
+DTYPES = LOW
 
 
 def device_has_kernel() -> bool:
@@ -18,18 +20,26 @@ def device_has_kernel() -> bool:
     return is_gpu and paddle.device.cuda.get_device_capability()[0] >= 8
 
 
-def serves(q_BSND: Tensor, mask: Mask) -> bool:
-    """Whether the kernel serves attention of such queries, without dropout."""
-    return (
-        dispatch.is_by_paddle("attention")
+def attention(
+    q_BSND: Tensor,
+    k_BSKD: Tensor,
+    v_BSKD: Tensor,
+    mask: Mask,
+    *,
+    dropout: float = 0.0,
+    rows_BNS: Tensor | None = None,
+) -> Tensor:
+    """`ops.attention`."""
+    q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
+    is_taken = (
+        not dropout
         and mask.is_plain
-        and q_BSND.place.is_gpu_place()
-        and q_BSND.dtype in (paddle.bfloat16, paddle.float16)
-        and q_BSND.shape[-1] % 8 == 0
-        and q_BSND.shape[-1] <= 192
+        and q.place.is_gpu_place()
+        and q.dtype in DTYPES.values()
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 192
     )
+    return kernel(q, k, v, causal=True)[0] if is_taken else NotImplemented
 
 
-def attend(q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor) -> Tensor:
-    """`ops.attention` where the kernel serves."""
-    return kernel(q_BSND, k_BSKD, v_BSKD, causal=True)[0]
+flash_attention = attention

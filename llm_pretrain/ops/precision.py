@@ -12,15 +12,16 @@ from collections.abc import Callable
 import paddle
 from paddle import Tensor
 
-_LOW = {"bfloat16": paddle.bfloat16, "float16": paddle.float16}
+LOW = {"bfloat16": paddle.bfloat16, "float16": paddle.float16}
+"""The dtypes of 16 bits, by name."""
 _compute_dtype: paddle.dtype | None = None
 
 
 def set_compute_dtype(name: str) -> None:
     """Compute products in "float32" (as they come), "bfloat16" or "float16"."""
     global _compute_dtype
-    assert name == "float32" or name in _LOW, name
-    _compute_dtype = _LOW.get(name)
+    assert name == "float32" or name in LOW, name
+    _compute_dtype = LOW.get(name)
 
 
 def operand_dtype(x: Tensor) -> paddle.dtype:
@@ -42,6 +43,6 @@ def in_float32_on_cpu(operator: Callable[..., Tensor], *operands: Tensor) -> Ten
     computes in float32 and its result is rounded, so that every precision runs on a laptop.
     """
     dtype = operands[0].dtype
-    if dtype in _LOW.values() and operands[0].place.is_cpu_place():
+    if dtype in LOW.values() and operands[0].place.is_cpu_place():
         return operator(*(operand.astype("float32") for operand in operands)).astype(dtype)
     return operator(*operands)

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of where they are used, and of nothing else.
+"""Random numbers that are a function of where they are used, and of nothing else; and dropout.
 
 A number belongs to a seed, a place in the model, a sample, a position and a column. Whatever rank
 computes that element, at whatever time and in whatever order, draws the same number, so that
@@ -65,3 +65,18 @@ def keep(rows: Tensor, columns: NDArray[np.int64], dropout: float) -> Tensor:
     """
     salt = paddle.to_tensor(_mixed(columns ^ 0x27D4EB2F))
     return _mixed(rows.unsqueeze(-1) ^ salt) >= int(dropout * (1 << 32))
+
+
+def dropout(x: Tensor, probability: float, rows: Tensor) -> Tensor:
+    """Leave out values with `probability` and divide the others by 1 - probability, in float32
+    (Srivastava et al., JMLR 15, 2014).
+
+    Args:
+        x: [..., H].
+        rows: int64 [...], from `rows`; they choose what is left out.
+
+    Returns:
+        The shape and dtype of `x`.
+    """
+    kept = keep(rows, np.arange(x.shape[-1]), probability).astype("float32")
+    return (x.astype("float32") * kept.scale_(1 / (1 - probability))).astype(x.dtype)

@@ -8,11 +8,14 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops import dispatch
-from llm_pretrain.ops.cuda.rotary import Rotate
-from llm_pretrain.ops.native import rotary as native
+from llm_pretrain.ops.cuda import elementwise as cuda
+from llm_pretrain.ops.native import elementwise as native
+from llm_pretrain.ops.operator import Draw, Operator
+
+ROTARY = Operator("rotary", switch="use_fused_rope", cpp=native, cuda=cuda)
 
 
+@ROTARY.reference
 def rotary(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, spans: int = 1
 ) -> tuple[Tensor, Tensor]:
@@ -31,10 +34,6 @@ def rotary(
     Returns:
         Tensors like `q` and `k`.
     """
-    if dispatch.is_native("rotary", q, k):
-        return native.rotary(q, k, cos, sin, spans=spans)
-    if dispatch.is_cuda("rotary", q, k):
-        return Rotate.apply(q, cos, sin, spans), Rotate.apply(k, cos, sin, spans)
     R = cos.shape[-1]
     sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2)
     signed_sin = sin * sign.tile([spans])
@@ -69,3 +68,10 @@ def _rotate(x_BSND: Tensor, cos: Tensor, signed_sin: Tensor, spans: int) -> Tens
     rotated = x32.reshape([B, S, N * D]) * cos
     rotated.add_(swapped.reshape([B, S, N * D]).multiply_(sin))
     return rotated.astype(x_BSND.dtype).reshape(x_BSND.shape)
+
+
+@ROTARY.self_test
+def _example(draw: Draw) -> list[Tensor]:
+    q, k = draw(2, 5, 4, 16), draw(2, 5, 2, 16)
+    cos, sin = (draw.in_float32(5, 8).detach().tile([1, 2]) for _ in range(2))
+    return draw.with_gradients(list(rotary(q, k, cos, sin)), [q, k])

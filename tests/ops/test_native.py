@@ -12,10 +12,12 @@ from paddle import Tensor
 from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain import ops
-from llm_pretrain.ops import dispatch, gradient_sum, precision
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, paddle_attention, precision
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
+from llm_pretrain.ops.native import norm as native_norm
+from llm_pretrain.ops.operator import PADDLE
 from tests import cpp_operators
 from tests.ops.comparison import close, results
 
@@ -124,19 +126,28 @@ def test_products_in_bfloat16_of_float32_tensors() -> None:
     check(ops.linear, x, w, b, bound=1e-2)
 
 
-def test_a_step_of_adamw() -> None:
-    rates = ops.Rates(1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.9**3, 0.95**3)
+RATES = {
+    "learning_rate": 1e-2,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "epsilon": 1e-8,
+    "weight_decay": 0.1,
+    "gradient_factor": 0.5,
+    "step": 3,
+}
 
+
+def test_a_step_of_adamw() -> None:
     def step() -> list[np.ndarray]:
         paddle.seed(2)
         weights, first, gradient = (paddle.randn([20001]) for _ in range(3))
         second = paddle.rand([20001])
-        ops.adamw_(weights, first, second, gradient, rates)
+        ops.adamw_(weights, first, second, gradient, **RATES)
         return [x.numpy() for x in (weights, first, second)]
 
     dispatch.use_references()
     expected = step()
-    dispatch.choose({}, dict.fromkeys(dispatch.OPERATORS, lambda: None))
+    use_native()
     for ours, theirs in zip(step(), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -227,7 +238,7 @@ def test_a_gradient_is_added_where_the_run_sums_it(recomputes: bool) -> None:
     x, weight = normal("float32", 5, 8), normal("float32", 8, 6)
     weight.stop_gradient = False
     total = paddle.ones([8, 6])
-    gradient_sum.offer(weight, lambda: (total, True))
+    gradients.offer_sum(weight, lambda: (total, True))
     if recomputes:
         y = recompute(ops.linear, x, weight, use_reentrant=False)
     else:
@@ -292,47 +303,57 @@ def test_operands_of_two_types_are_refused() -> None:
 
 def test_moments_of_another_size_are_refused() -> None:
     use_native()
-    rates = ops.Rates(1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.9**3, 0.95**3)
     with pytest.raises(ValueError, match=re.escape("moment2 is [4] where [5]")):
-        ops.adamw_(*(normal("float32", size) for size in (5, 5, 4, 5)), rates)
+        ops.adamw_(*(normal("float32", size) for size in (5, 5, 4, 5)), **RATES)
 
 
-def test_a_failed_trial_leaves_the_reference() -> None:
-    def fails() -> None:
+def test_a_failed_self_test_leaves_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Tensor:
         raise RuntimeError("no agreement")
 
-    trials = {**dict.fromkeys(dispatch.OPERATORS, lambda: None), "norm": fails}
-    choices = {choice.operator: choice for choice in dispatch.choose({"rotary": False}, trials)}
-    assert choices["norm"].implementation == "reference"
-    assert "no agreement" in choices["norm"].reason
-    assert choices["rotary"].reason == "switched off in the config"
-    assert choices["linear"].implementation == "C++"
+    monkeypatch.setattr(native_norm, "rms_norm", fails)
+    choices = dispatch.choose({"rotary": False}, "float32")
+    by_operator = {choice.operator: choice for choice in choices}
+    assert by_operator["norm"].implementation == "reference"
+    assert "no agreement" in by_operator["norm"].reason
+    assert by_operator["rotary"].reason == "switched off in the config"
+    assert by_operator["linear"].implementation == "C++"
 
 
-def test_a_kernel_of_paddles_serves_unless_it_is_switched_off_or_fails_its_trial(
+def test_a_kernel_of_paddles_serves_unless_it_is_switched_off_or_fails_its_self_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda, "is_device", lambda: True)
+    monkeypatch.setattr(paddle_attention, "device_has_kernel", lambda: True)
+    operator = OPERATORS["attention"]
 
-    def attention_is(switch: bool | None, trial: Callable[[], None]) -> dispatch.Choice:
-        trials = {**dict.fromkeys(dispatch.OPERATORS, lambda: None), "attention": trial}
-        choices = dispatch.choose({"attention": switch}, trials, by_paddle={"attention"})
+    def chosen(
+        switch: bool | None, kernel: Callable[..., Tensor], dtype: str = "bfloat16"
+    ) -> dispatch.Choice:
+        monkeypatch.setattr(paddle_attention, "attention", kernel)
+        choices = dispatch.choose({"attention": switch}, dtype)
         return next(choice for choice in choices if choice.operator == "attention")
 
-    def tried() -> None:
-        assert dispatch.is_by_paddle("attention")
-        with dispatch.reference_of("attention"):
-            assert not dispatch.is_by_paddle("attention")
+    calls: list[Tensor] = []
 
-    def fails() -> None:
-        raise ArithmeticError("it is off by 1")
+    def right(q: Tensor, *_: object, **__: object) -> Tensor:
+        calls.append(q)
+        return NotImplemented  # so that the reference serves
 
-    assert attention_is(None, tried).implementation == "Paddle's kernel"
-    assert dispatch.is_by_paddle("attention")
-    assert attention_is(False, tried).is_reference
-    assert not dispatch.is_by_paddle("attention")
-    assert attention_is(True, fails).reason == "the trial of Paddle's kernel failed: it is off by 1"
-    assert not dispatch.is_by_paddle("attention")
+    def wrong(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
+        return ops.add(q, ops.add(k, v))
+
+    assert chosen(None, right).implementation == PADDLE
+    assert calls
+    assert operator.serving == (PADDLE,)
+    with operator.by_reference():
+        assert operator.serving == ()
+    assert operator.serving == (PADDLE,)
+    assert chosen(False, right).is_reference
+    assert operator.serving == ()
+    assert chosen(None, right, "float32").is_reference
+    assert chosen(True, wrong).reason.startswith("the self-test of Paddle's kernel failed: it is")
+    assert operator.serving == ()
 
 
 def test_the_library_refuses_what_makes_no_sense() -> None:

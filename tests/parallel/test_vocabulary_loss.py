@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.ops import dispatch, gradient_sum, linear_cross_entropy, precision
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, precision, vocabulary_chunks
 from llm_pretrain.ops.native import library
 from llm_pretrain.parallel.layers.vocabulary import (
     IGNORED_LABEL,
@@ -41,10 +41,11 @@ def in_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         found, reason = library.find()
         if found is None:
             pytest.skip(reason)
-        monkeypatch.setattr(dispatch, "_serving", {"linear_cross_entropy": ["C++"]})
+        OPERATORS["linear_cross_entropy"].serve_by("C++")
     else:
-        monkeypatch.setattr(linear_cross_entropy, "_LOGITS", 1)
+        monkeypatch.setattr(vocabulary_chunks, "_LOGITS", 1)
     yield request.param
+    dispatch.use_references()
     precision.set_compute_dtype("float32")
 
 
@@ -91,7 +92,7 @@ def test_a_gradient_is_added_where_the_run_sums_it(in_chunks: str) -> None:
     returned = outcome(head(tied=False, normalised=False, in_chunks=True))[2]
     made = head(tied=False, normalised=False, in_chunks=True)
     total = paddle.ones(made.weight.shape)
-    gradient_sum.offer(made.weight, lambda: (total, True))
+    gradients.offer_sum(made.weight, lambda: (total, True))
     with pytest.raises(AttributeError):  # autograd is given nothing
         outcome(made)
     np.testing.assert_allclose(total.numpy(), 1 + returned, rtol=1e-5, atol=1e-5)

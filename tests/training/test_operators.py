@@ -15,8 +15,9 @@ import pytest
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
-from llm_pretrain.ops import dispatch, precision, trials
-from llm_pretrain.ops.native import library
+from llm_pretrain.ops import OPERATORS, dispatch, precision
+from llm_pretrain.ops.native import elementwise, library
+from llm_pretrain.ops.native import norm as native_norm
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import initialize
@@ -49,10 +50,10 @@ def _not_built(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_built")
-def test_every_operator_of_the_library_passes_its_trial(tmp_path: Path) -> None:
+def test_every_operator_of_the_library_passes_its_self_test(tmp_path: Path) -> None:
     for low in (False, True):
         (line,) = said(tmp_path, bf16=low)
-        assert line.startswith(f"Operators by C++: {', '.join(dispatch.OPERATORS)} (")
+        assert line.startswith(f"Operators by C++: {', '.join(OPERATORS)} (")
 
 
 @pytest.mark.usefixtures("_built")
@@ -66,12 +67,10 @@ def test_a_switch_set_to_false_takes_the_reference(tmp_path: Path) -> None:
 def test_an_operator_that_computes_something_else_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        trials, "rms_norm", lambda x, weight, _: x + float(dispatch.is_native("norm", x))
-    )
+    monkeypatch.setattr(native_norm, "rms_norm", lambda x, weight, _: x + 1.0)
     table, problem = said(tmp_path)
     assert "norm" not in table
-    assert problem.startswith("Operators by reference: norm (the trial of C++ failed:")
+    assert problem.startswith("Operators by reference: norm (the self-test of C++ failed:")
 
 
 @pytest.mark.usefixtures("_built")
@@ -79,38 +78,29 @@ def test_an_operator_that_computes_something_else_does_not_serve(
 def test_an_operator_that_takes_one_operand_for_another_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: bool
 ) -> None:
-    right = trials.layer_norm
-
-    def exchanged(x: paddle.Tensor, *parameters: paddle.Tensor) -> paddle.Tensor:
-        weight, bias, epsilon = parameters
-        if dispatch.is_native("norm", x):
-            weight, bias = bias, weight
-        return right(x, weight, bias, epsilon)
-
-    monkeypatch.setattr(trials, "layer_norm", exchanged)
+    right = native_norm.layer_norm
+    monkeypatch.setattr(
+        native_norm, "layer_norm", lambda x, weight, bias, epsilon: right(x, bias, weight, epsilon)
+    )
     _, problem = said(tmp_path, bf16=low)
-    assert problem.startswith("Operators by reference: norm (the trial of C++ failed:")
+    assert problem.startswith("Operators by reference: norm (the self-test of C++ failed:")
 
 
 @pytest.mark.usefixtures("_built")
 def test_what_is_float32_in_every_run_is_tried_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = trials.sum_of_squares
-    monkeypatch.setattr(
-        trials,
-        "sum_of_squares",
-        lambda x: right(x) * (1 + 1e-3 * dispatch.is_native("sum_of_squares", x)),
-    )
+    right = elementwise.sum_of_squares
+    monkeypatch.setattr(elementwise, "sum_of_squares", lambda x: right(x) * (1 + 1e-3))
     _, problem = said(tmp_path, bf16=True)
-    assert problem.startswith("Operators by reference: sum_of_squares (the trial of C++ failed:")
+    assert problem.startswith(
+        "Operators by reference: sum_of_squares (the self-test of C++ failed:"
+    )
 
 
 @pytest.mark.usefixtures("_not_built")
 def test_without_the_library_one_line_says_how_to_build_it(tmp_path: Path) -> None:
-    assert said(tmp_path) == [
-        f"Operators by reference: {', '.join(dispatch.OPERATORS)} ({NOT_BUILT})."
-    ]
+    assert said(tmp_path) == [f"Operators by reference: {', '.join(OPERATORS)} ({NOT_BUILT})."]
 
 
 @pytest.mark.usefixtures("_not_built")
@@ -158,8 +148,8 @@ def losses(seed: str, dtype: str) -> list[float]:
 @pytest.mark.parametrize("seed", sorted(set(CAPABILITIES.values())))
 def test_training_is_the_same_with_and_without_the_operators(seed: str, dtype: str) -> None:
     expected = losses(seed, dtype)
-    dispatch.choose({}, trials.trials_in(dtype))
-    assert dispatch.is_native("linear", paddle.zeros([1]))
+    dispatch.choose({}, dtype)
+    assert OPERATORS["linear"].serving == ("C++",)
     found = losses(seed, dtype)
     assert found[-1] < found[0] - 0.05
     tolerance = 1e-5 if dtype == "float32" else 1e-2
@@ -174,7 +164,7 @@ def test_the_log_of_a_run_keeps_the_table(tmp_path: Path) -> None:
     output = run_job(RUN_PRETRAIN, write_config(tmp_path / "run.json", config), log_dir=tmp_path)
     assert output.count("Operators by C++:") == 1
     (kept,) = logged(tmp_path / "out", "operators")
-    assert {kept[operator] for operator in dispatch.OPERATORS} == {"C++"}
+    assert {kept[operator] for operator in OPERATORS} == {"C++"}
 
 
 def test_a_step_is_a_line_for_scripts_of_paddlenlp_and_an_entry_with_its_seconds(

@@ -10,30 +10,48 @@ from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.cuda.library import call
+from llm_pretrain.ops.cuda.library import call, serves
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.precision import LOW, to_compute_dtype
 
 HEAD_SIZES = (64, 80, 96, 128)
-_DTYPES = (paddle.bfloat16, paddle.float16)
+DTYPES = LOW
 _ALIGNMENT = 16
 """Bytes, of the operands' memory."""
 
 
-def takes(q_BSND: Tensor, mask: Mask) -> bool:
+def attention(
+    q_BSND: Tensor,
+    k_BSKD: Tensor,
+    v_BSKD: Tensor,
+    mask: Mask,
+    *,
+    dropout: float = 0.0,
+    rows_BNS: Tensor | None = None,
+) -> Tensor:
+    """`ops.attention`."""
+    q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
+    if dropout or not serves(q, k, v) or not _take(q, mask):
+        return NotImplemented
+    return _FlashAttention.apply(q, k, v, mask)
+
+
+flash_attention = attention
+
+
+def _take(q_BSND: Tensor, mask: Mask) -> bool:
     """Whether the kernels take queries in the compute dtype, under this mask."""
     rules = (rule for rule in (mask.prefix_ends, mask.document_starts) if rule is not None)
     return (
-        q_BSND.dtype in _DTYPES
+        q_BSND.dtype in DTYPES.values()
         and q_BSND.shape[-1] in HEAD_SIZES
         # The kernels skip what a whole tile hides, going by its first and last row.
         and all((np.diff(rule) >= 0).all() for rule in rules)
     )
 
 
-class FlashAttention(PyLayer):
-    """`ops.flash_attention` of operands in the compute dtype."""
-
+class _FlashAttention(PyLayer):
     @staticmethod
     def forward(ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)

@@ -10,7 +10,6 @@ import paddle
 from paddle import Tensor
 
 HOW_TO_BUILD = "cd external_ops/csrc/paddle_cuda && python setup.py install builds them"
-OPERATORS = ("norm", "rotary", "activation", "attention", "linear_cross_entropy", "adamw")
 DTYPES = (paddle.float32, paddle.bfloat16, paddle.float16)
 
 _MODULE = "llm_ops_cuda"
@@ -48,9 +47,11 @@ def call(name: str, *arguments: Any) -> Any:
     return getattr(module, f"llm_ops_{name}")(*arguments)
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether operands are of a kind that operators take."""
-    return all(x.dtype in DTYPES and is_on_device(x) and x.size > 0 for x in tensors)
+def serves(*operands: Tensor | None) -> bool:
+    """Whether operands are of a kind that operators take; None is no operand."""
+    return all(
+        x is None or (x.dtype in DTYPES and is_on_device(x) and x.size > 0) for x in operands
+    )
 
 
 def holds(dtype: paddle.dtype, *tensors: Tensor) -> bool:

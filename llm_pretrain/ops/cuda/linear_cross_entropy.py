@@ -1,38 +1,60 @@
-"""The loss of logits that come a chunk of the vocabulary at a time, in CUDA.
+"""The head's loss in CUDA: Paddle multiplies by a chunk of the vocabulary, the kernels do the rest.
 
-Shapes: R rows (tokens), V entries of a chunk.
+Shapes: R rows (tokens), H hidden, V entries of a chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from paddle import Tensor
 
-from llm_pretrain.ops.cuda.library import call
+from llm_pretrain.ops.cuda.library import call, serves
+from llm_pretrain.ops.vocabulary_chunks import gradients_of_chunks, logits_of_chunks
 
 _IGNORED = -100
 """No label here is that: a row without loss has the factor 0 instead."""
 
 
-def log_sums(
-    chunks: Iterable[tuple[Tensor, int]], labels_R: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """max(z), sum(exp(z - max(z))) and z[label], float32 [R] each.
+def serves_head(x: Tensor, weight: Tensor) -> bool:
+    """`ops.serves_head`."""
+    return serves(x, weight) or NotImplemented
 
-    Args:
-        chunks: logits [R, V] and the number of their first entry.
-        labels_R: int64; -1 for none.
-    """
-    statistics = call("cross_entropy_begin", labels_R)
-    for logits_RV, begin in chunks:
+
+def linear_log_sums(
+    x_RH: Tensor, weight: Tensor, labels_R: Tensor, *, vocabulary: int, transposed: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`ops.linear_log_sums`."""
+    if not serves(x_RH, weight):
+        return NotImplemented
+    largest, total, target = statistics = call("cross_entropy_begin", labels_R)
+    for logits_RV, begin in logits_of_chunks(x_RH, weight, vocabulary, transposed=transposed):
         call("cross_entropy_add", logits_RV, labels_R, *statistics, begin)
-    largest, total, target = statistics
     return largest, total, target
 
 
-def to_gradients_(
-    logits_RV: Tensor, labels_R: Tensor, log_sums_R: Tensor, factors_R: Tensor, begin: int
-) -> None:
-    """Logits of a chunk become factor · (exp(z - log_sum) - [entry is the label]), in place."""
-    call("cross_entropy_backward", logits_RV, labels_R, log_sums_R, factors_R, begin, _IGNORED)
+def linear_cross_entropy_gradients(
+    x_RH: Tensor,
+    weight: Tensor,
+    labels_R: Tensor,
+    log_sums_R: Tensor,
+    factors_R: Tensor,
+    *,
+    vocabulary: int,
+    transposed: bool = False,
+    dweight: Tensor | None,
+    accumulate: bool = False,
+) -> Tensor:
+    """`ops.linear_cross_entropy_gradients`."""
+    if not serves(x_RH, weight):
+        return NotImplemented
+
+    def to_gradients(logits_RV: Tensor, begin: int) -> Tensor:
+        operands = logits_RV, labels_R, log_sums_R, factors_R
+        call("cross_entropy_backward", *operands, begin, _IGNORED)  # in place
+        return logits_RV
+
+    return gradients_of_chunks(
+        *(to_gradients, x_RH, weight, vocabulary),
+        transposed=transposed,
+        dweight=dweight,
+        accumulate=accumulate,
+    )

@@ -7,21 +7,47 @@ from typing import Any
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.cuda import library
-from llm_pretrain.ops.cuda.library import call
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.cuda.library import call, holds, serves
+from llm_pretrain.ops.gradients import for_trained, note_trained
 
 _WIDEST = 20472
 """Layer norm's backward pass keeps its sums in shared memory, which holds no more."""
 
 
-def takes(x: Tensor, *others: Tensor) -> bool:
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """`ops.rms_norm`."""
+    return _RMSNorm.apply(x, None, weight, epsilon) if _take(x, weight) else NotImplemented
+
+
+def add_rms_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`ops.add_rms_norm`."""
+    taken = _take(x, branch, weight)
+    return _RMSNorm.apply(x, branch, weight, epsilon) if taken else NotImplemented
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """`ops.layer_norm`."""
+    taken = _take(x, weight, bias)
+    return _LayerNorm.apply(x, None, weight, bias, epsilon) if taken else NotImplemented
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`ops.add_layer_norm`."""
+    taken = _take(x, branch, weight, bias)
+    return _LayerNorm.apply(x, branch, weight, bias, epsilon) if taken else NotImplemented
+
+
+def _take(x: Tensor, *others: Tensor) -> bool:
     """Whether the kernels take these: the others are rounded to the dtype of `x`, so they must be
     exact in it."""
-    return x.shape[-1] <= _WIDEST and library.holds(x.dtype, *others)
+    return serves(x, *others) and x.shape[-1] <= _WIDEST and holds(x.dtype, *others)
 
 
-class RMSNorm(PyLayer):
+class _RMSNorm(PyLayer):
     """`ops.rms_norm`, or `ops.add_rms_norm` with a branch."""
 
     @staticmethod
@@ -45,7 +71,7 @@ class RMSNorm(PyLayer):
         return for_trained(ctx, *_parts(ctx, dx), dweight.astype(weight.dtype))
 
 
-class LayerNorm(PyLayer):
+class _LayerNorm(PyLayer):
     """`ops.layer_norm`, or `ops.add_layer_norm` with a branch."""
 
     @staticmethod

@@ -10,14 +10,36 @@ from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library, memory
-from llm_pretrain.ops.native.library import call, cast, expect, packed
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.native.library import call, cast, declare, expect, packed, serves
+from llm_pretrain.ops.precision import operand_dtype
+
+declare(flash_attention="nnnnnpppippp", flash_attention_backward="nnnnnpppippppppp")
 
 
-class FlashAttention(PyLayer):
-    """`ops.flash_attention` with operands in `dtype`."""
+def attention(
+    q_BSND: Tensor,
+    k_BSKD: Tensor,
+    v_BSKD: Tensor,
+    mask: Mask,
+    *,
+    dropout: float = 0.0,
+    rows_BNS: Tensor | None = None,
+) -> Tensor:
+    """`ops.attention`."""
+    dtype = operand_dtype(q_BSND)
+    if dropout or dtype == paddle.float16 or not serves(q_BSND, k_BSKD, v_BSKD):
+        return NotImplemented
+    return _FlashAttention.apply(q_BSND, k_BSKD, v_BSKD, mask, dtype)
+
+
+flash_attention = attention
+
+
+class _FlashAttention(PyLayer):
+    """Operands in `dtype`."""
 
     @staticmethod
     def forward(

@@ -8,14 +8,19 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.ops.gradients import sum_of_gradients
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, packed
+from llm_pretrain.ops.native.library import call, declare, packed, serves
+
+declare(embedding_backward="nnnppipii")
 
 
-class Embedding(PyLayer):
+def embedding(ids: Tensor, table: Tensor) -> Tensor:
     """`ops.embedding`."""
+    return _Embedding.apply(ids, table) if ids.size and serves(table) else NotImplemented
 
+
+class _Embedding(PyLayer):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(ids, table)

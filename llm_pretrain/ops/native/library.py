@@ -25,28 +25,9 @@ HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 _DTYPES = {paddle.float32: 0, paddle.bfloat16: 1}
 _POINTER, _SIZE, _FLAG, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _KINDS = {"p": _POINTER, "n": _SIZE, "i": _FLAG, "f": _REAL}
-# A letter per argument: p pointer, n size, i flag or type, f float.
-_SIGNATURES = {
-    "cast": "npipi",
-    "packed_bytes": "nnnp",
-    "pack": "nnnpiip",
-    "matmul": "nnnpipiippii",
-    "rms_norm": "nnppipipfpp",
-    "rms_norm_backward": "nnppippppp",
-    "layer_norm": "nnppipippfppp",
-    "layer_norm_backward": "nnppippppppp",
-    "activation": "nippip",
-    "activation_backward": "nipppipp",
-    "rotary": "nnnnnnpippnfp",
-    "flash_attention": "nnnnnpppippp",
-    "flash_attention_backward": "nnnnnpppippppppp",
-    "linear_log_sums": "nnnpipinipppp",
-    "linear_cross_entropy_backward": "nnnpipinipppppi",
-    "embedding_backward": "nnnppipii",
-    "add": "npipip",
-    "sum_of_squares": "npip",
-    "adamw": "nppppip" + 8 * "f",
-}
+
+SIGNATURES: dict[str, list[Any]] = {}
+"""The types of the arguments of the functions llm_cpu_<name>, as `declare` was told."""
 
 
 class WeightOrder(IntEnum):
@@ -86,10 +67,23 @@ def find() -> tuple[ctypes.CDLL | None, str]:
         return None, f"the C++ operators are of another version ({HOW_TO_BUILD})"
     library.llm_cpu_error.restype = ctypes.c_char_p
     library.llm_cpu_instructions.restype = ctypes.c_char_p
-    for name, letters in _SIGNATURES.items():
-        function = getattr(library, f"llm_cpu_{name}")
-        function.argtypes = [_KINDS[letter] for letter in letters]
+    for name, types in SIGNATURES.items():
+        getattr(library, f"llm_cpu_{name}").argtypes = types
     return library, library.llm_cpu_instructions().decode()
+
+
+def declare(**signatures: str) -> None:
+    """Say what functions llm_cpu_<name> take, before they are called.
+
+    Args:
+        signatures: a letter per argument: p pointer, n size, i flag or type, f float.
+    """
+    for name, letters in signatures.items():
+        SIGNATURES[name] = [_KINDS[letter] for letter in letters]
+    find.cache_clear()
+
+
+declare(cast="npipi")
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -133,9 +127,12 @@ def _as_argument(value: Any) -> Any:
     return _DTYPES[value]
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether operands are of a kind that the library takes."""
-    return all(x.dtype in _DTYPES and x.place.is_cpu_place() and 0 not in x.shape for x in tensors)
+def serves(*operands: Tensor | None) -> bool:
+    """Whether operands are of a kind that the library takes; None is no operand."""
+    return all(
+        x is None or (x.dtype in _DTYPES and x.place.is_cpu_place() and 0 not in x.shape)
+        for x in operands
+    )
 
 
 def count(x: Tensor) -> int:

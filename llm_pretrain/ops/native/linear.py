@@ -9,22 +9,26 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.gradient_sum import sum_of_gradients
-from llm_pretrain.ops.native import memory, packed_weights
-from llm_pretrain.ops.native.library import call, cast, count, expect
-from llm_pretrain.ops.native.recipe import recipe_of
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.gradients import for_trained, note_trained, sum_of_gradients
+from llm_pretrain.ops.native import memory
+from llm_pretrain.ops.native.library import call, cast, count, declare, expect, serves
+from llm_pretrain.ops.native.operands import operand_of, recomputation_of
+from llm_pretrain.ops.precision import operand_dtype
+
+declare(matmul="nnnpipiippii")
 
 
 def linears(
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
-    dtype: paddle.dtype,
     *,
     transposed: bool = False,
 ) -> list[Tensor]:
-    """x W + b for every W, with operands in `dtype`; see `ops.linears`."""
+    """`ops.linears`."""
+    dtype = operand_dtype(x)
+    if dtype == paddle.float16 or not serves(x, *weights, *biases):
+        return NotImplemented
     given = [bias for bias in biases if bias is not None]
     has_bias = [bias is not None for bias in biases]
     outputs = _Linears.apply(x, dtype, transposed, has_bias, *weights, *given)
@@ -45,13 +49,13 @@ class _Linears(PyLayer):
     ) -> tuple[Tensor, ...]:
         note_trained(ctx, x, *parameters)
         weights, given = parameters[: len(has_bias)], iter(parameters[len(has_bias) :])
-        operand, recipe = cast(x, dtype), recipe_of(x)
-        kept = (operand,) if recipe is None else recipe.operands
+        operand, again = cast(x, dtype), recomputation_of(x)
+        kept = (operand,) if again is None else again.operands
         # Not saved as the rest: recompute would bring copies of them, to whose gradients no sum is
         # offered, and whose values are others where a weight is some columns of a larger one.
         ctx.weights = weights
         ctx.save_for_backward(*kept)
-        ctx.compute = None if recipe is None else recipe.compute
+        ctx.compute = None if again is None else again.compute
         ctx.dtype, ctx.x_dtype, ctx.transposed, ctx.has_bias = dtype, x.dtype, transposed, has_bias
         ctx.bias_dtypes = [bias.dtype for bias in parameters[len(has_bias) :]]
         outputs = []
@@ -77,9 +81,7 @@ class _Linears(PyLayer):
             outputs = dy.shape[-1]
             if dx is not None:
                 # dy [rows, outputs] by Wᵀ [outputs, inputs], stored as W.
-                turned = packed_weights.operand_of(
-                    weight, operand.dtype, rows, transposed=not ctx.transposed
-                )
+                turned = operand_of(weight, operand.dtype, rows, transposed=not ctx.transposed)
                 call("matmul", rows, inputs, outputs, dy, 0, *turned, operand.dtype, None, dx,
                      dx.dtype, number > 0)  # fmt: skip
             dweight = None
@@ -114,6 +116,6 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     expect("bias", bias, [outputs])
     y = memory.empty([*operand.shape[:-1], outputs], operand.dtype)
     rows = count(operand) // inputs
-    read = packed_weights.operand_of(weight, operand.dtype, rows, transposed=transposed)
+    read = operand_of(weight, operand.dtype, rows, transposed=transposed)
     call("matmul", rows, outputs, inputs, operand, 0, *read, operand.dtype, bias, y, y.dtype, 0)
     return y

@@ -6,13 +6,22 @@ import paddle
 from paddle import Tensor
 
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, expect, packed
+from llm_pretrain.ops.native.library import call, declare, expect, packed, serves
+
+declare(linear_log_sums="nnnpipinipppp", linear_cross_entropy_backward="nnnpipinipppppi")
+
+
+def serves_head(x: Tensor, weight: Tensor) -> bool:
+    """`ops.serves_head`."""
+    return serves(x, weight) or NotImplemented
 
 
 def linear_log_sums(
-    x_RH: Tensor, weight: Tensor, labels_R: Tensor, vocabulary: int, *, transposed: bool
+    x_RH: Tensor, weight: Tensor, labels_R: Tensor, *, vocabulary: int, transposed: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """max(z), sum(exp(z - max(z))) and z[label], float32 [R] each."""
+    """`ops.linear_log_sums`."""
+    if not vocabulary or not serves(x_RH, weight):
+        return NotImplemented
     _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
     x_RH, weight = packed(x_RH), packed(weight)
     largest, total, target = (memory.empty([x_RH.shape[0]], paddle.float32) for _ in range(3))
@@ -21,23 +30,28 @@ def linear_log_sums(
     return largest, total, target
 
 
-def gradients(
+def linear_cross_entropy_gradients(
     x_RH: Tensor,
     weight: Tensor,
     labels_R: Tensor,
     log_sums_R: Tensor,
     factors_R: Tensor,
-    vocabulary: int,
-    dweight: Tensor | None,
     *,
-    transposed: bool,
-    accumulate: bool,
+    vocabulary: int,
+    transposed: bool = False,
+    dweight: Tensor | None,
+    accumulate: bool = False,
 ) -> Tensor:
-    """dx, float32 [R, H]; the weight's gradient goes into `dweight`."""
+    """`ops.linear_cross_entropy_gradients`."""
+    if not vocabulary or not serves(x_RH, weight):
+        return NotImplemented
     _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
     expect("log_sums", log_sums_R, labels_R.shape, paddle.float32)
     expect("factors", factors_R, labels_R.shape, paddle.float32)
     expect("dweight", dweight, weight.shape, paddle.float32)
+    if dweight is not None and not accumulate and vocabulary < dweight.shape[not transposed]:
+        dweight.zero_()  # what the padding's columns have
+        accumulate = True
     x_RH, weight = packed(x_RH), packed(weight)
     dx_RH = memory.empty(x_RH.shape, paddle.float32)
     call("linear_cross_entropy_backward", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight,

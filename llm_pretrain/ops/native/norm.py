@@ -9,49 +9,94 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import as_float32, call, copied, count, expect, packed
-from llm_pretrain.ops.native.recipe import attach
-from llm_pretrain.ops.trained import for_trained, note_trained
+from llm_pretrain.ops.native.library import (
+    as_float32,
+    call,
+    copied,
+    count,
+    declare,
+    expect,
+    packed,
+    serves,
+)
+from llm_pretrain.ops.native.operands import recomputed
+
+declare(
+    add="npipip",
+    rms_norm="nnppipipfpp",
+    rms_norm_backward="nnppippppp",
+    layer_norm="nnppipippfppp",
+    layer_norm_backward="nnppippppppp",
+)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """`ops.add`."""
+    return _Add.apply(x, y) if x.shape == y.shape and serves(x, y) else NotImplemented
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """`ops.rms_norm`."""
-    y = RMSNorm.apply(x, None, weight, epsilon)
-    return attach(y, partial(_rms_norm, epsilon), x, weight)
+    if not serves(x, weight):
+        return NotImplemented
+    y = _RMSNorm.apply(x, None, weight, epsilon)
+    return recomputed(y, partial(_rms_norm, epsilon), x, weight)
 
 
 def add_rms_norm(
     x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """`ops.add_rms_norm`."""
-    total, y = RMSNorm.apply(x, branch, weight, epsilon)
-    return total, attach(y, partial(_rms_norm, epsilon), total, weight)
+    if not serves(x, branch, weight):
+        return NotImplemented
+    total, y = _RMSNorm.apply(x, branch, weight, epsilon)
+    return total, recomputed(y, partial(_rms_norm, epsilon), total, weight)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """`ops.layer_norm`."""
-    y = LayerNorm.apply(x, None, weight, bias, epsilon)
-    return attach(y, partial(_layer_norm, epsilon), x, weight, bias)
+    if not serves(x, weight, bias):
+        return NotImplemented
+    y = _LayerNorm.apply(x, None, weight, bias, epsilon)
+    return recomputed(y, partial(_layer_norm, epsilon), x, weight, bias)
 
 
 def add_layer_norm(
     x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """`ops.add_layer_norm`."""
-    total, y = LayerNorm.apply(x, branch, weight, bias, epsilon)
-    return total, attach(y, partial(_layer_norm, epsilon), total, weight, bias)
+    if not serves(x, branch, weight, bias):
+        return NotImplemented
+    total, y = _LayerNorm.apply(x, branch, weight, bias, epsilon)
+    return total, recomputed(y, partial(_layer_norm, epsilon), total, weight, bias)
 
 
 def _rms_norm(epsilon: float, x: Tensor, weight: Tensor) -> Tensor:
-    return RMSNorm.apply(x.detach(), None, weight.detach(), epsilon)
+    return _RMSNorm.apply(x.detach(), None, weight.detach(), epsilon)
 
 
 def _layer_norm(epsilon: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return LayerNorm.apply(x.detach(), None, weight.detach(), bias.detach(), epsilon)
+    return _LayerNorm.apply(x.detach(), None, weight.detach(), bias.detach(), epsilon)
 
 
-class RMSNorm(PyLayer):
+class _Add(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        note_trained(ctx, x, y)
+        x, y = packed(x), packed(y)
+        total = memory.empty_like(x)
+        call("add", count(x), x, x.dtype, y, y.dtype, total)
+        ctx.y_dtype = y.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return for_trained(ctx, gradient, copied(gradient, ctx.y_dtype))
+
+
+class _RMSNorm(PyLayer):
     """`ops.rms_norm`, or `ops.add_rms_norm` with a branch."""
 
     @staticmethod
@@ -74,7 +119,7 @@ class RMSNorm(PyLayer):
         return for_trained(ctx, *_parts(ctx, dx), dweight.astype(weight.dtype))
 
 
-class LayerNorm(PyLayer):
+class _LayerNorm(PyLayer):
     """`ops.layer_norm`, or `ops.add_layer_norm` with a branch."""
 
     @staticmethod

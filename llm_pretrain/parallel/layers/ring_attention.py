@@ -26,8 +26,8 @@ from llm_pretrain.ops.flash_attention import (
     blocks_of,
     correction,
 )
+from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
-from llm_pretrain.ops.trained import for_trained, note_trained
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.layers.micro_batch import chunks_of_rank
 

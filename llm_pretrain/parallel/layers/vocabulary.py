@@ -16,9 +16,8 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
-from llm_pretrain.ops.gradient_sum import sum_of_gradients
+from llm_pretrain.ops.gradients import for_trained, note_trained, sum_of_gradients
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
-from llm_pretrain.ops.trained import for_trained, note_trained
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.layers.tensor import (
     enter_region,
@@ -95,7 +94,7 @@ class VocabularyParallelHead(nn.Layer):
         is_transposed = self.tied and not self.normalised
         if labels_BS is not None:
             x_BSH = to_compute_dtype(x_BSH)
-            if self.in_chunks or ops.head_is_native(x_BSH, weight):
+            if self.in_chunks or ops.serves_head(x_BSH, weight):
                 return losses_in_chunks(
                     x_BSH, weight, labels_BS, present=self.present, transposed=is_transposed
                 )

@@ -15,7 +15,8 @@ from itertools import chain
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.ops import gradient_sum, storage
+from llm_pretrain.ops import storage
+from llm_pretrain.ops.gradients import offer_sum
 from llm_pretrain.parallel.comm.collectives import Group
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.flat_buffers import (
@@ -107,7 +108,7 @@ class Bucket:
         self.arrivals = self.last_arrival = 0
         for placement in self.buffer.placements:
             storage.call_with_gradient(placement.parameter, partial(self._accumulate, placement))
-            gradient_sum.offer(placement.parameter, partial(self._sum_of, placement))
+            offer_sum(placement.parameter, partial(self._sum_of, placement))
 
     @property
     def master(self) -> Tensor:

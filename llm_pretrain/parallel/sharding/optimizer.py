@@ -11,7 +11,6 @@ from paddle import Tensor, nn
 
 from llm_pretrain import ops
 from llm_pretrain.config import TrainingArguments
-from llm_pretrain.ops.native import packed_weights
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket, Sharding, build_buckets
@@ -69,10 +68,10 @@ class ShardedAdamW:
 
     def begin_step(self, micro_batches: int) -> None:
         """Say how many backward passes the step has, so that reductions can begin in the last."""
-        packed_weights.drop()
+        ops.drop_weights()
         if self.weights_stay and micro_batches > 1:
             # For one, what is made of a weight would serve one product.
-            packed_weights.hold()
+            ops.hold_weights()
         for bucket in self.buckets:
             bucket.begin_step(micro_batches)
 
@@ -83,7 +82,7 @@ class ShardedAdamW:
         Raises:
             NonFiniteGradientError: before any weight has changed.
         """
-        packed_weights.drop()
+        ops.drop_weights()
         shards = [bucket.reduce_gradients() for bucket in self.buckets]
         norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
         is_finite = math.isfinite(norm)
@@ -104,17 +103,16 @@ class ShardedAdamW:
     def _apply(self, shards: list[Tensor], factor: float, learning_rate: float) -> None:
         self.steps += 1
         for bucket, moments, shard in zip(self.buckets, self.moments, shards, strict=True):
-            rates = ops.Rates(
+            ops.adamw_(
+                *(bucket.master, moments["moment1"], moments["moment2"], shard),
                 learning_rate=learning_rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 epsilon=self.epsilon,
                 weight_decay=self.weight_decay if bucket.kind.decays else 0.0,
                 gradient_factor=factor,
-                beta1_power=self.betas[0] ** self.steps,
-                beta2_power=self.betas[1] ** self.steps,
+                step=self.steps,
             )
-            ops.adamw_(bucket.master, moments["moment1"], moments["moment2"], shard, rates)
             bucket.weights.all_gather()
 
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:

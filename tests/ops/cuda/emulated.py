@@ -17,8 +17,9 @@ import pytest
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 from paddle.utils.cpp_extension.extension_utils import _custom_api_content
 
-from llm_pretrain.ops import dispatch
+from llm_pretrain.ops import OPERATORS
 from llm_pretrain.ops.cuda import library
+from llm_pretrain.ops.operator import CUDA
 from tests.external_ops.emulated_kernels import ROOT, all_compiled, compiled
 
 NAME = "llm_ops_cuda"
@@ -73,5 +74,7 @@ def install(module: ModuleType | None, patch: pytest.MonkeyPatch) -> None:
 
 
 def serve() -> None:
-    """Let every operator that there is serve, untried."""
-    dispatch.choose({}, dict.fromkeys(dispatch.OPERATORS, lambda: None))
+    """Let every operator that there is serve, untested."""
+    for operator in OPERATORS.values():
+        if operator.implementations[CUDA] is not None:
+            operator.serve_by(CUDA)

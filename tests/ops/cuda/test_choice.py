@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm_pretrain.ops import dispatch
+from llm_pretrain.ops import OPERATORS, paddle_attention
 from llm_pretrain.ops.cuda import library
+from llm_pretrain.ops.operator import CUDA, PADDLE
 from llm_pretrain.training import operators
 from llm_pretrain.training.operators import OperatorError
 from tests.chosen_operators import said
@@ -28,12 +29,16 @@ def _not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     emulated.install(None, monkeypatch)
 
 
+def is_cuda(operator: str) -> bool:
+    return CUDA in OPERATORS[operator].serving
+
+
 def _with_paddles_attention(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(operators, "device_has_kernel", lambda: True)
+    patch.setattr(paddle_attention, "device_has_kernel", lambda: True)
 
 
 @pytest.mark.parametrize("keys", [{"bf16": True}, {"fp16": True}])
-def test_every_kernel_serves_where_it_passes_its_trial(
+def test_every_kernel_serves_where_it_passes_its_self_test(
     cuda: ModuleType, tmp_path: Path, keys: dict[str, bool]
 ) -> None:
     ours = f"Operators by CUDA: {', '.join(OURS)} (llm_ops_cuda)."
@@ -82,7 +87,7 @@ def test_a_switch_that_nothing_serves_warns_or_stops(tmp_path: Path) -> None:
 def test_a_switch_set_to_false_takes_the_reference(cuda: ModuleType, tmp_path: Path) -> None:
     _, _, plain = said(tmp_path, bf16=True, use_flash_attention=False, use_fused_rope=False)
     assert plain == "Operators by reference: rotary, attention (switched off in the config)."
-    assert not dispatch.is_cuda("rotary")
+    assert not is_cuda("rotary")
 
 
 def _breaks(module: ModuleType, name: str, patch: pytest.MonkeyPatch) -> None:
@@ -117,10 +122,10 @@ def test_a_kernel_that_computes_something_else_does_not_serve(
 ) -> None:
     _breaks(cuda, kernel, monkeypatch)
     lines = said(tmp_path, bf16=True)
-    problem = f"Operators by reference: {operator} (the trial of CUDA failed: it is off by"
+    problem = f"Operators by reference: {operator} (the self-test of CUDA failed: it is off by"
     assert any(line.startswith(problem) for line in lines)
-    assert not dispatch.is_cuda(operator)
-    assert sum(dispatch.is_cuda(other) for other in OURS) == len(OURS) - 1
+    assert not is_cuda(operator)
+    assert sum(is_cuda(other) for other in OURS) == len(OURS) - 1
 
 
 def test_paddles_attention_takes_what_ours_does_not(
@@ -128,13 +133,14 @@ def test_paddles_attention_takes_what_ours_does_not(
 ) -> None:
     _with_paddles_attention(monkeypatch)
     said(tmp_path, bf16=True)
-    assert dispatch.is_cuda("attention")
-    assert dispatch.is_by_paddle("attention")
+    assert OPERATORS["attention"].serving == (CUDA, PADDLE)
     _breaks(cuda, "flash_attention", monkeypatch)
     lines = said(tmp_path, bf16=True)
-    assert not dispatch.is_cuda("attention")
+    assert not is_cuda("attention")
     assert any(
-        line.startswith("Operators by Paddle's kernel: attention (the fastest here; the trial of")
+        line.startswith(
+            "Operators by Paddle's kernel: attention (the fastest here; the self-test of"
+        )
         for line in lines
     )
 
@@ -143,7 +149,7 @@ def test_ranks_that_would_compute_differently_take_the_reference(
     cuda: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another rank has Paddle's attention beside the kernels, for what they don't take."""
-    attention = dispatch.OPERATORS.index("attention")
+    attention = list(OPERATORS).index("attention")
     values: list[int] = []
 
     def with_another(value: int) -> tuple[int, int]:
@@ -155,8 +161,9 @@ def test_ranks_that_would_compute_differently_take_the_reference(
     assert (
         "Operators by reference: attention (another process of the job can't do the same)." in lines
     )
-    assert not dispatch.is_cuda("attention")
-    assert dispatch.serving("norm") == values[dispatch.OPERATORS.index("norm")] == 2
+    assert not is_cuda("attention")
+    assert is_cuda("norm")
+    assert values[list(OPERATORS).index("norm")] == 2
 
 
 def test_a_module_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

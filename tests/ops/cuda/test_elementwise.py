@@ -14,7 +14,15 @@ from tests.ops.comparison import close, normal
 from tests.ops.cuda import emulated
 from tests.ops.cuda.comparison import BOUNDS, check
 
-RATES = ops.Rates(1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.9**3, 0.95**3)
+RATES = {
+    "learning_rate": 1e-2,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "epsilon": 1e-8,
+    "weight_decay": 0.1,
+    "gradient_factor": 0.5,
+    "step": 3,
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -58,7 +66,7 @@ def test_adamw(cuda: ModuleType, dtype: str, size: int) -> None:
         weights, moment1 = normal("float32", size), normal("float32", size, 1).flatten()
         moment2 = moment1.square()
         for _ in range(2):
-            ops.adamw_(weights, moment1, moment2, normal(dtype, 1, size).flatten(), RATES)
+            ops.adamw_(weights, moment1, moment2, normal(dtype, 1, size).flatten(), **RATES)
         return [x.numpy() for x in (weights, moment1, moment2)]
 
     expected = updated()
@@ -72,7 +80,7 @@ def test_adamw_leaves_gaps_to_the_reference(cuda: ModuleType) -> None:
         table = paddle.arange(12, dtype="float32").reshape([6, 2])
         weights = table[:, 0]
         moments = [paddle.zeros([6]) for _ in range(2)]
-        ops.adamw_(weights, *moments, normal("float32", 6), RATES)
+        ops.adamw_(weights, *moments, normal("float32", 6), **RATES)
         return weights.numpy()
 
     expected = updated()
@@ -84,7 +92,7 @@ def test_wrong_operands_are_refused_before_a_kernel_reads_them(cuda: ModuleType)
     emulated.serve()
     four, five = normal("float32", 4), normal("float32", 5)
     with pytest.raises(OSError, match="4 elements where 5 are needed"):
-        ops.adamw_(five, five.clone(), four, five.clone(), RATES)
+        ops.adamw_(five, five.clone(), four, five.clone(), **RATES)
     with pytest.raises(OSError, match="4 elements where 5 are needed"):
         ops.rms_norm(normal("float32", 2, 5), four, 1e-5)
     tables = normal("float32", 3, 8), normal("float32", 3, 8)

@@ -10,7 +10,7 @@ import pytest
 from paddle import Tensor
 
 from llm_pretrain import ops
-from llm_pretrain.ops import linear_cross_entropy, precision
+from llm_pretrain.ops import precision, vocabulary_chunks
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL, VocabularyParallelHead
 from tests.ops.comparison import close, normal
 from tests.ops.cuda import emulated
@@ -23,7 +23,7 @@ BACKWARD = ["cross_entropy_backward"] * CHUNKS
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_cross_entropy, "_LOGITS", 1)  # of 256 columns, then
+    monkeypatch.setattr(vocabulary_chunks, "_LOGITS", 1)  # of 256 columns, then
 
 
 def operands(dtype: str, *, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import pytest
 from llm_pretrain.config.model_config import BlankInfilling, ModelConfig
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.ops import dispatch, precision, trials
+from llm_pretrain.ops import dispatch, precision
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import initialize
@@ -70,7 +70,7 @@ def losses(config: ModelConfig, dtype: str) -> Iterator[float]:
 def test_the_loss_curve(cuda: ModuleType, model: str, dtype: str) -> None:
     config, called = MODELS[model]
     expected = list(losses(config, dtype))
-    choices = dispatch.choose({}, trials.trials_in(dtype), is_low=dtype != "float32")
+    choices = dispatch.choose({}, dtype)
     assert "CUDA" in {choice.implementation for choice in choices}
     cuda.calls.clear()
     found = list(losses(config, dtype))

@@ -12,8 +12,8 @@ import paddle
 import pytest
 from paddle import Tensor
 
-from llm_pretrain.ops import linear
-from llm_pretrain.ops.native import library, packed_weights
+from llm_pretrain.ops import drop_weights, hold_weights, linear
+from llm_pretrain.ops.native import library, operands
 from tests.ops.test_native import use_native
 
 
@@ -21,7 +21,7 @@ from tests.ops.test_native import use_native
 def _operators() -> Iterator[None]:
     use_native()
     yield
-    packed_weights.drop()
+    drop_weights()
 
 
 def trained(*shape: int) -> Tensor:
@@ -48,7 +48,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append(name)
         plain(name, *arguments)
 
-    monkeypatch.setattr(packed_weights, "call", call)
+    monkeypatch.setattr(operands, "call", call)
     return calls
 
 
@@ -56,7 +56,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_gives_what_unpacked_weights_give(rows: int) -> None:
     x, weight, bias = paddle.randn([rows, 48]), trained(48, 70), paddle.randn([70])
     expected = step(x, weight, bias)
-    packed_weights.hold()
+    hold_weights()
     for ours, theirs in zip(step(x, weight, bias), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max())
 
@@ -64,7 +64,7 @@ def test_gives_what_unpacked_weights_give(rows: int) -> None:
 def test_each_weight_is_packed_once_for_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch)
     x, weight, bias = paddle.randn([16, 48]), trained(48, 70), paddle.randn([70])
-    packed_weights.hold()
+    hold_weights()
     for _ in range(3):
         step(x, weight, bias)
     # For the output and for the input's gradient; "pack" follows where the processor has it.
@@ -74,12 +74,12 @@ def test_each_weight_is_packed_once_for_each_pass(monkeypatch: pytest.MonkeyPatc
 
 def test_a_changed_weight_is_packed_anew() -> None:
     x, weight, bias = paddle.randn([16, 48]), trained(48, 70), paddle.zeros([70])
-    packed_weights.hold()
+    hold_weights()
     before, *_ = step(x, weight, bias)
-    packed_weights.drop()
+    drop_weights()
     with paddle.no_grad():
         weight.scale_(2.0)
-    packed_weights.hold()
+    hold_weights()
     after, *_ = step(x, weight, bias)
     np.testing.assert_array_equal(after, 2 * before)
 
@@ -88,7 +88,7 @@ def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
     x, weight, bias = paddle.randn([16, 768]), trained(768, 768), paddle.randn([768])
     openmp = ctypes.CDLL(str(Path(paddle.__file__).parent / "libs/libiomp5.so"))
     before = library.threads()
-    packed_weights.hold()
+    hold_weights()
     try:
         openmp.omp_set_num_threads(8)
         expected = step(x, weight, bias)

@@ -1,33 +1,40 @@
-"""Weights as operands of products: rounded and packed once per optimizer step, where that pays.
+"""Operands of products: weights, packed once a step where that pays, and inputs, recomputed.
 
-Between `hold` and `drop` a weight is taken not to change: what is made of it at the first product
-serves all micro-batches. Outside, each product makes its own. Products in float32 read weights as
-they lie and pack parts of them in the cache: of a weight that would take 6 bytes a number.
+Between `hold_weights` and `drop_weights` a weight is taken not to change: what is made of it at the
+first product serves all micro-batches. Outside, each product makes its own. Products in float32
+read weights as they lie and pack parts of them in the cache: of a weight that would take 6 bytes a
+number.
+
+Norms and activations cost little beside the products that follow them, and their inputs are kept
+anyway: for the backward pass a product keeps how its input is computed again in place of the input.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native.library import WeightOrder, call, cast, threads
+from llm_pretrain.ops.native.library import WeightOrder, call, cast, declare, threads
 from llm_pretrain.ops.native.library import packed as without_gaps
+
+declare(packed_bytes="nnnp", pack="nnnpiip")
 
 Operand = tuple[Tensor, WeightOrder]
 
 _held: dict[tuple[Any, ...], Operand] | None = None
 
 
-def hold() -> None:
+def hold_weights() -> None:
     """From now on weights don't change, nor does their memory move."""
     global _held
     _held = {}
 
 
-def drop() -> None:
+def drop_weights() -> None:
     """Weights may change again; what was made of them is freed."""
     global _held
     _held = None
@@ -58,3 +65,22 @@ def _packed(weight: Tensor, rows: int, *, transposed: bool) -> Operand:
     packed = paddle.empty([int(size[0])], "uint8")
     call("pack", rows, n, k, without_gaps(weight), weight.dtype, transposed, packed)
     return packed, WeightOrder.PACKED
+
+
+class RecomputedOperand(NamedTuple):
+    """`compute(*operands)` gives the tensor's values again."""
+
+    compute: Callable[..., Tensor]
+    operands: tuple[Tensor, ...]
+
+
+def recomputed(y: Tensor, compute: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    """`y`, which products need not keep."""
+    y.recomputed_operand = RecomputedOperand(compute, operands)
+    return y
+
+
+def recomputation_of(x: Tensor) -> RecomputedOperand | None:
+    """How to compute `x` again, where that is cheaper than to keep it."""
+    found: RecomputedOperand | None = getattr(x, "recomputed_operand", None)
+    return found

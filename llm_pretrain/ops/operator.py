@@ -1,0 +1,154 @@
+"""An operator of the models: its reference, what is faster where it serves, and its self-test.
+
+Fast implementations are modules with functions of the names and parameters of the reference's. A
+function that doesn't take its operands returns NotImplemented: the next implementation serves then,
+and in the end the reference, which takes everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+
+CPP, CUDA, PADDLE, REFERENCE = "C++", "CUDA", "Paddle's kernel", "reference"
+FAST = (CPP, CUDA, PADDLE)
+
+_BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
+"""Largest difference that a self-test allows, relative to the largest value."""
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Operator:
+    """One operator, whose reference serves until `serve_by` says otherwise.
+
+    Args:
+        name: that the log and `dispatch` know it by.
+        switch: the key of the configuration that chooses between the fast one and the reference.
+        cpp, cuda: our implementations for a CPU and a GPU.
+        paddle: a kernel that Paddle brings. Such a module says by `device_has_kernel()` whether the
+            device in use has it.
+        is_float32: whether its operands are float32 in every run, whatever products compute in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        switch: str | None = None,
+        cpp: ModuleType | None = None,
+        cuda: ModuleType | None = None,
+        paddle: ModuleType | None = None,
+        is_float32: bool = False,
+    ) -> None:
+        self.name = name
+        self.switch = switch
+        self.implementations = {CPP: cpp, CUDA: cuda, PADDLE: paddle}
+        self.is_float32 = is_float32
+        self.serving: tuple[str, ...] = ()
+        """The implementations that serve, the best first, before the reference."""
+        self._fast: dict[str, tuple[Callable[..., Any], ...]] = {}
+        self._example: Callable[[Draw], list[Tensor]] | None = None
+
+    def reference(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        """A decorator of a function of the operator: its docstring defines what all compute."""
+        name = function.__name__
+        self._fast[name] = ()
+
+        @wraps(function)
+        def serve(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+            for fast in self._fast[name]:
+                result: Result = fast(*arguments, **options)
+                if result is not NotImplemented:
+                    return result
+            return function(*arguments, **options)
+
+        return serve
+
+    def serve_by(self, *implementations: str) -> None:
+        """Let these serve where they take the operands, the first first; without any the reference
+        serves alone."""
+        self.serving = implementations
+        modules = [self.implementations[implementation] for implementation in implementations]
+        for name in self._fast:
+            self._fast[name] = tuple(
+                getattr(module, name) for module in modules if hasattr(module, name)
+            )
+
+    @contextmanager
+    def by_reference(self) -> Iterator[None]:
+        """Let the reference serve alone meanwhile."""
+        serving = self.serving
+        self.serve_by()
+        try:
+            yield
+        finally:
+            self.serve_by(*serving)
+
+    def self_test(self, example: Callable[[Draw], list[Tensor]]) -> None:
+        """A decorator of the self-test: what the operator makes of small inputs, with gradients."""
+        self._example = example
+
+    def test(self, dtype: str) -> None:
+        """Compute the example by what serves now, and by the reference.
+
+        Args:
+            dtype: "float32", "bfloat16" or "float16", of the activations.
+
+        Raises:
+            ArithmeticError: they disagree.
+        """
+        assert self._example is not None, f"{self.name} has no self-test"
+        if self.is_float32:
+            dtype = "float32"
+        found = _values(self._example(Draw(dtype)))
+        with self.by_reference():
+            expected = _values(self._example(Draw(dtype)))
+        for ours, theirs in zip(found, expected, strict=True):
+            bound = _BOUNDS[dtype] * max(float(np.abs(theirs).max()), 1e-3)
+            error = float(np.abs(ours - theirs).max())
+            if not error <= bound:
+                raise ArithmeticError(f"it is off by {error:.1e}, and {bound:.1e} is allowed")
+
+
+class Draw:
+    """Numbers for a self-test, the same each time, and other ones for every operand.
+
+    Paddle's generator, which training draws from, is left alone.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.random = np.random.default_rng(1)
+
+    def __call__(self, *shape: int) -> Tensor:
+        """An operand in the dtype of the activations, which gets a gradient."""
+        return self._tensor(shape, self.dtype)
+
+    def in_float32(self, *shape: int) -> Tensor:
+        return self._tensor(shape, "float32")
+
+    def with_gradients(self, outputs: list[Tensor], operands: list[Tensor]) -> list[Tensor]:
+        """The outputs, and the operands' gradients of a loss that weighs every output."""
+        total = sum((y.astype("float32") * self.in_float32(*y.shape)).sum() for y in outputs)
+        paddle.autograd.backward([total])
+        return [*outputs, *(operand.grad for operand in operands)]
+
+    def _tensor(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        values = self.random.standard_normal(shape, dtype=np.float32)
+        tensor = paddle.to_tensor(values).astype(dtype)
+        tensor.stop_gradient = False
+        return tensor
+
+
+def _values(tensors: list[Tensor]) -> list[NDArray[np.float32]]:
+    return [tensor.astype("float32").numpy() for tensor in tensors]

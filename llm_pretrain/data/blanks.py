@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.config.model_config import BlankInfilling
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.samples import (
     IGNORED_LABEL,
     Isolation,
@@ -34,6 +33,7 @@ from llm_pretrain.data.samples import (
     Texts,
     Tokens,
 )
+from llm_pretrain.data.token_data import DataError
 
 _LEAST_LENGTH = 16
 _LEAST_LONG_SHARE = 0.2

@@ -12,21 +12,28 @@ from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
 from llm_pretrain.data.cache import IndexCache
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import ARRAYS, SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Isolation, SamplesOfDocuments, Texts
 from llm_pretrain.data.sources import (
+    SPLITS,
     Sources,
     check_epochs,
+    check_wanted,
     describe_shares,
     first_notices,
     lone_validation,
     open_sources,
+    split_documents,
     tokens_in,
 )
-from llm_pretrain.data.split import SPLITS, check_wanted, split_documents
-from llm_pretrain.data.token_data import TokenData, check_token_range, needs_scan, scan_token_range
+from llm_pretrain.data.token_data import (
+    DataError,
+    TokenData,
+    check_token_range,
+    needs_scan,
+    scan_token_range,
+)
 
 # Part of every cache key: to be raised when the same description would give other arrays.
 _FORMAT = 1

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_npy
+from llm_pretrain.data.token_data import DataError
 from llm_pretrain.machine.faults import reason
 from llm_pretrain.machine.files import replacing, write_text
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from llm_pretrain.data.blend_file import ENDINGS, Entry, read_blend_file
-from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.blend import ENDINGS, Entry, read_blend_file
 from llm_pretrain.data.indexed_dataset import bin_path, index_path, open_indexed
 from llm_pretrain.data.npy_dataset import ids_path, npz_path, open_npy
-from llm_pretrain.data.token_data import TokenData
+from llm_pretrain.data.token_data import DataError, TokenData
 
 _PAIRS = ((".idx", ".bin"), ("_idx.npz", "_ids.npy"))
 _EXPECTED = (
@@ -39,7 +38,7 @@ def find_data(input_dir: str | None, argument: str = "input_dir") -> Inputs:
     """The data that `input_dir` names.
 
     It is a folder (all pairs in it, sorted by name, each of weight 1), one prefix,
-    "weight prefix weight prefix …", or the path of a YAML file (see `blend_file`). What has the
+    "weight prefix weight prefix …", or the path of a YAML file (see `blend`). What has the
     weight 0 is left out. Raises DataError where nothing is found, or half a pair, which names the
     argument that was typed.
     """

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.mapping import map_file
 from llm_pretrain.data.token_data import (
     BLOCK,
+    DataError,
     TokenData,
     check_document_starts,
     check_sizes,

@@ -10,7 +10,6 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.indexed_dataset import (
     HEADER,
     MAGIC,
@@ -20,7 +19,7 @@ from llm_pretrain.data.indexed_dataset import (
     index_path,
     mask_path,
 )
-from llm_pretrain.data.token_data import BLOCK
+from llm_pretrain.data.token_data import BLOCK, DataError
 from llm_pretrain.machine.files import replacing
 
 

@@ -15,10 +15,15 @@ from llm_pretrain.data.build import (
     token_range_description,
 )
 from llm_pretrain.data.cache import IndexCache
-from llm_pretrain.data.errors import DataError
-from llm_pretrain.data.sources import Sources, check_epochs, epochs_text, tokens_in
-from llm_pretrain.data.split import SPLITS, split_documents
-from llm_pretrain.data.token_data import check_token_range, needs_scan, scan_token_range
+from llm_pretrain.data.sources import (
+    SPLITS,
+    Sources,
+    check_epochs,
+    epochs_text,
+    split_documents,
+    tokens_in,
+)
+from llm_pretrain.data.token_data import DataError, check_token_range, needs_scan, scan_token_range
 
 # Data up to this size is scanned for its largest id at once; beyond, training does it.
 _SCAN_BYTES = 1 << 30

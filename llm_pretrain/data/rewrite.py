@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.config.paths import path_argument, path_word
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
-from llm_pretrain.data.split import one_source_validates
-from llm_pretrain.data.token_data import BLOCK, TokenData
+from llm_pretrain.data.sources import one_source_validates
+from llm_pretrain.data.token_data import BLOCK, DataError, TokenData
 from llm_pretrain.machine.faults import describe, naming
 from llm_pretrain.machine.terminal import HelpFormatter
 

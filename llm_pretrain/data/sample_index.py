@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.errors import DataError
+from llm_pretrain.data.token_data import DataError
 
 try:
     from fast_dataindex import helpers as _native

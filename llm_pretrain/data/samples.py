@@ -14,9 +14,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.errors import DataError
 from llm_pretrain.data.sample_index import SampleIndex
-from llm_pretrain.data.token_data import TokenData
+from llm_pretrain.data.token_data import DataError, TokenData
 
 IGNORED_LABEL = -100
 

@@ -1,4 +1,4 @@
-"""Tokens of one data prefix, whatever the format of its files."""
+"""Tokens of one data prefix, whatever the format of its files, and the error of their readers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.errors import DataError
-
 # Block of the vectorised checks: their temporary arrays stay in the processor's cache.
 BLOCK = 1 << 16
 # Tokens whose range is looked at in one step: the pages behind them can be dropped again.
 _SCANNED = 1 << 24
+
+
+class DataError(ValueError):
+    """Something is wrong with the data or with how the config names it.
+
+    The message says what is wrong, in which file or under which key, and what would be right.
+    """
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from llm_pretrain.data import (
     data_problems,
     open_sources,
 )
-from llm_pretrain.data.blend_file import read_blend_file
+from llm_pretrain.data.blend import read_blend_file
 
 
 def write(prefix: Path, token: int, documents: int) -> None:

@@ -20,7 +20,7 @@ from llm_pretrain.data import (
 )
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.sample_index import plan_epochs
-from llm_pretrain.data.split import split_documents
+from llm_pretrain.data.sources import split_documents
 from tests.data.npy_files import write_npy
 
 pytestmark = pytest.mark.peer_paddlenlp

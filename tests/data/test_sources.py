@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_pretrain.data import DataError
-from llm_pretrain.data.split import check_wanted, parse_split, split_documents
+from llm_pretrain.data.sources import check_wanted, parse_split, split_documents
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.native import embedding as native
+from llm_pretrain.ops.native import linear as native
 from llm_pretrain.ops.operator import Draw, Operator
 
 EMBEDDING = Operator("embedding", cpp=native)

@@ -19,35 +19,23 @@ def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
     fits = up is None or (up.shape == x.shape and up.dtype == x.dtype)
     if not fits or not serves(x, up):
         return NotImplemented
-    kind = _KINDS[name]
-    return _Activation.apply(kind, x) if up is None else _Gated.apply(kind, x, up)
+    return _Activation.apply(_KINDS[name], *((x,) if up is None else (x, up)))
 
 
 class _Activation(PyLayer):
     @staticmethod
-    def forward(ctx: Any, kind: int, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, kind: int, *operands: Tensor) -> Tensor:
+        x, *up = operands
+        note_trained(ctx, *operands)
+        ctx.save_for_backward(*operands)
         ctx.kind = kind
-        return call("activation", x, None, kind)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensor()
-        return call("activation_backward", dy, x, None, ctx.kind)[0]
-
-
-class _Gated(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, kind: int, x: Tensor, up: Tensor) -> Tensor:
-        note_trained(ctx, x, up)
-        ctx.save_for_backward(x, up)
-        ctx.kind = kind
-        return call("activation", x, up, kind)
+        return call("activation", x, *(up or [None]), kind)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, up = ctx.saved_tensor()
-        return for_trained(ctx, *call("activation_backward", dy, x, up, ctx.kind))
+        x, *up = ctx.saved_tensor()
+        gradients = call("activation_backward", dy, x, *(up or [None]), ctx.kind)
+        return for_trained(ctx, *gradients[: 1 + len(up)])
 
 
 def rotary(

@@ -30,11 +30,8 @@ def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
     """`ops.activation`."""
     if not serves(x, up):
         return NotImplemented
-    kind = _KINDS[name]
-    compute = partial(_compute, kind)
-    if up is None:
-        return recomputed(_Activation.apply(kind, x), compute, x)
-    return recomputed(_Gated.apply(kind, x, up), compute, x, up)
+    kind, operands = _KINDS[name], (x,) if up is None else (x, up)
+    return recomputed(_Activation.apply(kind, *operands), partial(_compute, kind), *operands)
 
 
 def _compute(kind: int, x: Tensor, up: Tensor | None = None) -> Tensor:
@@ -46,34 +43,22 @@ def _compute(kind: int, x: Tensor, up: Tensor | None = None) -> Tensor:
 
 class _Activation(PyLayer):
     @staticmethod
-    def forward(ctx: Any, kind: int, x: Tensor) -> Tensor:
-        ctx.save_for_backward(packed(x))
+    def forward(ctx: Any, kind: int, *operands: Tensor) -> Tensor:
+        x, *up = operands
+        for gate in up:
+            expect("up", gate, x.shape, x.dtype)
+        note_trained(ctx, *operands)
+        ctx.save_for_backward(*map(packed, operands))
         ctx.kind = kind
-        return _compute(kind, x)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensor()
-        dx = memory.empty_like(x)
-        call("activation_backward", count(x), ctx.kind, packed(dy), x, None, x.dtype, dx, None)
-        return dx
-
-
-class _Gated(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, kind: int, x: Tensor, up: Tensor) -> Tensor:
-        note_trained(ctx, x, up)
-        expect("up", up, x.shape, x.dtype)
-        ctx.save_for_backward(packed(x), packed(up))
-        ctx.kind = kind
-        return _compute(kind, x, up)
+        return _compute(kind, *operands)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, up = ctx.saved_tensor()
-        dx, dup = memory.empty_like(x), memory.empty_like(up)
-        call("activation_backward", count(x), ctx.kind, packed(dy), x, up, x.dtype, dx, dup)
-        return for_trained(ctx, dx, dup)
+        x, *up = ctx.saved_tensor()
+        dx, *dup = gradients = [memory.empty_like(x) for _ in (x, *up)]
+        call("activation_backward", count(x), ctx.kind, packed(dy), x, *(up or [None]), x.dtype, dx,
+             *(dup or [None]))  # fmt: skip
+        return for_trained(ctx, *gradients)
 
 
 def rotary(

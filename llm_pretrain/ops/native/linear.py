@@ -1,4 +1,4 @@
-"""Linear maps by oneDNN."""
+"""Linear maps by oneDNN, and tables of vectors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
+from paddle.nn import functional as F
 
 from llm_pretrain.ops.gradients import for_trained, note_trained, sum_of_gradients
 from llm_pretrain.ops.native import memory
-from llm_pretrain.ops.native.library import call, cast, count, declare, expect, serves
+from llm_pretrain.ops.native.library import call, cast, count, declare, expect, packed, serves
 from llm_pretrain.ops.native.operands import operand_of, recomputation_of
 from llm_pretrain.ops.precision import operand_dtype
 
-declare(matmul="nnnpipiippii")
+declare(matmul="nnnpipiippii", embedding_backward="nnnppipii")
 
 
 def linears(
@@ -119,3 +120,26 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     read = operand_of(weight, operand.dtype, rows, transposed=transposed)
     call("matmul", rows, outputs, inputs, operand, 0, *read, operand.dtype, bias, y, y.dtype, 0)
     return y
+
+
+def embedding(ids: Tensor, table: Tensor) -> Tensor:
+    """`ops.embedding`."""
+    return _Embedding.apply(ids, table) if ids.size and serves(table) else NotImplemented
+
+
+class _Embedding(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(ids, table)
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        ids, table = ctx.saved_tensor()
+        if table.stop_gradient:
+            return None, None
+        total = sum_of_gradients(table)
+        dtable, has_values = total or (memory.empty(table.shape, table.dtype), False)
+        call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
+             dy.dtype, dtable, dtable.dtype, has_values)  # fmt: skip
+        return None, dtable if total is None else None

@@ -31,6 +31,9 @@ declare(
     layer_norm_backward="nnppippppppp",
 )
 
+_KINDS = {1: "rms_norm", 2: "layer_norm"}
+"""By the number of parameters."""
+
 
 def add(x: Tensor, y: Tensor) -> Tensor:
     """`ops.add`."""
@@ -39,46 +42,40 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """`ops.rms_norm`."""
-    if not serves(x, weight):
-        return NotImplemented
-    y = _RMSNorm.apply(x, None, weight, epsilon)
-    return recomputed(y, partial(_rms_norm, epsilon), x, weight)
+    return _norm(x, None, epsilon, weight)
 
 
 def add_rms_norm(
     x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """`ops.add_rms_norm`."""
-    if not serves(x, branch, weight):
-        return NotImplemented
-    total, y = _RMSNorm.apply(x, branch, weight, epsilon)
-    return total, recomputed(y, partial(_rms_norm, epsilon), total, weight)
+    return _norm(x, branch, epsilon, weight)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """`ops.layer_norm`."""
-    if not serves(x, weight, bias):
-        return NotImplemented
-    y = _LayerNorm.apply(x, None, weight, bias, epsilon)
-    return recomputed(y, partial(_layer_norm, epsilon), x, weight, bias)
+    return _norm(x, None, epsilon, weight, bias)
 
 
 def add_layer_norm(
     x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """`ops.add_layer_norm`."""
-    if not serves(x, branch, weight, bias):
+    return _norm(x, branch, epsilon, weight, bias)
+
+
+def _norm(x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor) -> Any:
+    if not serves(x, branch, *parameters):
         return NotImplemented
-    total, y = _LayerNorm.apply(x, branch, weight, bias, epsilon)
-    return total, recomputed(y, partial(_layer_norm, epsilon), total, weight, bias)
+    if branch is None:
+        y = _Norm.apply(x, None, epsilon, *parameters)
+        return recomputed(y, partial(_again, epsilon), x, *parameters)
+    total, y = _Norm.apply(x, branch, epsilon, *parameters)
+    return total, recomputed(y, partial(_again, epsilon), total, *parameters)
 
 
-def _rms_norm(epsilon: float, x: Tensor, weight: Tensor) -> Tensor:
-    return _RMSNorm.apply(x.detach(), None, weight.detach(), epsilon)
-
-
-def _layer_norm(epsilon: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _LayerNorm.apply(x.detach(), None, weight.detach(), bias.detach(), epsilon)
+def _again(epsilon: float, x: Tensor, *parameters: Tensor) -> Tensor:
+    return _Norm.apply(x.detach(), None, epsilon, *(one.detach() for one in parameters))
 
 
 class _Add(PyLayer):
@@ -96,81 +93,41 @@ class _Add(PyLayer):
         return for_trained(ctx, gradient, copied(gradient, ctx.y_dtype))
 
 
-class _RMSNorm(PyLayer):
-    """`ops.rms_norm`, or `ops.add_rms_norm` with a branch."""
+class _Norm(PyLayer):
+    """By a weight RMSNorm, by a weight and a bias LayerNorm."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, epsilon: float
+        ctx: Any, x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
-        rows, total, head = _operands(ctx, x, branch, weight)
-        y, inverse = memory.empty_like(total), memory.empty([rows], paddle.float32)
-        call("rms_norm", *head, as_float32(weight), epsilon, y, inverse)
-        ctx.save_for_backward(total, weight, inverse)
+        note_trained(ctx, *(operand for operand in (x, branch, *parameters) if operand is not None))
+        x, width = packed(x), x.shape[-1]
+        for name, parameter in zip(("weight", "bias"), parameters, strict=False):
+            expect(name, parameter, [width])
+        rows, total, added = count(x) // width, x, (None, x.dtype, None)
+        if branch is not None:
+            expect("branch", branch, x.shape)
+            total = memory.empty_like(x)
+            added = packed(branch), branch.dtype, total
+        y = memory.empty_like(x)
+        # The inverse of the root of the squares' mean; before it the mean, where there is a bias.
+        statistics = [memory.empty([rows], paddle.float32) for _ in parameters]
+        call(_KINDS[len(parameters)], rows, width, x, *added, x.dtype,
+             *map(as_float32, parameters), epsilon, y, *statistics)  # fmt: skip
+        ctx.save_for_backward(total, parameters[0], *statistics)
+        ctx.branch_dtype = None if branch is None else branch.dtype
+        ctx.dtypes = [parameter.dtype for parameter in parameters]
         return y if branch is None else (total, y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        total, weight, inverse = ctx.saved_tensor()
-        dy, dtotal = _gradients(gradients)
-        dx, dweight = memory.empty_like(total), memory.empty(weight.shape, paddle.float32)
-        call("rms_norm_backward", count(inverse), total.shape[-1], dy, total, total.dtype,
-             as_float32(weight), inverse, dtotal, dx, dweight)  # fmt: skip
-        return for_trained(ctx, *_parts(ctx, dx), dweight.astype(weight.dtype))
-
-
-class _LayerNorm(PyLayer):
-    """`ops.layer_norm`, or `ops.add_layer_norm` with a branch."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        rows, total, head = _operands(ctx, x, branch, weight, bias)
-        y = memory.empty_like(total)
-        mean, inverse = (memory.empty([rows], paddle.float32) for _ in range(2))
-        call("layer_norm", *head, as_float32(weight), as_float32(bias), epsilon, y, mean,
-             inverse)  # fmt: skip
-        ctx.save_for_backward(total, weight, mean, inverse)
-        return y if branch is None else (total, y)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        total, weight, mean, inverse = ctx.saved_tensor()
-        dy, dtotal = _gradients(gradients)
+        total, weight, *statistics = ctx.saved_tensor()
+        *dtotal, dy = map(packed, gradients)  # of the sum, where there was an addition
         dx = memory.empty_like(total)
-        dweight, dbias = (memory.empty(weight.shape, paddle.float32) for _ in range(2))
-        call("layer_norm_backward", count(inverse), total.shape[-1], dy, total, total.dtype,
-             as_float32(weight), mean, inverse, dtotal, dx, dweight, dbias)  # fmt: skip
-        dparameters = dweight.astype(weight.dtype), dbias.astype(weight.dtype)
-        return for_trained(ctx, *_parts(ctx, dx), *dparameters)
-
-
-def _operands(
-    ctx: Any, x: Tensor, branch: Tensor | None, *parameters: Tensor
-) -> tuple[int, Tensor, tuple[Any, ...]]:
-    """The rows, what is normalised, and a call's first arguments."""
-    x, width = packed(x), x.shape[-1]
-    for name, parameter in zip(("weight", "bias"), parameters, strict=False):
-        expect(name, parameter, [width])
-    rows = count(x) // width
-    if branch is None:
-        ctx.branch_dtype = None
-        note_trained(ctx, x, *parameters)
-        return rows, x, (rows, width, x, None, x.dtype, None, x.dtype)
-    expect("branch", branch, x.shape)
-    ctx.branch_dtype = branch.dtype
-    note_trained(ctx, x, branch, *parameters)
-    total = memory.empty_like(x)
-    return rows, total, (rows, width, x, packed(branch), branch.dtype, total, x.dtype)
-
-
-def _gradients(gradients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-    """Of the norm and, where there was an addition, of the sum."""
-    *dtotal, dy = gradients
-    return packed(dy), packed(dtotal[0]) if dtotal else None
-
-
-def _parts(ctx: Any, dx: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of what was added."""
-    return (dx,) if ctx.branch_dtype is None else (dx, copied(dx, ctx.branch_dtype))
+        dparameters = [memory.empty(weight.shape, paddle.float32) for _ in ctx.dtypes]
+        call(f"{_KINDS[len(ctx.dtypes)]}_backward", count(statistics[0]), total.shape[-1], dy,
+             total, total.dtype, as_float32(weight), *statistics, *(dtotal or [None]), dx,
+             *dparameters)  # fmt: skip
+        dbranch = [] if ctx.branch_dtype is None else [copied(dx, ctx.branch_dtype)]
+        casts = (d.astype(dtype) for d, dtype in zip(dparameters, ctx.dtypes, strict=True))
+        return for_trained(ctx, dx, *dbranch, *casts)

@@ -17,7 +17,6 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.attention_block import merge
 from llm_pretrain.ops.flash_attention import (
     Pieces,
     Rows,
@@ -25,6 +24,7 @@ from llm_pretrain.ops.flash_attention import (
     attend_to_backward,
     blocks_of,
     correction,
+    merge,
 )
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype

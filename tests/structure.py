@@ -23,6 +23,10 @@ GONE = {
     r"\.spread\(": "all_gather",
     r"class Layout\(IntEnum": "WeightOrder",
     r"PASSED_OVER": "ignored",
+    r"\b[Tt]rials?\b": "self-test",
+    r"\b[Rr]ecipes?\b|recipe_of": "recomputed operand",
+    r"decoder_pieces": "the chunks and layers of a Decoder",
+    r"checkpoint\.layout": "the format of weights",
 }
 """Words that the code no longer has, as patterns, and what it says instead."""
 

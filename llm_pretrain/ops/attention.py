@@ -132,13 +132,13 @@ class _Attention(PyLayer):
         keys, values = split_keys(k_BSKD, sizes), split_keys(v_BSKD, sizes)
         outputs, probabilities, kept = [], [], []
         for i, q in enumerate(queries):
-            scores = paddle.matmul(_rows(q), _first(keys, seen[i]), transpose_y=True).astype(
-                "float32"
-            )
+            scores = paddle.matmul(
+                rows_of_group(q), _first(keys, seen[i]), transpose_y=True
+            ).astype("float32")
             bias = mask.bias(positions[i], np.arange(scores.shape[-1]))
             if bias is not None:
                 by_head = scores.reshape([*q.shape[:4], -1])
-                scores = _rows(by_head.add_(by_group(bias, groups).expand_as(by_head)))
+                scores = rows_of_group(by_head.add_(by_group(bias, groups).expand_as(by_head)))
             probabilities.append(F.softmax_(scores, axis=-1))
             kept.append(probabilities[-1])
             if dropout:
@@ -164,8 +164,8 @@ class _Attention(PyLayer):
         )
         for i, do in enumerate(split_queries(do_BSND, ctx.groups, ctx.sizes)):
             correction = do.astype("float32") * outputs[i].astype("float32")
-            correction = _rows(correction.sum(-1, keepdim=True))
-            q, do = _rows(queries[i]), _rows(do)
+            correction = rows_of_group(correction.sum(-1, keepdim=True))
+            q, do = rows_of_group(queries[i]), rows_of_group(do)
             seen = ctx.seen[i]
             dv = paddle.matmul(kept[i].astype(do.dtype), do, transpose_x=True)
             _add_to_first(dvalues, seen, dv)
@@ -210,7 +210,7 @@ def rows_of_block(rows_BNS: Tensor, groups: int, positions: NDArray[np.int64]) -
     return block.reshape([B, N // groups, groups * len(positions)])
 
 
-def _rows(x_BKGRX: Tensor) -> Tensor:
+def rows_of_group(x_BKGRX: Tensor) -> Tensor:
     """The rows of all heads of a group one after another, [B, K, G·R, X]."""
     return x_BKGRX.reshape([*x_BKGRX.shape[:2], -1, x_BKGRX.shape[-1]])
 

@@ -28,6 +28,7 @@ from llm_pretrain.ops.attention import (
     join_keys,
     join_queries,
     rows_of_block,
+    rows_of_group,
     split_keys,
     split_queries,
 )
@@ -187,7 +188,7 @@ def attend_to_backward(
     key_sizes = [len(piece) for piece in keys]
     key_blocks, value_blocks = split_keys(k_BTKD, key_sizes), split_keys(v_BTKD, key_sizes)
     outputs, log_sums, corrections = (
-        [_flat(block) for block in split_queries(x, groups, sizes)]
+        [rows_of_group(block) for block in split_queries(x, groups, sizes)]
         for x in (do_BSND, log_sums_BSN1, correction_BSN1)
     )
     dq = [paddle.zeros(block.shape, "float32") for block in queries]
@@ -214,11 +215,7 @@ def _queries(q_BSND: Tensor, k_BTKD: Tensor, rows: Rows) -> tuple[int, list[Tens
     sizes = [len(piece) for piece in rows.pieces]
     groups = q_BSND.shape[2] // k_BTKD.shape[2]
     scaled = q_BSND * (1 / math.sqrt(q_BSND.shape[-1]))
-    return groups, [_flat(block) for block in split_queries(scaled, groups, sizes)], sizes
-
-
-def _flat(block_BKGRX: Tensor) -> Tensor:
-    return block_BKGRX.reshape([*block_BKGRX.shape[:2], -1, block_BKGRX.shape[-1]])
+    return groups, [rows_of_group(block) for block in split_queries(scaled, groups, sizes)], sizes
 
 
 def _joined(blocks_BKMX: list[Any], groups: int, sizes: list[int]) -> Tensor:

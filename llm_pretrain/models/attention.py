@@ -8,9 +8,8 @@ from __future__ import annotations
 from paddle import Tensor, nn
 
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.extrapolation import scale_queries, with_larger_base
 from llm_pretrain.models.norm import norm
-from llm_pretrain.models.position import alibi_slopes, rotate
+from llm_pretrain.models.position import alibi_slopes, rotate, scale_queries, with_larger_base
 from llm_pretrain.parallel.layers.attention import attention, local_heads
 from llm_pretrain.parallel.layers.micro_batch import Sequences
 from llm_pretrain.parallel.layers.tensor import ColumnParallelLinear, RowParallelLinear

@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from llm_pretrain.config.model_config import Extrapolation, Rope
-from llm_pretrain.models.extrapolation import scale_queries, with_larger_base
+from llm_pretrain.models.position import scale_queries, with_larger_base
 from llm_pretrain.parallel.layers.micro_batch import Sequences, whole_sequences
 from tests.models.small import small_config, small_model
 

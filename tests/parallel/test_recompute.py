@@ -12,8 +12,7 @@ import paddle
 import pytest
 
 from llm_pretrain.models.attention import Attention
-from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.models.feed_forward import FeedForward
+from llm_pretrain.models.decoder import Decoder, FeedForward
 from llm_pretrain.ops import dispatch
 from llm_pretrain.parallel.comm.topology import current
 from llm_pretrain.parallel.layers.micro_batch import whole_sequences

@@ -9,9 +9,9 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 # Modules are compiled when they are first imported: most never are.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-# pip installs while the operators are compiled.
+# pip installs while the operators are compiled, and Paddle's modules while data is made.
 ifeq ($(filter-out setup ops demo,$(MAKECMDGOALS)),)
-MAKEFLAGS += --jobs=2
+MAKEFLAGS += --jobs=3
 endif
 
 .PHONY: setup ops peers lint demo demo-data test test-all capabilities structure bench lock \
@@ -35,13 +35,14 @@ peers: .venv-transformers/ready .venv-paddlenlp/ready
 	@touch $@
 
 # The operators in C++ (external_ops), built anew where a source has changed.
-OPS := $(wildcard external_ops/csrc/cpu/*) external_ops/compile_cpu.py
+OPS := $(wildcard external_ops/csrc/cpu/*) $(wildcard external_ops/*.py) external_ops/pyproject.toml
 ops: .venv/ops
-.venv/compiled: .venv/made $(OPS)
+.venv/wheel: .venv/made $(OPS)
 	$(BIN)/python external_ops/compile_cpu.py
-	@touch $@
-.venv/ops: .venv/ready .venv/compiled external_ops/setup.py external_ops/pyproject.toml
-	$(BIN)/python $(INSTALL) --no-deps ./external_ops
+	@rm -rf $@
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $@ ./external_ops
+.venv/ops: .venv/ready .venv/wheel
+	$(BIN)/python $(INSTALL) --no-deps --force-reinstall .venv/wheel/*.whl
 	@touch $@
 
 # The programs that the tests compare with, each in an environment of its own.
@@ -52,11 +53,14 @@ ops: .venv/ops
 
 # make demo ARGS="--max_steps 100" hands arguments to the training.
 COMPILER := $(shell command -v $(CXX) 2>/dev/null)
-demo: demo-data $(if $(COMPILER),ops)
+demo: demo-data .venv/imported $(if $(COMPILER),ops)
 	@$(if $(COMPILER),,echo "No C++ compiler ($(CXX)): the demo runs on Paddle's own operators.")
 	$(BIN)/python -m llm_pretrain.demo $(ARGS)
 demo-data: .venv/ready
 	@$(BIN)/python -m llm_pretrain.demo.data
+.venv/imported: .venv/ready
+	@$(BIN)/python -c 'import llm_pretrain.training.run, paddle.distributed.launch.main'
+	@touch $@
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -49,6 +49,9 @@ def draw_runs(runs: Sequence[str], picture: str, title: str | None) -> int:
     for number, (run, name) in enumerate(zip(runs, differing(runs), strict=True)):
         # Of one run the curves differ in colour, of several the runs do.
         colours = [f"C{number}", f"C{number}" if len(runs) > 1 else "C1"]
+        if not Path(run).is_dir():
+            print(f"error: {run} is no folder of a run", file=sys.stderr)
+            return 1
         if not draw_run(axes, run, name if len(runs) > 1 else "", colours):
             print(f"error: {run}/train_log.jsonl holds no losses", file=sys.stderr)
             return 1
@@ -59,7 +62,11 @@ def draw_runs(runs: Sequence[str], picture: str, title: str | None) -> int:
     axes.legend(frameon=False)
     # Without a date and with fixed ids the same run gives the same file.
     matplotlib.rcParams["svg.hashsalt"] = "llm_pretrain"
-    figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)
+    try:
+        figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)
+    except OSError as error:
+        print(f"error: {picture}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

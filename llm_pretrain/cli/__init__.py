@@ -8,7 +8,9 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from llm_pretrain import __version__
 from llm_pretrain.machine import SIGNAL_STATUS, launchers
@@ -115,9 +117,32 @@ def _train(arguments: Sequence[str]) -> int:
     except launchers.LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    from llm_pretrain.training.run import run  # imports Paddle, which reads the environment
+    with _interrupt_ends_at_once("train"):
+        from llm_pretrain.training.run import run  # imports Paddle, which reads the environment
 
-    return run(arguments)
+        return run(arguments)
+
+
+@contextmanager
+def _interrupt_ends_at_once(command: str) -> Iterator[None]:
+    """Ctrl-C ends the process, until the run takes it for a wish to save first.
+
+    As the exception that it is elsewhere it may get lost, or be an error, in Paddle's import.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(sys.stderr.fileno(), f"llm-pretrain {command}: interrupted\n".encode())
+        os._exit(SIGNAL_STATUS + number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check(arguments: Sequence[str]) -> int:

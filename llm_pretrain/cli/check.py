@@ -6,10 +6,10 @@ Paddle is not imported, so the answer is there in about a second.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from llm_pretrain import machine
 from llm_pretrain.checkpoint.directory import read_state
@@ -40,7 +40,7 @@ from llm_pretrain.data import (
     open_sources,
 )
 from llm_pretrain.machine import terminal
-from llm_pretrain.machine.terminal import wrap
+from llm_pretrain.machine.terminal import print_error, wrap
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.folders import (
     Start,
@@ -116,12 +116,8 @@ class Report:
         """Print notices and problems; the exit status."""
         self.section("NOTICES", self.notices)
         sys.stdout.flush()
-        # Elsewhere a problem stays one line, which a program can look for.
-        is_terminal = sys.stderr.isatty() or "COLUMNS" in os.environ
         for problem in self.problems:
-            line = f"error: {problem}"
-            lines = wrap(line, self.columns) if is_terminal else [line]
-            print("\n".join(lines), file=sys.stderr)
+            print_error(problem)
         if self.problems:
             print(f"{len(self.problems)} problem(s) found", file=sys.stderr)
             return 1
@@ -160,9 +156,8 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
         choices = (f"{name} = {value or '-'}  [{why}]" for name, value, why in machine.choices())
         report.section("MACHINE", choices)
     # What a wrong value would have decided can't be checked with the default in its place.
-    start, problems = examine_folders(run) if run.knows_folders() else (None, [])
-    report.problems += problems
-    degrees = _resolve_degrees(report, run, world_size) if run.knows_layout() else None
+    start = _find_start(report, run) if run.knows_folders() else None
+    degrees = _resolve_degrees(report, run, world_size) if run.knows_degrees() else None
     model = _find_model(report, run, degrees) if run.knows_model() else None
     weights = None
     if start is not None and model is not None:
@@ -172,10 +167,6 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     report.section("RUN", lines)
     if start is not None:
         _check_start(report, run, start, model, degrees, sources)
-    if report.verifies and run.knows_folders():
-        whole, problems = verify_checkpoints(run)
-        report.section("CHECKPOINTS", whole)
-        report.problems += problems
     if degrees is not None:
         report.section("LAYOUT", describe_layout(run, degrees))
     if model is not None:
@@ -185,6 +176,17 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
         report.section("LEARNING RATE", [describe_schedule(run)])
         if sources is not None and run.knows_data():
             _check_data(report, run, degrees, model, sources)
+
+
+def _find_start(report: Report, run: RunConfig) -> Start | None:
+    damaged: dict[Path, str] = {}
+    if report.verifies:
+        whole, damaged = verify_checkpoints(run)
+        report.section("CHECKPOINTS", whole)
+    start, problems = examine_folders(run, damaged)
+    told = {*problems, *(start.incomplete.values() if start is not None else ())}
+    report.problems += [*damaged.values(), *(told - set(damaged.values()))]
+    return start
 
 
 def _check_start(
@@ -198,7 +200,8 @@ def _check_start(
     now = None
     if model is not None:
         try:
-            assert_same_model(start, model)
+            if "max_seq_length" not in run.unknown:  # a model has room for its samples
+                assert_same_model(start, model)
             if degrees is not None and run.training.do_train and start.checkpoints:
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
                 report.problems += shortage(run, state, plan.samples_per_step, plan.train_samples)
@@ -232,8 +235,9 @@ def _find_model(report: Report, run: RunConfig, degrees: Degrees | None) -> Mode
     except PreprocessError as error:
         report.problems.append(str(error))
         return None
-    report.problems += model_problems(run, model, degrees)
-    report.notices += model_notices(run, model, degrees)
+    fitting = degrees if run.knows_layout() else None
+    report.problems += model_problems(run, model, fitting)
+    report.notices += model_notices(run, model, fitting)
     return model
 
 

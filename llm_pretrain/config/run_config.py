@@ -42,10 +42,16 @@ class RunConfig:
             ModelArguments.model_fields.keys() - OperatorArguments.model_fields.keys()
         )
 
+    def knows_degrees(self) -> bool:
+        """Whether all that the degrees follow from is known."""
+        return self.unknown.isdisjoint(
+            ParallelArguments.model_fields.keys() | RecomputeArguments.model_fields.keys()
+        )
+
     def knows_layout(self) -> bool:
         """Whether all that the degrees must fit to each other and to the model is known."""
-        degrees = ParallelArguments.model_fields.keys() | RecomputeArguments.model_fields.keys()
-        return self.unknown.isdisjoint(degrees | {"max_seq_length", "gradient_accumulation_steps"})
+        others = {"max_seq_length", "gradient_accumulation_steps"}
+        return self.knows_degrees() and self.unknown.isdisjoint(others)
 
     def knows_data(self) -> bool:
         """Whether all that decides on the samples is known."""

@@ -236,7 +236,10 @@ def _only_prefix(text: str) -> Path:
 
 
 def _shares(text: str) -> list[float]:
-    shares = [float(word) for word in text.split(",")]
-    if len(shares) < 2 or min(shares) <= 0:
+    try:
+        shares = [float(word) for word in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) < 2 or not min(shares) > 0:
         raise argparse.ArgumentTypeError("two or more numbers above 0 are needed, as in 98,1,1")
     return shares

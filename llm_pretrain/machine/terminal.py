@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 import textwrap
 
 _NO_TERMINAL = 80
@@ -39,6 +41,20 @@ def fit(text: str, hanging: int = 0) -> str:
     columns = width()
     lines = text.splitlines()
     return "\n".join(part for line in lines for part in wrap(line, columns, hanging))
+
+
+def shown(text: str, hanging: int = 2) -> str:
+    """A text for the standard output: on a terminal in lines that fit it, elsewhere as it is."""
+    return fit(text, hanging) if sys.stdout.isatty() else text
+
+
+def print_error(problem: str) -> None:
+    """A problem on the standard error: on a terminal in lines that fit it, elsewhere in one line,
+    which a program can look for."""
+    line = f"error: {problem}"
+    if sys.stderr.isatty() or "COLUMNS" in os.environ:
+        line = fit(line, hanging=2)
+    print(line, file=sys.stderr, flush=True)
 
 
 class HelpFormatter(argparse.HelpFormatter):

@@ -13,12 +13,14 @@ from llm_pretrain.config.paths import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import BLOCK, TokenData, scan_token_range
 from llm_pretrain.machine.faults import describe
-from llm_pretrain.machine.terminal import HelpFormatter
+from llm_pretrain.machine.terminal import HelpFormatter, shown, width
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
 
 _BAR = 40
+_BESIDE_A_BAR = 64
+"""Columns of a line on lengths, without its bar."""
 _TOKENS_SHOWN = 60
 
 
@@ -32,7 +34,9 @@ def main(argv: Sequence[str]) -> int:
         tokenizer = None if arguments.tokenizer is None else typed_tokenizer(arguments)
         for prefix in find_data(arguments.prefix, "PREFIX").prefixes:
             for line in inspect(open_data(prefix), tokenizer, arguments.documents):
-                print(line)
+                print(shown(line, hanging=2))
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"llm-pretrain inspect: {describe(error)}", file=sys.stderr)
         return 1
@@ -85,14 +89,15 @@ def _lengths(data: TokenData, unit: str) -> Iterator[str]:
         smallest, largest = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
     mean = data.token_count / len(data.sizes)
     yield f"  tokens in one of the {unit}: {smallest:,} to {largest:,}, {mean:,.1f} on average"
+    room = min(_BAR, width() - _BESIDE_A_BAR) if sys.stdout.isatty() else _BAR
     for length in range(int(largest).bit_length() + 1):
         first, last = (0, 0) if length == 0 else (1 << length - 1, (1 << length) - 1)
         if last < smallest:
             continue
-        bar = "#" * -(-_BAR * int(counts[length]) // int(counts.max()))
+        bar = "#" * -(-room * int(counts[length]) // int(counts.max())) if room > 0 else ""
         share = int(tokens[length]) / data.token_count
         yield (
-            f"  {first:>11,} to {last:>11,} {bar:<{_BAR}} {counts[length]:>12,} {unit}, "
+            f"  {first:>11,} to {last:>11,} {bar:<{max(room, 0)}} {counts[length]:>12,} {unit}, "
             f"{share:6.1%} of the tokens"
         )
 

@@ -55,12 +55,13 @@ class Progress:
         share = self._share(read)
         done = (share - self._share_at_begin) / max(1 - self._share_at_begin, 1e-9)
         left = self._seconds() * (1 - done) / max(done, 1e-9)
-        print(
+        line = (
             f"{self.counts['documents']:,} documents, {self._rates()}, {share:.1%}, "
-            f"{_duration(left)} left",
-            file=self._out,
-            flush=True,
+            f"{_duration(left)} left\n"
         )
+        # At once, so that an interrupt finds the line ended.
+        self._out.write(line)
+        self._out.flush()
 
     def problem(self, where: str, *, fail: bool) -> None:
         if fail:

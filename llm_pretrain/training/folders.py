@@ -96,30 +96,34 @@ def describe_start(start: Start, now: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def verify_checkpoints(run: RunConfig) -> tuple[list[str], list[str]]:
-    """Read every checkpoint that the run could resume from: lines on the whole, and problems."""
+def verify_checkpoints(run: RunConfig) -> tuple[list[str], dict[Path, str]]:
+    """Read every checkpoint that the run could resume from: lines on the whole, and the damaged
+    ones, each with what is wrong with it."""
     wanted = run.training.resume_from_checkpoint
     checkpoints = (
         [Path(wanted)] if isinstance(wanted, str) else checkpoints_in(run.training.output_dir)
     )
-    lines, problems = [], []
+    lines, damaged = [], {}
     for checkpoint in checkpoints:
         try:
             read_state(checkpoint)
             checksums = assert_whole(checkpoint)
         except ConfigError as error:
-            problems += [f"{checkpoint} is not whole: {problem}" for problem in error.problems]
+            damaged[checkpoint] = f"{checkpoint} is not whole: {'; '.join(error.problems)}"
             continue
         lines.append(
             f"{checkpoint} is whole: {len(checksums.files)} files, {checksums.size:,} bytes"
             if checksums.files
             else f"{checkpoint} has no checksums: an earlier version of this program wrote it"
         )
-    return lines or ["there is no checkpoint"], problems
+    return lines or ["there is no checkpoint"], damaged
 
 
-def find_start(run: RunConfig) -> Start:
+def find_start(run: RunConfig, known_damage: Mapping[Path, str] | None = None) -> Start:
     """The checkpoints to resume from, if there are any.
+
+    Args:
+        known_damage: what reading them whole has found, as `verify_checkpoints` gives it.
 
     Raises:
         ConfigError: there is none that can be resumed where there must be.
@@ -133,6 +137,8 @@ def find_start(run: RunConfig) -> Start:
     step, damaged, whole = 0, dict(found.incomplete), list(found.checkpoints)
     while whole:
         try:
+            if known_damage and whole[0] in known_damage:
+                raise DamagedCheckpointError(known_damage[whole[0]])
             step = int(read_state(whole[0])["progress"]["global_step"])
             break
         except DamagedCheckpointError as error:
@@ -145,8 +151,13 @@ def find_start(run: RunConfig) -> Start:
     return Start(tuple(whole), step, found.reason, damaged, max_steps)
 
 
-def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
-    """Where the run would begin, and why it can't: problems of `output_dir` and what it holds."""
+def examine_folders(
+    run: RunConfig, known_damage: Mapping[Path, str] | None = None
+) -> tuple[Start | None, list[str]]:
+    """Where the run would begin, and why it can't: problems of `output_dir` and what it holds.
+
+    `known_damage`: as for `find_start`.
+    """
     output = Path(run.training.output_dir)
     existing = _nearest_existing(output)
     if not existing.is_dir():
@@ -158,7 +169,7 @@ def examine_folders(run: RunConfig) -> tuple[Start | None, list[str]]:
     if problems:
         return None, problems
     try:
-        return find_start(run), []
+        return find_start(run, known_damage), []
     except ConfigError as error:
         return None, list(error.problems)
 

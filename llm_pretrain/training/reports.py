@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ import paddle
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.machine.terminal import fit
+from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.device import max_memory_allocated, memory_metrics, peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
@@ -50,7 +49,7 @@ class Reports:
     def message(self, text: str) -> None:
         """Show a text: on a terminal in lines that fit it, elsewhere in lines as they are."""
         if self.reporter:
-            self.reporter.message(fit(text, hanging=2) if sys.stdout.isatty() else text)
+            self.reporter.message(shown(text))
 
     def operators(self, served_by: dict[str, str]) -> None:
         if self.reporter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -35,6 +34,7 @@ from llm_pretrain.data import (
 )
 from llm_pretrain.machine import SIGNAL_STATUS, terminal
 from llm_pretrain.machine.faults import describe, is_fault, naming
+from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.ops.precision import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.comm.lost_peer import watched_peers
@@ -91,14 +91,14 @@ def run(arguments: Sequence[str]) -> int:
             return train(config, model_config, layout)
     except MeetingError as error:
         # Whoever is there says it: the first of the node may be the one that is missing.
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print_error(str(error))
         return 1
     except USER_ERRORS as error:
         return _refuse(error.problems if isinstance(error, ConfigError) else [str(error)])
     except OSError as error:
         if not is_fault(error):
             raise
-        print(f"error: {describe(error)}", file=sys.stderr, flush=True)
+        print_error(describe(error))
         return 1
 
 
@@ -125,7 +125,7 @@ def _refuse(problems: Sequence[str]) -> int:
     """Say what is wrong, on the rank of each node whose output the launcher shows."""
     if is_first_of_node():
         for problem in problems:
-            print(f"error: {problem}", file=sys.stderr, flush=True)
+            print_error(problem)
     return 1
 
 
@@ -140,7 +140,7 @@ def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int
     start = agree_on_start(config, model_config, layout)
     if start.is_beyond_the_end:
         if is_first_of_node():
-            print("\n".join(start.lines()), flush=True)
+            print("\n".join(map(terminal.shown, start.lines())), flush=True)
         return 0
     reports = Reports(config, model_config, layout)
     try:

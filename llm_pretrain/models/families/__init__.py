@@ -186,9 +186,11 @@ def _published_config(
 
 
 def _unknown_name(name: str) -> str:
+    if name.startswith(("/", "./", "../")):
+        return f"model_name_or_path: there is no directory {name}."
     by_lower = {seed.lower(): seed for seed in SEEDS}
     near = difflib.get_close_matches(name.lower(), by_lower, n=4, cutoff=0.5)
-    known = ", ".join(by_lower[match] for match in near) or ", ".join(sorted(SEEDS))
+    known = ", ".join(by_lower[match] for match in near) or "those that docs/models.md lists"
     label = "Near names" if near else "Known names"
     return (
         f"model_name_or_path: {name!r} is neither a directory nor the name of a built-in config. "

@@ -26,6 +26,15 @@ def write_run(directory: Path, *, last: float) -> Path:
     return directory
 
 
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", last=1.0)
+    done = draw(run, tmp_path / "nowhere" / "a.svg")
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/nowhere/a.svg: No such file or directory\n"
+    done = draw(tmp_path / "other", tmp_path / "a.svg")
+    assert done.stderr == f"error: {tmp_path}/other is no folder of a run\n"
+
+
 @pytest.mark.parametrize("title", [["a title"], ["--title", "a title"]])
 def test_the_picture_names_the_last_losses(tmp_path: Path, title: list[str]) -> None:
     write_run(tmp_path, last=1.0)

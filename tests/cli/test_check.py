@@ -33,6 +33,15 @@ def section(text: str, title: str) -> list[str]:
     return re.sub(r"\n    +", " ", body[1]).strip("\n").split("\n") if body else []
 
 
+def test_a_mistyped_key_hides_no_wrong_degree(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    degree = ("--world_size", 2, "--tensor_parallel_degree", 3)
+    text = check(capsys, config, *degree, "--max_seq_lenght", 64, status=1)
+    assert "did you mean max_seq_length" in text
+    assert "tensor_parallel_degree 3 needs 3 processes" in text
+
+
 def test_four_lines_say_what_is_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = config.parent
     text = check(capsys, config, "--world_size", 2, "--tensor_parallel_degree", 2, "--seed", 7)

@@ -143,8 +143,11 @@ def test_errors_and_what_was_there_is_left(
 
 
 @pytest.mark.parametrize("shares", ["1", "1,x", "1,0", ""])
-def test_shares_that_are_none(tmp_path: Path, shares: str) -> None:
+def test_shares_that_are_none(
+    tmp_path: Path, shares: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["split", f"{tmp_path}/a", "--shares", shares]) == 2
+    assert "two or more numbers above 0 are needed" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(

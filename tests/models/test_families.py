@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,6 +62,19 @@ def test_unknown_name_lists_near_ones() -> None:
     message = str(error.value)
     assert "meta-llama/Llama-2-7b-hf" in message
     assert "directory" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/nowhere/model", "there is no directory /nowhere/model."),
+        ("../model", "there is no directory ../model."),
+        ("zzzzzzzzzz", "Known names: those that docs/models.md lists."),
+    ],
+)
+def test_an_unknown_name_is_a_sentence(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(name)
 
 
 def test_directory(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,21 @@ def test_what_is_printed(prefix: Path, tokenizer: Path, capsys: pytest.CaptureFi
     assert bars[2] == f"4 to 7 {'#' * 10} 5 documents, 25.0% of the tokens"
     assert bars[6] == "64 to 127 ## 1 documents, 58.3% of the tokens"
     assert len(bars) == 7
+
+
+def test_lines_fit_a_terminal(
+    prefix: Path,
+    tokenizer: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for columns in ("60", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["inspect", str(prefix), "--model_name_or_path", str(tokenizer)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        words = str(prefix)  # which has no room in any line
+        assert max(len(line) for line in lines if words not in line) <= int(columns)
 
 
 def test_an_id_beyond_the_vocabulary_fails(

@@ -127,6 +127,18 @@ def test_a_signal_saves_and_ends_the_run(
     assert (output_dir / f"checkpoint-{last}" / "trainer_state.json").is_file()
 
 
+def test_an_interrupt_while_paddle_is_imported_ends_the_run(shared: Path, tmp_path: Path) -> None:
+    config = config_in(shared, tmp_path / "out", max_steps=100_000, save_steps=100_000)
+    with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log") as job:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "libpaddle" not in Path(f"/proc/{job.process.pid}/maps").read_text():
+            assert time.monotonic() < deadline, job.output()
+            time.sleep(0.01)
+        os.kill(job.process.pid, signal.SIGINT)
+        assert job.wait() == 128 + signal.SIGINT
+    assert "Traceback" not in job.output()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_launcher_saves_and_ends_the_job(
     shared: Path, tmp_path: Path, number: signal.Signals

@@ -281,6 +281,27 @@ def test_a_checkpoint_of_an_earlier_version_is_read(shared: Path, train: Train, 
     assert steps(run, 2) == {step: whole[step] for step in (7, 8)}
 
 
+def test_check_that_verifies_begins_where_the_run_would(
+    shared: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(run / "checkpoint-8" / SHARD)
+    config = config_in(shared, run, max_steps=9)
+    assert main(["check", str(config), "--verify"]) == 1
+    captured = capsys.readouterr()
+    out = " ".join(captured.out.split())
+    assert f"Weights: those of step 6 ({run}/checkpoint-6)" in out
+    assert f"Training resumes at step 6 from {run}/checkpoint-6" in out
+    assert captured.err.count(f"checkpoint-8/{SHARD} is damaged") == 1
+
+
+def test_an_unknown_length_makes_no_other_model(
+    shared: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_in(shared, run, max_steps=9)
+    assert main(["check", str(config), "--max_seq_length", "ten"]) == 1
+    assert "is of another model" not in capsys.readouterr().err
+
+
 def test_check_says_before_the_run_what_the_run_would_say(
     shared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llm-pretrain convert",
         description="Convert a model's weights. SOURCE is a model of Hugging Face's or PaddleNLP's "
-        "programs, a checkpoint, or the output_dir of a run that has ended.",
+        "programs, a checkpoint, or the output_dir of a run that has ended. Without --to, two "
+        "PREFIXes: token data as PREFIX_ids.npy and PREFIX_idx.npz becomes PREFIX.bin and .idx.",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument

@@ -131,7 +131,8 @@ def _interrupt_ends_at_once(command: str) -> Iterator[None]:
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os.write(sys.stderr.fileno(), f"llm-pretrain {command}: interrupted\n".encode())
+        # sys.stderr is put aside while Paddle is imported.
+        os.write(2, f"llm-pretrain {command}: interrupted\n".encode())
         os._exit(SIGNAL_STATUS + number)
 
     before = signal.getsignal(signal.SIGINT)

@@ -39,8 +39,9 @@ peers: .venv-transformers/ready .venv-paddlenlp/ready
 # The operators in C++ (external_ops), built anew where a source has changed.
 OPS := $(wildcard external_ops/csrc/cpu/*) $(wildcard external_ops/*.py) external_ops/pyproject.toml
 ops: .venv/ops
+# What is compiled makes way for pip, which everything else waits for.
 .venv/wheel: .venv/made $(OPS)
-	$(BIN)/python external_ops/compile_cpu.py
+	nice $(BIN)/python external_ops/compile_cpu.py
 	@rm -rf $@
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $@ ./external_ops
 .venv/ops: .venv/ready .venv/wheel

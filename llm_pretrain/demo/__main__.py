@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
@@ -94,6 +95,10 @@ def is_done(config: RunConfig) -> bool:
 
 def processes() -> int:
     """Two, except on a machine with a single GPU."""
+    try:
+        metadata.version("paddlepaddle-gpu")
+    except metadata.PackageNotFoundError:
+        return 2  # without the seconds that importing Paddle takes
     import paddle
 
     gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0

@@ -50,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start_demo(folder: Path, arguments: str) -> subprocess.Popen[str]:
     # The set-up is this interpreter's, and make is told that it is done.
-    command = ["make", "demo", f"BIN={folder}/bin", "CXX=none", "--old-file", ".venv/ready"]
+    done = ("--old-file", ".venv/ready", "--old-file", ".venv/imported")
+    command = ["make", "demo", f"BIN={folder}/bin", "CXX=none", *done]
     environment = {name: value for name, value in os.environ.items() if "PADDLE_" not in name}
     return subprocess.Popen(
         [*command, f"ARGS={SHORT} {arguments}"],

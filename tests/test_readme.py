@@ -80,7 +80,8 @@ def run(folder: Path, command: str) -> str:
         command = re.sub(rf"(?<![\w/.]){re.escape(name)}(?:\.json)?(?![\w.])", stand_in, command)
     if command == "make demo":
         # The set-up is this interpreter's, and make is told that it is done; so are the operators.
-        command = f'make demo BIN=bin CXX=none --old-file .venv/ready ARGS="{SHORT}"'
+        done = "--old-file .venv/ready --old-file .venv/imported"
+        command = f'make demo BIN=bin CXX=none {done} ARGS="{SHORT}"'
     elif "run_pretrain.py" in command or "run_trainer" in command or " train " in command:
         command = f"{command} {SHORT}"
     environment = {

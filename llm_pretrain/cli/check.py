@@ -184,8 +184,7 @@ def _find_start(report: Report, run: RunConfig) -> Start | None:
         whole, damaged = verify_checkpoints(run)
         report.section("CHECKPOINTS", whole)
     start, problems = examine_folders(run, damaged)
-    told = {*problems, *(start.incomplete.values() if start is not None else ())}
-    report.problems += [*damaged.values(), *(told - set(damaged.values()))]
+    report.problems += [*damaged.values(), *problems]
     return start
 
 

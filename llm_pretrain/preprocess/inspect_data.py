@@ -89,15 +89,15 @@ def _lengths(data: TokenData, unit: str) -> Iterator[str]:
         smallest, largest = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
     mean = data.token_count / len(data.sizes)
     yield f"  tokens in one of the {unit}: {smallest:,} to {largest:,}, {mean:,.1f} on average"
-    room = min(_BAR, width() - _BESIDE_A_BAR) if sys.stdout.isatty() else _BAR
+    room = max(0, min(_BAR, width() - _BESIDE_A_BAR)) if sys.stdout.isatty() else _BAR
     for length in range(int(largest).bit_length() + 1):
         first, last = (0, 0) if length == 0 else (1 << length - 1, (1 << length) - 1)
         if last < smallest:
             continue
-        bar = "#" * -(-room * int(counts[length]) // int(counts.max())) if room > 0 else ""
+        bar = "#" * -(-room * int(counts[length]) // int(counts.max()))
         share = int(tokens[length]) / data.token_count
         yield (
-            f"  {first:>11,} to {last:>11,} {bar:<{max(room, 0)}} {counts[length]:>12,} {unit}, "
+            f"  {first:>11,} to {last:>11,} {bar:<{room}} {counts[length]:>12,} {unit}, "
             f"{share:6.1%} of the tokens"
         )
 

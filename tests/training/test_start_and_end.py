@@ -294,6 +294,17 @@ def test_check_that_verifies_begins_where_the_run_would(
     assert captured.err.count(f"checkpoint-8/{SHARD} is damaged") == 1
 
 
+def test_check_passes_over_an_incomplete_checkpoint_as_the_run_does(
+    shared: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "checkpoint-8" / "trainer_state.json").unlink()
+    config = config_in(shared, run, max_steps=9)
+    assert main(["check", str(config)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "that checkpoint is passed over" in out
+    assert f"Training resumes at step 6 from {run}/checkpoint-6" in out
+
+
 def test_an_unknown_length_makes_no_other_model(
     shared: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-MICRO_BATCHES = 4
-"""Of two samples each, per step, over all ranks together."""
+SAMPLES = 8
+"""Of a step, over all ranks together."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,13 @@ class Layout:
         return self.data * self.sharding
 
     @property
+    def micro_batches(self) -> int:
+        """Of a step on one rank: enough to fill a pipeline, else so many that gradients add up."""
+        if self.pipeline > 1:
+            return 4 // self.batch_ranks
+        return 2 if self.batch_ranks < 4 else 1
+
+    @property
     def processes(self) -> int:
         return self.batch_ranks * self.tensor * self.pipeline * self.sep * self.context
 
@@ -43,8 +50,9 @@ class Layout:
             "virtual_pp_degree": self.virtual,
             "sep_parallel_degree": self.sep,
             "context_parallel_degree": self.context,
-            "gradient_accumulation_steps": MICRO_BATCHES // self.batch_ranks,
-            "per_device_eval_batch_size": 2 * MICRO_BATCHES // self.batch_ranks,
+            "gradient_accumulation_steps": self.micro_batches,
+            "per_device_train_batch_size": SAMPLES // self.batch_ranks // self.micro_batches,
+            "per_device_eval_batch_size": SAMPLES // self.batch_ranks,
         }
         if self.sharding > 1:
             options["sharding_parallel_degree"] = self.sharding

@@ -12,7 +12,6 @@ import pytest
 from llm_pretrain.data import IndexedWriter
 from llm_pretrain.models.families import SEEDS
 from tests.launching import RUN_PRETRAIN, logged, run_job
-from tests.parity.grid import MICRO_BATCHES
 from tests.small_runs import small_config, write_config
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -47,7 +46,7 @@ def config(seed: str, data: Path, output: Path, **options: Any) -> Path:
         output,
         max_steps=STEPS,
         num_hidden_layers=3,
-        gradient_accumulation_steps=MICRO_BATCHES,
+        gradient_accumulation_steps=4,
         **options,
     )
     return write_config(output.with_suffix(".json"), run)

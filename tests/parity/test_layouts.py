@@ -1,7 +1,7 @@
 """Every layout gives the loss and the gradient norm of one process, step by step.
 
 One process is the control. All start from the same values, which a tensor's name and the seed
-decide, and read the same samples: where fewer ranks read data, they take more micro-batches. A
+decide, and read the same samples: where fewer ranks read data, they take more at a time. A
 launch trains every model in every cell of its layout.
 """
 
@@ -19,7 +19,7 @@ import pytest
 from llm_pretrain.models.families import CAPABILITIES
 from tests.launching import logged, run_job
 from tests.parity import results
-from tests.parity.grid import BF16, CELLS, MICRO_BATCHES, Cell, launches
+from tests.parity.grid import BF16, CELLS, SAMPLES, Cell, launches
 from tests.small_runs import small_config, write_config, write_data
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -64,8 +64,9 @@ def train(
 
 def control_options(**options: Any) -> dict[str, Any]:
     return {
-        "gradient_accumulation_steps": MICRO_BATCHES,
-        "per_device_eval_batch_size": 2 * MICRO_BATCHES,
+        "gradient_accumulation_steps": 4,
+        "per_device_train_batch_size": SAMPLES // 4,
+        "per_device_eval_batch_size": SAMPLES,
         **options,
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SAMPLES = 8
-"""Of a step, over all ranks together."""
+MICRO_BATCH = 2
+"""Samples of each: the loss of a step depends on it where samples learn from unequal numbers of
+tokens."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,8 @@ class Layout:
 
     @property
     def micro_batches(self) -> int:
-        """Of a step on one rank: enough to fill a pipeline, else so many that gradients add up."""
-        if self.pipeline > 1:
-            return 4 // self.batch_ranks
-        return 2 if self.batch_ranks < 4 else 1
+        """Of a step, over all ranks: as many as fill a pipeline, or let gradients add up."""
+        return 2 if self.pipeline == self.batch_ranks == 1 else 4
 
     @property
     def processes(self) -> int:
@@ -50,9 +49,8 @@ class Layout:
             "virtual_pp_degree": self.virtual,
             "sep_parallel_degree": self.sep,
             "context_parallel_degree": self.context,
-            "gradient_accumulation_steps": self.micro_batches,
-            "per_device_train_batch_size": SAMPLES // self.batch_ranks // self.micro_batches,
-            "per_device_eval_batch_size": SAMPLES // self.batch_ranks,
+            "gradient_accumulation_steps": self.micro_batches // self.batch_ranks,
+            "per_device_eval_batch_size": MICRO_BATCH * self.micro_batches // self.batch_ranks,
         }
         if self.sharding > 1:
             options["sharding_parallel_degree"] = self.sharding

@@ -1,7 +1,7 @@
 """Every layout gives the loss and the gradient norm of one process, step by step.
 
 One process is the control. All start from the same values, which a tensor's name and the seed
-decide, and read the same samples: where fewer ranks read data, they take more at a time. A
+decide, and read the same samples: where fewer ranks read data, they take more micro-batches. A
 launch trains every model in every cell of its layout.
 """
 
@@ -19,7 +19,7 @@ import pytest
 from llm_pretrain.models.families import CAPABILITIES
 from tests.launching import logged, run_job
 from tests.parity import results
-from tests.parity.grid import BF16, CELLS, SAMPLES, Cell, launches
+from tests.parity.grid import BF16, CELLS, MICRO_BATCH, Cell, launches
 from tests.small_runs import small_config, write_config, write_data
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -62,11 +62,12 @@ def train(
     return [logged(output) + logged(output, "evaluation") for output in outputs]
 
 
-def control_options(**options: Any) -> dict[str, Any]:
+def control_options(layers: int, micro_batches: int, **options: Any) -> dict[str, Any]:
+    """Those of one process, which takes all micro-batches."""
     return {
-        "gradient_accumulation_steps": 4,
-        "per_device_train_batch_size": SAMPLES // 4,
-        "per_device_eval_batch_size": SAMPLES,
+        "num_hidden_layers": layers,
+        "gradient_accumulation_steps": micro_batches,
+        "per_device_eval_batch_size": MICRO_BATCH * micro_batches,
         **options,
     }
 
@@ -79,16 +80,17 @@ class Controls:
         self.seeds = sorted(set(CAPABILITIES.values()))
 
     @functools.cache  # noqa: B019
-    def exact(self, layers: int) -> dict[str, Steps]:
+    def exact(self, layers: int, micro_batches: int) -> dict[str, Steps]:
         """Every model in fp32."""
-        options = control_options(num_hidden_layers=layers)
-        found = train(self.folder, f"one-{layers}", 1, [(seed, options) for seed in self.seeds])
+        options = control_options(layers, micro_batches)
+        name = f"one-{layers}-{micro_batches}"
+        found = train(self.folder, name, 1, [(seed, options) for seed in self.seeds])
         for seed, steps in zip(self.seeds, found, strict=True):
             assert steps[STEPS - 1]["loss"] < 0.98 * steps[0]["loss"], f"{seed} has learned nothing"
         return dict(zip(self.seeds, found, strict=True))
 
     @functools.cache  # noqa: B019
-    def rounded(self, layers: int) -> dict[str, list[Steps]]:
+    def rounded(self, layers: int, micro_batches: int) -> dict[str, list[Steps]]:
         """Every model in bf16, in ways that differ in the order of sums alone."""
         fused = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
         plain = {"use_flash_attention": False}
@@ -100,11 +102,11 @@ class Controls:
             {"use_fused_linear_cross_entropy": False, "use_fused_rms_norm": False, **plain},
         ]
         runs = [
-            (seed, control_options(num_hidden_layers=layers, **BF16, **way))
+            (seed, control_options(layers, micro_batches, **BF16, **way))
             for seed in self.seeds
             for way in ways
         ]
-        found = train(self.folder, f"one-bf16-{layers}", 1, runs)
+        found = train(self.folder, f"one-bf16-{layers}-{micro_batches}", 1, runs)
         count = len(ways)
         return {seed: found[count * n : count * (n + 1)] for n, seed in enumerate(self.seeds)}
 
@@ -143,11 +145,12 @@ def run_cells(name: str, cells: list[Cell], folder: Path, controls: Controls) ->
     )
     passed, failed = [], []
     for (model, seed, cell), steps in zip(runs, found, strict=True):
+        control = cell.layout.layers, cell.layout.micro_batches
         if cell.is_exact:
-            expected = controls.exact(cell.layout.layers)[seed]
+            expected = controls.exact(*control)[seed]
             tolerance = dict.fromkeys(METRICS, TOLERANCE)
         else:
-            rounded = controls.rounded(cell.layout.layers)[seed]
+            rounded = controls.rounded(*control)[seed]
             expected = rounded[0]
             # Twice: another run of the kind may lie as far out on the other side.
             tolerance = {metric: 2 * largest for metric, largest in spread(rounded).items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pretrain.config import load_run_config
-from llm_pretrain.training.operators import choose_operators
+from llm_pretrain.training.agreement import choose_operators
 from tests.small_runs import small_config, write_config
 
 

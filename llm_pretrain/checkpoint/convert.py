@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
-from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES
+from llm_pretrain.checkpoint.safetensors_file import NUMPY_TYPES
 from llm_pretrain.checkpoint.weight_files import (
     HUGGING_FACE,
     PADDLENLP,
@@ -18,11 +18,11 @@ from llm_pretrain.checkpoint.weight_files import (
 )
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
-from llm_pretrain.config.paths import path_argument
+from llm_pretrain.config.argument_types import path_argument
 from llm_pretrain.machine.faults import describe, naming
 from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along, files_that_go_along
+from llm_pretrain.preprocess.tokenizers import copy_along, files_that_go_along
 
 # A checkpoint's weights have Hugging Face's format; what else is in one, nobody else writes.
 TARGETS: dict[str, WeightFormat] = {

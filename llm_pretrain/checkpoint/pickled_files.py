@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_pretrain.checkpoint.restricted_pickle import MALFORMED, Global, as_text, load_pickle
-from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
+from llm_pretrain.checkpoint.safetensors_file import StoredTensor, UnreadableFileError
 
 _DTYPES = {
     "f4": "float32",

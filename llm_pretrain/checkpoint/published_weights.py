@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_pretrain.checkpoint.stored_tensor import (
+from llm_pretrain.checkpoint.safetensors_file import (
     StoredTensor,
     UnreadableFileError,
     to_dtype,

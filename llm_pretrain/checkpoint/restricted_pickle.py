@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from llm_pretrain.checkpoint.stored_tensor import UnreadableFileError
+from llm_pretrain.checkpoint.safetensors_file import UnreadableFileError
 
 MALFORMED = (
     LookupError,

@@ -32,7 +32,7 @@ from llm_pretrain.parallel.sharding.buckets import Bucket
 from llm_pretrain.parallel.sharding.flat_buffers import Placement
 from llm_pretrain.parallel.sharding.gathering import gathered_pieces
 from llm_pretrain.parallel.sharding.pieces import Piece
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import copy_along
+from llm_pretrain.preprocess.tokenizers import copy_along
 
 
 def is_first_of_node() -> bool:

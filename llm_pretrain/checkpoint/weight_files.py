@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.checkpoint.pickled_files import read_paddle_file, read_torch_file
-from llm_pretrain.checkpoint.safetensors_file import read_safetensors
-from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError
+from llm_pretrain.checkpoint.safetensors_file import (
+    StoredTensor,
+    UnreadableFileError,
+    read_safetensors,
+)
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.families import family_of, is_redundant, paddlenlp

@@ -15,8 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_pretrain.checkpoint.safetensors_file import writing_safetensors
-from llm_pretrain.checkpoint.stored_tensor import NUMPY_TYPES, to_dtype, transpose
+from llm_pretrain.checkpoint.safetensors_file import (
+    NUMPY_TYPES,
+    to_dtype,
+    transpose,
+    writing_safetensors,
+)
 from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, WeightFormat
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig

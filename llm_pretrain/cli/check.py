@@ -46,19 +46,20 @@ from llm_pretrain.training.folders import (
     Start,
     assert_same_model,
     describe_start,
+    describe_weights,
     examine_folders,
     index_cache_problems,
     verify_checkpoints,
 )
-from llm_pretrain.training.introduction import describe_weights, introduce
-from llm_pretrain.training.model_choice import (
+from llm_pretrain.training.origin import origin_of, shortage
+from llm_pretrain.training.preflight import (
+    introduce,
     missing_weights,
     model_config_of,
     model_notices,
     model_problems,
     unread_weights,
 )
-from llm_pretrain.training.origin import origin_of, shortage
 
 USAGE = """\
 usage: llm-pretrain check [CONFIG] [--world_size N]

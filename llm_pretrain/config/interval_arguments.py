@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llm_pretrain.config.argument_types import Arguments, Flag, Integer, shown
-from llm_pretrain.config.paths import PathText, expanded
+from llm_pretrain.config.argument_types import Arguments, Flag, Integer, PathText, expanded, shown
 
 Strategy = Literal["no", "steps", "epoch"]
 REPORTERS = ("visualdl", "tensorboard", "wandb", "swanlab", "all", "none")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llm_pretrain.config import keys
-from llm_pretrain.config.argument_types import Arguments, ConfigError, shown
+from llm_pretrain.config.argument_types import Arguments, ConfigError, expanded, shown
 from llm_pretrain.config.config_file import read_config_file
 from llm_pretrain.config.cross_checks import cross_checks, idle_values
 from llm_pretrain.config.foreign_keys import INERT, SPELLINGS
@@ -25,7 +25,6 @@ from llm_pretrain.config.given import (
 )
 from llm_pretrain.config.model_arguments import DataArguments, ModelArguments
 from llm_pretrain.config.parallel_options import INERT_OPTIONS
-from llm_pretrain.config.paths import expanded
 from llm_pretrain.config.run_config import RunConfig
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.config.translation import translate

@@ -6,8 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from llm_pretrain.config.argument_types import Arguments, Flag, Integer, Number, Text
-from llm_pretrain.config.paths import DataPath, PathText
+from llm_pretrain.config.argument_types import (
+    Arguments,
+    DataPath,
+    Flag,
+    Integer,
+    Number,
+    PathText,
+    Text,
+)
 
 
 class OperatorArguments(Arguments):

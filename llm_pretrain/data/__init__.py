@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from llm_pretrain.data.build import Datasets, SampleCounts, build_datasets
 from llm_pretrain.data.indexed_writer import IndexedWriter
-from llm_pretrain.data.loader import Batch, BatchLoader
 from llm_pretrain.data.overview import data_problems, describe_data, describe_ids
-from llm_pretrain.data.samples import Dataset, Sample
+from llm_pretrain.data.samples import Batch, BatchLoader, Dataset, Sample
 from llm_pretrain.data.sources import Sources, lone_validation, open_sources
 from llm_pretrain.data.token_data import DataError
 

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from llm_pretrain.config.paths import expanded
+from llm_pretrain.config.argument_types import expanded
 from llm_pretrain.data.cache import IndexCache
 from llm_pretrain.data.samples import Sample, Texts
 from llm_pretrain.data.token_data import DataError

@@ -11,8 +11,7 @@ from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
 from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
-from llm_pretrain.data.cache import IndexCache
-from llm_pretrain.data.paddlenlp_cache import Wanted, read_paddlenlp_index
+from llm_pretrain.data.cache import IndexCache, Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import ARRAYS, SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Isolation, SamplesOfDocuments, Texts
 from llm_pretrain.data.sources import (

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.mapping import map_file
 from llm_pretrain.data.token_data import (
     BLOCK,
     DataError,
@@ -31,6 +30,7 @@ from llm_pretrain.data.token_data import (
     check_document_starts,
     check_sizes,
     check_token_type,
+    map_file,
 )
 
 MAGIC = b"MMIDIDX\x00\x00"

@@ -14,13 +14,14 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.data.mapping import map_npy, read_npy_header
 from llm_pretrain.data.token_data import (
     DataError,
     TokenData,
     check_document_starts,
     check_sizes,
     check_token_type,
+    map_npy,
+    read_npy_header,
 )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_pretrain.config.paths import path_argument, path_word
+from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.npy_dataset import ids_path, npz_path

@@ -14,8 +14,7 @@ from llm_pretrain.demo.command import STOPPED, run
 from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.monitor.console import Console, sparkline
-from llm_pretrain.monitor.metrics_log import read_metrics
-from llm_pretrain.monitor.paddlenlp_lines import read_line
+from llm_pretrain.monitor.metrics_log import read_line, read_metrics
 from llm_pretrain.training.folders import find_start
 
 PROMPT = "Return the number of"

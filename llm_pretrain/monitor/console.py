@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llm_pretrain.machine import launchers
-from llm_pretrain.monitor.metrics_log import Metrics
-from llm_pretrain.monitor.paddlenlp_lines import evaluation_line, step_line
+from llm_pretrain.monitor.metrics_log import Metrics, evaluation_line, step_line
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole

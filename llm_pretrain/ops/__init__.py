@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from llm_pretrain.ops.activation import ACTIVATION, activation
 from llm_pretrain.ops.adamw import ADAMW, SUM_OF_SQUARES, adamw_, sum_of_squares
 from llm_pretrain.ops.attention import ATTENTION, attention, repeat_heads
-from llm_pretrain.ops.embedding import EMBEDDING, embedding
+from llm_pretrain.ops.elementwise import ACTIVATION, ROTARY, activation, rotary
 from llm_pretrain.ops.flash_attention import flash_attention
 from llm_pretrain.ops.gradients import scale_gradient
-from llm_pretrain.ops.linear import LINEAR, linear, linears
+from llm_pretrain.ops.linear import EMBEDDING, LINEAR, embedding, linear, linears
 from llm_pretrain.ops.linear_cross_entropy import (
     LINEAR_CROSS_ENTROPY,
     cross_entropy,
@@ -27,7 +26,6 @@ from llm_pretrain.ops.norm import (
     rms_norm,
 )
 from llm_pretrain.ops.random_bits import dropout
-from llm_pretrain.ops.rotary import ROTARY, rotary
 
 __all__ = [
     "OPERATORS",

@@ -22,8 +22,7 @@ from llm_pretrain.ops.cuda import attention as cuda
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import attention as native
-from llm_pretrain.ops.operator import Draw, Operator
-from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.operator import Draw, Operator, in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.random_bits import dropout as random_dropout
 
 ATTENTION = Operator(

@@ -34,7 +34,7 @@ from llm_pretrain.ops.attention import (
 )
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.operator import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.random_bits import keep
 
 _BLOCK = 256

@@ -1,15 +1,15 @@
-"""Linear maps."""
+"""Linear maps, and tables of vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.native import linear as native
-from llm_pretrain.ops.operator import Draw, Operator
-from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.operator import Draw, Operator, in_float32_on_cpu, to_compute_dtype
 
 LINEAR = Operator("linear", cpp=native)
 
@@ -58,3 +58,27 @@ def _example(draw: Draw) -> list[Tensor]:
     large, weight = draw(304, 320), draw(320, 336)
     outputs = [*linears(x, weights, [None, bias]), *linears(large, [weight], [None])]
     return draw.with_gradients(outputs, [x, *weights, bias, large, weight])
+
+
+EMBEDDING = Operator("embedding", cpp=native)
+
+
+@EMBEDDING.reference
+def embedding(ids: Tensor, table: Tensor) -> Tensor:
+    """The rows of `table` that `ids` name.
+
+    Args:
+        ids: integers [...].
+        table: [V, H].
+
+    Returns:
+        [..., H].
+    """
+    return F.embedding(ids, table)
+
+
+@EMBEDDING.self_test
+def _embedding_example(draw: Draw) -> list[Tensor]:
+    table = draw(9, 16)
+    y = embedding(paddle.to_tensor([[1, 8, 1], [0, 1, 3]]), table)
+    return draw.with_gradients([y], [table])

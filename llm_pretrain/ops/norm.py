@@ -24,7 +24,6 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return (x.astype("float32") + y.astype("float32")).astype(x.dtype)
 
 
-@NORM.reference
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x²) + epsilon) · weight over the last axis, computed in float32.
 
@@ -35,16 +34,46 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     Returns:
         [..., H] in the dtype of `x`.
     """
-    return _RMSNorm.apply(x, weight, epsilon)
+    return norm(x, None, epsilon, weight)
 
 
-@NORM.reference
 def add_rms_norm(
     x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """s = x + branch, in the dtype of `x`, and `rms_norm` of s."""
-    total = add(x, branch)
-    return total, rms_norm(total, weight, epsilon)
+    return norm(x, branch, epsilon, weight)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """(x - mean(x)) / sqrt(var(x) + epsilon) · weight + bias over the last axis, in float32.
+
+    Args:
+        x: [..., H].
+        weight, bias: [H].
+
+    Returns:
+        [..., H] in the dtype of `x`.
+    """
+    return norm(x, None, epsilon, weight, bias)
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """s = x + branch, in the dtype of `x`, and `layer_norm` of s."""
+    return norm(x, branch, epsilon, weight, bias)
+
+
+@NORM.reference
+def norm(x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor) -> Any:
+    """The four above: with a weight RMSNorm, with a weight and a bias layer norm."""
+    if branch is not None:
+        total = add(x, branch)
+        return total, norm(total, None, epsilon, *parameters)
+    if len(parameters) == 1:
+        return _RMSNorm.apply(x, *parameters, epsilon)
+    x32, weight32, bias32 = (operand.astype("float32") for operand in (x, *parameters))
+    return F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon).astype(x.dtype)
 
 
 class _RMSNorm(PyLayer):
@@ -68,32 +97,6 @@ class _RMSNorm(PyLayer):
         normalised.multiply_((dx * normalised).mean(-1, keepdim=True))
         dx.subtract_(normalised).multiply_(inverse_rms)
         return for_trained(ctx, dx.astype(x.dtype), dweight.astype(weight.dtype))
-
-
-@NORM.reference
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """(x - mean(x)) / sqrt(var(x) + epsilon) · weight + bias over the last axis, in float32.
-
-    Args:
-        x: [..., H].
-        weight, bias: [H].
-
-    Returns:
-        [..., H] in the dtype of `x`.
-    """
-    operands = (operand.astype("float32") for operand in (x, weight, bias))
-    x32, weight32, bias32 = operands
-    y = F.layer_norm(x32, [x.shape[-1]], weight32, bias32, epsilon)
-    return y.astype(x.dtype)
-
-
-@NORM.reference
-def add_layer_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """s = x + branch, in the dtype of `x`, and `layer_norm` of s."""
-    total = add(x, branch)
-    return total, layer_norm(total, weight, bias, epsilon)
 
 
 def normalise_columns(weight: Tensor) -> Tensor:

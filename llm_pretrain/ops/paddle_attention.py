@@ -9,7 +9,7 @@ from paddle import Tensor
 from paddle.nn.functional.flash_attention import flash_attention as kernel
 
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.precision import LOW, to_compute_dtype
+from llm_pretrain.ops.operator import LOW, to_compute_dtype
 
 DTYPES = LOW
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.precision import in_float32_on_cpu
+from llm_pretrain.ops.operator import in_float32_on_cpu
 
 _LOGITS = 1 << 24
 """About how many are computed at a time."""

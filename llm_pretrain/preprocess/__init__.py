@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from llm_pretrain.preprocess.preprocess_text import main
 from llm_pretrain.preprocess.streams import PreprocessError
-from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
+from llm_pretrain.preprocess.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
 from llm_pretrain.preprocess.tokenizers.byte_level import train_bpe
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import find_tokenizer
 
 __all__ = [
     "PreprocessError",

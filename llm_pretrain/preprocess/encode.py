@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
-from llm_pretrain.preprocess.formats import FORMATS, FormatOptions, decode_record
-from llm_pretrain.preprocess.inputs import Source
+from llm_pretrain.preprocess.inputs import FORMATS, FormatOptions, Source, decode_record
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from llm_pretrain.config.paths import path_word
+from llm_pretrain.config.argument_types import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import BLOCK, TokenData, scan_token_range
 from llm_pretrain.machine.faults import describe

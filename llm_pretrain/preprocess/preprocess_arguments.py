@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from llm_pretrain.config.paths import path_argument, path_word
+from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.machine.terminal import HelpFormatter
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer

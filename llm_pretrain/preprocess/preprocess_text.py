@@ -19,8 +19,7 @@ from llm_pretrain.data.sources import one_source_validates
 from llm_pretrain.machine.faults import describe, naming
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
-from llm_pretrain.preprocess.formats import FormatOptions
-from llm_pretrain.preprocess.inputs import Source, find_sources
+from llm_pretrain.preprocess.inputs import FormatOptions, Source, find_sources
 from llm_pretrain.preprocess.preprocess_arguments import (
     WITHOUT_EFFECT,
     parse_arguments,
@@ -28,8 +27,7 @@ from llm_pretrain.preprocess.preprocess_arguments import (
 )
 from llm_pretrain.preprocess.progress_lines import Progress
 from llm_pretrain.preprocess.streams import PreprocessError
-from llm_pretrain.preprocess.tokenizers import Tokenizer
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import tokenizer_files
+from llm_pretrain.preprocess.tokenizers import Tokenizer, tokenizer_files
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
 
 DUPLICATE = "left out, there already"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +10,11 @@ from itertools import islice
 import paddle
 
 from llm_pretrain.data import Dataset
-from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
+from llm_pretrain.training.reports import perplexity
 from llm_pretrain.training.shared_batches import open_batches
 
 
@@ -59,8 +58,8 @@ def evaluate(
             total += pipeline.evaluate([replace(part, label_count=1) for part in parts])
             labels += sum(int((part.labels != IGNORED_LABEL).sum()) for part in parts)
             done += 1
-    count = sum_over_batch_ranks(paddle.to_tensor([labels], dtype="int64"), topology)
-    loss = float(sum_over_batch_ranks(total, topology)) / max(int(count), 1)
+    count = topology.sum_over_batch(paddle.to_tensor([labels], dtype="int64"))
+    loss = float(topology.sum_over_batch(total)) / max(int(count), 1)
     samples = done * batch_size * topology.batch_degree
     seconds = time.perf_counter() - began
     return {
@@ -71,14 +70,3 @@ def evaluate(
         "eval_samples_per_second": samples / seconds,
         "eval_steps_per_second": done / seconds,
     }
-
-
-def perplexity(loss: float) -> float:
-    """e to the loss, as far as a float reaches."""
-    return math.exp(min(loss, 700.0))
-
-
-def sum_over_batch_ranks(total: paddle.Tensor, topology: Topology) -> paddle.Tensor:
-    """Sum, in place, over the ranks that read different samples or parts of samples."""
-    collectives.all_reduce(total, topology.replica_group)
-    return collectives.all_reduce(total, topology.sharding_group)

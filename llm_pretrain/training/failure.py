@@ -24,7 +24,7 @@ from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
-from llm_pretrain.training.operators import OperatorError
+from llm_pretrain.training.agreement import OperatorError
 
 USER_ERRORS = (ConfigError, DataError, OperatorError, PreprocessError, NonFiniteGradientError)
 """Errors that the person who typed the config can mend: no traceback is needed."""

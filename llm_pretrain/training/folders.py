@@ -23,6 +23,7 @@ from llm_pretrain.checkpoint.directory import (
     read_state,
     refusal_of_named,
 )
+from llm_pretrain.checkpoint.weight_files import open_weights
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
@@ -261,3 +262,17 @@ def _taken(output_dir: str | Path) -> str:
         f"output_dir: {output_dir} is in use by another job ({holder or 'its number is unknown'}); "
         "wait until it has ended, end it, or choose another output_dir"
     )
+
+
+def describe_weights(run: RunConfig, start: Start) -> str:
+    """Where the values come from that the run begins with.
+
+    Raises:
+        ConfigError: they are in files that can't be read.
+    """
+    if start.checkpoints:
+        return f"those of step {start.step} ({start.checkpoints[0]})"
+    if run.model.continue_training:
+        directory = run.model.model_name_or_path
+        return f"{open_weights(Path(directory))} ({directory})"
+    return f"random, from seed {run.training.seed}"

@@ -17,8 +17,8 @@ from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import tokenizer_files
-from llm_pretrain.training.model_choice import tokenizer_directory
+from llm_pretrain.preprocess.tokenizers import tokenizer_files
+from llm_pretrain.training.preflight import tokenizer_directory
 
 _HOW_NOT_WHAT = (
     "use_flash_attention",

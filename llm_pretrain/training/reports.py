@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,62 @@ import paddle
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.device import max_memory_allocated, memory_metrics, peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
-from llm_pretrain.training.evaluate import perplexity
-from llm_pretrain.training.progress import Interval, Progress, learning_rate
 from llm_pretrain.training.run_record import command_to_go_on, write_run_record
+
+
+@dataclass
+class Progress:
+    """Counted over the whole run, resumed parts included; stored in checkpoints."""
+
+    global_step: int = 0
+    consumed_samples: int = 0
+    best_metric: float | None = None
+    best_step: int | None = None
+    skipped_steps: int = 0
+    """Steps whose float16 gradient overflowed, so that they changed no weight."""
+    evaluated_step: int | None = None
+    """The last step that was evaluated."""
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Progress:
+        return cls(
+            int(state["global_step"]),
+            int(state["consumed_samples"]),
+            state["best_metric"],
+            state["best_step"],
+            # Absent in checkpoints of older versions.
+            int(state.get("skipped_steps", 0)),
+            state.get("evaluated_step"),
+        )
+
+
+@dataclass
+class Interval:
+    """Sums over the steps since the last report, or since the start."""
+
+    steps: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
+    """Of all devices together."""
+    wait_seconds: float = 0.0
+    """Of this rank, for data."""
+
+    def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
+        self.steps += 1
+        self.loss += loss
+        self.seconds += seconds
+        self.tokens += tokens
+        self.wait_seconds += wait_seconds
 
 
 class Reports:
@@ -103,7 +153,7 @@ class Reports:
             "global_step": progress.global_step,
             "loss": loss,
             "ppl": perplexity(loss),
-            "learning_rate": learning_rate(progress.global_step, self.run.training),
+            "learning_rate": learning_rate_at(progress.global_step, self.run.training),
             "global_norm": result.global_norm,
             "step_seconds": interval.seconds / interval.steps,
             "interval_runtime": interval.seconds,
@@ -200,3 +250,8 @@ def _device_name() -> str:
 def _default_logging_dir(output_dir: str) -> Path:
     now = datetime.now().strftime("%b%d_%H-%M-%S")
     return Path(output_dir) / "runs" / f"{now}_{socket.gethostname()}"
+
+
+def perplexity(loss: float) -> float:
+    """e to the loss, as far as a float reaches."""
+    return math.exp(min(loss, 700.0))

@@ -35,25 +35,24 @@ from llm_pretrain.data import (
 from llm_pretrain.machine import SIGNAL_STATUS, terminal
 from llm_pretrain.machine.faults import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
-from llm_pretrain.ops.precision import set_compute_dtype
+from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.comm.lost_peer import watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import files_that_go_along
-from llm_pretrain.training.agreement import StopSignal, assert_same_run
+from llm_pretrain.preprocess.tokenizers import files_that_go_along
+from llm_pretrain.training.agreement import StopSignal, assert_same_run, choose_operators
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
-from llm_pretrain.training.folders import Start, examine_folders, locked_output
-from llm_pretrain.training.introduction import describe_weights, introduce
-from llm_pretrain.training.model_choice import (
+from llm_pretrain.training.folders import Start, describe_weights, examine_folders, locked_output
+from llm_pretrain.training.preflight import (
+    introduce,
     model_config_of,
     model_notices,
     model_problems,
     tokenizer_directory,
     unread_weights,
 )
-from llm_pretrain.training.operators import choose_operators
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import (
     agree_on_start,

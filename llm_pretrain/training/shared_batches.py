@@ -19,8 +19,7 @@ import paddle
 from numpy.typing import NDArray
 
 from llm_pretrain.data.build import Datasets
-from llm_pretrain.data.loader import Batch, BatchLoader
-from llm_pretrain.data.samples import Dataset
+from llm_pretrain.data.samples import Batch, BatchLoader, Dataset
 from llm_pretrain.data.token_data import DataError
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.collectives import Group

@@ -12,6 +12,7 @@ from llm_pretrain.checkpoint.directory import checkpoint_path, keep_newest
 from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
@@ -24,10 +25,9 @@ from llm_pretrain.parallel.sharding.optimizer import (
     StepResult,
 )
 from llm_pretrain.training.agreement import StopSignal
-from llm_pretrain.training.evaluate import evaluate, sum_over_batch_ranks
+from llm_pretrain.training.evaluate import evaluate
 from llm_pretrain.training.origin import changes, shortage
-from llm_pretrain.training.progress import Interval, Progress, learning_rate
-from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.reports import Interval, Progress, Reports
 from llm_pretrain.training.resume import Loaded, load_unless_damaged
 from llm_pretrain.training.shared_batches import Batches, open_batches
 
@@ -202,9 +202,9 @@ class Trainer:
         parts = accumulation * self.topology.batch_degree
         self.optimizer.begin_step(len(micro_batches))
         loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
-        loss = float(sum_over_batch_ranks(loss_sum, self.topology)) / parts
+        loss = float(self.topology.sum_over_batch(loss_sum)) / parts
         try:
-            result = self.optimizer.step(learning_rate(step, training), self.loss_scale)
+            result = self.optimizer.step(learning_rate_at(step, training), self.loss_scale)
         except NonFiniteGradientError as error:
             raise NonFiniteGradientError(
                 f"Step {step}: {error} The loss is {loss}. No weight has been changed and nothing "

@@ -17,7 +17,7 @@ import paddle
 import pytest
 
 from llm_pretrain.checkpoint.pickled_files import read_paddle_file, read_torch_file
-from llm_pretrain.checkpoint.stored_tensor import StoredTensor, UnreadableFileError, to_float32
+from llm_pretrain.checkpoint.safetensors_file import StoredTensor, UnreadableFileError, to_float32
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 

@@ -17,8 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
-from llm_pretrain.checkpoint.safetensors_file import read_safetensors
-from llm_pretrain.checkpoint.stored_tensor import StoredTensor, to_float32
+from llm_pretrain.checkpoint.safetensors_file import StoredTensor, read_safetensors, to_float32
 from llm_pretrain.checkpoint.weight_files import HUGGING_FACE, PADDLENLP, WeightFormat
 from llm_pretrain.checkpoint.write_weights import (
     finish_weights,

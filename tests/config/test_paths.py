@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_pretrain.config import describe_config, load_command_line
-from llm_pretrain.config.paths import expanded, path_argument
+from llm_pretrain.config.argument_types import expanded, path_argument
 
 PATHS = {
     "output_dir": "training",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_pretrain.data.mapping import map_file, map_npy
+from llm_pretrain.data.token_data import map_file, map_npy
 
 SIZES = [4, 100_000]  # read, and mapped
 

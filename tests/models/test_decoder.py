@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from llm_pretrain.models.decoder import Chunk, Decoder
-from llm_pretrain.ops.precision import set_compute_dtype
+from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.layers.micro_batch import whole_sequences
 from llm_pretrain.parallel.sharding.pieces import initialize, named_pieces
 from tests.models.small import small_config, small_model

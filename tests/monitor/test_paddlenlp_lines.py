@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from llm_pretrain.monitor.paddlenlp_lines import (
+from llm_pretrain.monitor.metrics_log import (
     STEP_FIELDS,
     evaluation_line,
     read_line,

@@ -7,7 +7,7 @@ from typing import Any
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from llm_pretrain.ops.native import memory
+from llm_pretrain.ops.native import library
 from llm_pretrain.ops.native.library import call, count, declare, packed, serves
 from llm_pretrain.ops.native.norm import add
 
@@ -26,13 +26,13 @@ class _SquaredReLU(PyLayer):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = packed(x)
         ctx.save_for_backward(x)
-        y = memory.empty_like(x)
+        y = library.empty_like(x)
         call("activation", count(x), _RELU, x, x, x.dtype, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensor()
-        dx, dgate = memory.empty_like(x), memory.empty_like(x)
+        dx, dgate = library.empty_like(x), library.empty_like(x)
         call("activation_backward", count(x), _RELU, packed(dy), x, x, x.dtype, dx, dgate)
         return add(dx, dgate)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.operator import Draw, Operator
-from llm_pretrain.ops.precision import in_float32_on_cpu
+from llm_pretrain.ops.operator import Draw, Operator, in_float32_on_cpu
 from tests.ops import cpp_squared_relu as cpp
 
 SQUARED_RELU = Operator("squared_relu", cpp=cpp)

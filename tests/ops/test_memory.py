@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.ops.native import memory
+from llm_pretrain.ops.native import library
 
 MIB = 1 << 20
 
@@ -18,23 +18,23 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def idle(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[object]]:
     blocks: dict[int, list[object]] = {}
-    monkeypatch.setattr(memory, "_idle", blocks)
+    monkeypatch.setattr(library, "_idle", blocks)
     return blocks
 
 
 def of_mib(size: int, dtype: paddle.dtype = paddle.float32) -> paddle.Tensor:
-    return memory.empty([size, MIB // (4 if dtype == paddle.float32 else 2)], dtype)
+    return library.empty([size, MIB // (4 if dtype == paddle.float32 else 2)], dtype)
 
 
 @pytest.mark.parametrize("dtype", [paddle.float32, paddle.bfloat16])
 def test_it_is_a_tensor_as_any(dtype: paddle.dtype) -> None:
-    x = memory.empty([3, 700, 1024], dtype)
+    x = library.empty([3, 700, 1024], dtype)
     assert (x.shape, x.dtype, x.stop_gradient) == ([3, 700, 1024], dtype, True)
     assert x.is_contiguous()
     assert x.data_ptr() % 64 == 0
     x.fill_(2.5)
     assert float((x.astype("float32") * 2).max()) == 5
-    assert memory.empty_like(x).dtype == dtype
+    assert library.empty_like(x).dtype == dtype
 
 
 def test_tensors_that_live_share_nothing() -> None:
@@ -100,7 +100,7 @@ def test_a_child_process_writes_to_memory_of_its_own() -> None:
 
 def test_small_tensors_are_paddles(idle: dict[int, list[object]]) -> None:
     for shape, dtype in (([3], paddle.float32), ([0, 5], paddle.float32), ([2], paddle.int64)):
-        x = memory.empty(shape, dtype)
+        x = library.empty(shape, dtype)
         assert (x.shape, x.dtype) == (shape, dtype)
     del x
     assert not idle
@@ -112,13 +112,13 @@ def test_a_gradient_may_be_there_and_outlive_the_graph() -> None:
     class Doubled(paddle.autograd.PyLayer):
         @staticmethod
         def forward(ctx: object, x: paddle.Tensor) -> paddle.Tensor:
-            y = memory.empty_like(x)
+            y = library.empty_like(x)
             paddle.assign(x * 2, y)
             return y
 
         @staticmethod
         def backward(ctx: object, dy: paddle.Tensor) -> paddle.Tensor:
-            dx = memory.empty_like(dy)
+            dx = library.empty_like(dy)
             paddle.assign(dy * 2, dx)
             return dx
 

@@ -12,7 +12,7 @@ from paddle import Tensor
 from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain import ops
-from llm_pretrain.ops import OPERATORS, dispatch, gradients, paddle_attention, precision
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, operator, paddle_attention
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
@@ -32,7 +32,7 @@ def _built() -> Iterator[None]:
         pytest.skip(reason)
     yield
     dispatch.use_references()
-    precision.set_compute_dtype("float32")
+    operator.set_compute_dtype("float32")
 
 
 def use_native() -> None:
@@ -121,7 +121,7 @@ def test_attention(dtype: str, mask: str) -> None:
 
 
 def test_products_in_bfloat16_of_float32_tensors() -> None:
-    precision.set_compute_dtype("bfloat16")
+    operator.set_compute_dtype("bfloat16")
     x, w, b = (normal("float32", *shape) for shape in ((2, 9, 24), (24, 33), (33,)))
     check(ops.linear, x, w, b, bound=1e-2)
 
@@ -311,7 +311,7 @@ def test_a_failed_self_test_leaves_the_reference(monkeypatch: pytest.MonkeyPatch
     def fails(*_: object) -> Tensor:
         raise RuntimeError("no agreement")
 
-    monkeypatch.setattr(native_norm, "rms_norm", fails)
+    monkeypatch.setattr(native_norm, "norm", fails)
     choices = dispatch.choose({"rotary": False}, "float32")
     by_operator = {choice.operator: choice for choice in choices}
     assert by_operator["norm"].implementation == "reference"

@@ -10,7 +10,7 @@ import pytest
 
 from llm_pretrain import ops
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.precision import set_compute_dtype
+from llm_pretrain.ops.operator import set_compute_dtype
 
 
 @pytest.fixture(autouse=True)

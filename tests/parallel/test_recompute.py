@@ -11,8 +11,8 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.models.attention import Attention
 from llm_pretrain.models.decoder import Decoder, FeedForward
+from llm_pretrain.models.layers import Attention
 from llm_pretrain.ops import dispatch
 from llm_pretrain.parallel.comm.topology import current
 from llm_pretrain.parallel.layers.micro_batch import whole_sequences

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.ops import OPERATORS, dispatch, gradients, precision, vocabulary_chunks
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, operator, vocabulary_chunks
 from llm_pretrain.ops.native import library
 from llm_pretrain.parallel.layers.vocabulary import (
     IGNORED_LABEL,
@@ -46,7 +46,7 @@ def in_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(vocabulary_chunks, "_LOGITS", 1)
     yield request.param
     dispatch.use_references()
-    precision.set_compute_dtype("float32")
+    operator.set_compute_dtype("float32")
 
 
 def head(*, tied: bool, normalised: bool, in_chunks: bool) -> VocabularyParallelHead:
@@ -79,7 +79,7 @@ def outcome(made: VocabularyParallelHead) -> list[np.ndarray]:
 def test_chunks_give_what_logits_give(
     in_chunks: str, compute: str, tied: bool, normalised: bool
 ) -> None:
-    precision.set_compute_dtype(compute)
+    operator.set_compute_dtype(compute)
     found = outcome(head(tied=tied, normalised=normalised, in_chunks=True))
     dispatch.use_references()
     expected = outcome(head(tied=tied, normalised=normalised, in_chunks=False))

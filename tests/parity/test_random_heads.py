@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from llm_pretrain.config import check_layout, load_run_config, resolve_degrees
-from llm_pretrain.training.model_choice import model_config_of
+from llm_pretrain.training.preflight import model_config_of
 from tests.launching import logged, run_job
 from tests.small_runs import small_config, write_config, write_data
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_pretrain.preprocess import formats
-from llm_pretrain.preprocess.formats import FORMATS, FormatOptions, decode_record
-from llm_pretrain.preprocess.inputs import find_sources
+from llm_pretrain.preprocess import inputs
+from llm_pretrain.preprocess.inputs import FORMATS, FormatOptions, decode_record, find_sources
 from llm_pretrain.preprocess.streams import array_elements
 
 
@@ -165,7 +164,7 @@ def test_array_is_cut_as_json_reads_it(values: list, block: int, compact: bool) 
 
 
 def test_what_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(inputs, "MAX_RECORD_BYTES", 100)
     for name, content in (
         ("a.jsonl", json.dumps({"text": "x" * 100})),
         ("a.txt", "line\n" * 30),

@@ -13,7 +13,7 @@ from paddle.autograd import PyLayer
 from llm_pretrain.ops.cuda.library import call, serves
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.precision import LOW, to_compute_dtype
+from llm_pretrain.ops.operator import LOW, to_compute_dtype
 
 HEAD_SIZES = (64, 80, 96, 128)
 DTYPES = LOW

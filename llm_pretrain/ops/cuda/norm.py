@@ -17,31 +17,8 @@ _KINDS = {1: "rms_norm", 2: "layer_norm"}
 """By the number of parameters."""
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """`ops.rms_norm`."""
-    return _norm(x, None, epsilon, weight)
-
-
-def add_rms_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """`ops.add_rms_norm`."""
-    return _norm(x, branch, epsilon, weight)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """`ops.layer_norm`."""
-    return _norm(x, None, epsilon, weight, bias)
-
-
-def add_layer_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """`ops.add_layer_norm`."""
-    return _norm(x, branch, epsilon, weight, bias)
-
-
-def _norm(x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor) -> Any:
+def norm(x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor) -> Any:
+    """`ops.norm.norm`."""
     others = parameters if branch is None else (branch, *parameters)
     # The others are rounded to the dtype of `x`, so they must be exact in it.
     if not serves(x, *others) or x.shape[-1] > _WIDEST or not holds(x.dtype, *others):

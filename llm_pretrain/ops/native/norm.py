@@ -10,7 +10,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradients import for_trained, note_trained
-from llm_pretrain.ops.native import memory
+from llm_pretrain.ops.native import library
 from llm_pretrain.ops.native.library import (
     as_float32,
     call,
@@ -40,31 +40,8 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return _Add.apply(x, y) if x.shape == y.shape and serves(x, y) else NotImplemented
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """`ops.rms_norm`."""
-    return _norm(x, None, epsilon, weight)
-
-
-def add_rms_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """`ops.add_rms_norm`."""
-    return _norm(x, branch, epsilon, weight)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """`ops.layer_norm`."""
-    return _norm(x, None, epsilon, weight, bias)
-
-
-def add_layer_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """`ops.add_layer_norm`."""
-    return _norm(x, branch, epsilon, weight, bias)
-
-
-def _norm(x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor) -> Any:
+def norm(x: Tensor, branch: Tensor | None, epsilon: float, *parameters: Tensor) -> Any:
+    """`ops.norm.norm`."""
     if not serves(x, branch, *parameters):
         return NotImplemented
     if branch is None:
@@ -83,7 +60,7 @@ class _Add(PyLayer):
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         note_trained(ctx, x, y)
         x, y = packed(x), packed(y)
-        total = memory.empty_like(x)
+        total = library.empty_like(x)
         call("add", count(x), x, x.dtype, y, y.dtype, total)
         ctx.y_dtype = y.dtype
         return total
@@ -107,11 +84,11 @@ class _Norm(PyLayer):
         rows, total, added = count(x) // width, x, (None, x.dtype, None)
         if branch is not None:
             expect("branch", branch, x.shape)
-            total = memory.empty_like(x)
+            total = library.empty_like(x)
             added = packed(branch), branch.dtype, total
-        y = memory.empty_like(x)
+        y = library.empty_like(x)
         # The inverse of the root of the squares' mean; before it the mean, where there is a bias.
-        statistics = [memory.empty([rows], paddle.float32) for _ in parameters]
+        statistics = [library.empty([rows], paddle.float32) for _ in parameters]
         call(_KINDS[len(parameters)], rows, width, x, *added, x.dtype,
              *map(as_float32, parameters), epsilon, y, *statistics)  # fmt: skip
         ctx.save_for_backward(total, parameters[0], *statistics)
@@ -123,8 +100,8 @@ class _Norm(PyLayer):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         total, weight, *statistics = ctx.saved_tensor()
         *dtotal, dy = map(packed, gradients)  # of the sum, where there was an addition
-        dx = memory.empty_like(total)
-        dparameters = [memory.empty(weight.shape, paddle.float32) for _ in ctx.dtypes]
+        dx = library.empty_like(total)
+        dparameters = [library.empty(weight.shape, paddle.float32) for _ in ctx.dtypes]
         call(f"{_KINDS[len(ctx.dtypes)]}_backward", count(statistics[0]), total.shape[-1], dy,
              total, total.dtype, as_float32(weight), *statistics, *(dtotal or [None]), dx,
              *dparameters)  # fmt: skip

@@ -13,7 +13,7 @@ import paddle.distributed as dist
 from llm_pretrain import machine
 from llm_pretrain.config import Degrees
 from llm_pretrain.machine import launchers
-from llm_pretrain.parallel.comm.collectives import Group
+from llm_pretrain.parallel.comm.collectives import Group, all_reduce
 from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
 from llm_pretrain.parallel.comm.meeting import meet
 
@@ -71,6 +71,10 @@ class Topology:
     @property
     def is_first_stage(self) -> bool:
         return self.pipeline_rank == 0
+
+    def sum_over_batch(self, total: paddle.Tensor) -> paddle.Tensor:
+        """Sum, in place, over the ranks that read different samples or parts of samples."""
+        return all_reduce(all_reduce(total, self.replica_group), self.sharding_group)
 
 
 _current = Topology(

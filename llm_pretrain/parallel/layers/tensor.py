@@ -13,7 +13,7 @@ import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain import ops
-from llm_pretrain.ops.precision import in_float32_on_cpu
+from llm_pretrain.ops.operator import in_float32_on_cpu
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.sharding.pieces import Normal, Piece
 

@@ -17,7 +17,7 @@ from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
 from llm_pretrain.ops.gradients import for_trained, note_trained, sum_of_gradients
-from llm_pretrain.ops.precision import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.operator import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.layers.tensor import (
     enter_region,

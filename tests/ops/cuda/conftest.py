@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from llm_pretrain.ops import dispatch, precision
+from llm_pretrain.ops import dispatch, operator
 from tests.ops.cuda import emulated
 
 
@@ -23,4 +23,4 @@ def cuda(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
     built.calls.clear()
     yield built
     dispatch.use_references()
-    precision.set_compute_dtype("float32")
+    operator.set_compute_dtype("float32")

@@ -11,7 +11,7 @@ import pytest
 from paddle import Tensor
 
 from llm_pretrain import ops
-from llm_pretrain.ops import precision, random_bits
+from llm_pretrain.ops import random_bits
 from llm_pretrain.ops.mask import Mask
 from tests.ops.comparison import normal
 from tests.ops.cuda import emulated
@@ -49,7 +49,7 @@ def test_head_sizes(cuda: ModuleType, size: int) -> None:
 def test_float32_operands_are_rounded_to_the_compute_dtype(
     cuda: ModuleType, operator: Callable
 ) -> None:
-    precision.set_compute_dtype("bfloat16")
+    operator.set_compute_dtype("bfloat16")
     check(cuda, lambda *qkv: operator(*qkv, Mask()), *heads("float32", 64),
           bound=BOUNDS["bfloat16"], called=CALLED)  # fmt: skip
 

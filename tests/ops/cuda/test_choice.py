@@ -11,8 +11,8 @@ import pytest
 from llm_pretrain.ops import OPERATORS, paddle_attention
 from llm_pretrain.ops.cuda import library
 from llm_pretrain.ops.operator import CUDA, PADDLE
-from llm_pretrain.training import operators
-from llm_pretrain.training.operators import OperatorError
+from llm_pretrain.training import agreement
+from llm_pretrain.training.agreement import OperatorError
 from tests.chosen_operators import said
 from tests.ops.cuda import emulated
 
@@ -156,7 +156,7 @@ def test_ranks_that_would_compute_differently_take_the_reference(
         values.append(value)
         return value, value | 4 if len(values) == attention + 1 else value
 
-    monkeypatch.setattr(operators, "bounds_over_ranks", with_another)
+    monkeypatch.setattr(agreement, "bounds_over_ranks", with_another)
     lines = said(tmp_path, bf16=True)
     assert (
         "Operators by reference: attention (another process of the job can't do the same)." in lines

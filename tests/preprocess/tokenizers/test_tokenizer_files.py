@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import (
+from llm_pretrain.preprocess.tokenizers import (
     class_for_paddlenlp,
     copy_along,
     files_that_go_along,

@@ -1,16 +1,52 @@
-"""Rotary position embedding (Su et al., arXiv:2104.09864)."""
+"""The activations of the feed-forward layers, and rotary position embedding."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
+from paddle.nn import functional as F
 
 from llm_pretrain.ops.cuda import elementwise as cuda
 from llm_pretrain.ops.native import elementwise as native
-from llm_pretrain.ops.operator import Draw, Operator
+from llm_pretrain.ops.operator import Draw, Operator, in_float32_on_cpu
+
+ACTIVATION = Operator("activation", cpp=native, cuda=cuda)
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate=True),
+    "relu": F.relu,
+}
+
+
+@ACTIVATION.reference
+def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
+    """f(x), or f(x) · up (Shazeer, arXiv:2002.05202), elementwise.
+
+    Args:
+        name: "silu", "gelu" (exact), "gelu_tanh" (its approximation by tanh) or "relu".
+        x, up: of one shape and dtype.
+    """
+    if up is None:
+        return in_float32_on_cpu(_ACTIVATIONS[name], x)
+    if name == "silu":
+        return in_float32_on_cpu(F.swiglu, x, up)
+    return in_float32_on_cpu(lambda x, up: _ACTIVATIONS[name](x) * up, x, up)
+
+
+@ACTIVATION.self_test
+def _activation_example(draw: Draw) -> list[Tensor]:
+    x, up = draw(3, 40), draw(3, 40)
+    kinds = ("silu", "gelu", "gelu_tanh")
+    outputs = [activation(kind, x, up) for kind in kinds] + [activation("relu", x)]
+    return draw.with_gradients(outputs, [x, up])
+
 
 ROTARY = Operator("rotary", switch="use_fused_rope", cpp=native, cuda=cuda)
 
@@ -71,7 +107,7 @@ def _rotate(x_BSND: Tensor, cos: Tensor, signed_sin: Tensor, spans: int) -> Tens
 
 
 @ROTARY.self_test
-def _example(draw: Draw) -> list[Tensor]:
+def _rotary_example(draw: Draw) -> list[Tensor]:
     q, k = draw(2, 5, 4, 16), draw(2, 5, 2, 16)
     cos, sin = (draw.in_float32(5, 8).detach().tile([1, 2]) for _ in range(2))
     return draw.with_gradients(list(rotary(q, k, cos, sin)), [q, k])

@@ -1,4 +1,4 @@
-"""Self-attention with grouped queries and rotary positions.
+"""The layers of a block: norms, self-attention with grouped queries, and feed-forward.
 
 Shapes: B batch, S sequence, H hidden, N query heads, K key and value heads, D head size.
 """
@@ -7,12 +7,52 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
+from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.models.norm import norm
 from llm_pretrain.models.position import alibi_slopes, rotate, scale_queries, with_larger_base
 from llm_pretrain.parallel.layers.attention import attention, local_heads
 from llm_pretrain.parallel.layers.micro_batch import Sequences
 from llm_pretrain.parallel.layers.tensor import ColumnParallelLinear, RowParallelLinear
+from llm_pretrain.parallel.sharding.pieces import Constant
+
+
+class RMSNorm(nn.Layer):
+    """Root mean square norm over the last axis, with a learned scale that begins at one."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = self.create_parameter(
+            [size], default_initializer=nn.initializer.Constant(1.0)
+        )
+        self.weight.initializer = Constant(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.epsilon)
+
+    def of_sum(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """x + branch, and its norm."""
+        return ops.add_rms_norm(x, branch, self.weight, self.epsilon)
+
+
+class LayerNorm(RMSNorm):
+    """Layer norm over the last axis, with a learned scale and a learned shift from zero."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__(size, epsilon)
+        self.bias = self.create_parameter([size], default_initializer=nn.initializer.Constant(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+    def of_sum(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.add_layer_norm(x, branch, self.weight, self.bias, self.epsilon)
+
+
+def norm(config: ModelConfig, size: int | None = None) -> nn.Layer:
+    """The model's kind of norm, over the hidden axis or one of `size`."""
+    kind = LayerNorm if config.norm == "layer_norm" else RMSNorm
+    return kind(size or config.hidden_size, config.norm_eps)
 
 
 class Attention(nn.Layer):
@@ -79,3 +119,29 @@ class Attention(nn.Layer):
             place=self.name,
             flash=self.config.use_flash_attention,
         )
+
+
+class FeedForward(nn.Layer):
+    """Down(activation(Gate(x)) · Up(x)) (arXiv:2002.05202), or Down(activation(Up(x)))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        names = ("gate", "up") if config.is_gated else ("up",)
+        self.gate_up = ColumnParallelLinear(
+            config.hidden_size,
+            dict.fromkeys(names, config.intermediate_size),
+            bias=config.mlp_bias,
+            fused=config.fuse_attention_ffn,
+            std=config.initializer_range,
+        )
+        self.down = RowParallelLinear(
+            config.intermediate_size,
+            config.hidden_size,
+            "down",
+            bias=config.mlp_bias,
+            std=config.branch_end_range,
+        )
+
+    def forward(self, x_BSH: Tensor) -> Tensor:
+        return self.down(ops.activation(self.activation, *self.gate_up(x_BSH)))

@@ -10,7 +10,7 @@ import pytest
 
 from llm_pretrain.config import load_run_config
 from llm_pretrain.config.model_config import Extrapolation
-from llm_pretrain.training.model_choice import (
+from llm_pretrain.training.preflight import (
     depth_notices,
     model_config_of,
     tokenizer_notices,

@@ -1,17 +1,28 @@
-"""Which model a run trains; Paddle is not imported, so that `check` can ask too."""
+"""What is known of a run before it begins: its model, what is wrong with that, and the four lines
+that it begins with. Paddle is not imported, so that `check` can ask too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from llm_pretrain.checkpoint.published_weights import table_rows
 from llm_pretrain.checkpoint.weight_files import has_weights
-from llm_pretrain.config import ConfigError, Degrees, RunConfig, check_layout, layout_notices
+from llm_pretrain.config import (
+    ConfigError,
+    Degrees,
+    RunConfig,
+    check_layout,
+    describe_degrees,
+    layout_notices,
+    plan_batches,
+)
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data import Sources
+from llm_pretrain.data.sources import epochs_text
 from llm_pretrain.models.families import load_model_config, read_model_config
-from llm_pretrain.preprocess.tokenizers import load_tokenizer
-from llm_pretrain.preprocess.tokenizers.tokenizer_files import class_for_paddlenlp, find_tokenizer
+from llm_pretrain.preprocess.tokenizers import class_for_paddlenlp, find_tokenizer, load_tokenizer
 
 
 def tokenizer_directory(run: RunConfig) -> Path:
@@ -161,3 +172,52 @@ def unread_weights(run: RunConfig) -> list[str]:
         f"continue_training: not set, so that the trained weights in {name} are not read and the "
         "model starts from random ones; set it to true to start from them"
     ]
+
+
+_LONGEST_BLEND = 60
+
+
+def introduce(
+    run: RunConfig,
+    *,
+    model: ModelConfig | None,
+    weights: str | None,
+    sources: Sources | None,
+    degrees: Degrees | None,
+) -> Iterator[str]:
+    """A line on each of the four, but for what is None.
+
+    `weights`: as `describe_weights` gives it.
+    """
+    if model is not None:
+        name = run.model.model_name_or_path
+        yield f"Model: {model.family}, {model.parameter_count():,} parameters ({name})"
+    if weights is not None:
+        yield f"Weights: {weights}"
+    if sources is not None:
+        tokens = 0 if degrees is None else plan_batches(run, degrees).train_tokens
+        yield f"Data: {_data(sources, tokens)}"
+    if degrees is not None:
+        yield f"Layout: {describe_degrees(degrees)}"
+
+
+def _data(sources: Sources, taken: int) -> str:
+    """`taken`: tokens that training takes in all."""
+    tokens = f"{sum(file.token_count for file in sources.files):,} tokens"
+    name = sources.data.input_dir or ""
+    if len(sources.files) > 1:
+        tokens += f" in {len(sources.files):,} files"
+        # "weight prefix weight prefix …" may be very long.
+        name = name if len(name) <= _LONGEST_BLEND else f"{name[: _LONGEST_BLEND - 1]}…"
+    in_training = sum(sources.train_tokens)
+    if not taken or not in_training:
+        return f"{tokens} ({name})"
+    epochs = epochs_text(taken / in_training)
+    of_files = [
+        taken * share / count
+        for share, count in zip(sources.shares, sources.train_tokens, strict=True)
+        if count
+    ]
+    low, high = epochs_text(min(of_files)), epochs_text(max(of_files))
+    by_file = "" if low == high else f", by file {low} to {high}"
+    return f"{tokens}, {in_training:,} to train on: {epochs} epochs{by_file} ({name})"

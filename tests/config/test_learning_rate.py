@@ -7,7 +7,7 @@ import math
 import pytest
 
 from llm_pretrain.config import TrainingArguments
-from llm_pretrain.training.progress import learning_rate
+from llm_pretrain.config.training_arguments import learning_rate_at
 
 
 def arguments(**changes) -> TrainingArguments:
@@ -24,36 +24,36 @@ def arguments(**changes) -> TrainingArguments:
 
 
 def test_warm_up_rises_in_a_line_from_the_first_step() -> None:
-    rates = [learning_rate(step, arguments()) for step in range(1, 11)]
+    rates = [learning_rate_at(step, arguments()) for step in range(1, 11)]
     assert rates == pytest.approx([step / 10 for step in range(1, 11)])
 
 
 def test_a_fractional_warm_up_ratio() -> None:
     changed = arguments(warmup_steps=0, warmup_ratio=0.025)
-    assert learning_rate(1, changed) == pytest.approx(1 / 2.5)
-    assert learning_rate(2, changed) == pytest.approx(2 / 2.5)
-    assert learning_rate(3, changed) == pytest.approx(0.1 + 0.9 * (1 - 0.5 / 97.5))
+    assert learning_rate_at(1, changed) == pytest.approx(1 / 2.5)
+    assert learning_rate_at(2, changed) == pytest.approx(2 / 2.5)
+    assert learning_rate_at(3, changed) == pytest.approx(0.1 + 0.9 * (1 - 0.5 / 97.5))
 
 
 def test_linear_decay() -> None:
-    assert learning_rate(55, arguments()) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert learning_rate(100, arguments()) == pytest.approx(0.1)
+    assert learning_rate_at(55, arguments()) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate_at(100, arguments()) == pytest.approx(0.1)
 
 
 def test_cosine_decay() -> None:
     changed = arguments(lr_scheduler_type="cosine")
-    assert learning_rate(40, changed) == pytest.approx(
+    assert learning_rate_at(40, changed) == pytest.approx(
         0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 3))
     )
-    assert learning_rate(100, changed) == pytest.approx(0.1)
+    assert learning_rate_at(100, changed) == pytest.approx(0.1)
 
 
 def test_the_floor_is_kept_after_decay_steps() -> None:
     changed = arguments(decay_steps=50)
-    assert learning_rate(50, changed) == pytest.approx(0.1)
-    assert learning_rate(51, changed) == learning_rate(100, changed) == 0.1
+    assert learning_rate_at(50, changed) == pytest.approx(0.1)
+    assert learning_rate_at(51, changed) == learning_rate_at(100, changed) == 0.1
 
 
 def test_without_warm_up_the_first_step_has_begun_to_decay() -> None:
     changed = arguments(warmup_steps=0)
-    assert learning_rate(1, changed) == pytest.approx(0.1 + 0.9 * 0.99)
+    assert learning_rate_at(1, changed) == pytest.approx(0.1 + 0.9 * 0.99)

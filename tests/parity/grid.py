@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-MICRO_BATCH = 2
-"""Samples of each: the loss of a step depends on it where samples learn from unequal numbers of
-tokens."""
+SAMPLES = 8
+"""Of a step, over all ranks together."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,10 @@ class Layout:
 
     @property
     def micro_batches(self) -> int:
-        """Of a step, over all ranks: as many as fill a pipeline, or let gradients add up."""
+        """Of a step, over all ranks: as many as fill a pipeline, or let gradients add up.
+
+        The loss depends on it where samples learn from unequal numbers of tokens.
+        """
         return 2 if self.pipeline == self.batch_ranks == 1 else 4
 
     @property
@@ -50,7 +52,8 @@ class Layout:
             "sep_parallel_degree": self.sep,
             "context_parallel_degree": self.context,
             "gradient_accumulation_steps": self.micro_batches // self.batch_ranks,
-            "per_device_eval_batch_size": MICRO_BATCH * self.micro_batches // self.batch_ranks,
+            "per_device_train_batch_size": SAMPLES // self.micro_batches,
+            "per_device_eval_batch_size": SAMPLES // self.batch_ranks,
         }
         if self.sharding > 1:
             options["sharding_parallel_degree"] = self.sharding

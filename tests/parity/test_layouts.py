@@ -19,7 +19,7 @@ import pytest
 from llm_pretrain.models.families import CAPABILITIES
 from tests.launching import logged, run_job
 from tests.parity import results
-from tests.parity.grid import BF16, CELLS, MICRO_BATCH, Cell, launches
+from tests.parity.grid import BF16, CELLS, SAMPLES, Cell, launches
 from tests.small_runs import small_config, write_config, write_data
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -67,7 +67,8 @@ def control_options(layers: int, micro_batches: int, **options: Any) -> dict[str
     return {
         "num_hidden_layers": layers,
         "gradient_accumulation_steps": micro_batches,
-        "per_device_eval_batch_size": MICRO_BATCH * micro_batches,
+        "per_device_train_batch_size": SAMPLES // micro_batches,
+        "per_device_eval_batch_size": SAMPLES,
         **options,
     }
 

@@ -25,7 +25,7 @@ from llm_pretrain.checkpoint.optimizer_state import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine.files import write_text
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket
@@ -189,7 +189,7 @@ def save_optimizer(
             )
             parts.append((tensors, begin - buffer.shard_begin, end - buffer.shard_begin))
     arrays = (
-        (f"{entry.key}/{value}", _values_of(storage.view(tensors[value], begin, end)))
+        (f"{entry.key}/{value}", _values_of(internals.view(tensors[value], begin, end)))
         for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
         for value in VALUES
     )

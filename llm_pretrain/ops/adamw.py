@@ -8,7 +8,7 @@ import math
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.ops.cuda import elementwise as cuda
 from llm_pretrain.ops.native import elementwise as native
 from llm_pretrain.ops.operator import Draw, Operator
@@ -79,7 +79,7 @@ def sum_of_squares(x: Tensor) -> Tensor:
     """sum(x²) of a flat tensor [size], float32 [1]."""
     total = paddle.zeros([1], "float32")
     for begin in range(0, x.size, _SQUARES):
-        chunk = storage.view(x, begin, min(begin + _SQUARES, x.size)).astype("float32")
+        chunk = internals.view(x, begin, min(begin + _SQUARES, x.size)).astype("float32")
         # paddle.dot adds up in one run on CPU: 0.4 % off at this length.
         total += chunk.square().sum()
     return total

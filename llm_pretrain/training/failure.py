@@ -13,13 +13,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import paddle.distributed as dist
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
 from llm_pretrain.machine.faults import describe, is_fault
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
@@ -61,7 +59,7 @@ def _report(error: Exception) -> None:
 
 
 def _first_failure(own: str, rank: int, *, waits: bool) -> str:
-    store: Any = dist.collective._default_store
+    store = internals.job_store()
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while waits and store.add(_COUNT, 0) == 0 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -12,12 +12,12 @@ from paddle import Tensor
 from paddle.distributed.fleet.utils import recompute
 
 from llm_pretrain import ops
-from llm_pretrain.ops import OPERATORS, dispatch, gradients, operator, paddle_attention
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, paddle_attention
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
 from llm_pretrain.ops.native import norm as native_norm
-from llm_pretrain.ops.operator import PADDLE
+from llm_pretrain.ops.operator import PADDLE, set_compute_dtype
 from tests import cpp_operators
 from tests.ops.comparison import close, results
 
@@ -32,7 +32,7 @@ def _built() -> Iterator[None]:
         pytest.skip(reason)
     yield
     dispatch.use_references()
-    operator.set_compute_dtype("float32")
+    set_compute_dtype("float32")
 
 
 def use_native() -> None:
@@ -121,7 +121,7 @@ def test_attention(dtype: str, mask: str) -> None:
 
 
 def test_products_in_bfloat16_of_float32_tensors() -> None:
-    operator.set_compute_dtype("bfloat16")
+    set_compute_dtype("bfloat16")
     x, w, b = (normal("float32", *shape) for shape in ((2, 9, 24), (24, 33), (33,)))
     check(ops.linear, x, w, b, bound=1e-2)
 

@@ -20,7 +20,7 @@ from llm_pretrain.checkpoint.load import load_optimizer
 from llm_pretrain.checkpoint.save import save_checkpoint, whole_tensors
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.ops import dispatch, storage
+from llm_pretrain.ops import dispatch, internals
 from llm_pretrain.parallel.comm import collectives, topology
 from llm_pretrain.parallel.sharding.gathering import gathered_pieces
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
@@ -111,7 +111,7 @@ class Run:
 
     def present(self) -> int:
         """How many parameters have storage."""
-        return sum(storage.has_values(value) for value in self.model.parameters())
+        return sum(internals.has_values(value) for value in self.model.parameters())
 
 
 def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:

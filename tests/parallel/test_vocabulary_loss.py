@@ -6,8 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.ops import OPERATORS, dispatch, gradients, operator, vocabulary_chunks
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, vocabulary_chunks
 from llm_pretrain.ops.native import library
+from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.layers.vocabulary import (
     IGNORED_LABEL,
     VocabularyParallelHead,
@@ -46,7 +47,7 @@ def in_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(vocabulary_chunks, "_LOGITS", 1)
     yield request.param
     dispatch.use_references()
-    operator.set_compute_dtype("float32")
+    set_compute_dtype("float32")
 
 
 def head(*, tied: bool, normalised: bool, in_chunks: bool) -> VocabularyParallelHead:
@@ -79,7 +80,7 @@ def outcome(made: VocabularyParallelHead) -> list[np.ndarray]:
 def test_chunks_give_what_logits_give(
     in_chunks: str, compute: str, tied: bool, normalised: bool
 ) -> None:
-    operator.set_compute_dtype(compute)
+    set_compute_dtype(compute)
     found = outcome(head(tied=tied, normalised=normalised, in_chunks=True))
     dispatch.use_references()
     expected = outcome(head(tied=tied, normalised=normalised, in_chunks=False))

@@ -15,9 +15,10 @@ import pytest
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.families import CAPABILITIES, FAMILIES, SEEDS
-from llm_pretrain.ops import OPERATORS, dispatch, operator
+from llm_pretrain.ops import OPERATORS, dispatch
 from llm_pretrain.ops.native import elementwise, library
 from llm_pretrain.ops.native import norm as native_norm
+from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import initialize
@@ -34,7 +35,7 @@ NOT_BUILT = "the C++ operators are not built (make ops, or pip install ./externa
 def _as_before() -> Iterator[None]:
     yield
     dispatch.use_references()
-    operator.set_compute_dtype("float32")
+    set_compute_dtype("float32")
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def losses(seed: str, dtype: str) -> list[float]:
     kinds = ("embedding_dropout", "hidden_dropout", "attention_dropout")
     model = Decoder(replace(config, **dict.fromkeys(kinds, 0.0)))
     initialize(model, seed=1)
-    operator.set_compute_dtype(dtype)
+    set_compute_dtype(dtype)
     training = TrainingArguments(output_dir="out", max_steps=STEPS, adam_epsilon=1e-3)
     optimizer = ShardedAdamW(
         model, training, topology.current(), tied_embedding=config.tie_word_embeddings

@@ -25,16 +25,15 @@ from concurrent.futures import Future
 from typing import Any
 
 import paddle
-from paddle.base import core
 
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm.gloo_groups import Groups
 
-_all_reduce = core.ProcessGroupGloo.all_reduce
-_all_gather = core.ProcessGroupGloo.all_gather_into_tensor
-_broadcast = core.ProcessGroupGloo.broadcast
-_send = core.ProcessGroupGloo.send
-_recv = core.ProcessGroupGloo.recv
+_all_reduce = internals.ProcessGroupGloo.all_reduce
+_all_gather = internals.ProcessGroupGloo.all_gather_into_tensor
+_broadcast = internals.ProcessGroupGloo.broadcast
+_send = internals.ProcessGroupGloo.send
+_recv = internals.ProcessGroupGloo.recv
 
 
 class _Task:
@@ -102,7 +101,7 @@ class _Operations:
         return self.queues.setdefault((id(group), destination), _Queue())
 
     def all_reduce(
-        self, group: Any, tensor: Any, operation: Any = core.ReduceOp.SUM, sync_op: bool = True
+        self, group: Any, tensor: Any, operation: Any = internals.SUM, sync_op: bool = True
     ) -> _Task:
         def run() -> None:
             if tensor.dtype != paddle.float16:
@@ -127,13 +126,13 @@ class _Operations:
         group: Any,
         part: Any,
         whole: Any,
-        operation: Any = core.ReduceOp.SUM,
+        operation: Any = internals.SUM,
         sync_op: bool = True,
     ) -> _Task:
         def run() -> None:
             size = whole.shape[0] // group.size()
             for owner in range(group.size()):
-                share = storage.view(whole, owner * size, (owner + 1) * size)
+                share = internals.view(whole, owner * size, (owner + 1) * size)
                 share = share.astype("float32") if whole.dtype == paddle.float16 else share.clone()
                 group.reduce(share, owner, operation, True).wait()
                 if owner == group.rank():
@@ -189,7 +188,7 @@ def _parts(tensor: Any, sizes: list[int]) -> dict[int, Any]:
     """The part of every rank that has one."""
     ends = list(itertools.accumulate(sizes))
     return {
-        rank: storage.view(tensor, end - size, end)
+        rank: internals.view(tensor, end - size, end)
         for rank, (size, end) in enumerate(zip(sizes, ends, strict=True))
         if size
     }
@@ -199,7 +198,7 @@ def install(timeout_seconds: int) -> None:
     """Complete `paddle.distributed` over Gloo. Call once, before the first group is formed."""
     groups = Groups(timeout_seconds)
     operations = _Operations(groups)
-    process_group: Any = core.ProcessGroupGloo
+    process_group = internals.ProcessGroupGloo
     process_group.create = staticmethod(groups.create)
     methods: dict[str, Callable[..., _Task]] = {
         "all_reduce": operations.all_reduce,

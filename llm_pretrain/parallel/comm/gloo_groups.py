@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from paddle.base import core
+from llm_pretrain.ops import internals
 
 _PAIR_GROUP_IDS_FROM = 1 << 20
 """Beyond those of Paddle's groups."""
 
-_create_group = core.ProcessGroupGloo.create
+_create_group = internals.ProcessGroupGloo.create
 
 
 Address = tuple[str, int]
@@ -101,7 +101,7 @@ class Groups:
         return host, int(port)
 
     def _opened(self, address: Address, world_size: int, *, is_host: bool) -> Any:
-        store = core.TCPStore(*address, is_host, world_size, self.timeout_seconds)
+        store = internals.TCPStore(*address, is_host, world_size, self.timeout_seconds)
         self.stores.append(store)
         return store
 

@@ -10,10 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import paddle.distributed as dist
-
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import heartbeat
 
 _KEY = "heartbeat"
@@ -51,7 +49,7 @@ def missing_peers() -> str:
 
 
 def _start_watch(rank: int, timeout_seconds: float) -> subprocess.Popen[str]:
-    store: Any = dist.collective._default_store
+    store = internals.job_store()
     token, port = secrets.token_hex(16), 0
     if rank != 0:
         token, _, number = store.get(_KEY).decode().partition(" ")

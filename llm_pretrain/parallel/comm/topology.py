@@ -13,6 +13,7 @@ import paddle.distributed as dist
 from llm_pretrain import machine
 from llm_pretrain.config import Degrees
 from llm_pretrain.machine import launchers
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm.collectives import Group, all_reduce
 from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
 from llm_pretrain.parallel.comm.meeting import meet
@@ -117,8 +118,7 @@ def initialize(
 
     if machine.paddle_is_quiet():
         fleet.utils.log_util.set_log_level("WARNING")
-        # A table of settings that Paddle has changed by itself.
-        paddle.distributed.parallel._print_modified_flags = lambda flags: None
+        internals.print_no_modified_flags()
     strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {
         "dp_degree": degrees.data,

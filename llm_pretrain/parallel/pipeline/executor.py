@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.collectives import Group, Task
 from llm_pretrain.parallel.comm.topology import MessageKind, Topology
@@ -140,7 +140,7 @@ def _without_values(output: Tensor) -> Tensor:
     Of a copy, since operators may have kept `output` itself for their gradients.
     """
     end = output.clone()
-    storage.free(end)
+    internals.free(end)
     return end
 
 

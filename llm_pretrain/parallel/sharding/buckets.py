@@ -15,7 +15,7 @@ from itertools import chain
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.ops.gradients import offer_sum
 from llm_pretrain.parallel.comm.collectives import Group
 from llm_pretrain.parallel.comm.topology import Topology
@@ -107,7 +107,7 @@ class Bucket:
         )
         self.arrivals = self.last_arrival = 0
         for placement in self.buffer.placements:
-            storage.call_with_gradient(placement.parameter, partial(self._accumulate, placement))
+            internals.call_with_gradient(placement.parameter, partial(self._accumulate, placement))
             offer_sum(placement.parameter, partial(self._sum_of, placement))
 
     @property
@@ -137,9 +137,9 @@ class Bucket:
 
     @paddle.no_grad()
     def _accumulate(self, placement: Placement, gradient: Tensor | None) -> None:
-        if gradient is not None and storage.has_values(gradient):
+        if gradient is not None and internals.has_values(gradient):
             self.gradients.sums.add(placement, gradient)
-            storage.free(gradient)
+            internals.free(gradient)
         self.arrivals += 1
         if self.arrivals % len(self.buffer.placements) == 0:
             self.weights.release()

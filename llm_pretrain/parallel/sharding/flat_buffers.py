@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.collectives import Group, Task
 from llm_pretrain.parallel.sharding.pieces import Piece
@@ -51,11 +51,11 @@ class FlatBuffer:
 
     def shard_of(self, flat: Tensor) -> Tensor:
         """This rank's shard of a flat tensor [padded], a view of it."""
-        return storage.view(flat, self.shard_begin, self.shard_begin + self.shard_size)
+        return internals.view(flat, self.shard_begin, self.shard_begin + self.shard_size)
 
     def view(self, flat: Tensor, placement: Placement) -> Tensor:
         """The parameter's range of a flat tensor [padded], in its shape, a view of it."""
-        return storage.view(flat, placement.begin, placement.end, placement.parameter.shape)
+        return internals.view(flat, placement.begin, placement.end, placement.parameter.shape)
 
     def shard_placements(self) -> Iterator[tuple[Placement, int, int]]:
         """Each parameter in this rank's shard, with its range [begin, end) of the flat tensor."""
@@ -85,7 +85,7 @@ class WholeWeights:
         self.master = _master(buffer)
         shard = buffer.shard_of(self.flat)
         if self.flat.dtype == paddle.float32:
-            storage.share(shard, self.master)
+            internals.share(shard, self.master)
         else:
             self.master.copy_(shard.astype("float32"), True)
 
@@ -160,7 +160,7 @@ class ShardedWeights:
             self.gathering[0].wait()
         self.gathering = self.flat = None
         for placement in self.buffer.placements:
-            storage.free(placement.parameter)
+            internals.free(placement.parameter)
 
     def all_gather(self) -> None:
         """Nothing but to drop what was gathered of the weights of before."""
@@ -179,7 +179,7 @@ def _flattened(buffer: FlatBuffer) -> Tensor:
 def _bind(buffer: FlatBuffer, flat: Tensor) -> None:
     """Make the parameters views of `flat`."""
     for placement in buffer.placements:
-        storage.share(buffer.view(flat, placement), placement.parameter)
+        internals.share(buffer.view(flat, placement), placement.parameter)
 
 
 def _master(buffer: FlatBuffer) -> Tensor:

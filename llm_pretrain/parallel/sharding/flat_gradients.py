@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops import storage
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.collectives import Group, Task
 from llm_pretrain.parallel.sharding.flat_buffers import FlatBuffer, Placement
@@ -46,7 +46,7 @@ class GradientSums:
         self.begun: set[int] = set()
         end = buffer.placements[-1].end
         if end < buffer.padded:
-            storage.view(self.flat, end, buffer.padded).zero_()
+            internals.view(self.flat, end, buffer.padded).zero_()
 
     def add(self, placement: Placement, gradient: Tensor) -> None:
         place, has_begun = self.place_of(placement)

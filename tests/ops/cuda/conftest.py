@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from llm_pretrain.ops import dispatch, operator
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.operator import set_compute_dtype
 from tests.ops.cuda import emulated
 
 
@@ -23,4 +24,4 @@ def cuda(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
     built.calls.clear()
     yield built
     dispatch.use_references()
-    operator.set_compute_dtype("float32")
+    set_compute_dtype("float32")

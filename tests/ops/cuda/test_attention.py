@@ -13,6 +13,7 @@ from paddle import Tensor
 from llm_pretrain import ops
 from llm_pretrain.ops import random_bits
 from llm_pretrain.ops.mask import Mask
+from llm_pretrain.ops.operator import set_compute_dtype
 from tests.ops.comparison import normal
 from tests.ops.cuda import emulated
 from tests.ops.cuda.comparison import BOUNDS, check
@@ -49,7 +50,7 @@ def test_head_sizes(cuda: ModuleType, size: int) -> None:
 def test_float32_operands_are_rounded_to_the_compute_dtype(
     cuda: ModuleType, operator: Callable
 ) -> None:
-    operator.set_compute_dtype("bfloat16")
+    set_compute_dtype("bfloat16")
     check(cuda, lambda *qkv: operator(*qkv, Mask()), *heads("float32", 64),
           bound=BOUNDS["bfloat16"], called=CALLED)  # fmt: skip
 

@@ -10,7 +10,8 @@ import pytest
 from paddle import Tensor
 
 from llm_pretrain import ops
-from llm_pretrain.ops import operator, vocabulary_chunks
+from llm_pretrain.ops import vocabulary_chunks
+from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL, VocabularyParallelHead
 from tests.ops.comparison import close, normal
 from tests.ops.cuda import emulated
@@ -85,7 +86,7 @@ def test_a_rank_of_padding_alone(cuda: ModuleType) -> None:
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_the_head_of_a_model_keeps_no_logits(cuda: ModuleType, compute: str) -> None:
-    operator.set_compute_dtype(compute)
+    set_compute_dtype(compute)
     head = VocabularyParallelHead(8, COLUMNS, std=1.0)
     head.weight.set_value(normal("float32", 8, COLUMNS))
     labels = paddle.to_tensor([[3, 599, IGNORED_LABEL, 256, 0]])

@@ -12,7 +12,8 @@ import pytest
 from llm_pretrain.config.model_config import BlankInfilling, ModelConfig
 from llm_pretrain.config.training_arguments import TrainingArguments
 from llm_pretrain.models.decoder import Decoder
-from llm_pretrain.ops import dispatch, operator
+from llm_pretrain.ops import dispatch
+from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import initialize
@@ -51,7 +52,7 @@ def losses(config: ModelConfig, dtype: str) -> Iterator[float]:
     """Of some steps on one batch, whose samples have a prefix that sees itself whole."""
     model = Decoder(config)
     initialize(model, seed=1)
-    operator.set_compute_dtype(dtype)
+    set_compute_dtype(dtype)
     training = TrainingArguments(output_dir="out", max_steps=STEPS, adam_epsilon=1e-3)
     optimizer = ShardedAdamW(
         model, training, topology.current(), tied_embedding=config.tie_word_embeddings

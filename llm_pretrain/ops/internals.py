@@ -1,14 +1,38 @@
-"""Views and storage of tensors, by private calls of Paddle, which stand in this file alone.
+"""What the program takes from Paddle that is not public, in this file alone, each with its reason.
 
-Paddle's public calls copy what is sliced, and can neither free a tensor's memory while the autograd
+Tensors: public calls copy what is sliced, and can neither free a tensor's memory while the autograd
 graph refers to the tensor, nor give it another's.
+
+Processes: Gloo's groups lack operations (`parallel.comm.gloo`), which Paddle's collectives look for
+in a class; groups meet in stores that have no public class; the job's own store is the one way to
+tell other ranks of an error when a collective no longer works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import paddle.distributed as dist
 from paddle import Tensor
+from paddle.base import core
+
+ProcessGroupGloo: Any = core.ProcessGroupGloo
+"""The class of Gloo's groups."""
+TCPStore: Any = core.TCPStore
+"""Where processes meet: values by key, of which a reader waits for those that are not there yet."""
+SUM: Any = core.ReduceOp.SUM
+"""How a reduction combines values."""
+
+
+def job_store() -> Any:
+    """The store in which all processes of the job met."""
+    return dist.collective._default_store
+
+
+def print_no_modified_flags() -> None:
+    """Spare the screen a table of settings that Paddle has changed by itself."""
+    dist.parallel._print_modified_flags = lambda flags: None
 
 
 def view(flat: Tensor, begin: int, end: int, shape: Sequence[int] | None = None) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from llm_pretrain.checkpoint.weight_files import (
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.argument_types import path_argument
-from llm_pretrain.machine.faults import describe, naming
-from llm_pretrain.machine.terminal import HelpFormatter
+from llm_pretrain.machine.faults import naming
+from llm_pretrain.machine.terminal import Command
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers import copy_along, files_that_go_along
 
@@ -34,31 +33,13 @@ TARGETS: dict[str, WeightFormat] = {
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
-    try:
-        arguments = _parser().parse_args(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    try:
-        with naming(arguments.destination):
-            done = convert(
-                arguments.source, arguments.destination, TARGETS[arguments.to], arguments.dtype
-            )
-    except (ValueError, OSError) as error:
-        print(f"llm-pretrain convert: {describe(error)}", file=sys.stderr)
-        return 1
-    print(done)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llm-pretrain convert",
-        description="Convert a model's weights. SOURCE is a model of Hugging Face's or PaddleNLP's "
-        "programs, a checkpoint, or the output_dir of a run that has ended. Without --to, two "
-        "PREFIXes: token data as PREFIX_ids.npy and PREFIX_idx.npz becomes PREFIX.bin and .idx.",
-        formatter_class=HelpFormatter,
+    command = Command(
+        "convert",
+        "Convert a model's weights. SOURCE is a model of Hugging Face's or PaddleNLP's programs, "
+        "a checkpoint, or the output_dir of a run that has ended. Without --to, two PREFIXes: "
+        "token data as PREFIX_ids.npy and PREFIX_idx.npz becomes PREFIX.bin and .idx.",
     )
-    add = parser.add_argument
+    add = command.add_argument
     add(
         "source",
         type=path_argument,
@@ -74,7 +55,13 @@ def _parser() -> argparse.ArgumentParser:
         "'checkpoint' names the one that this program writes itself, Hugging Face's",
     )
     add("--dtype", choices=NUMPY_TYPES, help="of the weights (default: as in SOURCE)")
-    return parser
+
+    def work(arguments: argparse.Namespace) -> None:
+        source, destination = arguments.source, arguments.destination
+        with naming(destination):
+            print(convert(source, destination, TARGETS[arguments.to], arguments.dtype))
+
+    return command.run(argv, work)
 
 
 def convert(

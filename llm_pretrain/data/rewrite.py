@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.sources import one_source_validates
 from llm_pretrain.data.token_data import BLOCK, DataError, TokenData
-from llm_pretrain.machine.faults import describe, naming
-from llm_pretrain.machine.terminal import HelpFormatter
+from llm_pretrain.machine.faults import naming
+from llm_pretrain.machine.terminal import Command
 
 _SEQUENCES = 1 << 16
 _TOKENS = 1 << 22
@@ -129,8 +128,8 @@ def _gather(
 
 def merge_main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
-    parser = _parser("merge", "Write several pairs of token files as one, in the order given.")
-    add = parser.add_argument
+    command = Command("merge", "Write several pairs of token files as one, in the order given.")
+    add = command.add_argument
     pairs = "a prefix, or a folder: its pairs by name"
     add("inputs", nargs="*", metavar="INPUT", type=path_word, help=pairs)
     more = "one more INPUT"
@@ -139,7 +138,7 @@ def merge_main(argv: Sequence[str]) -> int:
     add(*names, required=True, type=path_argument, help=without)
     add("--data_impl", help="no effect: there is one format of output")
 
-    def run(arguments: argparse.Namespace) -> list[TokenData]:
+    def work(arguments: argparse.Namespace) -> None:
         inputs = [("INPUT", text) for text in arguments.inputs]
         inputs += [("--input", text) for text in arguments.others]
         if not inputs:
@@ -150,41 +149,41 @@ def merge_main(argv: Sequence[str]) -> int:
         said = one_source_validates(prefixes, [part.documents for part in parts])
         if said is not None:
             print(said)
-        return [merged]
+        _say([merged])
 
-    return _main(parser, argv, run)
+    return command.run(argv, work)
 
 
 def split_main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
-    parser = _parser("split", "Write one pair of token files as several, PREFIX_0 and so on.")
-    add = parser.add_argument
+    command = Command("split", "Write one pair of token files as several, PREFIX_0 and so on.")
+    add = command.add_argument
     add("prefix", metavar="PREFIX", type=path_word, help="path of the data without its ending")
     add("--shares", required=True, type=_shares, help="of the tokens: 98,1,1, or 1,1 for halves")
     parts = "path of the parts without number (default: PREFIX)"
     add("--output_prefix", type=path_argument, help=parts)
 
-    def run(arguments: argparse.Namespace) -> list[TokenData]:
+    def work(arguments: argparse.Namespace) -> None:
         prefix = _only_prefix(arguments.prefix)
         output: Path = arguments.output_prefix or prefix
         numbers = range(len(arguments.shares))
         outputs = [output.with_name(f"{output.name}_{number}") for number in numbers]
-        return split(prefix, outputs, arguments.shares)
+        _say(split(prefix, outputs, arguments.shares))
 
-    return _main(parser, argv, run)
+    return command.run(argv, work)
 
 
 def convert_main(argv: Sequence[str]) -> int:
     """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
-    parser = _parser("convert", "Write PREFIX_ids.npy and PREFIX_idx.npz as .bin and .idx.")
-    add = parser.add_argument
+    command = Command("convert", "Write PREFIX_ids.npy and PREFIX_idx.npz as .bin and .idx.")
+    add = command.add_argument
     add("prefix", metavar="PREFIX", type=path_word, help="path of the data without its ending")
     add("output", metavar="PREFIX", type=path_argument, help="path of the new files")
 
-    def run(arguments: argparse.Namespace) -> list[TokenData]:
-        return [merge([open_data(_only_prefix(arguments.prefix))], arguments.output)]
+    def work(arguments: argparse.Namespace) -> None:
+        _say([merge([open_data(_only_prefix(arguments.prefix))], arguments.output)])
 
-    return _main(parser, argv, run)
+    return command.run(argv, work)
 
 
 def asks_for_token_data(argv: Sequence[str]) -> bool:
@@ -200,32 +199,12 @@ def asks_for_token_data(argv: Sequence[str]) -> bool:
     )
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"llm-pretrain {command}", description=description, formatter_class=HelpFormatter
-    )
-
-
-def _main(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str],
-    run: Callable[[argparse.Namespace], list[TokenData]],
-) -> int:
-    try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    try:
-        written = run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {describe(error)}", file=sys.stderr)
-        return 1
+def _say(written: Sequence[TokenData]) -> None:
     for data in written:
         print(
             f"Wrote {data.prefix}.bin and {data.prefix}.idx: {data.documents:,} documents, "
             f"{data.token_count:,} tokens of type {data.tokens.dtype.name}"
         )
-    return 0
 
 
 def _only_prefix(text: str) -> Path:

@@ -1,12 +1,17 @@
-"""Text for people, in lines no wider than their terminal."""
+"""Text for people, in lines no wider than their terminal, and the command lines that they type."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llm_pretrain.machine.faults import describe
 
 _NO_TERMINAL = 80
 
@@ -57,7 +62,43 @@ def print_error(problem: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class HelpFormatter(argparse.HelpFormatter):
+class Command(argparse.ArgumentParser):
+    """`llm-pretrain NAME` with its arguments."""
+
+    def __init__(self, name: str, description: str, **options: Any) -> None:
+        super().__init__(
+            prog=f"llm-pretrain {name}",
+            description=description,
+            formatter_class=_HelpFormatter,
+            **options,
+        )
+
+    def run(self, words: Sequence[str], work: Callable[[argparse.Namespace], None]) -> int:
+        """Do the work that the words ask for: the exit status 0, 1 for an error of theirs or of the
+        system's, said in a sentence, or 2 for a wrong command line."""
+        try:
+            arguments, unknown = self.parse_known_args(words)
+            if unknown:
+                self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown[0])}")
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 2
+        try:
+            work(arguments)
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            print(f"{self.prog}: {describe(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    def _hint(self, word: str) -> str:
+        """The option that was meant instead of `word`, if there is one like it."""
+        known = [spelling for action in self._actions for spelling in action.option_strings]
+        near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+
+class _HelpFormatter(argparse.HelpFormatter):
     """argparse's, which leaves options with several names and long arguments too wide."""
 
     def format_help(self) -> str:

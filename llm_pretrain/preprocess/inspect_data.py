@@ -12,8 +12,7 @@ import numpy as np
 from llm_pretrain.config.argument_types import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import BLOCK, TokenData, scan_token_range
-from llm_pretrain.machine.faults import describe
-from llm_pretrain.machine.terminal import HelpFormatter, shown, width
+from llm_pretrain.machine.terminal import Command, shown, width
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
@@ -26,21 +25,20 @@ _TOKENS_SHOWN = 60
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, 1 where the data is not sound, or 2 (usage)."""
-    try:
-        arguments = _parser().parse_args(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    try:
+    command = Command("inspect", "Say what .bin and .idx files hold, and check all of it.")
+    add = command.add_argument
+    prefix = "path of the data without its ending, or a folder"
+    add("prefix", metavar="PREFIX", type=path_word, help=prefix)
+    add_tokenizer(command, help="directory of the tokenizer, to decode documents and check ids")
+    add("--documents", type=int, default=3, help="documents to show (default: 3)")
+
+    def work(arguments: argparse.Namespace) -> None:
         tokenizer = None if arguments.tokenizer is None else typed_tokenizer(arguments)
-        for prefix in find_data(arguments.prefix, "PREFIX").prefixes:
-            for line in inspect(open_data(prefix), tokenizer, arguments.documents):
+        for found in find_data(arguments.prefix, "PREFIX").prefixes:
+            for line in inspect(open_data(found), tokenizer, arguments.documents):
                 print(shown(line, hanging=2))
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(f"llm-pretrain inspect: {describe(error)}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command.run(argv, work)
 
 
 def inspect(data: TokenData, tokenizer: Tokenizer | None, shown: int) -> Iterator[str]:
@@ -111,17 +109,3 @@ def _text(data: TokenData, sequence: int, tokenizer: Tokenizer | None) -> str:
     # An id that the tokenizer lacks decodes to nothing; it is reported by itself.
     known = [token for token in ids if 0 <= token < tokenizer.vocab_size]
     return json.dumps(tokenizer.decode(known), ensure_ascii=False) + more
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llm-pretrain inspect",
-        description="Say what .bin and .idx files hold, and check all of it.",
-        formatter_class=HelpFormatter,
-    )
-    add = parser.add_argument
-    prefix = "path of the data without its ending, or a folder"
-    add("prefix", metavar="PREFIX", type=path_word, help=prefix)
-    add_tokenizer(parser, help="directory of the tokenizer, to decode documents and check ids")
-    add("--documents", type=int, default=3, help="documents to show (default: 3)")
-    return parser

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from llm_pretrain.config.argument_types import path_argument, path_word
-from llm_pretrain.machine.terminal import HelpFormatter
+from llm_pretrain.machine.terminal import Command
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 
@@ -29,18 +28,17 @@ WITHOUT_EFFECT = {
 _FLAGS = ("split_sentences", "chinese", "cn_splited", "no-merge", "no-shuffle")
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Raises SystemExit where argparse does."""
-    parser = argparse.ArgumentParser(
-        prog="llm-pretrain preprocess",
-        description="Turn text into the .bin and .idx files that pretraining reads.",
-        formatter_class=HelpFormatter,
+def preprocess_command() -> Command:
+    """The command with all of its arguments."""
+    command = Command(
+        "preprocess",
+        "Turn text into the .bin and .idx files that pretraining reads.",
         # An abbreviation could be taken for another program's argument.
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = command.add_argument
     add_tokenizer(
-        parser,
+        command,
         "--model_name",
         required=True,
         help="directory with tokenizer.json or a SentencePiece .model",
@@ -107,7 +105,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     for name, reason in WITHOUT_EFFECT.items():
         action = "store_true" if name in _FLAGS else "store"
         add(f"--{name}", action=action, default=None, dest=name, help=f"no effect: {reason}")
-    return parser.parse_args(argv)
+    return command
 
 
 class _Tokenizer(argparse.Action):

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.sources import one_source_validates
-from llm_pretrain.machine.faults import describe, naming
+from llm_pretrain.machine.faults import naming
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.inputs import FormatOptions, Source, find_sources
 from llm_pretrain.preprocess.preprocess_arguments import (
     WITHOUT_EFFECT,
-    parse_arguments,
+    preprocess_command,
     typed_tokenizer,
 )
 from llm_pretrain.preprocess.progress_lines import Progress
@@ -34,24 +34,16 @@ DUPLICATE = "left out, there already"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command with these arguments; returns the exit status, 0, 1, 2 (usage) or 130."""
-    try:
-        arguments = parse_arguments(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    for name, reason in WITHOUT_EFFECT.items():
-        if getattr(arguments, name) is not None:
-            print(f"--{name}: no effect: {reason}")
-    try:
+    """Run the command with these arguments; returns the exit status, 0, 1 or 2 (usage)."""
+
+    def work(arguments: argparse.Namespace) -> None:
+        for name, reason in WITHOUT_EFFECT.items():
+            if getattr(arguments, name) is not None:
+                print(f"--{name}: no effect: {reason}")
         with naming(arguments.output_prefix):
             _run(arguments, sys.stdout)
-    except (ValueError, OSError) as error:
-        print(f"llm-pretrain preprocess: {describe(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("llm-pretrain preprocess: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return preprocess_command().run(argv, work)
 
 
 def _run(arguments: argparse.Namespace, out: TextIO) -> None:

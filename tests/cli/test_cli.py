@@ -181,6 +181,8 @@ def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "--help"], 0, "usage: llm-pretrain check"),
         (["train", "--help"], 0, "--learning_rate (5e-05)"),
         (["check", "none.json"], 1, "none.json: there is no such file"),
+        (["merge", "a", "--output_prefx", "b", "--output_prefix", "c"], 2, "mean --output_prefix?"),
+        (["inspect", "a", "--tokenizer_name_or_pth=b"], 2, "mean --tokenizer_name_or_path?"),
     ],
 )
 def test_words_and_exit_status(

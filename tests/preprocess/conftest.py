@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llm_pretrain.cli import main
 from llm_pretrain.data.find_data import open_data
-from llm_pretrain.preprocess import load_tokenizer, main, train_bpe
+from llm_pretrain.preprocess import load_tokenizer, train_bpe
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "ünïcode 日本語 too"] * 20
 
@@ -30,7 +31,9 @@ def preprocess(tokenizer: Path) -> Callable[..., int]:
 
     def run(source: Path, prefix: Path, *more: str) -> int:
         paths = ["--input_path", str(source), "--output_prefix", str(prefix)]
-        return main(["--model_name_or_path", str(tokenizer), "--workers", "1", *paths, *more])
+        return main(
+            ["preprocess", "--model_name_or_path", str(tokenizer), "--workers", "1", *paths, *more]
+        )
 
     return run
 

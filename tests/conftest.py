@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker for each core: threads of one would stand in the others' way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import llm_pretrain  # noqa: F401  its settings must precede any test's `import paddle`
 
 ROOT = Path(__file__).parent.parent

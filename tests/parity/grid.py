@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_pretrain.models.families import CAPABILITIES
+
 SAMPLES = 8
 """Of a step, over all ranks together."""
 
@@ -68,7 +70,7 @@ class Cell:
     layout: Layout
     options: dict[str, Any] = field(default_factory=dict)
     is_quick: bool = False
-    """Whether `make test` runs it; `make test-all` runs all."""
+    """Whether `make test` runs it, for the models of `QUICK_MODELS`; `make test-all` runs all."""
 
     @property
     def is_exact(self) -> bool:
@@ -155,9 +157,27 @@ BEYOND = (
 CELLS = TABLE + BEYOND
 
 
-def launches(cells: tuple[Cell, ...]) -> dict[str, list[Cell]]:
-    """The cells of each layout, which run in one launch."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.layout.name, []).append(cell)
+QUICK_MODELS = (
+    "LLaMA2-70B",  # grouped key heads
+    "BaiChuan-13B",  # linear biases
+    "Baichuan2-7B",  # a normalised head
+    "Bloom-176B",  # layer norm, one of the embedding, weights that are tied
+    "GPT3",  # learned positions
+    "ChatGLM-6B",  # a prefix that sees itself, and residuals of the norm
+    "ChatGLM2",  # rotary embedding of half a head
+    "Qwen3",  # norms of heads
+)
+"""One for each kind of layer."""
+
+Run = tuple[str, Cell]
+"""A model in a cell."""
+
+
+def launches(*, quick: bool) -> dict[str, list[Run]]:
+    """The runs of each layout, which are one launch: the quick ones, or all others."""
+    found: dict[str, list[Run]] = {}
+    for cell in CELLS:
+        for model in CAPABILITIES:
+            if quick == (cell.is_quick and model in QUICK_MODELS):
+                found.setdefault(cell.layout.name, []).append((model, cell))
     return found

@@ -2,7 +2,7 @@
 
 One process is the control. All start from the same values, which a tensor's name and the seed
 decide, and read the same samples: where fewer ranks read data, they take more micro-batches. A
-launch trains every model in every cell of its layout.
+launch trains all models in all cells of its layout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from llm_pretrain.models.families import CAPABILITIES
 from tests.launching import logged, run_job
 from tests.parity import results
-from tests.parity.grid import BF16, CELLS, SAMPLES, Cell, launches
+from tests.parity.grid import BF16, SAMPLES, Run, launches
 from tests.small_runs import small_config, write_config, write_data
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -28,6 +28,7 @@ STEPS = 20
 METRICS = ("loss", "global_norm", "eval_loss")
 
 Steps = list[dict[str, Any]]
+Seeds = tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +79,20 @@ class Controls:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.seeds = sorted(set(CAPABILITIES.values()))
 
     @functools.cache  # noqa: B019
-    def exact(self, layers: int, micro_batches: int) -> dict[str, Steps]:
-        """Every model in fp32."""
+    def exact(self, seeds: Seeds, layers: int, micro_batches: int) -> dict[str, Steps]:
+        """The models in fp32."""
         options = control_options(layers, micro_batches)
-        name = f"one-{layers}-{micro_batches}"
-        found = train(self.folder, name, 1, [(seed, options) for seed in self.seeds])
-        for seed, steps in zip(self.seeds, found, strict=True):
+        name = f"one-{len(seeds)}-{layers}-{micro_batches}"
+        found = train(self.folder, name, 1, [(seed, options) for seed in seeds])
+        for seed, steps in zip(seeds, found, strict=True):
             assert steps[STEPS - 1]["loss"] < 0.98 * steps[0]["loss"], f"{seed} has learned nothing"
-        return dict(zip(self.seeds, found, strict=True))
+        return dict(zip(seeds, found, strict=True))
 
     @functools.cache  # noqa: B019
-    def rounded(self, layers: int, micro_batches: int) -> dict[str, list[Steps]]:
-        """Every model in bf16, in ways that differ in the order of sums alone."""
+    def rounded(self, seeds: Seeds, layers: int, micro_batches: int) -> dict[str, list[Steps]]:
+        """The models in bf16, in ways that differ in the order of sums alone."""
         fused = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
         plain = {"use_flash_attention": False}
         ways: list[dict[str, Any]] = [
@@ -104,12 +104,12 @@ class Controls:
         ]
         runs = [
             (seed, control_options(layers, micro_batches, **BF16, **way))
-            for seed in self.seeds
+            for seed in seeds
             for way in ways
         ]
-        found = train(self.folder, f"one-bf16-{layers}-{micro_batches}", 1, runs)
+        found = train(self.folder, f"one-bf16-{len(seeds)}-{layers}-{micro_batches}", 1, runs)
         count = len(ways)
-        return {seed: found[count * n : count * (n + 1)] for n, seed in enumerate(self.seeds)}
+        return {seed: found[count * n : count * (n + 1)] for n, seed in enumerate(seeds)}
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +136,17 @@ def spread(runs: list[Steps]) -> dict[str, float]:
     return largest
 
 
-def run_cells(name: str, cells: list[Cell], folder: Path, controls: Controls) -> None:
-    runs = [(model, seed, cell) for cell in cells for model, seed in CAPABILITIES.items()]
+def train_and_compare(name: str, runs: list[Run], folder: Path, controls: Controls) -> None:
+    seeds = tuple(sorted({CAPABILITIES[model] for model, _ in runs}))
     found = train(
         folder,
         name,
-        cells[0].layout.processes,
-        [(seed, {**cell.layout.options, **cell.options}) for _, seed, cell in runs],
+        runs[0][1].layout.processes,
+        [(CAPABILITIES[model], {**cell.layout.options, **cell.options}) for model, cell in runs],
     )
     passed, failed = [], []
-    for (model, seed, cell), steps in zip(runs, found, strict=True):
-        control = cell.layout.layers, cell.layout.micro_batches
+    for (model, cell), steps in zip(runs, found, strict=True):
+        seed, control = CAPABILITIES[model], (seeds, cell.layout.layers, cell.layout.micro_batches)
         if cell.is_exact:
             expected = controls.exact(*control)[seed]
             tolerance = dict.fromkeys(METRICS, TOLERANCE)
@@ -166,16 +166,15 @@ def run_cells(name: str, cells: list[Cell], folder: Path, controls: Controls) ->
     assert not failed, "\n".join(failed)
 
 
-QUICK = launches(tuple(cell for cell in CELLS if cell.is_quick))
-SLOW = launches(tuple(cell for cell in CELLS if not cell.is_quick))
+QUICK, OTHERS = launches(quick=True), launches(quick=False)
 
 
 @pytest.mark.parametrize("layout", QUICK)
 def test_equals_one_process(layout: str, folder: Path, controls: Controls) -> None:
-    run_cells(layout, QUICK[layout], folder, controls)
+    train_and_compare(layout, QUICK[layout], folder, controls)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", SLOW)
+@pytest.mark.parametrize("layout", OTHERS)
 def test_equals_one_process_in_full(layout: str, folder: Path, controls: Controls) -> None:
-    run_cells(f"{layout}-full", SLOW[layout], folder, controls)
+    train_and_compare(f"{layout}-full", OTHERS[layout], folder, controls)

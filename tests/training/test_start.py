@@ -82,6 +82,10 @@ def test_another_launchers_processes_train_as_paddles_do(
 
     config = two_processes / "config.json"
     words = (RUN_PRETRAIN, config, "--output_dir", tmp_path / "out", "--print_config", "1")
+    prefix: tuple[str, ...] = ("env", "--unset=OMP_NUM_THREADS")
+    if launcher == "torchrun":
+        # A parent that sets this for its processes and has it not itself.
+        prefix += ("bash", "-c", 'OMP_NUM_THREADS=1 "$@"; exit $?', "bash")
     with ExitStack() as stack:
         jobs = [
             stack.enter_context(
@@ -89,10 +93,7 @@ def test_another_launchers_processes_train_as_paddles_do(
                     *words,
                     log_dir=tmp_path / f"log{rank}",
                     environment=variables(str(rank)),
-                    # As torchrun, a parent that sets this for its processes and has it not itself.
-                    prefix=("bash", "-c", 'OMP_NUM_THREADS=1 "$@"; exit $?', "bash")
-                    if launcher == "torchrun"
-                    else (),
+                    prefix=prefix,
                 )
             )
             for rank in range(2)

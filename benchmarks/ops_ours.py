@@ -19,7 +19,7 @@ from llm_pretrain import ops
 from llm_pretrain.ops import dispatch
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native.library import call
-from llm_pretrain.parallel.layers.vocabulary import losses_in_chunks
+from llm_pretrain.parallel.layers.vocabulary import losses_in_slices
 
 sizes = SIZES[sys.argv[1]]
 B, S, H, F, V = sizes.batch, sizes.sequence, sizes.hidden, sizes.feed_forward, sizes.vocabulary
@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, tuple[Callable, list[list[int]]]] = {
     "causal attention": (lambda q, k, v: ops.attention(q, k, v, Mask()), [HEADS_BSND] * 3),
     "embedding": (lambda table: ops.embedding(ids, table), [[V, H]]),
     "linear + cross entropy": (
-        lambda x, w: losses_in_chunks(x, w, ids, present=V, transposed=False).mean(),
+        lambda x, w: losses_in_slices(x, w, ids, present=V, transposed=False).mean(),
         [X_BSH, [H, V]],
     ),
 }

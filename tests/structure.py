@@ -27,6 +27,10 @@ GONE = {
     r"\b[Rr]ecipes?\b|recipe_of": "recomputed operand",
     r"decoder_pieces": "the chunks and layers of a Decoder",
     r"checkpoint\.layout": "the format of weights",
+    r"layout: Topology|layout = (topology|initialize)": "topology",
+    r"config: (ModelConfig|RunConfig)": "model: ModelConfig, run: RunConfig",
+    r"chunks? of the vocabulary|vocabulary_chunk|in_chunks": "slices of the vocabulary",
+    r"class Rows|\bPieces\b": "the queries, and the blocks of positions, of attention",
 }
 """Words that the code no longer has, as patterns, and what it says instead."""
 

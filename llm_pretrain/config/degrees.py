@@ -44,7 +44,7 @@ MOST_PROCESSES = 1 << 20
 class Degrees:
     """Processes along each axis, all at least 1.
 
-    All but `virtual_pipeline`, which counts pieces within one process, multiply to the world size.
+    All but `virtual_pipeline`, which counts chunks within one process, multiply to the world size.
     """
 
     data: int

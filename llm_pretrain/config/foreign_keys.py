@@ -47,7 +47,7 @@ INERT: dict[str, str] = {
         "every token of a sample is predicted": (
             "use_sparse_head_and_loss_fn use_filtered_label_loss"
         ),
-        "use_fused_linear_cross_entropy computes the loss in chunks of the vocabulary": (
+        "use_fused_linear_cross_entropy computes the loss in slices of the vocabulary": (
             "loss_subbatch_seqlen loss_subbatch_sequence_length use_recompute_loss_fn"
         ),
         "continue_training says whether weights are read": "from_scratch",
@@ -159,7 +159,7 @@ INERT: dict[str, str] = {
         "all samples of a run have one length": "variable_seq_lengths dynamic_shape",
         "distributed_dataloader says which ranks read": "pp_need_data pp_need_data_degree",
         "context_parallel_degree passes keys round a ring": "cp_comm_type",
-        "context_parallel_degree gives each rank two pieces of a sequence": "cp_balance_mode",
+        "context_parallel_degree gives each rank two parts of a sequence": "cp_balance_mode",
         "always on: gradients are summed in flat buffers": (
             "use_sp_callback fuse_sequence_parallel_allreduce"
         ),

@@ -117,9 +117,9 @@ def _sequence(run: RunConfig, degrees: Degrees) -> Iterator[str]:
         ),
     }
     ranks = math.prod(split.values())
-    # Ring attention balances causal work by giving each rank two pieces of the sequence.
-    pieces = 2 * degrees.context if degrees.context > 1 else 1
-    parts = math.lcm(ranks, pieces)
+    # Ring attention balances causal work by giving each rank two parts of the sequence.
+    shares = 2 * degrees.context if degrees.context > 1 else 1
+    parts = math.lcm(ranks, shares)
     if length % parts:
         reasons = " × ".join(f"{key} {degree}" for key, degree in split.items() if degree > 1)
         yield (

@@ -34,7 +34,7 @@ class OperatorArguments(Arguments):
     use_fused_rope: Flag | None = Field(None, description="Rotary embedding by one fast operator.")
     use_fused_linear_cross_entropy: Flag | None = Field(
         None,
-        description="Compute the loss in chunks of the vocabulary, so that the logits are never "
+        description="Compute the loss in slices of the vocabulary, so that the logits are never "
         "in memory whole. true asks for it even where no fast operator is built.",
     )
     strict_ops: Flag = Field(

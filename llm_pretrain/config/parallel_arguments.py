@@ -54,7 +54,7 @@ class ParallelArguments(Arguments):
         -1, description="Stages that the layers are cut into; -1 is 1."
     )
     virtual_pp_degree: Integer = Field(
-        1, gt=0, description="Pieces of the model per pipeline stage (interleaved schedule)."
+        1, gt=0, description="Chunks of the model per pipeline stage (interleaved schedule)."
     )
     pipeline_schedule_mode: ScheduleMode | None = Field(
         None,
@@ -132,7 +132,7 @@ class ParallelArguments(Arguments):
 
     @property
     def virtual_stages(self) -> int:
-        """Pieces of the model on each rank of a pipeline; 1 without a pipeline."""
+        """Chunks of the model on each rank of a pipeline; 1 without a pipeline."""
         interleaves = self.pipeline_schedule_mode in (None, "VPP", "ZBVPP")
         return self.virtual_pp_degree if self.pipeline_parallel_degree > 1 and interleaves else 1
 

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
-from llm_pretrain.demo.command import STOPPED, run
+from llm_pretrain.demo.command import STOPPED, run_command
 from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.monitor.console import Console, sparkline
@@ -45,17 +45,17 @@ def main(overrides: Sequence[str]) -> int:
     return status
 
 
-def train(config: RunConfig, overrides: Sequence[str]) -> int:
+def train(run: RunConfig, overrides: Sequence[str]) -> int:
     """Train to the end, from the last checkpoint where there is one; the exit status."""
-    if is_done(config):
+    if is_done(run):
         print(
-            f"The demo is done: {config.training.output_dir} is trained to step "
-            f"{config.training.max_steps}.\n"
+            f"The demo is done: {run.training.output_dir} is trained to step "
+            f"{run.training.max_steps}.\n"
             "make demo ARGS=--overwrite_output_dir starts anew, and\n"
-            f'make demo ARGS="--max_steps {2 * config.training.max_steps}" trains on.'
+            f'make demo ARGS="--max_steps {2 * run.training.max_steps}" trains on.'
         )
         return 0
-    console = Console(config.training.max_steps, live=not config.training.disable_tqdm)
+    console = Console(run.training.max_steps, live=not run.training.disable_tqdm)
 
     def show(line: str) -> None:
         """On a terminal the launcher's output, which is made for files, as a lone process's."""
@@ -68,7 +68,7 @@ def train(config: RunConfig, overrides: Sequence[str]) -> int:
             console.evaluation(metrics)
 
     try:
-        return run(
+        return run_command(
             ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes())],
             ["--log_level", "WARNING", "--log_dir", str(FOLDER / "log")],
             ["run_pretrain.py", str(CONFIG), *overrides],
@@ -78,14 +78,14 @@ def train(config: RunConfig, overrides: Sequence[str]) -> int:
         console.close()
 
 
-def is_done(config: RunConfig) -> bool:
+def is_done(run: RunConfig) -> bool:
     """Whether the last checkpoint is the end of the run, and the final model was saved after it."""
-    directory = Path(config.training.output_dir)
-    last = find_start(config)
+    directory = Path(run.training.output_dir)
+    last = find_start(run)
     model = directory / "model.safetensors"
     checkpoint = directory / f"checkpoint-{last.step}"
     return (
-        last.step == config.training.max_steps
+        last.step == run.training.max_steps
         and checkpoint.exists()
         and model.exists()
         and model.stat().st_mtime >= checkpoint.stat().st_mtime

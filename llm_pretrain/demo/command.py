@@ -24,7 +24,7 @@ _SAME_SIGNAL_S = 1.0
 """Within this time a second signal is the first, by another way: `make` passes on what it gets."""
 
 
-def run(*parts: Sequence[str], show: Callable[[str], None] | None = None) -> int:
+def run_command(*parts: Sequence[str], show: Callable[[str], None] | None = None) -> int:
     """Show a command and run it with this Python.
 
     The command has a session of its own, so that a signal reaches it once, from here. Paddle's

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.demo.command import run
+from llm_pretrain.demo.command import run_command
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.preprocess import train_bpe
 
@@ -46,7 +46,7 @@ def make_data() -> int:
     print(f"{corpus}: {characters:,} characters of Python's own documentation", flush=True)
     train_bpe(iter(texts), vocab_size(config), tokenizer)
     print(f"{tokenizer}: a byte-pair vocabulary of {vocab_size(config)} tokens", flush=True)
-    return run(
+    return run_command(
         ["-m", "llm_pretrain", "preprocess", "--model_name_or_path", str(tokenizer)],
         ["--input_path", str(corpus), "--output_prefix", str(prefix)],
         ["--append_eos", "--workers", "2"],

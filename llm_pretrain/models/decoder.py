@@ -27,15 +27,15 @@ class TokenEmbedding(nn.Layer):
 
     prefix = ""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         self.table = VocabularyParallelEmbedding(
-            config.vocab_size, config.hidden_size, std=config.initializer_range
+            model.vocab_size, model.hidden_size, std=model.initializer_range
         )
-        self.positions = PositionEmbedding(config) if config.learned_positions else None
-        self.embedding_norm = norm(config) if config.embedding_norm else None
-        self.gradient_share = config.embedding_gradient_share
-        self.dropout = config.embedding_dropout
+        self.positions = PositionEmbedding(model) if model.learned_positions else None
+        self.embedding_norm = norm(model) if model.embedding_norm else None
+        self.gradient_share = model.embedding_gradient_share
+        self.dropout = model.embedding_dropout
 
     def forward(self, tokens_BS: Tensor, sequences: Sequences) -> Tensor:
         x_BSH = self.table(tokens_BS)
@@ -46,8 +46,8 @@ class TokenEmbedding(nn.Layer):
         if self.embedding_norm is not None:
             x_BSH = self.embedding_norm(x_BSH)
         if self.dropout and self.training:
-            rows_BS = sequences.random_rows("embedding", sequences.hidden_positions)
-            x_BSH = ops.dropout(x_BSH, self.dropout, rows_BS)
+            numbers_BS = sequences.random_numbers("embedding", sequences.hidden_positions)
+            x_BSH = ops.dropout(x_BSH, self.dropout, numbers_BS)
         return x_BSH
 
 
@@ -57,16 +57,16 @@ class DecoderBlock(nn.Layer):
     With `residual_from_norm`, n = Norm(x) takes the place of x: s n + Attention(n) for a scale s.
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(self, model: ModelConfig, index: int) -> None:
         super().__init__()
         self.prefix = f"layers.{index}."
-        self.attention_norm = norm(config)
-        self.attention = Attention(config, f"{self.prefix}attention")
-        self.feed_forward_norm = norm(config)
-        self.feed_forward = FeedForward(config)
-        self.dropout = config.hidden_dropout
-        self.residual_from_norm = config.residual_from_norm
-        self.residual_scale = config.residual_scale
+        self.attention_norm = norm(model)
+        self.attention = Attention(model, f"{self.prefix}attention")
+        self.feed_forward_norm = norm(model)
+        self.feed_forward = FeedForward(model)
+        self.dropout = model.hidden_dropout
+        self.residual_from_norm = model.residual_from_norm
+        self.residual_scale = model.residual_scale
 
     def forward(self, x_BSH: Tensor, sequences: Sequences) -> Tensor:
         n_BSH = self.attention_norm(x_BSH)
@@ -81,8 +81,8 @@ class DecoderBlock(nn.Layer):
     def _dropped(self, branch_BSH: Tensor, sequences: Sequences, place: str) -> Tensor:
         if not (self.dropout and self.training):
             return branch_BSH
-        rows_BS = sequences.random_rows(self.prefix + place, sequences.hidden_positions)
-        return ops.dropout(branch_BSH, self.dropout, rows_BS)
+        numbers_BS = sequences.random_numbers(self.prefix + place, sequences.hidden_positions)
+        return ops.dropout(branch_BSH, self.dropout, numbers_BS)
 
 
 class LanguageModelHead(nn.Layer):
@@ -96,22 +96,22 @@ class LanguageModelHead(nn.Layer):
     prefix = ""
 
     def __init__(
-        self, config: ModelConfig, table: VocabularyParallelEmbedding | None = None
+        self, model: ModelConfig, table: VocabularyParallelEmbedding | None = None
     ) -> None:
         super().__init__()
-        std = config.initializer_range
-        self.norm = norm(config)
-        if config.tie_word_embeddings:
+        std = model.initializer_range
+        self.norm = norm(model)
+        if model.tie_word_embeddings:
             self.table = table or VocabularyParallelEmbedding(
-                config.vocab_size, config.hidden_size, std=std
+                model.vocab_size, model.hidden_size, std=std
             )
         self.projection = VocabularyParallelHead(
-            config.hidden_size,
-            config.vocab_size,
+            model.hidden_size,
+            model.vocab_size,
             std=std,
-            tied_weight=self.table.weight if config.tie_word_embeddings else None,
-            normalised=config.norm_head,
-            in_chunks=config.use_fused_linear_cross_entropy,
+            tied_weight=self.table.weight if model.tie_word_embeddings else None,
+            normalised=model.norm_head,
+            in_slices=model.use_fused_linear_cross_entropy,
         )
 
     def forward(
@@ -143,24 +143,24 @@ class Decoder(nn.Layer):
         blocks: the decoder blocks here, by layer number.
     """
 
-    def __init__(self, config: ModelConfig, chunks: Sequence[Chunk] | None = None) -> None:
+    def __init__(self, model: ModelConfig, chunks: Sequence[Chunk] | None = None) -> None:
         super().__init__()
-        self.config = config
-        whole = Chunk(range(config.num_hidden_layers), has_embedding=True, has_head=True)
+        self.config = model
+        whole = Chunk(range(model.num_hidden_layers), has_embedding=True, has_head=True)
         chunks = [whole] if chunks is None else chunks
         self.blocks = {
-            number: DecoderBlock(config, number) for chunk in chunks for number in chunk.blocks
+            number: DecoderBlock(model, number) for chunk in chunks for number in chunk.blocks
         }
         table = None
         lists: list[list[nn.Layer]] = []
         for chunk in chunks:
             layers: list[nn.Layer] = [self.blocks[number] for number in chunk.blocks]
             if chunk.has_embedding:
-                embedding = TokenEmbedding(config)
+                embedding = TokenEmbedding(model)
                 table = embedding.table
                 layers.insert(0, embedding)
             if chunk.has_head:
-                layers.append(LanguageModelHead(config, table))
+                layers.append(LanguageModelHead(model, table))
             lists.append(layers)
         self.set_chunks(lists)
 

@@ -49,44 +49,44 @@ class LayerNorm(RMSNorm):
         return ops.add_layer_norm(x, branch, self.weight, self.bias, self.epsilon)
 
 
-def norm(config: ModelConfig, size: int | None = None) -> nn.Layer:
+def norm(model: ModelConfig, size: int | None = None) -> nn.Layer:
     """The model's kind of norm, over the hidden axis or one of `size`."""
-    kind = LayerNorm if config.norm == "layer_norm" else RMSNorm
-    return kind(size or config.hidden_size, config.norm_eps)
+    kind = LayerNorm if model.norm == "layer_norm" else RMSNorm
+    return kind(size or model.hidden_size, model.norm_eps)
 
 
 class Attention(nn.Layer):
     """Causal self-attention; groups of query heads share keys and values (arXiv:2305.13245)."""
 
-    def __init__(self, config: ModelConfig, name: str) -> None:
+    def __init__(self, model: ModelConfig, name: str) -> None:
         super().__init__()
-        self.config = config
+        self.config = model
         self.name = name
-        self.heads = heads = local_heads(config.num_attention_heads, config.num_key_value_heads)
-        size = config.head_dim
+        self.heads = heads = local_heads(model.num_attention_heads, model.num_key_value_heads)
+        size = model.head_dim
         query, key_value = (
-            count * size for count in (config.num_attention_heads, config.num_key_value_heads)
+            count * size for count in (model.num_attention_heads, model.num_key_value_heads)
         )
         columns = (heads.first_key * size, (heads.first_key + heads.keys) * size)
         self.query_key_value = ColumnParallelLinear(
-            config.hidden_size,
+            model.hidden_size,
             {"query": query, "key": key_value, "value": key_value},
-            bias=config.attention_bias,
-            fused=config.fuse_attention_qkv,
+            bias=model.attention_bias,
+            fused=model.fuse_attention_qkv,
             whole=None if heads.keys_are_split else {"key": columns, "value": columns},
-            std=config.initializer_range,
+            std=model.initializer_range,
         )
         self.output = RowParallelLinear(
             query,
-            config.hidden_size,
+            model.hidden_size,
             "output",
-            bias=config.attention_output_bias,
-            std=config.branch_end_range,
+            bias=model.attention_output_bias,
+            std=model.branch_end_range,
         )
-        self.slopes = alibi_slopes(config.num_attention_heads) if config.alibi else None
+        self.slopes = alibi_slopes(model.num_attention_heads) if model.alibi else None
         self.query_norm, self.key_norm = None, None
-        if config.query_key_norm:
-            self.query_norm, self.key_norm = norm(config, size), norm(config, size)
+        if model.query_key_norm:
+            self.query_norm, self.key_norm = norm(model, size), norm(model, size)
             for parameter in (*self.query_norm.parameters(), *self.key_norm.parameters()):
                 # Each tensor-parallel rank normalises its own heads.
                 parameter.is_partial = True
@@ -124,23 +124,23 @@ class Attention(nn.Layer):
 class FeedForward(nn.Layer):
     """Down(activation(Gate(x)) · Up(x)) (arXiv:2002.05202), or Down(activation(Up(x)))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.activation = config.activation
-        names = ("gate", "up") if config.is_gated else ("up",)
+        self.activation = model.activation
+        names = ("gate", "up") if model.is_gated else ("up",)
         self.gate_up = ColumnParallelLinear(
-            config.hidden_size,
-            dict.fromkeys(names, config.intermediate_size),
-            bias=config.mlp_bias,
-            fused=config.fuse_attention_ffn,
-            std=config.initializer_range,
+            model.hidden_size,
+            dict.fromkeys(names, model.intermediate_size),
+            bias=model.mlp_bias,
+            fused=model.fuse_attention_ffn,
+            std=model.initializer_range,
         )
         self.down = RowParallelLinear(
-            config.intermediate_size,
-            config.hidden_size,
+            model.intermediate_size,
+            model.hidden_size,
             "down",
-            bias=config.mlp_bias,
-            std=config.branch_end_range,
+            bias=model.mlp_bias,
+            std=model.branch_end_range,
         )
 
     def forward(self, x_BSH: Tensor) -> Tensor:

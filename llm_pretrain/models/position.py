@@ -25,22 +25,22 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
-from llm_pretrain.parallel.layers.micro_batch import Chunks, Sequences
+from llm_pretrain.parallel.layers.micro_batch import Ranges, Sequences
 from llm_pretrain.parallel.sharding.pieces import Normal
 
 
 class PositionEmbedding(nn.Layer):
     """A learned vector for every position (arXiv:1706.03762, section 3.5)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        assert config.learned_positions is not None
-        self.offset = config.learned_positions.offset
+        assert model.learned_positions is not None
+        self.offset = model.learned_positions.offset
         self.weight = self.create_parameter(
-            [config.max_position_embeddings + self.offset, config.hidden_size],
+            [model.max_position_embeddings + self.offset, model.hidden_size],
             default_initializer=nn.initializer.Constant(0.0),
         )
-        self.weight.initializer = Normal(config.initializer_range)
+        self.weight.initializer = Normal(model.initializer_range)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """The vectors of this rank's hidden positions, [S, H] or [B, S, H]."""
@@ -52,39 +52,39 @@ class PositionEmbedding(nn.Layer):
 
 
 def rotate(
-    config: ModelConfig, sequences: Sequences, q_BSND: Tensor, k_BSKD: Tensor
+    model: ModelConfig, sequences: Sequences, q_BSND: Tensor, k_BSKD: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys turned by their positions, as the model's `rope` has it."""
-    rope = config.rope
+    rope = model.rope
     assert rope is not None
     if rope.is_two_dimensional:
         cos, sin = (
             paddle.concat(tables, axis=-1)
             for tables in zip(
-                rotary_tables(config, sequences, sequences.position_ids),
-                rotary_tables(config, sequences, sequences.block_position_ids),
+                rotary_tables(model, sequences, sequences.position_ids),
+                rotary_tables(model, sequences, sequences.block_position_ids),
                 strict=True,
             )
         )
     else:
-        cos, sin = rotary_tables(config, sequences, sequences.position_ids)
+        cos, sin = rotary_tables(model, sequences, sequences.position_ids)
     spans = cos.shape[-1] // 2 if rope.pairs == "neighbours" else 1 + rope.is_two_dimensional
     return ops.rotary(q_BSND, k_BSKD, cos, sin, spans=spans)
 
 
 def rotary_tables(
-    config: ModelConfig, sequences: Sequences, position_ids: NDArray[np.int64] | None = None
+    model: ModelConfig, sequences: Sequences, position_ids: NDArray[np.int64] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32 [S, D] each, of the positions that attention holds here.
 
     With `position_ids` [B, length] of whole samples, [B, S, D]. D is what turns of a head; with
     two dimensions, half of it.
     """
-    rope = config.rope
+    rope = model.rope
     assert rope is not None
-    size = (rope.rotary_dim or config.head_dim) // (1 + rope.is_two_dimensional)
-    chunks = sequences.chunks if position_ids is None else ((0, sequences.length),)
-    tables = _tables(rope, size, config.max_position_embeddings, sequences.length, chunks)
+    size = (rope.rotary_dim or model.head_dim) // (1 + rope.is_two_dimensional)
+    chunks = sequences.ranges if position_ids is None else ((0, sequences.length),)
+    tables = _tables(rope, size, model.max_position_embeddings, sequences.length, chunks)
     if position_ids is None:
         return tables
     ids_BS = paddle.to_tensor(position_ids[:, sequences.positions])
@@ -94,7 +94,7 @@ def rotary_tables(
 
 @lru_cache(maxsize=16)
 def _tables(
-    rope: Rope, head_dim: int, max_position_embeddings: int, length: int, chunks: Chunks
+    rope: Rope, head_dim: int, max_position_embeddings: int, length: int, chunks: Ranges
 ) -> tuple[Tensor, Tensor]:
     frequencies, amplitude = rotary_frequencies(rope, head_dim, max_position_embeddings, length)
     positions = np.concatenate([np.arange(*chunk, dtype=np.float32) for chunk in chunks])
@@ -185,20 +185,20 @@ def _yarn_amplitude(scaling: YarnScaling) -> float:
 # What Qwen changes for samples longer than those it was trained on (arXiv:2309.16609, 2.3).
 
 
-def with_larger_base(config: ModelConfig, length: int) -> ModelConfig:
-    """`config` with the rotary embedding for samples of `length`.
+def with_larger_base(model: ModelConfig, length: int) -> ModelConfig:
+    """`model` with the rotary embedding for samples of `length`.
 
     Over T trained tokens, the base grows by a^(D/(D-2)), a = 2^(ceil(log2(length/T)) + 1) - 1: in
     steps, so that it seldom changes while a text grows.
     """
-    assert config.rope is not None
-    assert config.extrapolation is not None
-    doublings = math.ceil(math.log2(length / config.extrapolation.trained_length))
+    assert model.rope is not None
+    assert model.extrapolation is not None
+    doublings = math.ceil(math.log2(length / model.extrapolation.trained_length))
     # The only pair of a head of two turns by one radian, whatever the base.
-    if doublings <= 0 or not config.extrapolation.larger_base or config.head_dim == 2:
-        return config
-    growth = (2.0 ** (doublings + 1) - 1) ** (config.head_dim / (config.head_dim - 2))
-    return replace(config, rope=replace(config.rope, theta=config.rope.theta * growth))
+    if doublings <= 0 or not model.extrapolation.larger_base or model.head_dim == 2:
+        return model
+    growth = (2.0 ** (doublings + 1) - 1) ** (model.head_dim / (model.head_dim - 2))
+    return replace(model, rope=replace(model.rope, theta=model.rope.theta * growth))
 
 
 def scale_queries(q_BSND: Tensor, sequences: Sequences, extrapolation: Extrapolation) -> Tensor:

@@ -79,9 +79,9 @@ def sum_of_squares(x: Tensor) -> Tensor:
     """sum(x²) of a flat tensor [size], float32 [1]."""
     total = paddle.zeros([1], "float32")
     for begin in range(0, x.size, _SQUARES):
-        chunk = internals.view(x, begin, min(begin + _SQUARES, x.size)).astype("float32")
+        part = internals.view(x, begin, min(begin + _SQUARES, x.size)).astype("float32")
         # paddle.dot adds up in one run on CPU: 0.4 % off at this length.
-        total += chunk.square().sum()
+        total += part.square().sum()
     return total
 
 

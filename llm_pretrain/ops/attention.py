@@ -41,7 +41,7 @@ def attention(
     mask: Mask,
     *,
     dropout: float = 0.0,
-    rows_BNS: Tensor | None = None,
+    numbers_BNS: Tensor | None = None,
 ) -> Tensor:
     """softmax(Q Kᵀ / sqrt(D) + mask) V, with the softmax in float32.
 
@@ -50,7 +50,7 @@ def attention(
         k_BSKD, v_BSKD: keys and values [B, S, K, D]; each serves N / K consecutive query heads.
         mask: what a position sees.
         dropout: of the probabilities.
-        rows_BNS: int64 [B, N, S], from `random_bits.rows_of_heads`; with the numbers of the keys
+        numbers_BNS: int64 [B, N, S], from `random_bits.numbers_of_heads`; with the keys' positions
             they choose what dropout leaves out. Needed where there is dropout.
 
     Returns:
@@ -58,7 +58,7 @@ def attention(
     """
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
     return in_float32_on_cpu(
-        lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, rows_BNS), q, k, v
+        lambda q, k, v: _Attention.apply(q, k, v, mask, dropout, numbers_BNS), q, k, v
     )
 
 
@@ -118,7 +118,7 @@ class _Attention(PyLayer):
         v_BSKD: Tensor,
         mask: Mask,
         dropout: float,
-        rows_BNS: Tensor | None,
+        numbers_BNS: Tensor | None,
     ) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
         length = q_BSND.shape[1]
@@ -141,9 +141,9 @@ class _Attention(PyLayer):
             probabilities.append(F.softmax_(scores, axis=-1))
             kept.append(probabilities[-1])
             if dropout:
-                assert rows_BNS is not None
-                rows = rows_of_block(rows_BNS, groups, positions[i])
-                kept[-1] = random_dropout(kept[-1], dropout, rows)
+                assert numbers_BNS is not None
+                numbers = numbers_of_block(numbers_BNS, groups, positions[i])
+                kept[-1] = random_dropout(kept[-1], dropout, numbers)
             output = paddle.matmul(kept[-1].astype(q.dtype), _first(values, seen[i]))
             outputs.append(output.reshape(q.shape))
         ctx.save_for_backward(*queries, *keys, *values, *outputs, *probabilities, *kept)
@@ -202,10 +202,10 @@ def by_group(bias: Tensor, groups: int) -> Tensor:
     return bias.reshape([bias.shape[0], heads // groups, groups, *bias.shape[2:]])
 
 
-def rows_of_block(rows_BNS: Tensor, groups: int, positions: NDArray[np.int64]) -> Tensor:
-    """The rows of consecutive positions, [B, K, G·R]."""
-    B, N, _ = rows_BNS.shape
-    block = rows_BNS[:, :, int(positions[0]) : int(positions[-1]) + 1]
+def numbers_of_block(numbers_BNS: Tensor, groups: int, positions: NDArray[np.int64]) -> Tensor:
+    """The numbers of consecutive positions, [B, K, G·R]."""
+    B, N, _ = numbers_BNS.shape
+    block = numbers_BNS[:, :, int(positions[0]) : int(positions[-1]) + 1]
     return block.reshape([B, N // groups, groups * len(positions)])
 
 

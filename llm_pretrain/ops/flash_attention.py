@@ -27,7 +27,7 @@ from llm_pretrain.ops.attention import (
     by_group,
     join_keys,
     join_queries,
-    rows_of_block,
+    numbers_of_block,
     rows_of_group,
     split_keys,
     split_queries,
@@ -43,45 +43,45 @@ _BLOCK = 256
 _SMALLEST = 1e-30
 """Probabilities below are taken for zero."""
 
-Pieces = tuple[NDArray[np.int64], ...]
+Blocks = tuple[NDArray[np.int64], ...]
 """Positions in the sample, in blocks of consecutive ones."""
 
 
-def blocks_of(chunks: tuple[tuple[int, int], ...]) -> Pieces:
+def blocks_of(ranges: tuple[tuple[int, int], ...]) -> Blocks:
     """The positions of ranges [begin, end), in blocks."""
     return tuple(
         np.arange(first, min(first + _BLOCK, end))
-        for begin, end in chunks
+        for begin, end in ranges
         for first in range(begin, end, _BLOCK)
     )
 
 
 @dataclass(frozen=True)
-class Rows:
+class Queries:
     """The queries' side of attention.
 
     Attributes:
         mask: what a position sees.
-        pieces: where the queries stand, in their order.
+        blocks: where the queries stand, in their order.
         dropout: of the probabilities.
-        random_rows: int64 [B, N, S], needed where there is dropout.
+        random_numbers: int64 [B, N, S], needed where there is dropout.
     """
 
     mask: Mask
-    pieces: Pieces
+    blocks: Blocks
     dropout: float = 0.0
-    random_rows: Tensor | None = None
+    random_numbers: Tensor | None = None
 
-    def visible_blocks(self, keys: Pieces) -> Iterator[tuple[int, int]]:
+    def visible_blocks(self, keys: Blocks) -> Iterator[tuple[int, int]]:
         """Numbers of the blocks of queries and keys of which something is seen."""
-        for i, queries in enumerate(self.pieces):
+        for i, queries in enumerate(self.blocks):
             for j, block in enumerate(keys):
                 if not self.mask.hides_all(queries, block):
                     yield i, j
 
     def bias(self, i: int, keys: NDArray[np.int64], groups: int) -> Tensor | None:
         """What is added to the scores of a block, broadcast to [B, K, G·R, T]."""
-        bias = self.mask.bias(self.pieces[i], keys)
+        bias = self.mask.bias(self.blocks[i], keys)
         if bias is None:
             return None
         grouped = by_group(bias, groups)
@@ -92,11 +92,11 @@ class Rows:
         """What dropout multiplies the probabilities of a block by, [B, K, G·R, T]."""
         if not self.dropout:
             return None
-        assert self.random_rows is not None
-        begin = sum(len(piece) for piece in self.pieces[:i])
-        local = np.arange(begin, begin + len(self.pieces[i]))
-        rows = rows_of_block(self.random_rows, groups, local)
-        return keep(rows, keys, self.dropout).astype("float32").scale_(1 / (1 - self.dropout))
+        assert self.random_numbers is not None
+        begin = sum(len(block) for block in self.blocks[:i])
+        local = np.arange(begin, begin + len(self.blocks[i]))
+        numbers = numbers_of_block(self.random_numbers, groups, local)
+        return keep(numbers, keys, self.dropout).astype("float32").scale_(1 / (1 - self.dropout))
 
 
 @ATTENTION.reference
@@ -107,52 +107,52 @@ def flash_attention(
     mask: Mask,
     *,
     dropout: float = 0.0,
-    rows_BNS: Tensor | None = None,
+    numbers_BNS: Tensor | None = None,
 ) -> Tensor:
     """`ops.attention`, keeping nothing of size S × S."""
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    rows = Rows(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, rows_BNS)
-    return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, rows), q, k, v)
+    side = Queries(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, numbers_BNS)
+    return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, side), q, k, v)
 
 
 class _FlashAttention(PyLayer):
     @staticmethod
-    def forward(ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, side: Queries) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
-        output, log_sums = attend_to(q_BSND, k_BSKD, v_BSKD, rows, rows.pieces)
+        output, log_sums = attend_to(q_BSND, k_BSKD, v_BSKD, side, side.blocks)
         output = output.astype(q_BSND.dtype)
         ctx.save_for_backward(q_BSND, k_BSKD, v_BSKD, output, log_sums)
-        ctx.rows = rows
+        ctx.side = side
         return output
 
     @staticmethod
     def backward(ctx: Any, do_BSND: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, output, log_sums = ctx.saved_tensor()
         gradients = attend_to_backward(
-            q, k, v, log_sums, correction(do_BSND, output), do_BSND, ctx.rows, ctx.rows.pieces
+            q, k, v, log_sums, correction(do_BSND, output), do_BSND, ctx.side, ctx.side.blocks
         )
         return for_trained(ctx, *(gradient.astype(q.dtype) for gradient in gradients))
 
 
 def attend_to(
-    q_BSND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, rows: Rows, keys: Pieces
+    q_BSND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, side: Queries, keys: Blocks
 ) -> tuple[Tensor, Tensor]:
     """Attention to keys at the positions `keys`: output [B, S, N, D], log-sum-exp [B, S, N, 1].
 
     Both float32; rows that see none of the keys have zeros and a large negative log-sum-exp.
     """
-    groups, queries, sizes = _queries(q_BSND, k_BTKD, rows)
-    key_sizes = [len(piece) for piece in keys]
+    groups, queries, sizes = _queries(q_BSND, k_BTKD, side)
+    key_sizes = [len(block) for block in keys]
     key_blocks, value_blocks = split_keys(k_BTKD, key_sizes), split_keys(v_BTKD, key_sizes)
     outputs: list[Tensor | None] = [None] * len(queries)
     log_sums: list[Tensor | None] = [None] * len(queries)
-    for i, j in rows.visible_blocks(keys):
+    for i, j in side.visible_blocks(keys):
         output, log_sum = _attend(
             queries[i],
             key_blocks[j],
             value_blocks[j],
-            rows.bias(i, keys[j], groups),
-            rows.kept(i, keys[j], groups),
+            side.bias(i, keys[j], groups),
+            side.kept(i, keys[j], groups),
         )
         if outputs[i] is not None:
             output, log_sum = merge(outputs[i], log_sums[i], output, log_sum)
@@ -176,16 +176,16 @@ def attend_to_backward(
     log_sums_BSN1: Tensor,
     correction_BSN1: Tensor,
     do_BSND: Tensor,
-    rows: Rows,
-    keys: Pieces,
+    side: Queries,
+    keys: Blocks,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The part of the gradients of queries, keys and values that goes through these keys, float32.
 
     Args:
         log_sums_BSN1, correction_BSN1: of whole rows, over all keys.
     """
-    groups, queries, sizes = _queries(q_BSND, k_BTKD, rows)
-    key_sizes = [len(piece) for piece in keys]
+    groups, queries, sizes = _queries(q_BSND, k_BTKD, side)
+    key_sizes = [len(block) for block in keys]
     key_blocks, value_blocks = split_keys(k_BTKD, key_sizes), split_keys(v_BTKD, key_sizes)
     outputs, log_sums, corrections = (
         [rows_of_group(block) for block in split_queries(x, groups, sizes)]
@@ -193,13 +193,13 @@ def attend_to_backward(
     )
     dq = [paddle.zeros(block.shape, "float32") for block in queries]
     dk, dv = ([paddle.zeros(block.shape, "float32") for block in key_blocks] for _ in range(2))
-    for i, j in rows.visible_blocks(keys):
+    for i, j in side.visible_blocks(keys):
         parts = _attend_backward(
             queries[i],
             key_blocks[j],
             value_blocks[j],
-            rows.bias(i, keys[j], groups),
-            rows.kept(i, keys[j], groups),
+            side.bias(i, keys[j], groups),
+            side.kept(i, keys[j], groups),
             log_sums[i],
             corrections[i],
             outputs[i],
@@ -210,9 +210,9 @@ def attend_to_backward(
     return _joined(dq, groups, sizes).scale_(scale), join_keys(dk), join_keys(dv)
 
 
-def _queries(q_BSND: Tensor, k_BTKD: Tensor, rows: Rows) -> tuple[int, list[Tensor], list[int]]:
+def _queries(q_BSND: Tensor, k_BTKD: Tensor, side: Queries) -> tuple[int, list[Tensor], list[int]]:
     """Heads of a group, scaled blocks [B, K, G·R, D], and the blocks' sizes."""
-    sizes = [len(piece) for piece in rows.pieces]
+    sizes = [len(block) for block in side.blocks]
     groups = q_BSND.shape[2] // k_BTKD.shape[2]
     scaled = q_BSND * (1 / math.sqrt(q_BSND.shape[-1]))
     return groups, [rows_of_group(block) for block in split_queries(scaled, groups, sizes)], sizes

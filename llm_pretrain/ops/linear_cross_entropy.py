@@ -1,4 +1,4 @@
-"""The loss of a token; and the head and its loss in chunks of the vocabulary, so that the logits
+"""The loss of a token; and the head and its loss in slices of the vocabulary, so that the logits
 are never in memory whole.
 
 Forward goes through the vocabulary once for what the softmax needs of each row; backward once more
@@ -16,7 +16,7 @@ from paddle.nn import functional as F
 from llm_pretrain.ops.cuda import linear_cross_entropy as cuda
 from llm_pretrain.ops.native import linear_cross_entropy as native
 from llm_pretrain.ops.operator import Draw, Operator
-from llm_pretrain.ops.vocabulary_chunks import gradients_of_chunks, logits_of_chunks
+from llm_pretrain.ops.vocabulary_slices import gradients_of_slices, logits_of_slices
 
 LINEAR_CROSS_ENTROPY = Operator(
     "linear_cross_entropy", switch="use_fused_linear_cross_entropy", cpp=native, cuda=cuda
@@ -63,7 +63,7 @@ def linear_log_sums(
     """
     largest = paddle.full(labels_R.shape, -float("inf"), "float32")
     total, target = paddle.zeros_like(largest), paddle.zeros_like(largest)
-    for logits_RV, begin in logits_of_chunks(x_RH, weight, vocabulary, transposed=transposed):
+    for logits_RV, begin in logits_of_slices(x_RH, weight, vocabulary, transposed=transposed):
         z_RV = logits_RV.astype("float32")
         bound = paddle.maximum(largest, z_RV.max(-1))
         total = total * (largest - bound).exp() + (z_RV - bound.unsqueeze(-1)).exp().sum(-1)
@@ -97,7 +97,7 @@ def linear_cross_entropy_gradients(
         dz = softmax.subtract_(_is_label(labels_R - begin, z_RV))
         return dz.multiply_(factors_R.unsqueeze(-1)).astype(logits_RV.dtype)
 
-    return gradients_of_chunks(
+    return gradients_of_slices(
         *(to_gradients, x_RH, weight, vocabulary),
         transposed=transposed,
         dweight=dweight,

@@ -27,7 +27,7 @@ def attention(
     mask: Mask,
     *,
     dropout: float = 0.0,
-    rows_BNS: Tensor | None = None,
+    numbers_BNS: Tensor | None = None,
 ) -> Tensor:
     """`ops.attention`."""
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))

@@ -34,7 +34,7 @@ def _mixed(x: Integers) -> Integers:
     return x ^ (x >> 16)
 
 
-def rows(
+def numbers(
     seed: int, place: str, samples: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """One number per sample and position, int64 [B, S], for `keep`.
@@ -50,33 +50,33 @@ def rows(
     return _mixed(by_sample[:, None] ^ _mixed(second ^ positions)[None, :])
 
 
-def rows_of_heads(rows_BS: Tensor, heads: NDArray[np.int64]) -> Tensor:
+def numbers_of_heads(numbers_BS: Tensor, heads: NDArray[np.int64]) -> Tensor:
     """One number per sample, head and position, [B, N, S]."""
     salt_N = paddle.to_tensor(_mixed(heads ^ 0x5BD1E995))
-    return _mixed(rows_BS.unsqueeze(1) ^ salt_N.reshape([1, -1, 1]))
+    return _mixed(numbers_BS.unsqueeze(1) ^ salt_N.reshape([1, -1, 1]))
 
 
-def keep(rows: Tensor, columns: NDArray[np.int64], dropout: float) -> Tensor:
+def keep(numbers: Tensor, columns: NDArray[np.int64], dropout: float) -> Tensor:
     """Which of the elements [..., n] dropout leaves, bool: each with probability 1 - dropout.
 
     Args:
-        rows: int64 [...], from `rows`.
+        numbers: int64 [...], from `numbers`.
         columns: [n] numbers of the columns: features, or positions of keys.
     """
     salt = paddle.to_tensor(_mixed(columns ^ 0x27D4EB2F))
-    return _mixed(rows.unsqueeze(-1) ^ salt) >= int(dropout * (1 << 32))
+    return _mixed(numbers.unsqueeze(-1) ^ salt) >= int(dropout * (1 << 32))
 
 
-def dropout(x: Tensor, probability: float, rows: Tensor) -> Tensor:
+def dropout(x: Tensor, probability: float, numbers: Tensor) -> Tensor:
     """Leave out values with `probability` and divide the others by 1 - probability, in float32
     (Srivastava et al., JMLR 15, 2014).
 
     Args:
         x: [..., H].
-        rows: int64 [...], from `rows`; they choose what is left out.
+        numbers: int64 [...], from `numbers`; they choose what is left out.
 
     Returns:
         The shape and dtype of `x`.
     """
-    kept = keep(rows, np.arange(x.shape[-1]), probability).astype("float32")
+    kept = keep(numbers, np.arange(x.shape[-1]), probability).astype("float32")
     return (x.astype("float32") * kept.scale_(1 / (1 - probability))).astype(x.dtype)

@@ -77,7 +77,7 @@ def metaspace_split(tokenizer: Tokenizer, parts: dict[str, Any]) -> Split | None
         return lambda text: _AT_SPACES.findall(normalize(text))
     if normalizer is None and whole_texts and pre["replacement"] == _SPACE:
         cut = tokenizer.pre_tokenizer.pre_tokenize_str
-        return lambda text: _AT_SPACES.findall("".join(piece for piece, _ in cut(text)))
+        return lambda text: _AT_SPACES.findall("".join(part for part, _ in cut(text)))
     return None
 
 

@@ -77,11 +77,11 @@ class Interval:
 class Reports:
     """Metrics of steps, evaluations and the whole run."""
 
-    def __init__(self, run: RunConfig, config: ModelConfig, topology: Topology) -> None:
+    def __init__(self, run: RunConfig, model: ModelConfig, topology: Topology) -> None:
         self.run = run
         self.topology = topology
-        self.parameters = config.parameter_count()
-        self.flops_per_token = config.flops_per_token(run.data.max_seq_length)
+        self.parameters = model.parameter_count()
+        self.flops_per_token = model.flops_per_token(run.data.max_seq_length)
         self.peak = peak_flops(_device_name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""

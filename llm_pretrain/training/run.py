@@ -36,10 +36,10 @@ from llm_pretrain.machine import SIGNAL_STATUS, terminal
 from llm_pretrain.machine.faults import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.ops.operator import set_compute_dtype
-from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.lost_peer import watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
-from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.preprocess.tokenizers import files_that_go_along
 from llm_pretrain.training.agreement import StopSignal, assert_same_run, choose_operators
@@ -68,26 +68,22 @@ from llm_pretrain.training.trainer import Trainer
 def run(arguments: Sequence[str]) -> int:
     """Train as a config file and a command line say; the exit status."""
     try:
-        config = load_run_config(*split_command_line(arguments))
-        degrees = resolve_degrees(config.training, topology.world_size())
-        model_config = model_config_of(config)
-        start, folder_problems = examine_folders(config)
-        problems = [*model_problems(config, model_config, degrees), *folder_problems]
+        run = load_run_config(*split_command_line(arguments))
+        degrees = resolve_degrees(run.training, world_size())
+        model = model_config_of(run)
+        start, folder_problems = examine_folders(run)
+        problems = [*model_problems(run, model, degrees), *folder_problems]
         if problems:
             raise ConfigError(problems)
-        _select_device(config)
-        timeout = config.training.distributed_timeout
-        layout = topology.initialize(
-            degrees,
-            order=config.training.hybrid_parallel_topo_order,
-            timeout_seconds=timeout,
-        )
+        _select_device(run)
+        order, timeout = run.training.hybrid_parallel_topo_order, run.training.distributed_timeout
+        topology = initialize(degrees, order=order, timeout_seconds=timeout)
         with (
             reported_failures(),
-            watched_peers(layout.rank, layout.world_size, timeout),
-            _own_output(config, layout, start),
+            watched_peers(topology.rank, topology.world_size, timeout),
+            _own_output(run, topology, start),
         ):
-            return train(config, model_config, layout)
+            return train(run, model, topology)
     except MeetingError as error:
         # Whoever is there says it: the first of the node may be the one that is missing.
         print_error(str(error))
@@ -102,15 +98,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _own_output(config: RunConfig, layout: Topology, start: Start | None) -> Iterator[None]:
+def _own_output(run: RunConfig, topology: Topology, start: Start | None) -> Iterator[None]:
     """Keep other jobs out of `output_dir`, unless there is nothing to do in it.
 
     An error of writing that names no file gets the folder's name.
     """
-    output_dir = config.training.output_dir
+    output_dir = run.training.output_dir
     is_written = start is None or not start.is_beyond_the_end
     with naming(output_dir), ExitStack() as stack:
-        is_first = layout.rank == 0
+        is_first = topology.rank == 0
         if is_written and is_first:
             stack.enter_context(locked_output(output_dir, is_first_of_job=True))
         # Nodes that share the folder find it locked by their own job then.
@@ -128,70 +124,70 @@ def _refuse(problems: Sequence[str]) -> int:
     return 1
 
 
-def train(config: RunConfig, model_config: ModelConfig, layout: Topology) -> int:
+def train(run: RunConfig, model: ModelConfig, topology: Topology) -> int:
     """Train in a topology that is formed already; the exit status."""
-    training = config.training
-    layout = topology.use(
+    training = run.training
+    topology = use(
         sequence_parallel=training.sequence_parallel,
         shared_samples=training.distributed_dataloader,
     )
-    assert_same_run(config, model_config)
-    start = agree_on_start(config, model_config, layout)
+    assert_same_run(run, model)
+    start = agree_on_start(run, model, topology)
     if start.is_beyond_the_end:
         if is_first_of_node():
             print("\n".join(map(terminal.shown, start.lines())), flush=True)
         return 0
-    reports = Reports(config, model_config, layout)
+    reports = Reports(run, model, topology)
     try:
-        stopped_by = _train(config, model_config, layout, start, reports)
+        stopped_by = _train(run, model, topology, start, reports)
     finally:
         reports.close()
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
 
 
 def _train(
-    config: RunConfig, model_config: ModelConfig, layout: Topology, start: Start, reports: Reports
+    run: RunConfig, model: ModelConfig, topology: Topology, start: Start, reports: Reports
 ) -> int:
     """Train, evaluate and predict as the arguments say; the signal that ended it early, or 0."""
-    training = config.training
-    opened = _open_sources(config, layout)
-    sources = opened if layout.rank == 0 else None
-    _say_what_is_run(reports, config, model_config, layout.degrees, sources, start)
-    datasets = _datasets(config, model_config, layout, opened)
+    training = run.training
+    opened = _open_sources(run, topology)
+    sources = opened if topology.rank == 0 else None
+    _say_what_is_run(reports, run, model, topology.degrees, sources, start)
+    datasets = _datasets(run, model, topology, opened)
     for notice in datasets.notices:
         reports.message(notice)
     for line in start.lines():
         reports.message(line)
     set_compute_dtype(training.compute_dtype)
-    operators = choose_operators(config, reports.message)
+    operators = choose_operators(run, reports.message)
     reports.operators(operators)
-    stage = prepare_stage(config, model_config, layout, is_resumed=bool(start.checkpoints))
+    stage = prepare_stage(run, model, topology, is_resumed=bool(start.checkpoints))
     pipeline = Pipeline(
         stage,
-        layout,
-        hidden_size=model_config.hidden_size,
+        topology,
+        hidden_size=model.hidden_size,
         activation_dtype=training.weight_dtype,
     )
     with StopSignal(reports.signalled) as stop:
         trainer = Trainer(
-            config,
-            model_config,
-            layout,
+            run,
+            model,
+            topology,
             pipeline,
             datasets,
             reports,
-            origin=shared_origin(config, model_config, layout, sources),
+            origin=shared_origin(run, model, topology, sources),
             checkpoint_extras=files_that_go_along(
-                config.model.model_name_or_path, tokenizer_directory(config)
+                run.model.model_name_or_path, tokenizer_directory(run)
             ),
             stop=stop,
         )
         if start.checkpoints:
-            trainer.restore(load_newest(start, config, model_config, trainer.optimizer, reports))
+            trainer.restore(load_newest(start, run, model, trainer.optimizer, reports))
         collectives.barrier()
         reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
         if training.do_train:
-            set_aside_later(config, start, trainer.progress.global_step, reports)
+            set_aside_later(run, start, trainer.progress.global_step, reports)
             if not trainer.train():
                 trainer.save_model()
         elif training.do_eval:
@@ -204,13 +200,13 @@ def _train(
     return stopped_by
 
 
-def _select_device(config: RunConfig) -> None:
-    wanted = config.training.device
+def _select_device(run: RunConfig) -> None:
+    wanted = run.training.device
     has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if not has_gpu or (wanted or "gpu").startswith("cpu"):
         paddle.device.set_device("cpu")
         return
-    if wanted and ":" in wanted and topology.world_size() == 1:
+    if wanted and ":" in wanted and world_size() == 1:
         paddle.device.set_device(wanted)
     else:
         # The launcher names each process's GPU in this variable, in lower case; a lone process
@@ -223,71 +219,71 @@ def _select_device(config: RunConfig) -> None:
 
 def _say_what_is_run(
     reports: Reports,
-    config: RunConfig,
-    model_config: ModelConfig,
+    run: RunConfig,
+    model: ModelConfig,
     degrees: Degrees,
     sources: Sources | None,
     start: Start,
 ) -> None:
-    training = config.training
+    training = run.training
     introduction = introduce(
-        config,
-        model=model_config,
-        weights=describe_weights(config, start),
+        run,
+        model=model,
+        weights=describe_weights(run, start),
         sources=sources,
         degrees=degrees,
     )
     for line in introduction:
         reports.message(line)
     if training.print_config:
-        lines = describe_config(config, columns=terminal.width())
+        lines = describe_config(run, columns=terminal.width())
         lines += [f"{name} = {value}  [{reason}]" for name, value, reason in machine.choices()]
-        lines += [*describe_layout(config, degrees), describe_schedule(config)]
+        lines += [*describe_layout(run, degrees), describe_schedule(run)]
         reports.message("\n".join(lines))
     notices = [
-        *config.notices,
-        *model_notices(config, model_config, degrees),
-        *(() if start.checkpoints else unread_weights(config)),
+        *run.notices,
+        *model_notices(run, model, degrees),
+        *(() if start.checkpoints else unread_weights(run)),
     ]
     for notice in notices:
         reports.message(notice)
     if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
         reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
-    for line in describe_batches(config, degrees):
+    for line in describe_batches(run, degrees):
         reports.message(line)
 
 
-def _open_sources(config: RunConfig, layout: Topology) -> Sources | None:
+def _open_sources(run: RunConfig, topology: Topology) -> Sources | None:
     """The data, on the ranks that read it; None also where `_datasets` will raise."""
     try:
-        return open_sources(config.data) if layout.rank in layout.reading_ranks else None
+        return open_sources(run.data) if topology.rank in topology.reading_ranks else None
     except DataError:
         return None
 
 
 def _datasets(
-    config: RunConfig, model_config: ModelConfig, layout: Topology, sources: Sources | None
+    run: RunConfig, model: ModelConfig, topology: Topology, sources: Sources | None
 ) -> Datasets:
-    plan = plan_batches(config, layout.degrees)
-    is_builder = _builds_index(config, layout)
+    plan = plan_batches(run, topology.degrees)
+    is_builder = _builds_index(run, topology)
 
     def build() -> Datasets:
         return build_datasets(
-            config.data,
+            run.data,
             SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
-            seed=config.training.seed,
+            seed=run.training.seed,
             builder=is_builder,
-            vocab_size=model_config.vocab_size,
-            blanks=model_config.blank_infilling,
-            end_tokens=model_config.end_tokens,
+            vocab_size=model.vocab_size,
+            blanks=model.blank_infilling,
+            end_tokens=model.end_tokens,
             sources=sources,
         )
 
-    return build_once(build, layout.sample_group, is_builder=is_builder)
+    return build_once(build, topology.sample_group, is_builder=is_builder)
 
 
-def _builds_index(config: RunConfig, layout: Topology) -> bool:
+def _builds_index(run: RunConfig, topology: Topology) -> bool:
     """Whether this process is the first that reads data: of all, or of its node."""
     rank_in_node = int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))
-    first = 0 if config.data.share_folder else layout.rank - rank_in_node
-    return not any(first <= rank < layout.rank for rank in layout.reading_ranks)
+    first = 0 if run.data.share_folder else topology.rank - rank_in_node
+    return not any(first <= rank < topology.rank for rank in topology.reading_ranks)

@@ -43,23 +43,23 @@ def build_stage(model: ModelConfig, topology: Topology) -> Decoder:
 
 
 def prepare_stage(
-    run: RunConfig, config: ModelConfig, topology: Topology, *, is_resumed: bool
+    run: RunConfig, model: ModelConfig, topology: Topology, *, is_resumed: bool
 ) -> Decoder:
     """This rank's stage, with values unless a checkpoint will give them."""
     training = run.training
     paddle.set_default_dtype(training.weight_dtype)
     try:
-        stage = build_stage(config, topology)
+        stage = build_stage(model, topology)
     finally:
         paddle.set_default_dtype("float32")
     if not is_resumed:
-        _give_values(stage, run, config)
+        _give_values(stage, run, model)
     if training.recompute:
         recompute_activations(stage, training, topology)
     return stage
 
 
-def _give_values(stage: Decoder, run: RunConfig, config: ModelConfig) -> None:
+def _give_values(stage: Decoder, run: RunConfig, model: ModelConfig) -> None:
     if not run.model.continue_training:
         initialize(stage, run.training.seed)
         return
@@ -67,7 +67,7 @@ def _give_values(stage: Decoder, run: RunConfig, config: ModelConfig) -> None:
         assert_undamaged(Path(run.model.model_name_or_path))
     load_weights(
         stage,
-        config,
+        model,
         run.model.model_name_or_path,
         may_be_deeper=run.model.num_hidden_layers is not None,
         seed=run.training.seed if run.model.resize_vocabulary else None,

@@ -44,7 +44,7 @@ class Trainer:
     def __init__(
         self,
         run: RunConfig,
-        config: ModelConfig,
+        model: ModelConfig,
         topology: Topology,
         pipeline: Pipeline,
         datasets: Datasets,
@@ -55,7 +55,7 @@ class Trainer:
         stop: StopSignal,
     ) -> None:
         self.run = run
-        self.config = config
+        self.config = model
         self.topology = topology
         self.pipeline = pipeline
         self.datasets = datasets
@@ -68,7 +68,7 @@ class Trainer:
             is_dynamic=training.compute_dtype == "float16",
         )
         self.optimizer = ShardedAdamW(
-            pipeline.stage, training, topology, tied_embedding=config.tie_word_embeddings
+            pipeline.stage, training, topology, tied_embedding=model.tie_word_embeddings
         )
         self.origin = origin
         self.changes: list[str] = []

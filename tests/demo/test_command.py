@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from llm_pretrain.demo.command import run
+from llm_pretrain.demo.command import run_command
 from tests.launching import PATIENCE_SECONDS
 
 LAUNCHER = """
@@ -26,9 +26,9 @@ sys.exit(15)
 """
 DEMO = """
 import sys
-from llm_pretrain.demo.command import run
+from llm_pretrain.demo.command import run_command
 from tests.launching import PATIENCE_SECONDS
-sys.exit(run(["-c", sys.argv[1]]))
+sys.exit(run_command(["-c", sys.argv[1]]))
 """
 
 
@@ -58,4 +58,4 @@ def test_a_signal_waits_for_the_save(number: int, to_group: bool) -> None:
 
 
 def test_a_command_that_ends_by_itself_gives_its_status() -> None:
-    assert run(["-c", "exit(3)"]) == 3
+    assert run_command(["-c", "exit(3)"]) == 3

@@ -13,7 +13,7 @@ import pytest
 from llm_pretrain import ops
 from llm_pretrain.models.position import alibi_slopes
 from llm_pretrain.ops import OPERATORS, dispatch, paddle_attention, random_bits
-from llm_pretrain.ops.flash_attention import Rows, blocks_of
+from llm_pretrain.ops.flash_attention import Queries, blocks_of
 from llm_pretrain.ops.mask import Mask
 from tests.ops import formulas
 from tests.ops.formulas import assert_equal_formula
@@ -45,9 +45,9 @@ def arrays(batch: int, length: int, heads: int, kv_heads: int, size: int) -> lis
     return [generator.standard_normal(shape) for shape in shapes]
 
 
-def random_rows(batch: int, heads: int, length: int) -> paddle.Tensor:
-    rows = random_bits.rows(1, "here", np.arange(batch), np.arange(length))
-    return random_bits.rows_of_heads(paddle.to_tensor(rows), np.arange(heads))
+def random_numbers(batch: int, heads: int, length: int) -> paddle.Tensor:
+    rows = random_bits.numbers(1, "here", np.arange(batch), np.arange(length))
+    return random_bits.numbers_of_heads(paddle.to_tensor(rows), np.arange(heads))
 
 
 def assert_formula(
@@ -65,10 +65,10 @@ def assert_formula(
     kept = np.ones((batch, heads, length, length))
     rows = None
     if dropout:
-        rows = random_rows(batch, heads, length)
+        rows = random_numbers(batch, heads, length)
         kept = random_bits.keep(rows, np.arange(length), dropout).numpy() / (1 - dropout)
     assert_equal_formula(
-        lambda q, k, v: operator(q, k, v, Mask(**rules), dropout=dropout, rows_BNS=rows),
+        lambda q, k, v: operator(q, k, v, Mask(**rules), dropout=dropout, numbers_BNS=rows),
         lambda q, k, v: formulas.attention(q, k, v, bias, kept),
         arrays(*shape),
         dtype,
@@ -129,7 +129,7 @@ def test_blocks_of_which_nothing_is_seen_are_left_out() -> None:
         document_starts=np.repeat([[0, 256]], [256, 128], axis=1),
     )
     blocks = blocks_of(((0, 384),))
-    seen = set(Rows(mask, blocks).visible_blocks(blocks))
+    seen = set(Queries(mask, blocks).visible_blocks(blocks))
     of_first = {(query, key) for query in range(4) for key in range(max(query + 1, 3))}
     assert seen == of_first | {(4, 4), (5, 4), (5, 5)}
     unbiased = {(i, j) for i, j in seen if mask.bias(blocks[i], blocks[j]) is None}

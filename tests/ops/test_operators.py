@@ -125,7 +125,7 @@ def test_norm_of_a_sum(dtype: str) -> None:
 
 
 def test_dropout_leaves_out_a_share() -> None:
-    rows = paddle.to_tensor(random_bits.rows(0, "here", np.arange(1), np.arange(100))[0])
+    rows = paddle.to_tensor(random_bits.numbers(0, "here", np.arange(1), np.arange(100))[0])
     trained = ops.dropout(paddle.ones([100, 100]), 0.25, rows).numpy()
     assert set(np.unique(trained.round(4))) == {np.float32(0), np.float32(1.3333)}
     assert (trained == 0).mean() == pytest.approx(0.25, abs=0.03)

@@ -21,9 +21,9 @@ def kept(
     place: str = "layers.0.attention",
 ) -> np.ndarray:
     """[samples, heads, positions, columns]."""
-    rows_BS = paddle.to_tensor(random_bits.rows(seed, place, samples, positions))
-    rows_BNS = random_bits.rows_of_heads(rows_BS, heads)
-    return random_bits.keep(rows_BNS, columns, dropout).numpy()
+    numbers_BS = paddle.to_tensor(random_bits.numbers(seed, place, samples, positions))
+    numbers_BNS = random_bits.numbers_of_heads(numbers_BS, heads)
+    return random_bits.keep(numbers_BNS, columns, dropout).numpy()
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

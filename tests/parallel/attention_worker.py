@@ -14,7 +14,7 @@ import numpy as np
 from llm_pretrain.config import Degrees
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.layers.attention import attention, local_heads
-from llm_pretrain.parallel.layers.micro_batch import Sequences, local_chunks
+from llm_pretrain.parallel.layers.micro_batch import Sequences, local_ranges
 from tests.parallel.attention_cases import CASES, LENGTH, PLACE, SAMPLES, SEED, Case
 
 ONE = Degrees(data=1, sharding=1, tensor=1, pipeline=1, sep=1, context=1, virtual_pipeline=1)
@@ -28,7 +28,7 @@ def parts(case: Case) -> dict[str, np.ndarray]:
     sequences = Sequences(
         LENGTH,
         SAMPLES,
-        local_chunks(LENGTH),
+        local_ranges(LENGTH),
         seed=SEED,
         prefix_ends=case.prefix_ends,
         document_starts=case.document_starts,

@@ -21,8 +21,8 @@ def expected(case: Case) -> dict[str, np.ndarray]:
     """Output and gradients of whole samples, by the formula in float64."""
     slopes = np.zeros(case.heads) if case.slopes is None else case.slopes
     bias = formulas.attention_bias(LENGTH, slopes, case.prefix_ends, case.document_starts)
-    rows_BS = random_bits.rows(SEED, PLACE, np.array(SAMPLES), np.arange(LENGTH))
-    rows = random_bits.rows_of_heads(paddle.to_tensor(rows_BS), np.arange(case.heads))
+    numbers_BS = random_bits.numbers(SEED, PLACE, np.array(SAMPLES), np.arange(LENGTH))
+    rows = random_bits.numbers_of_heads(paddle.to_tensor(numbers_BS), np.arange(case.heads))
     kept = random_bits.keep(rows, np.arange(LENGTH), case.dropout).numpy() / (1 - case.dropout)
     *operands, gradient = (
         paddle.to_tensor(array.astype(np.float32)).astype(case.dtype).astype("float64")

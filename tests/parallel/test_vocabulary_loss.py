@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from llm_pretrain.ops import OPERATORS, dispatch, gradients, vocabulary_chunks
+from llm_pretrain.ops import OPERATORS, dispatch, gradients, vocabulary_slices
 from llm_pretrain.ops.native import library
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.layers.vocabulary import (
@@ -36,7 +36,7 @@ def test_where_nothing_counts_loss_and_gradient_are_zero() -> None:
 
 
 @pytest.fixture(params=["C++", "in chunks of Paddle's operators"])
-def in_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def in_slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """Heads that keep no logits, of some hundred columns at a time."""
     if request.param == "C++":
         found, reason = library.find()
@@ -44,17 +44,17 @@ def in_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
             pytest.skip(reason)
         OPERATORS["linear_cross_entropy"].serve_by("C++")
     else:
-        monkeypatch.setattr(vocabulary_chunks, "_LOGITS", 1)
+        monkeypatch.setattr(vocabulary_slices, "_LOGITS", 1)
     yield request.param
     dispatch.use_references()
     set_compute_dtype("float32")
 
 
-def head(*, tied: bool, normalised: bool, in_chunks: bool) -> VocabularyParallelHead:
+def head(*, tied: bool, normalised: bool, in_slices: bool) -> VocabularyParallelHead:
     paddle.seed(1)
     table = paddle.create_parameter([PRESENT, HIDDEN], "float32") if tied else None
     made = VocabularyParallelHead(
-        HIDDEN, PRESENT, std=1.0, tied_weight=table, normalised=normalised, in_chunks=in_chunks
+        HIDDEN, PRESENT, std=1.0, tied_weight=table, normalised=normalised, in_slices=in_slices
     )
     made.weight.set_value(paddle.randn(made.weight.shape))
     return made
@@ -78,20 +78,20 @@ def outcome(made: VocabularyParallelHead) -> list[np.ndarray]:
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "own"])
 @pytest.mark.parametrize("normalised", [True, False], ids=["normalised", "plain"])
 def test_chunks_give_what_logits_give(
-    in_chunks: str, compute: str, tied: bool, normalised: bool
+    in_slices: str, compute: str, tied: bool, normalised: bool
 ) -> None:
     set_compute_dtype(compute)
-    found = outcome(head(tied=tied, normalised=normalised, in_chunks=True))
+    found = outcome(head(tied=tied, normalised=normalised, in_slices=True))
     dispatch.use_references()
-    expected = outcome(head(tied=tied, normalised=normalised, in_chunks=False))
+    expected = outcome(head(tied=tied, normalised=normalised, in_slices=False))
     tolerance = 1e-5 if compute == "float32" else 3e-2
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
-def test_a_gradient_is_added_where_the_run_sums_it(in_chunks: str) -> None:
-    returned = outcome(head(tied=False, normalised=False, in_chunks=True))[2]
-    made = head(tied=False, normalised=False, in_chunks=True)
+def test_a_gradient_is_added_where_the_run_sums_it(in_slices: str) -> None:
+    returned = outcome(head(tied=False, normalised=False, in_slices=True))[2]
+    made = head(tied=False, normalised=False, in_slices=True)
     total = paddle.ones(made.weight.shape)
     gradients.offer_sum(made.weight, lambda: (total, True))
     with pytest.raises(AttributeError):  # autograd is given nothing
@@ -99,8 +99,8 @@ def test_a_gradient_is_added_where_the_run_sums_it(in_chunks: str) -> None:
     np.testing.assert_allclose(total.numpy(), 1 + returned, rtol=1e-5, atol=1e-5)
 
 
-def test_frozen_weights_and_inputs_get_no_gradient(in_chunks: str) -> None:
-    made = head(tied=False, normalised=False, in_chunks=True)
+def test_frozen_weights_and_inputs_get_no_gradient(in_slices: str) -> None:
+    made = head(tied=False, normalised=False, in_slices=True)
     made.weight.stop_gradient = True
     x = paddle.randn([1, 4, HIDDEN])
     x.stop_gradient = False
@@ -111,8 +111,8 @@ def test_frozen_weights_and_inputs_get_no_gradient(in_chunks: str) -> None:
     assert made.weight.grad is not None
 
 
-def test_no_tokens_have_no_losses(in_chunks: str) -> None:
-    made = head(tied=False, normalised=False, in_chunks=True)
+def test_no_tokens_have_no_losses(in_slices: str) -> None:
+    made = head(tied=False, normalised=False, in_slices=True)
     losses = made(paddle.zeros([0, 4, HIDDEN]), paddle.zeros([0, 4], "int64"))
     assert losses.shape == [0, 4]
     losses.sum().backward()

@@ -91,18 +91,18 @@ _CHANGEABLE = (
 )
 
 
-def family_of(config: ModelConfig) -> Family:
-    """The family of `config`."""
-    return FAMILIES[config.family]
+def family_of(model: ModelConfig) -> Family:
+    """The family of `model`."""
+    return FAMILIES[model.family]
 
 
-def is_redundant(published: str, config: ModelConfig) -> bool:
+def is_redundant(published: str, model: ModelConfig) -> bool:
     """Whether Hugging Face's files may hold a tensor that no parameter is read from.
 
     A tied head is the embedding once more; the family names the others.
     """
-    family = family_of(config)
-    if config.tie_word_embeddings and published == family.source("head.weight", config).name:
+    family = family_of(model)
+    if model.tie_word_embeddings and published == family.source("head.weight", model).name:
         return True
     return published.endswith(family.ignored)
 
@@ -125,7 +125,7 @@ def load_model_config(
     A model that starts from random weights gets room for the samples and for the tokenizer, whose
     size is rounded up to a multiple of 128; with `resize_vocabulary` one that continues from
     published weights does, too, where the tokenizer has more tokens. Without, it has just as many
-    rows as there are tokens then, which the weights have not: `training.model_choice` says so.
+    rows as there are tokens then, which the weights have not: `training.preflight` says so.
 
     Raises:
         ConfigError: nothing of that name, or a config that this program can't train.

@@ -49,21 +49,21 @@ class Baichuan(Llama):
         super().complete(values, fields)
         values["norm_head"] = fields.has("z_loss_weight")
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
         """The classes of "auto_map" are those of the files beside the published weights."""
         # The classes are told apart by the case of one letter: the first release was of 7B.
-        name = "Baichuan" if config.alibi or config.norm_head else "BaiChuan"
+        name = "Baichuan" if model.alibi or model.norm_head else "BaiChuan"
         return {
-            **super().also_written(config),
+            **super().also_written(model),
             "architectures": [f"{name}ForCausalLM"],
             "auto_map": {
                 "AutoConfig": f"configuration_baichuan.{name}Config",
                 "AutoModelForCausalLM": f"modeling_baichuan.{name}ForCausalLM",
             },
-            "num_key_value_heads": config.num_key_value_heads,
-            **({} if config.alibi else {_LENGTH: config.max_position_embeddings}),
-            **({"z_loss_weight": 0} if config.norm_head else {}),
+            "num_key_value_heads": model.num_key_value_heads,
+            **({} if model.alibi else {_LENGTH: model.max_position_embeddings}),
+            **({"z_loss_weight": 0} if model.norm_head else {}),
         }
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
-        return {"self_attn.W_pack": query_key_value(config)}
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
+        return {"self_attn.W_pack": query_key_value(model)}

@@ -63,7 +63,7 @@ class Bloom(Family):
                 )
         equal_heads(values, fields)
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
         """Query, key and value head by head."""
-        heads = config.num_attention_heads
-        return {"self_attention.query_key_value": query_key_value(config, groups=heads)}
+        heads = model.num_attention_heads
+        return {"self_attention.query_key_value": query_key_value(model, groups=heads)}

@@ -117,20 +117,20 @@ class ChatGlm(Family):
             values[f"blank_infilling.{field}"] = token
         values["blank_infilling.block_positions"] = is_two_dimensional
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
-        assert config.blank_infilling is not None
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
+        assert model.blank_infilling is not None
         return {
             # GLM-130B was not published as files for transformers.
-            **({} if config.is_gated else {"auto_map": AUTO_MAP}),
-            "activation": "geglu" if config.is_gated else "gelu",
-            "mask_token_id": config.blank_infilling.mask_token_id,
-            "gmask_token_id": config.blank_infilling.gmask_token_id,
+            **({} if model.is_gated else {"auto_map": AUTO_MAP}),
+            "activation": "geglu" if model.is_gated else "gelu",
+            "mask_token_id": model.blank_infilling.mask_token_id,
+            "gmask_token_id": model.blank_infilling.gmask_token_id,
         }
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
         """Query, key and value head by head."""
-        heads = config.num_attention_heads
-        packed = {"attention.query_key_value": query_key_value(config, groups=heads)}
-        if config.is_gated:
-            packed["mlp.dense_h_to_4h"] = gate_up(config, gate_first=False)
+        heads = model.num_attention_heads
+        packed = {"attention.query_key_value": query_key_value(model, groups=heads)}
+        if model.is_gated:
+            packed["mlp.dense_h_to_4h"] = gate_up(model, gate_first=False)
         return packed

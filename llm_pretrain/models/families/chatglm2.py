@@ -98,14 +98,14 @@ class ChatGlm2(Family):
         bias = values["attention_output_bias"] = values["mlp_bias"]
         values["attention_bias"] = bias or fields.flag("add_qkv_bias", False)
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
         return {
-            "multi_query_group_num": config.num_key_value_heads,
-            "add_qkv_bias": config.attention_bias,
+            "multi_query_group_num": model.num_key_value_heads,
+            "add_qkv_bias": model.attention_bias,
         }
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
         return {
-            "self_attention.query_key_value": query_key_value(config),
-            "mlp.dense_h_to_4h": gate_up(config),
+            "self_attention.query_key_value": query_key_value(model),
+            "mlp.dense_h_to_4h": gate_up(model),
         }

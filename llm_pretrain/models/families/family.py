@@ -132,11 +132,11 @@ class Family:
     def complete(self, values: Values, fields: Fields) -> None:
         """Add what follows from `values`; what is wrong goes to `fields`."""
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
         """Keys of config.json that are no row of `keys`, or of another value there."""
         return {}
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
         """By published names, the layers that stand together under each."""
         return {}
 
@@ -165,9 +165,9 @@ class Family:
                 )
         return ModelConfig(**values)
 
-    def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The config.json that describes `config`; read back, it is `config` again."""
-        values = {row.written: attrgetter(row.field)(config) for row in self.keys}
+    def write_config(self, model: ModelConfig) -> dict[str, Any]:
+        """The config.json that describes `model`; read back, it is `model` again."""
+        values = {row.written: attrgetter(row.field)(model) for row in self.keys}
         return {
             "architectures": [self.architecture],
             "model_type": self.model_types[0],
@@ -176,9 +176,9 @@ class Family:
                 for name, value in values.items()
             },
             **self.written,
-            **self.also_written(config),
+            **self.also_written(model),
         }
 
-    def source(self, canonical: str, config: ModelConfig) -> Source:
+    def source(self, canonical: str, model: ModelConfig) -> Source:
         """Where a tensor stands in Hugging Face's files."""
-        return named_source(canonical, self.names, self.packed(config))
+        return named_source(canonical, self.names, self.packed(model))

@@ -86,10 +86,10 @@ class Gpt(Family):
     def complete(self, values: Values, fields: Fields) -> None:
         equal_heads(values, fields)
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
-        return {"attn.c_attn": query_key_value(config)}
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
+        return {"attn.c_attn": query_key_value(model)}
 
-    def source(self, canonical: str, config: ModelConfig) -> Source:
+    def source(self, canonical: str, model: ModelConfig) -> Source:
         """As every family's, but weights are [in, out], except the head's."""
-        found = super().source(canonical, config)
+        found = super().source(canonical, model)
         return replace(found, is_transposed=canonical == "head.weight")

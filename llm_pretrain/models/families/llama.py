@@ -90,5 +90,5 @@ class Llama(Family):
             values["family"] = "baichuan"
         values.setdefault("attention_output_bias", values["attention_bias"])
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
-        return {"alibi": True} if config.rope is None else write_rope(config.rope)
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
+        return {"alibi": True} if model.rope is None else write_rope(model.rope)

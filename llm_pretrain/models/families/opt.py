@@ -76,5 +76,5 @@ class Opt(Family):
         equal_heads(values, fields)
         values["attention_bias"] = values["attention_output_bias"] = values["mlp_bias"]
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
-        return {"word_embed_proj_dim": config.hidden_size}
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
+        return {"word_embed_proj_dim": model.hidden_size}

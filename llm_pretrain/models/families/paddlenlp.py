@@ -32,7 +32,7 @@ from llm_pretrain.models.families.rope import SCALING_NAMES
 
 
 @dataclass(frozen=True)
-class _Model:
+class _Peer:
     """One of PaddleNLP's models."""
 
     architecture: str
@@ -47,99 +47,99 @@ class _Model:
     """What its head calls a copy of the embedding's table."""
 
 
-def source(canonical: str, config: ModelConfig) -> Source:
+def source(canonical: str, model: ModelConfig) -> Source:
     """Where a tensor stands in PaddleNLP's files.
 
     Raises:
         ConfigError: PaddleNLP has no such model.
     """
-    model = _model_of(config)
-    found = replace(model.source(canonical, config), is_transposed=False)
-    return replace(found, copy=model.head_copy) if canonical == "embedding.weight" else found
+    peer = _peer_of(model)
+    found = replace(peer.source(canonical, model), is_transposed=False)
+    return replace(found, copy=peer.head_copy) if canonical == "embedding.weight" else found
 
 
-def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json that describes `config` to PaddleNLP.
+def write_config(model: ModelConfig) -> dict[str, Any]:
+    """The config.json that describes `model` to PaddleNLP.
 
     Raises:
         ConfigError: PaddleNLP has no such model, or would compute it otherwise.
     """
-    model = _model_of(config)
-    if differences := _differences(model, config):
-        raise ConfigError([f"PaddleNLP's {model.architecture} {text}." for text in differences])
-    published = family_of(config).write_config(config)
-    published |= {"model_type": config.family, "architectures": [model.architecture]}
-    published |= {key: published[other] for key, other in model.keys.items()}
+    peer = _peer_of(model)
+    if differences := _differences(peer, model):
+        raise ConfigError([f"PaddleNLP's {peer.architecture} {text}." for text in differences])
+    published = family_of(model).write_config(model)
+    published |= {"model_type": model.family, "architectures": [peer.architecture]}
+    published |= {key: published[other] for key, other in peer.keys.items()}
     # What a run fuses is split in the files, and its Qwen would not fuse what it reads.
     published |= {"fuse_attention_qkv": False, "fuse_attention_ffn": False}
-    scaling = config.rope.scaling if config.rope else None
-    if scaling and (kind := model.scalings[type(scaling)]):
+    scaling = model.rope.scaling if model.rope else None
+    if scaling and (kind := peer.scalings[type(scaling)]):
         published |= {"rope_scaling_type": kind, "rope_scaling_factor": scaling.factor}
     return published
 
 
-def is_redundant(published: str, config: ModelConfig) -> bool:
+def is_redundant(published: str, model: ModelConfig) -> bool:
     """Whether PaddleNLP's files may hold a tensor that no parameter is read from."""
     if published.endswith(".inv_freq"):
         return True
-    return published.startswith("lm_head.") and config.tie_word_embeddings
+    return published.startswith("lm_head.") and model.tie_word_embeddings
 
 
-def _model_of(config: ModelConfig) -> _Model:
-    model = _MODELS.get(config.family)
-    if model is None:
+def _peer_of(model: ModelConfig) -> _Peer:
+    peer = _MODELS.get(model.family)
+    if peer is None:
         raise ConfigError(
             [
-                f"PaddleNLP has no model of the family {config.family!r}; "
+                f"PaddleNLP has no model of the family {model.family!r}; "
                 f"its layout is known for {', '.join(_MODELS)}."
             ]
         )
-    return model
+    return peer
 
 
-def _differences(model: _Model, config: ModelConfig) -> list[str]:
-    """What `model` would compute otherwise than `config` has it."""
+def _differences(peer: _Peer, model: ModelConfig) -> list[str]:
+    """What `peer` would compute otherwise than `model` has it."""
     differences = [
-        f"has {key} {value}, not {getattr(config, key)}"
-        for key, value in model.settled.items()
-        if getattr(config, key) != value
+        f"has {key} {value}, not {getattr(model, key)}"
+        for key, value in peer.settled.items()
+        if getattr(model, key) != value
     ]
-    head_dim = config.hidden_size // config.num_attention_heads
-    if config.head_dim != head_dim:
+    head_dim = model.hidden_size // model.num_attention_heads
+    if model.head_dim != head_dim:
         differences.append(
-            f"has heads of hidden_size / num_attention_heads, {head_dim}, not of {config.head_dim}"
+            f"has heads of hidden_size / num_attention_heads, {head_dim}, not of {model.head_dim}"
         )
-    scaling = config.rope.scaling if config.rope else None
-    if scaling and type(scaling) not in model.scalings:
+    scaling = model.rope.scaling if model.rope else None
+    if scaling and type(scaling) not in peer.scalings:
         name = SCALING_NAMES[type(scaling)]
         differences.append(f"does not scale its rotary embedding by {name!r}")
     return differences
 
 
-def _llama_like(model: str) -> Callable[[str, ModelConfig], Source]:
+def _llama_like(name: str) -> Callable[[str, ModelConfig], Source]:
     """The names of Hugging Face's LLaMA, with the class's own name in front, and fused layers."""
 
-    def source(canonical: str, config: ModelConfig) -> Source:
-        packed = _fused_qkv(config)
-        if config.fuse_attention_ffn:
-            packed["mlp.gate_up_fused_proj"] = gate_up(config)
-        return _renamed(named_source(canonical, Llama.names, packed), "model.", f"{model}.")
+    def source(canonical: str, model: ModelConfig) -> Source:
+        packed = _fused_qkv(model)
+        if model.fuse_attention_ffn:
+            packed["mlp.gate_up_fused_proj"] = gate_up(model)
+        return _renamed(named_source(canonical, Llama.names, packed), "model.", f"{name}.")
 
     return source
 
 
-def _fused_qkv(config: ModelConfig) -> dict[str, Packed]:
+def _fused_qkv(model: ModelConfig) -> dict[str, Packed]:
     """Each key head follows its query heads, and its value head follows it."""
-    if not config.fuse_attention_qkv:
+    if not model.fuse_attention_qkv:
         return {}
-    return {"self_attn.qkv_proj": query_key_value(config, groups=config.num_key_value_heads)}
+    return {"self_attn.qkv_proj": query_key_value(model, groups=model.num_key_value_heads)}
 
 
 def _prefixed(prefix: str, paddle_prefix: str) -> Callable[[str, ModelConfig], Source]:
     """Hugging Face's names but for what they begin with."""
 
-    def source(canonical: str, config: ModelConfig) -> Source:
-        return _renamed(family_of(config).source(canonical, config), prefix, paddle_prefix)
+    def source(canonical: str, model: ModelConfig) -> Source:
+        return _renamed(family_of(model).source(canonical, model), prefix, paddle_prefix)
 
     return source
 
@@ -150,12 +150,12 @@ def _renamed(source: Source, prefix: str, paddle_prefix: str) -> Source:
     return replace(source, name=paddle_prefix + source.name.removeprefix(prefix))
 
 
-def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], Source]:
+def _decoder_like(name: str, final_norm: str) -> Callable[[str, ModelConfig], Source]:
     """The names of PaddleNLP's GPT and OPT."""
     names = {
-        "embedding": f"{model}.embeddings.word_embeddings",
-        "positions": f"{model}.embeddings.position_embeddings",
-        "layers": f"{model}.decoder.layers",
+        "embedding": f"{name}.embeddings.word_embeddings",
+        "positions": f"{name}.embeddings.position_embeddings",
+        "layers": f"{name}.decoder.layers",
         "attention_norm": "norm1",
         "attention.query": "self_attn.q_proj",
         "attention.key": "self_attn.k_proj",
@@ -164,20 +164,20 @@ def _decoder_like(model: str, final_norm: str) -> Callable[[str, ModelConfig], S
         "feed_forward_norm": "norm2",
         "feed_forward.up": "linear1",
         "feed_forward.down": "linear2",
-        "norm": f"{model}.decoder.{final_norm}",
+        "norm": f"{name}.decoder.{final_norm}",
         "head": "lm_head",
     }
-    return lambda canonical, config: named_source(canonical, names, _fused_qkv(config))
+    return lambda canonical, model: named_source(canonical, names, _fused_qkv(model))
 
 
 _TIED = {"tie_word_embeddings": True}
-_LLAMA = _Model(
+_LLAMA = _Peer(
     "LlamaForCausalLM",
     _llama_like("llama"),
     settled={"attention_bias": False, "mlp_bias": False},
     scalings={LinearScaling: "linear", DynamicScaling: "dynamic_ntk", Llama3Scaling: None},
 )
-_MODELS: dict[str, _Model] = {
+_MODELS: dict[str, _Peer] = {
     "llama": _LLAMA,
     # Its LLaMA has linear biases too, but no head that is scaled.
     "baichuan": replace(
@@ -185,10 +185,10 @@ _MODELS: dict[str, _Model] = {
         keys={"max_position_embeddings": "model_max_length"},
         settled=_LLAMA.settled | {"norm_head": False},
     ),
-    "qwen": _Model("QWenForCausalLM", _prefixed("transformer.", "qwen.")),
-    "qwen2": _Model("Qwen2ForCausalLM", _llama_like("qwen2")),
-    "bloom": _Model("BloomForCausalLM", _prefixed("transformer.", "bloom."), settled=_TIED),
-    "gpt": _Model(
+    "qwen": _Peer("QWenForCausalLM", _prefixed("transformer.", "qwen.")),
+    "qwen2": _Peer("Qwen2ForCausalLM", _llama_like("qwen2")),
+    "bloom": _Peer("BloomForCausalLM", _prefixed("transformer.", "bloom."), settled=_TIED),
+    "gpt": _Peer(
         "GPTForCausalLM",
         _decoder_like("gpt", "norm"),
         {
@@ -203,7 +203,7 @@ _MODELS: dict[str, _Model] = {
         },
         settled=_TIED | {"norm_eps": 1e-5},
     ),
-    "opt": _Model(
+    "opt": _Peer(
         "OPTForCausalLM",
         _decoder_like("opt", "final_layer_norm"),
         {
@@ -215,13 +215,13 @@ _MODELS: dict[str, _Model] = {
         settled=_TIED | {"attention_bias": True},
         head_copy="lm_head.decoder_weight",
     ),
-    "chatglm": _Model(
+    "chatglm": _Peer(
         "ChatGLMForCausalLM",
         _prefixed("transformer.", "chatglm.transformer."),
         {"num_hidden_layers": "num_layers"},
         settled=_TIED | {"is_gated": False},
     ),
-    "chatglm_v2": _Model(
+    "chatglm_v2": _Peer(
         "ChatGLMv2ForCausalLM",
         _prefixed("transformer.", "chatglm_v2."),
         {

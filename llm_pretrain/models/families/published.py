@@ -52,19 +52,19 @@ def one_after_another(sizes: Mapping[str, int], groups: int = 1) -> Packed:
     }
 
 
-def query_key_value(config: ModelConfig, groups: int = 1) -> Packed:
+def query_key_value(model: ModelConfig, groups: int = 1) -> Packed:
     """Query, key and value, one after another within each group of heads."""
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
+    queries = model.num_attention_heads * model.head_dim
+    keys = model.num_key_value_heads * model.head_dim
     sizes = {"attention.query": queries, "attention.key": keys, "attention.value": keys}
     return one_after_another(sizes, groups)
 
 
-def gate_up(config: ModelConfig, *, gate_first: bool = True) -> Packed:
+def gate_up(model: ModelConfig, *, gate_first: bool = True) -> Packed:
     """Gate and up, one after the other."""
     layers = ("feed_forward.gate", "feed_forward.up")
     order = layers if gate_first else layers[::-1]
-    return one_after_another(dict.fromkeys(order, config.intermediate_size))
+    return one_after_another(dict.fromkeys(order, model.intermediate_size))
 
 
 @dataclass(frozen=True)

@@ -83,19 +83,19 @@ class Qwen(Family):
         values["num_key_value_heads"] = heads
         values["extrapolation"] = _read_extrapolation(fields)
 
-    def also_written(self, config: ModelConfig) -> dict[str, Any]:
-        beyond = config.extrapolation or Extrapolation(
-            config.max_position_embeddings, larger_base=False, scaled_queries=False
+    def also_written(self, model: ModelConfig) -> dict[str, Any]:
+        beyond = model.extrapolation or Extrapolation(
+            model.max_position_embeddings, larger_base=False, scaled_queries=False
         )
         return {
-            "intermediate_size": 2 * config.intermediate_size,
+            "intermediate_size": 2 * model.intermediate_size,
             "seq_length": beyond.trained_length,
             "use_dynamic_ntk": beyond.larger_base,
             "use_logn_attn": beyond.scaled_queries,
         }
 
-    def packed(self, config: ModelConfig) -> dict[str, Packed]:
-        return {"attn.c_attn": query_key_value(config)}
+    def packed(self, model: ModelConfig) -> dict[str, Packed]:
+        return {"attn.c_attn": query_key_value(model)}
 
 
 def _read_extrapolation(fields: Fields) -> Extrapolation | None:

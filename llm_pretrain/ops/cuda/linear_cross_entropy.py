@@ -1,6 +1,6 @@
-"""The head's loss in CUDA: Paddle multiplies by a chunk of the vocabulary, the kernels do the rest.
+"""The head's loss in CUDA: Paddle multiplies by a slice of the vocabulary, the kernels do the rest.
 
-Shapes: R rows (tokens), H hidden, V entries of a chunk.
+Shapes: R rows (tokens), H hidden, V entries of a slice.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from paddle import Tensor
 
 from llm_pretrain.ops.cuda.library import call, serves
-from llm_pretrain.ops.vocabulary_chunks import gradients_of_chunks, logits_of_chunks
+from llm_pretrain.ops.vocabulary_slices import gradients_of_slices, logits_of_slices
 
 _IGNORED = -100
 """No label here is that: a row without loss has the factor 0 instead."""
@@ -26,7 +26,7 @@ def linear_log_sums(
     if not serves(x_RH, weight):
         return NotImplemented
     largest, total, target = statistics = call("cross_entropy_begin", labels_R)
-    for logits_RV, begin in logits_of_chunks(x_RH, weight, vocabulary, transposed=transposed):
+    for logits_RV, begin in logits_of_slices(x_RH, weight, vocabulary, transposed=transposed):
         call("cross_entropy_add", logits_RV, labels_R, *statistics, begin)
     return largest, total, target
 
@@ -52,7 +52,7 @@ def linear_cross_entropy_gradients(
         call("cross_entropy_backward", *operands, begin, _IGNORED)  # in place
         return logits_RV
 
-    return gradients_of_chunks(
+    return gradients_of_slices(
         *(to_gradients, x_RH, weight, vocabulary),
         transposed=transposed,
         dweight=dweight,

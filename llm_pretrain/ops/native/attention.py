@@ -26,7 +26,7 @@ def attention(
     mask: Mask,
     *,
     dropout: float = 0.0,
-    rows_BNS: Tensor | None = None,
+    numbers_BNS: Tensor | None = None,
 ) -> Tensor:
     """`ops.attention`."""
     dtype = operand_dtype(q_BSND)

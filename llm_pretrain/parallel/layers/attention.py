@@ -29,8 +29,8 @@ from paddle.autograd import PyLayer
 from llm_pretrain import ops
 from llm_pretrain.ops import random_bits
 from llm_pretrain.ops.flash_attention import (
-    Pieces,
-    Rows,
+    Blocks,
+    Queries,
     attend_to,
     attend_to_backward,
     blocks_of,
@@ -41,7 +41,7 @@ from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.operator import in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.parallel.comm import collectives, topology
-from llm_pretrain.parallel.layers.micro_batch import Sequences, chunks_of_rank
+from llm_pretrain.parallel.layers.micro_batch import Sequences, ranges_of_rank
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,15 @@ def attention(
         prefix_ends=sequences.prefix_ends,
         document_starts=sequences.document_starts,
     )
-    rows_BNS = None
+    numbers_BNS = None
     if dropout:
-        rows_BS = sequences.random_rows(place, positions)
-        rows_BNS = random_bits.rows_of_heads(rows_BS, numbers)
+        numbers_BS = sequences.random_numbers(place, positions)
+        numbers_BNS = random_bits.numbers_of_heads(numbers_BS, numbers)
     if degrees.context > 1:
-        rows = Rows(mask, blocks_of(sequences.chunks), dropout, rows_BNS)
-        return ring_attention(q_BSND, k_BSKD, v_BSKD, rows, sequences.length)
+        side = Queries(mask, blocks_of(sequences.ranges), dropout, numbers_BNS)
+        return ring_attention(q_BSND, k_BSKD, v_BSKD, side, sequences.length)
     serve = ops.flash_attention if flash else ops.attention
-    y_BSND = serve(q_BSND, k_BSKD, v_BSKD, mask, dropout=dropout, rows_BNS=rows_BNS)
+    y_BSND = serve(q_BSND, k_BSKD, v_BSKD, mask, dropout=dropout, numbers_BNS=numbers_BNS)
     return to_positions(y_BSND) if degrees.sep > 1 else y_BSND
 
 
@@ -174,22 +174,22 @@ to_positions = collectives.dual(_to_positions, _to_heads)
 
 
 def ring_attention(
-    q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, rows: Rows, length: int
+    q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, side: Queries, length: int
 ) -> Tensor:
     """`ops.attention` of this rank's queries to the keys and values of all ranks.
 
     Args:
-        rows: the mask, and where this rank's queries stand.
+        side: the mask, and where this rank's queries stand.
         length: of whole samples.
     """
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    return in_float32_on_cpu(lambda q, k, v: _Ring.apply(q, k, v, rows, length), q, k, v)
+    return in_float32_on_cpu(lambda q, k, v: _Ring.apply(q, k, v, side, length), q, k, v)
 
 
 class _Ring(PyLayer):
     @staticmethod
     def forward(
-        ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, rows: Rows, length: int
+        ctx: Any, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, side: Queries, length: int
     ) -> Tensor:
         note_trained(ctx, q_BSND, k_BSKD, v_BSKD)
         group = topology.current().sequence_group
@@ -199,7 +199,7 @@ class _Ring(PyLayer):
             last = step == group.nranks - 1
             following = None if last else collectives.start_shift(passing, group)
             keys = _keys_at(step, group, length)
-            part, part_sums = attend_to(q_BSND, passing[0], passing[1], rows, keys)
+            part, part_sums = attend_to(q_BSND, passing[0], passing[1], side, keys)
             if output is None:
                 output, log_sums = part, part_sums
             else:
@@ -209,7 +209,7 @@ class _Ring(PyLayer):
         assert output is not None
         output = output.astype(q_BSND.dtype)
         ctx.save_for_backward(q_BSND, k_BSKD, v_BSKD, output, log_sums)
-        ctx.rows, ctx.length = rows, length
+        ctx.side, ctx.length = side, length
         return output
 
     @staticmethod
@@ -225,7 +225,7 @@ class _Ring(PyLayer):
             following = None if last else collectives.start_shift(passing, group)
             keys = _keys_at(step, group, ctx.length)
             part_dq, *parts = attend_to_backward(
-                q, passing[0], passing[1], log_sums, corrections, do_BSND, ctx.rows, keys
+                q, passing[0], passing[1], log_sums, corrections, do_BSND, ctx.side, keys
             )
             dq.add_(part_dq)
             gradients = paddle.stack(parts)
@@ -243,7 +243,7 @@ class _Ring(PyLayer):
         return for_trained(ctx, *(gradient.astype(q.dtype) for gradient in (dq, dk, dv)))
 
 
-def _keys_at(step: int, group: Any, length: int) -> Pieces:
+def _keys_at(step: int, group: Any, length: int) -> Blocks:
     """Where the keys stand that are here after `step` moves."""
     home = (group.rank - step) % group.nranks
-    return blocks_of(chunks_of_rank(length, home))
+    return blocks_of(ranges_of_rank(length, home))

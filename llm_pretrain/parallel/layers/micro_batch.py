@@ -17,7 +17,7 @@ from paddle import Tensor
 from llm_pretrain.ops import random_bits
 from llm_pretrain.parallel.comm import topology
 
-Chunks = tuple[tuple[int, int], ...]
+Ranges = tuple[tuple[int, int], ...]
 """Ranges [begin, end) of positions in a sample, in order."""
 
 
@@ -32,7 +32,7 @@ class Sequences:
     """Tokens of a whole sample."""
     sample_ids: tuple[int, ...]
     """Number of each sample in the run."""
-    chunks: Chunks
+    ranges: Ranges
     """Which positions of the samples attention holds here."""
     seed: int = 0
     """Of dropout."""
@@ -48,7 +48,7 @@ class Sequences:
     @property
     def positions(self) -> NDArray[np.int64]:
         """Positions [S] of what attention holds."""
-        return np.concatenate([np.arange(begin, end) for begin, end in self.chunks])
+        return np.concatenate([np.arange(begin, end) for begin, end in self.ranges])
 
     @property
     def hidden_positions(self) -> NDArray[np.int64]:
@@ -58,10 +58,10 @@ class Sequences:
             return self.positions
         return np.split(self.positions, here.degrees.tensor)[here.tensor_rank]
 
-    def random_rows(self, place: str, positions: NDArray[np.int64]) -> Tensor:
+    def random_numbers(self, place: str, positions: NDArray[np.int64]) -> Tensor:
         """Int64 [B, len(positions)], for `ops.dropout`: what is random there, in every layout."""
         return paddle.to_tensor(
-            random_bits.rows(self.seed, place, np.array(self.sample_ids), positions)
+            random_bits.numbers(self.seed, place, np.array(self.sample_ids), positions)
         )
 
 
@@ -81,21 +81,21 @@ def whole_sequences(batch_size: int, length: int) -> Sequences:
     return Sequences(length, tuple(range(batch_size)), ((0, length),))
 
 
-def local_chunks(length: int) -> Chunks:
+def local_ranges(length: int) -> Ranges:
     """The part of a sample of `length` that this rank of the sequence group holds.
 
-    Ring attention gives each rank one piece from the front and one from the back, so that the
-    causal mask leaves all of them equally much to do; the exchange of heads needs one piece.
+    Ring attention gives each rank one part from the front and one from the back, so that the
+    causal mask leaves all of them equally much to do; the exchange of heads needs one part.
     """
-    return chunks_of_rank(length, topology.current().sequence_rank)
+    return ranges_of_rank(length, topology.current().sequence_rank)
 
 
-def chunks_of_rank(length: int, rank: int) -> Chunks:
+def ranges_of_rank(length: int, rank: int) -> Ranges:
     """The part of a sample of `length` that a rank of the sequence group holds."""
     degrees = topology.current().degrees
-    pieces = [rank, 2 * degrees.context - 1 - rank] if degrees.context > 1 else [rank]
-    size = length // (degrees.sequence * len(pieces))
-    return tuple((piece * size, (piece + 1) * size) for piece in pieces)
+    parts = [rank, 2 * degrees.context - 1 - rank] if degrees.context > 1 else [rank]
+    size = length // (degrees.sequence * len(parts))
+    return tuple((part * size, (part + 1) * size) for part in parts)
 
 
 def split_batch(
@@ -113,8 +113,8 @@ def split_batch(
     `structure` has further fields of `Sequences` for all of the samples.
     """
     length = tokens.shape[1]
-    chunks = local_chunks(length)
-    positions = np.concatenate([np.arange(begin, end) for begin, end in chunks])
+    ranges = local_ranges(length)
+    positions = np.concatenate([np.arange(begin, end) for begin, end in ranges])
     micro_batches = []
     for begin in range(0, len(tokens), size):
         end = min(begin + size, len(tokens))
@@ -128,7 +128,7 @@ def split_batch(
                 Sequences(
                     length,
                     ids,
-                    chunks,
+                    ranges,
                     seed,
                     **{name: rows[begin:end] for name, rows in structure.items()},
                 ),

@@ -56,7 +56,7 @@ class VocabularyParallelHead(nn.Layer):
     Args:
         tied_weight: the embedding's table [V/t, H] to use; None: a weight [H, V/t] of its own.
         normalised: the weights of every token are divided by their Euclidean norm.
-        in_chunks: keep no logits for the loss, whichever operator serves.
+        in_slices: keep no logits for the loss, whichever operator serves.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class VocabularyParallelHead(nn.Layer):
         std: float,
         tied_weight: Tensor | None = None,
         normalised: bool = False,
-        in_chunks: bool = False,
+        in_slices: bool = False,
     ) -> None:
         super().__init__()
         self.tied = tied_weight is not None
         self.normalised = normalised
-        self.in_chunks = in_chunks
+        self.in_slices = in_slices
         share = tensor_parallel_share(vocab_size)
         first = topology.current().tensor_rank * share
         self.present = min(max(vocab_size - first, 0), share)
@@ -94,8 +94,8 @@ class VocabularyParallelHead(nn.Layer):
         is_transposed = self.tied and not self.normalised
         if labels_BS is not None:
             x_BSH = to_compute_dtype(x_BSH)
-            if self.in_chunks or ops.serves_head(x_BSH, weight):
-                return losses_in_chunks(
+            if self.in_slices or ops.serves_head(x_BSH, weight):
+                return losses_in_slices(
                     x_BSH, weight, labels_BS, present=self.present, transposed=is_transposed
                 )
         logits_BSV = ops.linear(x_BSH, weight, transposed=is_transposed)
@@ -150,7 +150,7 @@ class _CrossEntropy(PyLayer):
         return (softmax - one_hot) * (gradient * counts.astype("float32")).unsqueeze(-1)
 
 
-def losses_in_chunks(
+def losses_in_slices(
     x_BSH: Tensor, weight: Tensor, labels_BS: Tensor, *, present: int, transposed: bool
 ) -> Tensor:
     """`losses_of_logits` of the logits x W, which are never in memory whole.

@@ -74,9 +74,9 @@ def test_what_the_kernels_dont_take_goes_to_the_reference(
 
 def test_dropout_goes_to_the_reference(cuda: ModuleType) -> None:
     emulated.serve()
-    rows_BNS = random_bits.rows_of_heads(paddle.arange(42).reshape([2, 21]), np.arange(2))
+    numbers_BNS = random_bits.numbers_of_heads(paddle.arange(42).reshape([2, 21]), np.arange(2))
     q, k, v = heads("bfloat16", 64)
-    ops.flash_attention(q, k, v, Mask(), dropout=0.5, rows_BNS=rows_BNS)
+    ops.flash_attention(q, k, v, Mask(), dropout=0.5, numbers_BNS=numbers_BNS)
     assert not cuda.calls
 
 

@@ -1,4 +1,4 @@
-"""The head and its loss by the CUDA kernels, a chunk of the vocabulary at a time."""
+"""The head and its loss by the CUDA kernels, a slice of the vocabulary at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from paddle import Tensor
 
 from llm_pretrain import ops
-from llm_pretrain.ops import vocabulary_chunks
+from llm_pretrain.ops import vocabulary_slices
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL, VocabularyParallelHead
 from tests.ops.comparison import close, normal
@@ -24,7 +24,7 @@ BACKWARD = ["cross_entropy_backward"] * CHUNKS
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_chunks, "_LOGITS", 1)  # of 256 columns, then
+    monkeypatch.setattr(vocabulary_slices, "_LOGITS", 1)  # of 256 columns, then
 
 
 def operands(dtype: str, *, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""The logits of a head and their gradients, a chunk of the vocabulary at a time.
+"""The logits of a head and their gradients, a slice of the vocabulary at a time.
 
-Shapes: R rows (tokens), H hidden, V entries of a chunk.
+Shapes: R rows (tokens), H hidden, V entries of a slice.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _LOGITS = 1 << 24
 """About how many are computed at a time."""
 
 
-def logits_of_chunks(
+def logits_of_slices(
     x_RH: Tensor, weight: Tensor, vocabulary: int, *, transposed: bool
 ) -> Iterator[tuple[Tensor, int]]:
     """Logits [R, V] in the dtype of `x`, and the number of the first entry."""
-    for part_HV, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
+    for part_HV, begin in _slices(x_RH, weight, vocabulary, transposed=transposed):
         yield _logits(x_RH, part_HV), begin
 
 
-def gradients_of_chunks(
+def gradients_of_slices(
     to_gradients: Callable[[Tensor, int], Tensor],
     x_RH: Tensor,
     weight: Tensor,
@@ -37,13 +37,13 @@ def gradients_of_chunks(
     """`ops.linear_cross_entropy_gradients`.
 
     Args:
-        to_gradients: makes of a chunk's logits, which it may overwrite, and of the number of its
+        to_gradients: makes of a slice's logits, which it may overwrite, and of the number of its
             first entry the logits' gradients, in their dtype.
     """
     if dweight is not None and not accumulate:
         dweight.zero_()
     dx_RH = paddle.zeros(x_RH.shape, "float32")
-    for part_HV, begin in _chunks(x_RH, weight, vocabulary, transposed=transposed):
+    for part_HV, begin in _slices(x_RH, weight, vocabulary, transposed=transposed):
         dz_RV = to_gradients(_logits(x_RH, part_HV), begin)
         dx = in_float32_on_cpu(lambda a, b: paddle.matmul(a, b, transpose_y=True), dz_RV, part_HV)
         dx_RH += dx.astype("float32")
@@ -52,7 +52,7 @@ def gradients_of_chunks(
     return dx_RH
 
 
-def _chunks(
+def _slices(
     x_RH: Tensor, weight: Tensor, vocabulary: int, *, transposed: bool
 ) -> Iterator[tuple[Tensor, int]]:
     """Columns of the weight, [H, V] in the dtype of `x`, and the number of the first."""

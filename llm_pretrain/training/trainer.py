@@ -55,7 +55,7 @@ class Trainer:
         stop: StopSignal,
     ) -> None:
         self.run = run
-        self.config = model
+        self.model = model
         self.topology = topology
         self.pipeline = pipeline
         self.datasets = datasets
@@ -282,13 +282,13 @@ class Trainer:
         save_checkpoint(
             path,
             self.pipeline.stage,
-            self.config,
+            self.model,
             self.optimizer.state(),
             self.topology,
             self.optimizer.buckets,
             steps=self.optimizer.steps,
             state=state,
-            extras=self.checkpoint_extras,
+            extras=self._extras_that_are_there(),
         )
         self.last_checkpoint = path
         self.reports.saved(self.progress, path, time.perf_counter() - began)
@@ -305,11 +305,20 @@ class Trainer:
         save_weights(
             Path(training.output_dir),
             self.pipeline.stage,
-            self.config,
+            self.model,
             self.topology,
             self.optimizer.buckets,
-            extras=self.checkpoint_extras,
+            extras=self._extras_that_are_there(),
         )
+
+    def _extras_that_are_there(self) -> list[Path]:
+        """What belongs beside the weights; what has vanished is said once and left out: without it
+        they are worth as much."""
+        there = [path for path in self.checkpoint_extras if path.exists()]
+        for path in set(self.checkpoint_extras) - set(there):
+            self.reports.message(f"warning: {path} has vanished: what is saved goes without it.")
+        self.checkpoint_extras = there
+        return there
 
     def _take_best(self) -> None:
         step = self.progress.best_step

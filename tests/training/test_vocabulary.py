@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
+from llm_pretrain.checkpoint.save import save_checkpoint
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.models.families import read_model_config
+from llm_pretrain.training import trainer
 from llm_pretrain.training.run import run
 from tests.checkpoint.models import random_tensors
 from tests.launching import RUN_PRETRAIN, logged, run_job
@@ -87,3 +89,21 @@ def test_a_grown_table_is_the_same_in_every_layout_and_saved_with_what_belongs_t
     ]
     np.testing.assert_allclose(*tables, rtol=0, atol=1e-5)
     assert tables[0][TOKENS:].std() == pytest.approx(0.05, rel=0.1), "the initializer's"
+
+
+def test_a_tokenizer_that_vanishes_is_no_reason_to_lose_a_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = folder / "tokenizer" / "chat_template.jinja"
+
+    def save_and_lose_the_template(*arguments: Any, **options: Any) -> None:
+        save_checkpoint(*arguments, **options)
+        template.unlink(missing_ok=True)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save_and_lose_the_template)
+    output = folder / "lost"
+    assert run([str(config_in(folder, output, resize_vocabulary=True, max_steps=3))]) == 0
+    assert (output / "checkpoint-1" / template.name).is_file()
+    assert (output / "checkpoint-3" / "tokenizer.json").is_file()
+    assert (output / "tokenizer.json").is_file()
+    assert capsys.readouterr().out.count(f"warning: {template} has vanished") == 1

@@ -28,9 +28,8 @@ from llm_pretrain.machine.files import write_text
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
-from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.buckets import Bucket, gathered_pieces
 from llm_pretrain.parallel.sharding.flat_buffers import Placement
-from llm_pretrain.parallel.sharding.gathering import gathered_pieces
 from llm_pretrain.parallel.sharding.pieces import Piece
 from llm_pretrain.preprocess.tokenizers import copy_along
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 from llm_pretrain import __version__
 from llm_pretrain.machine import SIGNAL_STATUS, launchers
-from llm_pretrain.machine.faults import describe, is_fault, naming
+from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import fit, width
 
 USAGE = """\

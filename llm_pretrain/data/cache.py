@@ -33,8 +33,7 @@ from llm_pretrain.data.sample_index import (
     plan_epochs,
 )
 from llm_pretrain.data.token_data import DataError, TokenData, map_npy
-from llm_pretrain.machine.faults import reason
-from llm_pretrain.machine.files import replacing, write_text
+from llm_pretrain.machine.files import reason, replacing, write_text
 
 Arrays = Mapping[str, NDArray]
 _POLL_S = 0.2

@@ -19,7 +19,7 @@ from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.sources import one_source_validates
 from llm_pretrain.data.token_data import BLOCK, DataError, TokenData
-from llm_pretrain.machine.faults import naming
+from llm_pretrain.machine.files import naming
 from llm_pretrain.machine.terminal import Command
 
 _SEQUENCES = 1 << 16

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llm_pretrain.machine.faults import describe
+from llm_pretrain.machine.files import describe
 
 _NO_TERMINAL = 80
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.sources import one_source_validates
-from llm_pretrain.machine.faults import naming
+from llm_pretrain.machine.files import naming
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.inputs import FormatOptions, Source, find_sources

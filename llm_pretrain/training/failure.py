@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
-from llm_pretrain.machine.faults import describe, is_fault
+from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers

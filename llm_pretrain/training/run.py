@@ -33,7 +33,7 @@ from llm_pretrain.data import (
     open_sources,
 )
 from llm_pretrain.machine import SIGNAL_STATUS, terminal
-from llm_pretrain.machine.faults import describe, is_fault, naming
+from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives

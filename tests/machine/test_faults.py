@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_pretrain.machine.faults import describe, is_fault, naming
+from llm_pretrain.machine.files import describe, is_fault, naming
 
 FULL = Path("/dev/full")
 

@@ -22,7 +22,7 @@ from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.ops import dispatch, internals
 from llm_pretrain.parallel.comm import collectives, topology
-from llm_pretrain.parallel.sharding.gathering import gathered_pieces
+from llm_pretrain.parallel.sharding.buckets import gathered_pieces
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import initialize
 from llm_pretrain.training.stage import apply_recompute

@@ -3,14 +3,20 @@
 Each sharding rank updates its shard of every bucket. What else it holds depends on the stage
 (Rajbhandari et al., arXiv:1910.02054): 1, all weights and gradients; 2, all weights and its shard
 of the gradients; 3, its shard of both. With one sharding rank the shard is the whole.
+
+At stage 3 a unit of the model (embedding, decoder block, head) holds its weights from before its
+forward pass to after it, and again in the backward pass from before its own gradients are computed
+until all gradients of a bucket have arrived. While it computes, the weights of the unit that comes
+next are on their way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -31,7 +37,7 @@ from llm_pretrain.parallel.sharding.flat_gradients import (
     TransfersInFlight,
     WholeGradients,
 )
-from llm_pretrain.parallel.sharding.pieces import Piece, grouped_pieces
+from llm_pretrain.parallel.sharding.pieces import Piece, grouped_pieces, named_pieces
 
 _MOST_IN_FLIGHT = 2
 _WHOLE_MODEL = -1
@@ -224,3 +230,75 @@ def _batches(
         batch.append(member)
         filled += size
     yield batch
+
+
+Weights = WholeWeights | ShardedWeights
+
+
+def gather_around_units(model: nn.Layer, buckets: Sequence[Bucket]) -> None:
+    """Make each unit of `model` hold the weights that it uses."""
+    of_parameter = _weights_by_parameter(buckets)
+    for units in runs_of_units(model):
+        # A dict keeps the order, which must be that of all ranks.
+        used = [
+            list(dict.fromkeys(of_parameter[id(value)] for value in unit.parameters()))
+            for unit in units
+        ]
+        for unit, before, own, after in zip(
+            units, [[], *used[:-1]], used, [*used[1:], []], strict=True
+        ):
+            _gather_around(unit, before, own, after)
+
+
+def _gather_around(
+    unit: nn.Layer, before: list[Weights], own: list[Weights], after: list[Weights]
+) -> None:
+    def hold(following: list[Weights]) -> None:
+        for weights in own:
+            weights.hold()
+        for weights in following:
+            weights.prefetch()
+
+    def before_forward(_unit: nn.Layer, _inputs: Any) -> None:
+        hold(after)
+
+    def after_forward(_unit: nn.Layer, _inputs: Any, output: Tensor) -> None:
+        for weights in own:
+            weights.release()
+        if not output.stop_gradient:
+            output.register_hook(before_backward)
+
+    def before_backward(_gradient: Tensor) -> None:
+        hold(before)
+
+    unit.register_forward_pre_hook(before_forward)
+    unit.register_forward_post_hook(after_forward)
+
+
+def gathered_pieces(model: nn.Layer, buckets: Sequence[Bucket]) -> Iterator[tuple[Tensor, Piece]]:
+    """`named_pieces`, of which each parameter is whole while it is at hand.
+
+    Every sharding rank must run through it. One sharded bucket at a time is in memory.
+    """
+    of_parameter = _weights_by_parameter(buckets)
+    held: Weights | None = None
+    try:
+        for parameter, piece in named_pieces(model):
+            weights = of_parameter[id(parameter)]
+            if weights is not held and isinstance(weights, ShardedWeights):
+                if held is not None:
+                    held.release()
+                held = weights
+            weights.hold()
+            yield parameter, piece
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _weights_by_parameter(buckets: Sequence[Bucket]) -> dict[int, Weights]:
+    return {
+        id(placement.parameter): bucket.weights
+        for bucket in buckets
+        for placement in bucket.buffer.placements
+    }

@@ -13,8 +13,12 @@ from llm_pretrain import ops
 from llm_pretrain.config import TrainingArguments
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
-from llm_pretrain.parallel.sharding.buckets import Bucket, Sharding, build_buckets
-from llm_pretrain.parallel.sharding.gathering import gather_around_units
+from llm_pretrain.parallel.sharding.buckets import (
+    Bucket,
+    Sharding,
+    build_buckets,
+    gather_around_units,
+)
 
 MOMENTS = ("moment1", "moment2")
 """Names of AdamW's state, as in Paddle."""

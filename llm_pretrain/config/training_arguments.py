@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from llm_pretrain.config.interval_arguments import (
     ReportArguments,
 )
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
+from llm_pretrain.machine.device import KNOWN
 
 
 class RunArguments(Arguments):
@@ -39,7 +41,8 @@ class RunArguments(Arguments):
     do_predict: Flag = Field(False, description="Evaluate on the test split at the end.")
     device: Text | None = Field(
         None,
-        description="gpu or cpu; null takes a GPU where there is one, else the CPU.",
+        description="gpu, cpu, or another device that Paddle has, such as npu, xpu or mlu; "
+        "null takes an accelerator where there is one, else the CPU.",
     )
     distributed_timeout: Integer = Field(
         300,
@@ -57,8 +60,15 @@ class RunArguments(Arguments):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str | None) -> str | None:
-        if device is not None and not re.fullmatch(r"(gpu|cpu)(:\d+)?", device):
-            raise ValueError(f"{shown(device)} is not available; it can be gpu, gpu:N or cpu")
+        if device is None:
+            return None
+        if not re.fullmatch(r"[a-z]\w*(:\d+)?", device):
+            raise ValueError(f"{shown(device)} is no device: it can be gpu, gpu:N, cpu, npu, xpu …")
+        kind, known = device.partition(":")[0], ("cpu", *KNOWN)
+        near = difflib.get_close_matches(kind, known, n=1)
+        # Paddle may have a plug-in of any other name, which only a run can ask it.
+        if near and kind not in known:
+            raise ValueError(f"{shown(device)} is no device; did you mean {near[0]}?")
         return device
 
 

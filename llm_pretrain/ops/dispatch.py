@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import paddle
-
+from llm_pretrain.machine import device
 from llm_pretrain.ops import OPERATORS
 from llm_pretrain.ops.cuda import library as cuda
 from llm_pretrain.ops.native import library as native
@@ -64,7 +63,7 @@ def _ours(operator: Operator, dtype: str) -> tuple[dict[str, str], str]:
     on_gpu = cuda.is_device()
     name = CUDA if on_gpu else CPP
     ours = operator.implementations[name]
-    if not on_gpu and paddle.get_device() != "cpu":
+    if not on_gpu and device.kind() != "cpu":
         return {}, "the C++ operators are for the CPU"
     if ours is None:
         return {}, "Paddle's own serves on a GPU" if on_gpu else "Paddle's own serves on a CPU"

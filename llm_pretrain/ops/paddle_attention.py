@@ -4,10 +4,10 @@ ones it takes on some devices alone."""
 
 from __future__ import annotations
 
-import paddle
 from paddle import Tensor
 from paddle.nn.functional.flash_attention import flash_attention as kernel
 
+from llm_pretrain.machine import device
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.operator import LOW, to_compute_dtype
 
@@ -16,8 +16,7 @@ DTYPES = LOW
 
 def device_has_kernel() -> bool:
     """Whether the kernel runs on the device in use."""
-    is_gpu = paddle.get_device().startswith("gpu")
-    return is_gpu and paddle.device.cuda.get_device_capability()[0] >= 8
+    return device.compute_capability() >= (8, 0)
 
 
 def attention(

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
+from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
@@ -24,7 +25,14 @@ from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
 
-USER_ERRORS = (ConfigError, DataError, OperatorError, PreprocessError, NonFiniteGradientError)
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    DeviceError,
+    OperatorError,
+    PreprocessError,
+    NonFiniteGradientError,
+)
 """Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0
 _COUNT = "failure/count"
@@ -82,5 +90,5 @@ def _is_about_communication(error: Exception) -> bool:
     """Whether the error is what a rank sees when another one is gone."""
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ValueError) and any(
-        mark in text for mark in ("gloo", "NCCL", "TCPStore", "tcp_", "Connection")
+        mark in text for mark in ("gloo", "NCCL", "xccl", "TCPStore", "tcp_", "Connection")
     )

@@ -11,14 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import paddle
-
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
+from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import shown
-from llm_pretrain.monitor.device import max_memory_allocated, memory_metrics, peak_flops
+from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
@@ -82,7 +81,7 @@ class Reports:
         self.topology = topology
         self.parameters = model.parameter_count()
         self.flops_per_token = model.flops_per_token(run.data.max_seq_length)
-        self.peak = peak_flops(_device_name(), run.training.compute_dtype)
+        self.peak = peak_flops(device.name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""
         self.reporter: Reporter | None = None
@@ -122,7 +121,7 @@ class Reports:
                 origin,
                 parameters=self.parameters,
                 operators=operators,
-                device=_device_name(),
+                device=device.name(),
                 step=progress.global_step,
                 changes=changes,
             )
@@ -163,7 +162,7 @@ class Reports:
             "interval_tokens_per_second_per_device": speed,
             "interval_steps_per_second": interval.steps / interval.seconds,
             "mfu": speed * self.flops_per_token / self.peak if self.peak else None,
-            **memory_metrics(),
+            **device.memory_metrics(),
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,
         }
@@ -222,7 +221,7 @@ class Reports:
                 "train_loss": total.loss / total.steps,
                 "tokens": total.tokens,
                 "tokens_per_second_per_device": self._tokens_per_second_per_device(total),
-                "max_memory_allocated": max_memory_allocated(),
+                "max_memory_allocated": device.max_memory_allocated(),
             }
         metrics |= {name: str(path) for name, path in left.items() if path is not None}
         self.reporter.summary(metrics)
@@ -239,12 +238,6 @@ class Reports:
 
     def _tokens_per_second_per_device(self, interval: Interval) -> float:
         return interval.tokens / interval.seconds / self.topology.world_size
-
-
-def _device_name() -> str:
-    if paddle.device.get_device().startswith("gpu"):
-        return paddle.device.cuda.get_device_name()
-    return "cpu"
 
 
 def _default_logging_dir(output_dir: str) -> Path:

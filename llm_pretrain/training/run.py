@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import paddle
-
 from llm_pretrain import machine
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import (
@@ -32,7 +30,7 @@ from llm_pretrain.data import (
     build_datasets,
     open_sources,
 )
-from llm_pretrain.machine import SIGNAL_STATUS, terminal
+from llm_pretrain.machine import SIGNAL_STATUS, device, terminal
 from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.ops.operator import set_compute_dtype
@@ -75,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         problems = [*model_problems(run, model, degrees), *folder_problems]
         if problems:
             raise ConfigError(problems)
-        _select_device(run)
+        device.choose(run.training.device, is_alone=world_size() == 1)
         order, timeout = run.training.hybrid_parallel_topo_order, run.training.distributed_timeout
         topology = initialize(degrees, order=order, timeout_seconds=timeout)
         with (
@@ -200,23 +198,6 @@ def _train(
     return stopped_by
 
 
-def _select_device(run: RunConfig) -> None:
-    wanted = run.training.device
-    has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    if not has_gpu or (wanted or "gpu").startswith("cpu"):
-        paddle.device.set_device("cpu")
-        return
-    if wanted and ":" in wanted and world_size() == 1:
-        paddle.device.set_device(wanted)
-    else:
-        # The launcher names each process's GPU in this variable, in lower case; a lone process
-        # gets them all.
-        indices = os.environ.get("FLAGS_selected_gpus", "0")  # noqa: SIM112
-        paddle.device.set_device(f"gpu:{indices.split(',')[0]}")
-    # An embedding's gradient is added up in an order that changes from run to run otherwise.
-    paddle.set_flags({"FLAGS_embedding_deterministic": 1, "FLAGS_cudnn_deterministic": True})
-
-
 def _say_what_is_run(
     reports: Reports,
     run: RunConfig,
@@ -245,10 +226,8 @@ def _say_what_is_run(
         *model_notices(run, model, degrees),
         *(() if start.checkpoints else unread_weights(run)),
     ]
-    for notice in notices:
+    for notice in filter(None, (*notices, device.remark(training.device))):
         reports.message(notice)
-    if (training.device or "").startswith("gpu") and paddle.device.get_device() == "cpu":
-        reports.message("device: gpu has no effect: this machine has no GPU that Paddle can use.")
     for line in describe_batches(run, degrees):
         reports.message(line)
 

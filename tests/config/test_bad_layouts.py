@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from llm_pretrain.parallel.comm import topology
-from llm_pretrain.training.run import run
+from llm_pretrain.training import run as training_run
 from tests.small_runs import small_config, write_config, write_model
 
 
@@ -315,13 +314,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     def form_groups(*_: object, **__: object) -> NoReturn:
         raise GroupsFormedError
 
-    monkeypatch.setattr(topology, "initialize", form_groups)
+    monkeypatch.setattr(training_run, "initialize", form_groups)
 
     def with_values(values: dict[str, Any], processes: int, model: dict[str, Any]) -> int:
         monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(processes))
         directory = write_model(tmp_path / "model", **model)
         config = small_config(directory, tmp_path / "data", tmp_path / "out", **values)
-        return run([str(write_config(tmp_path / "run.json", config))])
+        return training_run.run([str(write_config(tmp_path / "run.json", config))])
 
     return with_values
 

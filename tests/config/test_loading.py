@@ -109,7 +109,7 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("evaluation_strategy", "often", "'no', 'steps' or 'epoch'"),
         ("save_strategy", "often", "'no', 'steps' or 'epoch'"),
         ("data_impl", "lazy", "'mmap'"),
-        ("device", "npu", "gpu, gpu:N or cpu"),
+        ("device", "npus", "did you mean npu?"),
         ("report_to", "paper", "visualdl, all or none"),
         ("sharding", "stage4", "stage1, stage2, stage3"),
         ("sharding", "offload", "needs a stage beside it"),

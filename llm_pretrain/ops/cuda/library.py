@@ -9,6 +9,8 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.machine import device
+
 HOW_TO_BUILD = "cd external_ops/csrc/paddle_cuda && python setup.py install builds them"
 DTYPES = (paddle.float32, paddle.bfloat16, paddle.float16)
 
@@ -17,7 +19,7 @@ _MODULE = "llm_ops_cuda"
 
 def is_device() -> bool:
     """Whether this process computes on a device of CUDA."""
-    return paddle.get_device().startswith("gpu")
+    return device.kind() == "gpu"
 
 
 def is_on_device(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ import paddle.distributed as dist
 
 from llm_pretrain import machine
 from llm_pretrain.config import Degrees
-from llm_pretrain.machine import launchers
+from llm_pretrain.machine import device, launchers
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm.collectives import Group, all_reduce
 from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
@@ -98,7 +98,8 @@ def initialize(
 ) -> Topology:
     """Form the groups of `degrees` over the processes that the launcher started.
 
-    Over NCCL on GPUs and over Gloo on CPUs. Must be called once, by every process.
+    Over Gloo on CPUs, over NCCL on GPUs, and over what Paddle has for other devices. Must be called
+    once, by every process.
 
     Raises:
         MeetingError: they are not all there within `timeout_seconds`.
@@ -108,7 +109,7 @@ def initialize(
         _current = Topology(degrees)
         return _current
     meet(timeout_seconds, doubt=launchers.unlaunched(os.environ))
-    if paddle.device.get_device().startswith("cpu"):
+    if device.kind() == "cpu":
         from llm_pretrain.parallel.comm import gloo
 
         gloo.install(timeout_seconds)

@@ -1,0 +1,141 @@
+"""The device that a process computes on: the choice of it, and what it says of itself.
+
+A device has a kind: "cpu"; "gpu", which is NVIDIA's, by CUDA; or the name by which Paddle has
+another, "xpu" in a build of its own, "npu", "mlu", "gcu" and more by plug-ins. Whatever depends on
+the kind asks here. Paddle is imported only by those who choose.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+MEBIBYTE = 2**20
+
+KNOWN = frozenset({"gpu", "xpu", "npu", "mlu", "gcu", "dcu", "iluvatar_gpu", "metax_gpu"})
+"""Kinds that a cluster's configuration may name where only a CPU is at hand."""
+
+
+class DeviceError(ValueError):
+    """A kind of device that nobody knows; the message says which there are."""
+
+
+def kind() -> str:
+    """The kind of the device in use, "cpu" in a process that does without Paddle."""
+    # Asking must not import Paddle, nor start CUDA.
+    paddle = sys.modules.get("paddle")
+    return "cpu" if paddle is None else str(paddle.device.get_device()).partition(":")[0]
+
+
+def accelerators() -> list[str]:
+    """The kinds of devices besides the CPU that Paddle can use here."""
+    from paddle import device
+
+    found = []
+    if device.is_compiled_with_cuda() and device.cuda.device_count() > 0:
+        found.append("gpu")
+    if device.is_compiled_with_xpu() and device.xpu.device_count() > 0:
+        found.append("xpu")
+    return [*found, *(device.get_all_custom_device_type() or ())]
+
+
+def choose(wanted: str | None, *, is_alone: bool) -> None:
+    """Compute on the device that is wanted, or on the CPU where that is not there.
+
+    Args:
+        wanted: a kind, or a kind with a number, as in "gpu:1"; None takes the first accelerator.
+        is_alone: whether the job is this one process, which takes the number that is wanted.
+            Of several, each takes the one that the launcher names for it.
+
+    Raises:
+        DeviceError: nobody knows such a kind.
+    """
+    import paddle
+
+    there = accelerators()
+    chosen, _, number = (wanted or next(iter(there), "cpu")).partition(":")
+    if chosen not in ("cpu", *there, *KNOWN):
+        raise DeviceError(
+            f"device: Paddle has no {chosen} here; it can be {' or '.join([*there, 'cpu'])}"
+        )
+    if chosen not in there:
+        paddle.device.set_device("cpu")
+        return
+    if not number or not is_alone:
+        # The launcher's variable of a process; a lone one gets all of the machine's.
+        in_node = os.environ.get("PADDLE_RANK_IN_NODE", "0")
+        number = os.environ.get(f"FLAGS_selected_{chosen}s", in_node).partition(",")[0]
+    paddle.device.set_device(f"{chosen}:{number}")
+    if chosen == "gpu":
+        # An embedding's gradient is added up in an order that changes from run to run otherwise.
+        paddle.set_flags({"FLAGS_embedding_deterministic": 1, "FLAGS_cudnn_deterministic": True})
+
+
+def remark(wanted: str | None) -> str | None:
+    """What the user should know of the choice, if there is something."""
+    chosen = kind()
+    if wanted is not None and wanted.partition(":")[0] != chosen:
+        return f"device: {wanted} has no effect: Paddle can use none here."
+    if chosen in ("cpu", "gpu"):
+        return None
+    return f"device: {chosen} has not been tried: the operators are Paddle's (docs/status.md)."
+
+
+def name() -> str:
+    """What the device in use calls itself, for the table of peak rates; else its kind."""
+    import paddle
+
+    return str(paddle.device.cuda.get_device_name()) if kind() == "gpu" else kind()
+
+
+def compute_capability() -> tuple[int, int]:
+    """Of the GPU in use, as CUDA counts it; (0, 0) of any other device."""
+    import paddle
+
+    if kind() != "gpu":
+        return 0, 0
+    major, minor = paddle.device.cuda.get_device_capability()
+    return int(major), int(minor)
+
+
+def max_memory_allocated() -> float:
+    """MiB: the peak of Paddle's allocator, or on a CPU the process's peak resident size."""
+    if kind() == "cpu":
+        return _peak_resident_bytes() / MEBIBYTE
+    return float(_memory().max_memory_allocated()) / MEBIBYTE
+
+
+def memory_metrics() -> dict[str, float]:
+    """MiB by Paddle's names: its allocator's four numbers, on a CPU `max_memory_allocated`."""
+    if kind() == "cpu":
+        return {"max_memory_allocated": max_memory_allocated()}
+    memory = _memory()
+    return {
+        "current_memory_allocated": memory.memory_allocated() / MEBIBYTE,
+        "current_memory_reserved": memory.memory_reserved() / MEBIBYTE,
+        "max_memory_allocated": memory.max_memory_allocated() / MEBIBYTE,
+        "max_memory_reserved": memory.max_memory_reserved() / MEBIBYTE,
+    }
+
+
+def _memory() -> ModuleType:
+    """Paddle's functions on the allocator of the device in use; CUDA's serve plug-ins too."""
+    from paddle import device
+
+    module: ModuleType = device.xpu if kind() == "xpu" else device.cuda
+    return module
+
+
+def _peak_resident_bytes() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    # Second choice: on Linux a child starts from its parent's peak here.
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) if sys.platform == "darwin" else float(peak) * 1024

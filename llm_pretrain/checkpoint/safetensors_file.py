@@ -1,8 +1,10 @@
-"""Reading parts of a safetensors file, and writing one as its tensors arrive.
+"""Tensors in files, read by parts; a safetensors file read so, and written as its tensors arrive.
 
 The format: the header's length as a little-endian 64-bit number, the header as JSON (names to
 "dtype", "shape" and "data_offsets"), then the values. The safetensors library reads no parts of
 bfloat16 tensors into NumPy, and writes only what is in memory whole.
+
+bfloat16 has no NumPy type; its bits stand in uint16 arrays, as Paddle's `numpy()` gives them.
 """
 
 from __future__ import annotations

@@ -8,6 +8,11 @@ work twice.
 After a crash of the machine, names may be on the disk without what was written. Therefore large
 arrays are there before the list that names them. To wait for the disk takes milliseconds, which
 with tens of thousands of files are minutes; so the list has checksums of small arrays instead.
+
+PaddleNLP's own cache is read where it still fits the data. An entry of it is `<md5>.dsc`, a text,
+and `<md5>_doc_idx.npy`, `_sample_idx.npy` and `_shuffle_idx.npy`; <md5> is the hash of that text.
+The text says nothing of what the data holds, so PaddleNLP itself would take the entry of data that
+has been replaced since.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Samples of one data prefix, and what keeps the documents of a sample apart.
+"""Samples of one data prefix, what keeps the documents of a sample apart, and batches of samples,
+read ahead in threads.
 
-Apart by what attention sees, by their positions, or both. The documents of a sample are those that
-its tokens show: one begins after every end token.
+Documents are kept apart by what attention sees, by their positions, or both. The documents of a
+sample are those that its tokens show: one begins after every end token.
 """
 
 from __future__ import annotations

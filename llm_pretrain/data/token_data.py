@@ -1,4 +1,10 @@
-"""Tokens of one data prefix, whatever the format of its files, and the error of their readers."""
+"""Tokens of one data prefix, whatever the format of its files, and the error of their readers.
+
+Files are read-only arrays that hold no file descriptor. Python's mmap keeps a descriptor open for
+each mapping, so that some hundred data files would reach the usual limit of 1024. Here the file is
+closed once it is mapped, and small files are read: with tens of thousands of files, the number of
+mappings is limited, too (vm.max_map_count).
+"""
 
 from __future__ import annotations
 

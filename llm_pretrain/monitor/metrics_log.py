@@ -22,6 +22,13 @@ A step's line describes the steps since the one before it, its interval:
 A run that resumes at an earlier step than its predecessor reached writes those steps again.
 The lines of the predecessor from that step on then describe a past that was abandoned:
 `read_metrics` leaves them out.
+
+For a file or a pipe, and the scripts that read it, the same metrics are lines in PaddleNLP's form:
+
+    [2026-11-29 10:20:30,123] [    INFO] - loss: 8.1, learning_rate: 1e-05, global_step: 10, …
+
+Scripts find a value by its name or by its place between commas. Names, order and units are
+PaddleNLP's, therefore, and what it does not have comes after what it has.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from llm_pretrain.data.sources import epochs_text
 from llm_pretrain.models.families import load_model_config, read_model_config
 from llm_pretrain.preprocess.tokenizers import class_for_paddlenlp, find_tokenizer, load_tokenizer
 
+_LONGEST_BLEND = 60
+
 
 def tokenizer_directory(run: RunConfig) -> Path:
     """Where the run's tokenizer would be."""
@@ -172,9 +174,6 @@ def unread_weights(run: RunConfig) -> list[str]:
         f"continue_training: not set, so that the trained weights in {name} are not read and the "
         "model starts from random ones; set it to true to start from them"
     ]
-
-
-_LONGEST_BLEND = 60
 
 
 def introduce(

@@ -202,6 +202,12 @@ def _train(
 
 def _select_device(run: RunConfig) -> None:
     wanted = run.training.device
+    if wanted and wanted.partition(":")[0] in paddle.device.get_all_custom_device_type():
+        # The launcher numbers a plug-in's devices as it does GPUs.
+        name, _, index = wanted.partition(":")
+        own = os.environ.get(f"FLAGS_selected_{name}s", "0").split(",")[0]
+        paddle.device.set_device(f"{name}:{index or own}")
+        return
     has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if not has_gpu or (wanted or "gpu").startswith("cpu"):
         paddle.device.set_device("cpu")

@@ -20,7 +20,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 ROOT = SOURCES.parent.parent
 KEPT = ROOT / "output" / "emulated_device"
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DPADDLE_WITH_CUSTOM_DEVICE")
+FLAGS = ("-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-DPADDLE_WITH_CUSTOM_DEVICE")
 LIBRARIES = ("-lphi_core", "-lphi", "-lcommon", "-lrt", "-lpthread")
 DEVICE = "emulated"
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from llm_pretrain.models.families import CAPABILITIES
 from tests.emulated_device.compile_plugin import DEVICE
 from tests.launching import logged, run_job
-from tests.parity.grid import CELLS, SAMPLES, Cell
+from tests.parity.grid import CELLS, QUICK_MODELS, SAMPLES, Cell
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 WORKER = Path(__file__).with_name("train_cases.py")
@@ -52,7 +53,15 @@ def numbers(
     listed = folder / f"{device}-{processes}-{len(cases)}-cases.json"
     listed.write_text(json.dumps(paths))
     log = folder / f"log-{device}-{processes}"
-    run_job(WORKER, device, listed, processes=processes, log_dir=log, environment=environment)
+    run_job(
+        WORKER,
+        device,
+        listed,
+        processes=processes,
+        log_dir=log,
+        environment=environment,
+        timeout=1800,
+    )
     return {
         name: [
             line[metric]
@@ -86,6 +95,19 @@ def cases_of(cells: list[Cell]) -> dict[str, dict[str, Any]]:
 def test_one_process(folder: Path, device_environment: dict[str, str]) -> None:
     options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": SAMPLES // 2}
     cases = {"plain": options, "recompute": {**options, "recompute": True}}
+    compare(folder, 1, cases, device_environment)
+
+
+def test_families(folder: Path, device_environment: dict[str, str]) -> None:
+    """One for each kind of layer."""
+    cases = {
+        model: {
+            "model_name_or_path": CAPABILITIES[model],
+            "num_hidden_layers": 2,
+            "gradient_accumulation_steps": 2,
+        }
+        for model in QUICK_MODELS
+    }
     compare(folder, 1, cases, device_environment)
 
 

@@ -67,8 +67,9 @@ struct Access {
 // Note that operation number `clock[stream]` of a stream uses memory. Ends the process where another
 // stream's operation uses the same bytes, one of them writes, and nothing orders the two.
 void note_access(int stream, const Clock& clock, const std::string& operation, const Access& access);
-// Likewise for a block that is freed, in the order of `stream`.
-void note_release(int stream, const Clock& clock, const char* block);
+// Likewise for a block that is freed, in the order of `stream`. The streams that it has to wait for
+// first, where Paddle itself frees too early.
+std::vector<int> note_release(int stream, const Clock& clock, const char* block);
 
 // ---- streams.cc: queues that a thread each works off, behind the host's back.
 

@@ -105,6 +105,7 @@ void fail(const char* format, ...) {
   va_end(arguments);
   fprintf(stderr, "\nemulated device of rank %ld: %s\n", rank_of_process(), buffer);
   fflush(nullptr);
+  if (getenv("PYTHONFAULTHANDLER")) abort();  // for Python's stack
   _exit(kExitStatus);
 }
 

@@ -97,9 +97,17 @@ void Stream::add(std::string name, std::vector<Access> accesses, std::function<v
 }
 
 void Stream::add_release(void* block) {
-  std::lock_guard<std::mutex> lock(order_mutex);
-  advance(clock, id);
-  note_release(id, clock, static_cast<const char*>(block));
+  std::vector<Stream*> unordered;
+  {
+    std::lock_guard<std::mutex> lock(order_mutex);
+    advance(clock, id);
+    for (int other : note_release(id, clock, static_cast<const char*>(block))) unordered.push_back(streams[other]);
+  }
+  for (auto other : unordered) {
+    auto event = std::make_shared<Event>();
+    other->record(event);
+    wait_for(event);
+  }
   queue([block] { retire(block); });
 }
 

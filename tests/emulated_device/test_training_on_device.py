@@ -82,7 +82,11 @@ def compare(
     expected = numbers(folder, "cpu", processes, cases, {})
     actual = numbers(folder, DEVICE, processes, cases, device_environment)
     assert all(len(found) == 2 * STEPS + 1 for found in expected.values())
-    assert actual == expected
+    for name, options in cases.items():
+        # Gloo adds the values of more than two ranks in another order.
+        degrees = (options.get(f"{kind}_parallel_degree", 1) for kind in ("tensor", "sep"))
+        tolerance = 1e-6 if max(degrees) > 2 else 0
+        assert actual[name] == pytest.approx(expected[name], rel=tolerance, abs=0), name
 
 
 def cases_of(cells: list[Cell]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ MAKEFLAGS += --jobs=3
 endif
 
 .PHONY: setup ops peers lint demo demo-data test test-all capabilities structure bench lock \
-	gpu-build gpu-test gpu-bench
+	gpu-build gpu-test gpu-bench emulated-device
 
 setup: .venv/ready
 peers: .venv-transformers/ready .venv-paddlenlp/ready
@@ -47,6 +47,10 @@ ops: .venv/ops
 .venv/ops: .venv/ready .venv/wheel
 	$(BIN)/python $(INSTALL) --no-deps --force-reinstall .venv/wheel/*.whl
 	@touch $@
+
+# The emulated accelerator of the tests, which also build it where it is missing.
+emulated-device: .venv/ready
+	nice $(BIN)/python -m tests.emulated_device.compile_plugin
 
 # The programs that the tests compare with, each in an environment of its own.
 .venv-%/ready: requirements/%.txt

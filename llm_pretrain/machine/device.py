@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 
 MEBIBYTE = 2**20
 
@@ -104,28 +103,27 @@ def max_memory_allocated() -> float:
     """MiB: the peak of Paddle's allocator, or on a CPU the process's peak resident size."""
     if kind() == "cpu":
         return _peak_resident_bytes() / MEBIBYTE
-    return float(_memory().max_memory_allocated()) / MEBIBYTE
+    return _allocator("max_memory_allocated")
 
 
 def memory_metrics() -> dict[str, float]:
     """MiB by Paddle's names: its allocator's four numbers, on a CPU `max_memory_allocated`."""
     if kind() == "cpu":
         return {"max_memory_allocated": max_memory_allocated()}
-    memory = _memory()
     return {
-        "current_memory_allocated": memory.memory_allocated() / MEBIBYTE,
-        "current_memory_reserved": memory.memory_reserved() / MEBIBYTE,
-        "max_memory_allocated": memory.max_memory_allocated() / MEBIBYTE,
-        "max_memory_reserved": memory.max_memory_reserved() / MEBIBYTE,
+        "current_memory_allocated": _allocator("memory_allocated"),
+        "current_memory_reserved": _allocator("memory_reserved"),
+        "max_memory_allocated": _allocator("max_memory_allocated"),
+        "max_memory_reserved": _allocator("max_memory_reserved"),
     }
 
 
-def _memory() -> ModuleType:
-    """Paddle's functions on the allocator of the device in use; CUDA's serve plug-ins too."""
+def _allocator(number: str) -> float:
+    """MiB: one of the numbers of the allocator; CUDA's functions serve plug-ins too, by name."""
     from paddle import device
 
-    module: ModuleType = device.xpu if kind() == "xpu" else device.cuda
-    return module
+    functions = device.xpu if kind() == "xpu" else device.cuda
+    return float(getattr(functions, number)(device.get_device())) / MEBIBYTE
 
 
 def _peak_resident_bytes() -> float:

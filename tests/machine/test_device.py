@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import paddle
@@ -60,7 +61,7 @@ class Devices:
             device_count=lambda: gpus,
             get_device_name=lambda: "NVIDIA H100 80GB HBM3",
             get_device_capability=lambda: (9, 0),
-            **{name: lambda value=value: value * 2**20 for name, value in self.memory.items()},
+            **{name: partial(self.allocator, number) for name, number in self.memory.items()},
         )
         patch.setattr(paddle.device, "cuda", cuda)
         patch.setattr(paddle.device, "is_compiled_with_cuda", lambda: gpus > 0)
@@ -70,6 +71,11 @@ class Devices:
         patch.setattr(paddle, "set_flags", self.flags.update)
         for name in ("FLAGS_selected_gpus", "FLAGS_selected_npus", "PADDLE_RANK_IN_NODE"):
             patch.delenv(name, raising=False)
+
+    def allocator(self, number: int, name: str) -> int:
+        """Bytes; plug-ins have no other way to say which device is meant than its name."""
+        assert name == self.used
+        return number * 2**20
 
     def chosen(self, wanted: str | None, *, is_alone: bool = True) -> str:
         device.choose(wanted, is_alone=is_alone)

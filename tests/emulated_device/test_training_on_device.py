@@ -11,12 +11,12 @@ import pytest
 
 from llm_pretrain.models.families import CAPABILITIES
 from tests.emulated_device.compile_plugin import DEVICE
-from tests.launching import logged, run_job
+from tests.launching import ROOT, logged, run_job
 from tests.parity.grid import CELLS, QUICK_MODELS, SAMPLES, Cell
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 pytestmark = pytest.mark.slow
-WORKER = Path(__file__).with_name("train_cases.py")
+WORKER = ROOT / "tests" / "parity" / "worker.py"
 STEPS = 3
 METRICS = ("loss", "global_norm", "eval_loss")
 
@@ -56,8 +56,8 @@ def numbers(
     log = folder / f"log-{device}-{processes}"
     run_job(
         WORKER,
-        device,
         listed,
+        device,
         processes=processes,
         log_dir=log,
         environment=environment,

@@ -13,7 +13,16 @@ from paddle.autograd import PyLayer
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.native import library
-from llm_pretrain.ops.native.library import call, cast, declare, expect, packed, serves
+from llm_pretrain.ops.native.library import (
+    call,
+    cast,
+    declare,
+    empty,
+    empty_like,
+    expect,
+    packed,
+    serves,
+)
 from llm_pretrain.ops.operator import operand_dtype
 
 declare(flash_attention="nnnnnpppippp", flash_attention_backward="nnnnnpppippppppp")
@@ -54,8 +63,8 @@ class _FlashAttention(PyLayer):
         ctx.dtypes = [x.dtype for x in (q_BSND, k_BSKD, v_BSKD)]
         q, k, v = (cast(x, dtype) for x in (q_BSND, k_BSKD, v_BSKD))
         B, S, N, D = q.shape
-        y = library.empty_like(q)
-        log_sums = library.empty([B, N, S], paddle.float32)
+        y = empty_like(q)
+        log_sums = empty([B, N, S], paddle.float32)
         expect("k", k, [B, S, k.shape[2], D])
         expect("v", v, k.shape)
         rules = _Rules(mask, B, S, N)
@@ -68,7 +77,7 @@ class _FlashAttention(PyLayer):
     def backward(ctx: Any, dy_BSND: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, log_sums = ctx.saved_tensor()
         B, S, N, D = q.shape
-        dq, dk, dv = (library.empty_like(x) for x in (q, k, v))
+        dq, dk, dv = (empty_like(x) for x in (q, k, v))
         call("flash_attention_backward", B, S, N, k.shape[2], D, q, k, v, q.dtype,
              ctx.rules.pointers, y, log_sums, packed(dy_BSND), dq, dk, dv)  # fmt: skip
         gradients = (cast(x, t) for x, t in zip((dq, dk, dv), ctx.dtypes, strict=True))

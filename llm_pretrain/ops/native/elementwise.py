@@ -11,8 +11,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradients import for_trained, note_trained
-from llm_pretrain.ops.native import library
-from llm_pretrain.ops.native.library import call, count, declare, expect, packed, serves
+from llm_pretrain.ops.native.library import call, count, declare, empty_like, expect, packed, serves
 from llm_pretrain.ops.native.operands import recomputed
 
 declare(
@@ -36,7 +35,7 @@ def activation(name: str, x: Tensor, up: Tensor | None = None) -> Tensor:
 
 def _compute(kind: int, x: Tensor, up: Tensor | None = None) -> Tensor:
     x, up = packed(x), None if up is None else packed(up)
-    y = library.empty_like(x)
+    y = empty_like(x)
     call("activation", count(x), kind, x, up, x.dtype, y)
     return y
 
@@ -55,7 +54,7 @@ class _Activation(PyLayer):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *up = ctx.saved_tensor()
-        dx, *dup = gradients = [library.empty_like(x) for _ in (x, *up)]
+        dx, *dup = gradients = [empty_like(x) for _ in (x, *up)]
         call("activation_backward", count(x), ctx.kind, packed(dy), x, *(up or [None]), x.dtype, dx,
              *(dup or [None]))  # fmt: skip
         return for_trained(ctx, *gradients)
@@ -88,7 +87,7 @@ class _Rotate(PyLayer):
 
 def _rotate(x_BSND: Tensor, cos: Tensor, sin: Tensor, spans: int, sign: float) -> Tensor:
     x_BSND = packed(x_BSND)
-    y_BSND = library.empty_like(x_BSND)
+    y_BSND = empty_like(x_BSND)
     B, S, _, D = x_BSND.shape
     R = cos.shape[-1]
     table = [B, S, R] if cos.ndim == 3 else [S, R]

@@ -11,8 +11,16 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.gradients import for_trained, note_trained, sum_of_gradients
-from llm_pretrain.ops.native import library
-from llm_pretrain.ops.native.library import call, cast, count, declare, expect, packed, serves
+from llm_pretrain.ops.native.library import (
+    call,
+    cast,
+    count,
+    declare,
+    empty,
+    expect,
+    packed,
+    serves,
+)
 from llm_pretrain.ops.native.operands import operand_of, recomputation_of
 from llm_pretrain.ops.operator import operand_dtype
 
@@ -74,7 +82,7 @@ class _Linears(PyLayer):
         rows = count(operand) // inputs
         # Several products are summed in float32.
         dx_dtype = _result_dtype(operand, ctx.x_dtype) if len(weights) == 1 else paddle.float32
-        dx = library.empty(operand.shape, dx_dtype) if x_trained else None
+        dx = empty(operand.shape, dx_dtype) if x_trained else None
         dweights: list[Tensor | None] = []
         dbiases: list[Tensor] = []
         for number, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
@@ -90,7 +98,7 @@ class _Linears(PyLayer):
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
                 total = sum_of_gradients(weight)
                 place, has_values = total or (
-                    library.empty(weight.shape, _result_dtype(operand, weight.dtype)),
+                    empty(weight.shape, _result_dtype(operand, weight.dtype)),
                     False,
                 )
                 call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
@@ -115,7 +123,7 @@ def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed
     outputs = weight.shape[0] if transposed else weight.shape[1]
     expect("weight", weight, [outputs, inputs] if transposed else [inputs, outputs])
     expect("bias", bias, [outputs])
-    y = library.empty([*operand.shape[:-1], outputs], operand.dtype)
+    y = empty([*operand.shape[:-1], outputs], operand.dtype)
     rows = count(operand) // inputs
     read = operand_of(weight, operand.dtype, rows, transposed=transposed)
     call("matmul", rows, outputs, inputs, operand, 0, *read, operand.dtype, bias, y, y.dtype, 0)
@@ -139,7 +147,7 @@ class _Embedding(PyLayer):
         if table.stop_gradient:
             return None, None
         total = sum_of_gradients(table)
-        dtable, has_values = total or (library.empty(table.shape, table.dtype), False)
+        dtable, has_values = total or (empty(table.shape, table.dtype), False)
         call("embedding_backward", ids.size, *table.shape, packed(ids.astype("int64")), packed(dy),
              dy.dtype, dtable, dtable.dtype, has_values)  # fmt: skip
         return None, dtable if total is None else None

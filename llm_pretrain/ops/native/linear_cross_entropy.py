@@ -5,8 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native import library
-from llm_pretrain.ops.native.library import call, declare, expect, packed, serves
+from llm_pretrain.ops.native.library import call, declare, empty, expect, packed, serves
 
 declare(linear_log_sums="nnnpipinipppp", linear_cross_entropy_backward="nnnpipinipppppi")
 
@@ -24,7 +23,7 @@ def linear_log_sums(
         return NotImplemented
     _expect_head(x_RH, weight, labels_R, vocabulary, transposed=transposed)
     x_RH, weight = packed(x_RH), packed(weight)
-    largest, total, target = (library.empty([x_RH.shape[0]], paddle.float32) for _ in range(3))
+    largest, total, target = (empty([x_RH.shape[0]], paddle.float32) for _ in range(3))
     call("linear_log_sums", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight, weight.dtype,
          weight.shape[1], transposed, packed(labels_R), largest, total, target)  # fmt: skip
     return largest, total, target
@@ -53,7 +52,7 @@ def linear_cross_entropy_gradients(
         dweight.zero_()  # what the padding's columns have
         accumulate = True
     x_RH, weight = packed(x_RH), packed(weight)
-    dx_RH = library.empty(x_RH.shape, paddle.float32)
+    dx_RH = empty(x_RH.shape, paddle.float32)
     call("linear_cross_entropy_backward", *x_RH.shape, vocabulary, x_RH, x_RH.dtype, weight,
          weight.dtype, weight.shape[1], transposed, packed(labels_R), packed(log_sums_R),
          packed(factors_R), dx_RH, dweight, accumulate)  # fmt: skip

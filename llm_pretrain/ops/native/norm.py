@@ -10,13 +10,14 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from llm_pretrain.ops.gradients import for_trained, note_trained
-from llm_pretrain.ops.native import library
 from llm_pretrain.ops.native.library import (
     as_float32,
     call,
     copied,
     count,
     declare,
+    empty,
+    empty_like,
     expect,
     packed,
     serves,
@@ -60,7 +61,7 @@ class _Add(PyLayer):
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         note_trained(ctx, x, y)
         x, y = packed(x), packed(y)
-        total = library.empty_like(x)
+        total = empty_like(x)
         call("add", count(x), x, x.dtype, y, y.dtype, total)
         ctx.y_dtype = y.dtype
         return total
@@ -84,11 +85,11 @@ class _Norm(PyLayer):
         rows, total, added = count(x) // width, x, (None, x.dtype, None)
         if branch is not None:
             expect("branch", branch, x.shape)
-            total = library.empty_like(x)
+            total = empty_like(x)
             added = packed(branch), branch.dtype, total
-        y = library.empty_like(x)
+        y = empty_like(x)
         # The inverse of the root of the squares' mean; before it the mean, where there is a bias.
-        statistics = [library.empty([rows], paddle.float32) for _ in parameters]
+        statistics = [empty([rows], paddle.float32) for _ in parameters]
         call(_KINDS[len(parameters)], rows, width, x, *added, x.dtype,
              *map(as_float32, parameters), epsilon, y, *statistics)  # fmt: skip
         ctx.save_for_backward(total, parameters[0], *statistics)
@@ -100,8 +101,8 @@ class _Norm(PyLayer):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         total, weight, *statistics = ctx.saved_tensor()
         *dtotal, dy = map(packed, gradients)  # of the sum, where there was an addition
-        dx = library.empty_like(total)
-        dparameters = [library.empty(weight.shape, paddle.float32) for _ in ctx.dtypes]
+        dx = empty_like(total)
+        dparameters = [empty(weight.shape, paddle.float32) for _ in ctx.dtypes]
         call(f"{_KINDS[len(ctx.dtypes)]}_backward", count(statistics[0]), total.shape[-1], dy,
              total, total.dtype, as_float32(weight), *statistics, *(dtotal or [None]), dx,
              *dparameters)  # fmt: skip

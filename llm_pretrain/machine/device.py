@@ -1,4 +1,4 @@
-"""The device that a process computes on: the choice of it, and what it says of itself.
+"""The device that a process computes on: the choice of it, what it says of itself, copies to it.
 
 A device has a kind: "cpu"; "gpu", which is NVIDIA's, by CUDA; or the name by which Paddle has
 another, "xpu" in a build of its own, "npu", "mlu", "gcu" and more by plug-ins. Whatever depends on
@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 MEBIBYTE = 2**20
 
@@ -97,6 +104,87 @@ def compute_capability() -> tuple[int, int]:
         return 0, 0
     major, minor = paddle.device.cuda.get_device_capability()
     return int(major), int(minor)
+
+
+def to_device(array: NDArray[Any]) -> Tensor:
+    """A copy of a host's array; the host does not wait for what the device computes."""
+    import paddle
+
+    if kind() == "cpu":
+        return paddle.to_tensor(array)
+    staged = _staged(array)
+    copy = staged.to(paddle.device.get_device(), blocking=False)
+    _hold(staged)
+    return copy
+
+
+class CopiesAhead:
+    """Copies of a step's arrays by a stream of their own, beside what the device still computes.
+
+    Every step has arrays of the same shapes, and takes the memory of the step before: between the
+    two the host must have waited for whatever read it.
+    """
+
+    def __init__(self) -> None:
+        self.buffers: list[Tensor] = []
+        self.stream: Any = None
+        # Kept: the end of an event waits for it.
+        self.event: Any = None
+        self.used = 0
+
+    def copy(self, array: NDArray[Any]) -> Tensor:
+        """Begin to copy an array; the copy may be used after `finish`."""
+        import paddle
+        from paddle import device
+
+        if kind() == "cpu":
+            return paddle.to_tensor(array)
+        if self.stream is None:
+            self.stream, self.event = device.Stream(device.get_device()), device.Event()
+        staged = _staged(array)
+        if self.used == len(self.buffers):
+            self.buffers.append(paddle.empty(staged.shape, staged.dtype))
+            # The memory may have been another tensor's a moment ago.
+            self.stream.wait_stream(device.current_stream())
+        buffer = self.buffers[self.used]
+        self.used += 1
+        assert buffer.shape == staged.shape
+        with device.stream_guard(self.stream):
+            buffer.copy_(staged, False)
+            _hold(staged)
+        return buffer
+
+    def finish(self) -> None:
+        """Let what is computed from here on wait for the copies."""
+        from paddle import device
+
+        if self.used:
+            self.event.record(self.stream)
+            device.current_stream().wait_event(self.event)
+        self.used = 0
+
+
+_leaving: deque[tuple[Any, Tensor]] = deque()
+"""Memory of the host that is being copied, each with the event of the copy's end."""
+
+
+def _staged(array: NDArray[Any]) -> Tensor:
+    """An array in memory from which the device copies by itself."""
+    import paddle
+
+    place = paddle.CUDAPinnedPlace() if kind() == "gpu" else paddle.CPUPlace()
+    return paddle.to_tensor(array, place=place)
+
+
+def _hold(staged: Tensor) -> None:
+    """Keep memory until the current stream has come so far."""
+    from paddle import device
+
+    while _leaving and _leaving[0][0].query():
+        _leaving.popleft()
+    event = device.Event()
+    event.record()
+    _leaving.append((event, staged))
 
 
 def max_memory_allocated() -> float:

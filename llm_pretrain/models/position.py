@@ -25,6 +25,7 @@ from llm_pretrain.config.model_config import (
     Rope,
     YarnScaling,
 )
+from llm_pretrain.machine.device import to_device
 from llm_pretrain.parallel.layers.micro_batch import Ranges, Sequences
 from llm_pretrain.parallel.sharding.pieces import Normal
 
@@ -45,9 +46,9 @@ class PositionEmbedding(nn.Layer):
     def forward(self, sequences: Sequences) -> Tensor:
         """The vectors of this rank's hidden positions, [S, H] or [B, S, H]."""
         if sequences.position_ids is None:
-            ids = paddle.to_tensor(sequences.hidden_positions)
+            ids = to_device(sequences.hidden_positions)
         else:
-            ids = paddle.to_tensor(sequences.position_ids[:, sequences.hidden_positions])
+            ids = to_device(sequences.position_ids[:, sequences.hidden_positions])
         return nn.functional.embedding(ids + self.offset, self.weight)
 
 
@@ -87,7 +88,7 @@ def rotary_tables(
     tables = _tables(rope, size, model.max_position_embeddings, sequences.length, chunks)
     if position_ids is None:
         return tables
-    ids_BS = paddle.to_tensor(position_ids[:, sequences.positions])
+    ids_BS = to_device(position_ids[:, sequences.positions])
     cos, sin = (nn.functional.embedding(ids_BS, table) for table in tables)
     return cos, sin
 
@@ -104,7 +105,7 @@ def _tables(
     else:
         angles = np.concatenate([angles, angles], axis=-1)
     cos, sin = np.cos(angles) * np.float32(amplitude), np.sin(angles) * np.float32(amplitude)
-    return paddle.to_tensor(cos), paddle.to_tensor(sin)
+    return to_device(cos), to_device(sin)
 
 
 def rotary_frequencies(
@@ -210,5 +211,5 @@ def scale_queries(q_BSND: Tensor, sequences: Sequences, extrapolation: Extrapola
     if sequences.position_ids is not None:
         positions = sequences.position_ids[:, positions]
     factors = np.log(np.maximum(positions + 1, trained)) / math.log(trained)
-    scale = paddle.to_tensor(factors[..., None, None].astype(np.float32))
+    scale = to_device(factors[..., None, None].astype(np.float32))
     return (q_BSND.astype("float32") * scale).astype(q_BSND.dtype)

@@ -70,9 +70,8 @@ def rotary(
     Returns:
         Tensors like `q` and `k`.
     """
-    R = cos.shape[-1]
-    sign = paddle.to_tensor([-1.0, 1.0], dtype="float32").repeat_interleave(R // spans // 2)
-    signed_sin = sin * sign.tile([spans])
+    first, second = paddle.split(sin.reshape([*sin.shape[:-1], spans, 2, -1]), 2, axis=-2)
+    signed_sin = paddle.concat([-first, second], axis=-2).reshape(sin.shape)
     return _Rotate.apply(q, cos, signed_sin, spans), _Rotate.apply(k, cos, signed_sin, spans)
 
 

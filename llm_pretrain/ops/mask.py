@@ -13,6 +13,8 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
+from llm_pretrain.machine.device import to_device
+
 Positions = NDArray[np.int64]
 
 HIDDEN = -1e30
@@ -69,7 +71,7 @@ class Mask:
         bias = None if self.sees_all(queries, keys) else self._hiding(queries, keys)
         if self.slopes is not None:
             distances_RT = _column(keys).T - _column(queries)
-            nearness = paddle.to_tensor(self.slopes).reshape([1, -1, 1, 1]) * distances_RT
+            nearness = to_device(self.slopes).reshape([1, -1, 1, 1]) * distances_RT
             bias = nearness if bias is None else bias + nearness
         return bias
 
@@ -77,16 +79,16 @@ class Mask:
         """0, or `HIDDEN` where a query doesn't see a key, [B or 1, 1, R, T]."""
         if self.prefix_ends is None and self.document_starts is None:
             return _future(len(queries), len(keys), int(queries[0] - keys[0]))
-        keys_11T = paddle.to_tensor(keys).reshape([1, 1, -1])
-        visible = keys_11T < paddle.to_tensor(self.seen_ends(queries)).unsqueeze(-1)
+        keys_11T = to_device(keys).reshape([1, 1, -1])
+        visible = keys_11T < to_device(self.seen_ends(queries)).unsqueeze(-1)
         if self.document_starts is not None:
-            starts_BR1 = paddle.to_tensor(self.document_starts[:, queries]).unsqueeze(-1)
+            starts_BR1 = to_device(self.document_starts[:, queries]).unsqueeze(-1)
             visible = visible & (keys_11T >= starts_BR1)
         return visible.logical_not().astype("float32").scale_(HIDDEN).unsqueeze(1)
 
 
 def _column(positions: Positions) -> Tensor:
-    return paddle.to_tensor(positions.astype("float32")).unsqueeze(-1)
+    return to_device(positions.astype("float32")).unsqueeze(-1)
 
 
 @lru_cache(maxsize=32)

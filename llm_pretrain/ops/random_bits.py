@@ -15,6 +15,8 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
+from llm_pretrain.machine.device import to_device
+
 _BITS = (1 << 32) - 1
 # The mixing function "lowbias32" of Chris Wellons' hash prospector. The second factor is taken
 # modulo 2^32 as a negative number, so that no product leaves the range of int64.
@@ -26,7 +28,7 @@ Integers = TypeVar("Integers", NDArray[np.int64], Tensor)
 def _mixed(x: Integers) -> Integers:
     """A permutation of the integers below 2^32 of which every bit depends on every other."""
     # Paddle's & takes tensors alone.
-    bits = paddle.to_tensor(_BITS) if isinstance(x, Tensor) else np.int64(_BITS)
+    bits = paddle.full([], _BITS, "int64") if isinstance(x, Tensor) else np.int64(_BITS)
     x = x ^ (x >> 16)
     x = (x * _FIRST) & bits
     x = x ^ (x >> 15)
@@ -52,7 +54,7 @@ def numbers(
 
 def numbers_of_heads(numbers_BS: Tensor, heads: NDArray[np.int64]) -> Tensor:
     """One number per sample, head and position, [B, N, S]."""
-    salt_N = paddle.to_tensor(_mixed(heads ^ 0x5BD1E995))
+    salt_N = to_device(_mixed(heads ^ 0x5BD1E995))
     return _mixed(numbers_BS.unsqueeze(1) ^ salt_N.reshape([1, -1, 1]))
 
 
@@ -63,7 +65,7 @@ def keep(numbers: Tensor, columns: NDArray[np.int64], dropout: float) -> Tensor:
         numbers: int64 [...], from `numbers`.
         columns: [n] numbers of the columns: features, or positions of keys.
     """
-    salt = paddle.to_tensor(_mixed(columns ^ 0x27D4EB2F))
+    salt = to_device(_mixed(columns ^ 0x27D4EB2F))
     return _mixed(numbers.unsqueeze(-1) ^ salt) >= int(dropout * (1 << 32))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import paddle
+from paddle import Tensor
 
 from llm_pretrain.config import ConfigError, ModelArguments, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
@@ -62,7 +63,10 @@ class StopSignal:
     """
 
     def __init__(self, say: Callable[[int], None]) -> None:
-        self.received: int = 0
+        self.received = 0
+        """What this rank has received."""
+        self.agreed = 0
+        """What every rank knows of, at the same point of the program."""
         self._say = say
         self._previous: dict[int, object] = {}
 
@@ -91,15 +95,20 @@ class StopSignal:
             threading.Thread(target=self._say, args=(number,)).start()
         self.received = number
 
-    def agreed(self) -> int:
-        """The signal that any rank has received, 0 for none; the same on every rank."""
-        if topology.current().world_size == 1:
-            return self.received
-        wish = paddle.to_tensor([self.received], dtype="int32")
-        number = int(collectives.all_reduce_world(wish, "max"))
-        if number and not self.received:
-            self._receive(number, None)
-        return number
+    def wish(self) -> Tensor:
+        """The signal that any rank has received, float32 [1]; all ranks `agree` on its value."""
+        return collectives.all_reduce_world(paddle.full([1], float(self.received)), "max")
+
+    def agree(self, number: float | None = None) -> int:
+        """Note what every rank knows of; without a number, ask them all.
+
+        Returns:
+            The signal, 0 for none; the same on every rank.
+        """
+        self.agreed = int(self.wish() if number is None else number)
+        if self.agreed and not self.received:
+            self._receive(self.agreed, None)
+        return self.agreed
 
 
 class OperatorError(ValueError):

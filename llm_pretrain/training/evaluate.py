@@ -43,7 +43,8 @@ def evaluate(
     """
     began = time.perf_counter()
     total = paddle.zeros([1])
-    labels = done = 0
+    labels = paddle.zeros([1], "int64")
+    done = 0
     with open_batches(dataset, topology, batch_size=batch_size) as loader:
         for batch in islice(loader, batches):
             if should_stop():
@@ -56,10 +57,11 @@ def evaluate(
                 structure=batch.structure,
             )
             total += pipeline.evaluate([replace(part, label_count=1) for part in parts])
-            labels += sum(int((part.labels != IGNORED_LABEL).sum()) for part in parts)
+            for part in parts:
+                labels += (part.labels != IGNORED_LABEL).sum()
             done += 1
-    count = topology.sum_over_batch(paddle.to_tensor([labels], dtype="int64"))
-    loss = float(topology.sum_over_batch(total)) / max(int(count), 1)
+    count = int(topology.sum_over_batch(labels))
+    loss = float(topology.sum_over_batch(total)) / max(count, 1)
     samples = done * batch_size * topology.batch_degree
     seconds = time.perf_counter() - began
     return {

@@ -59,6 +59,8 @@ class Interval:
 
     steps: int = 0
     loss: float = 0.0
+    last_loss: float = 0.0
+    """Of the last step alone."""
     seconds: float = 0.0
     tokens: int = 0
     """Of all devices together."""
@@ -68,6 +70,7 @@ class Interval:
     def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
         self.steps += 1
         self.loss += loss
+        self.last_loss = loss
         self.seconds += seconds
         self.tokens += tokens
         self.wait_seconds += wait_seconds

@@ -190,9 +190,9 @@ def _train(
                 trainer.save_model()
         elif training.do_eval:
             trainer.evaluate()
-        if training.do_predict and not stop.agreed():
+        if training.do_predict and not stop.agree():
             trainer.predict()
-        stopped_by = stop.agreed()
+        stopped_by = stop.agree()
         if training.do_train:
             trainer.summarize()
     return stopped_by

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paddle
+
 from llm_pretrain.checkpoint.directory import checkpoint_path, keep_newest
 from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
+from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
@@ -73,6 +76,7 @@ class Trainer:
         self.origin = origin
         self.changes: list[str] = []
         """Of the origin since the checkpoint that the run goes on from."""
+        self.copies = CopiesAhead()
         self.progress = Progress()
         self.total = Interval()
         self.last_checkpoint: Path | None = None
@@ -136,30 +140,24 @@ class Trainer:
         interval = Interval()
         self.reports.is_training = True
         with self._loader() as loader:
-            stopped_by = self.stop.agreed()
-            while self.progress.global_step < training.max_steps and not stopped_by:
+            self.stop.agree()
+            while self.progress.global_step < training.max_steps and not self.stop.agreed:
                 self.progress.global_step += 1
                 result = self._step(loader, self.total, interval)
-                first = training.logging_first_step and self.progress.global_step == 1
-                if result and (
-                    first or self._is_due(training.logging_strategy, training.logging_steps)
-                ):
-                    self.reports.step(self.progress, interval, result, self.loss_scale)
+                if result and self._report(result, interval):
                     interval = Interval()
                 if self._is_due(training.evaluation_strategy, training.eval_steps):
                     self.evaluate()
-                stopped_by = self.stop.agreed()
-                if stopped_by or self._is_due(training.save_strategy, training.save_steps):
+                if self.stop.agreed or self._is_due(training.save_strategy, training.save_steps):
                     self.save()
         self.reports.is_training = False
         last = self.progress.global_step
-        if training.do_eval and not stopped_by and self.progress.evaluated_step != last:
+        if training.do_eval and not self.stop.agreed and self.progress.evaluated_step != last:
             # The evaluation of the last step was broken off in an earlier run.
             self.evaluate()
-            stopped_by = self.stop.agreed()
-            if not stopped_by and training.save_strategy != "no":
+            if not self.stop.agreed and training.save_strategy != "no":
                 self.save()
-        return stopped_by
+        return self.stop.agreed
 
     def _loader(self) -> Batches:
         assert self.datasets.train is not None
@@ -185,6 +183,7 @@ class Trainer:
         step = self.progress.global_step
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
             self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
+            self.stop.agree()
             return None
         micro_batches = [
             part
@@ -197,14 +196,21 @@ class Trainer:
                 first_sample=batch.first_sample,
                 seed=training.seed,
                 structure=batch.structure,
+                copy=self.copies.copy,
             )
         ]
+        self.copies.finish()
         parts = accumulation * self.topology.batch_degree
         self.optimizer.begin_step(len(micro_batches))
         loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
-        loss = float(self.topology.sum_over_batch(loss_sum)) / parts
+        loss_sum = self.topology.sum_over_batch(loss_sum)
+        norm = self.optimizer.reduce_gradients()
+        # The one time in a step that the host waits for the device.
+        loss, norm, signal = paddle.concat([loss_sum, norm, self.stop.wish()]).tolist()
+        loss /= parts
+        self.stop.agree(signal)
         try:
-            result = self.optimizer.step(learning_rate_at(step, training), self.loss_scale)
+            result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
         except NonFiniteGradientError as error:
             raise NonFiniteGradientError(
                 f"Step {step}: {error} The loss is {loss}. No weight has been changed and nothing "
@@ -218,9 +224,19 @@ class Trainer:
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
         if result.is_skipped:
             self.progress.skipped_steps += 1
-            self.reports.skipped(self.progress, self.loss_scale)
-        self.reports.progressed(self.progress, loss)
         return result
+
+    def _report(self, result: StepResult, interval: Interval) -> bool:
+        """Show what a step has come to; whether the interval's metrics were due."""
+        training = self.run.training
+        if result.is_skipped:
+            self.reports.skipped(self.progress, self.loss_scale)
+        self.reports.progressed(self.progress, interval.last_loss)
+        first = training.logging_first_step and self.progress.global_step == 1
+        is_due = first or self._is_due(training.logging_strategy, training.logging_steps)
+        if is_due:
+            self.reports.step(self.progress, interval, result, self.loss_scale)
+        return is_due
 
     def evaluate(self) -> None:
         """Evaluate on the validation split, the same samples each time."""
@@ -252,7 +268,7 @@ class Trainer:
             if in_pipeline
             else training.per_device_eval_batch_size,
             batches=batches,
-            should_stop=lambda: bool(self.stop.agreed()),
+            should_stop=lambda: bool(self.stop.agree()),
         )
         if metrics is None:
             self.reports.message("The evaluation was broken off by a signal.")

@@ -83,7 +83,7 @@ class Stream {
   // Queue the end of a block's life.
   void add_release(void* block);
   // Until all that was queued so far is done; the host may rely on it then.
-  void wait();
+  void wait(bool counts = true);
   bool is_idle();
   void record(std::shared_ptr<Event> event);
   void wait_for(std::shared_ptr<Event> event);
@@ -110,6 +110,8 @@ Stream* computing_stream();
 void close_all_streams();
 // Whether the process ends, so that nobody should wait for a peer any more.
 bool is_ending();
+// How often the host has waited for something of the device that it did not know to be done.
+uint64_t meetings_with_host();
 
 inline Stream* of(C_Stream stream) { return reinterpret_cast<Stream*>(stream); }
 void add_streams(C_DeviceInterface& interface);

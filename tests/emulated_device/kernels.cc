@@ -75,7 +75,8 @@ class Output {
     if (!tensor) return;
     is_late = tensor->dtype() == DataType::UNDEFINED || tensor->numel() <= 0;
     if (is_late) {
-      call.has_late_output = true;
+      // What einsum keeps is for its gradient, which the device has no kernel for.
+      call.has_late_output |= std::string(kernel) != "einsum";
       host_tensor.set_meta(tensor->meta());
       return;
     }

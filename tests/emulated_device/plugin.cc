@@ -81,8 +81,9 @@ C_Status to_device_in(const C_Device, C_Stream stream, void* to, const void* fro
 }
 C_Status to_host_in(const C_Device, C_Stream stream, void* to, const void* from, size_t size) {
   if (!size) return C_SUCCESS;
-  of(stream)->add("copy to the host", {{from, size, false}}, [=] { memcpy(to, bytes_behind(from), size); });
   of(stream)->wait();
+  of(stream)->add("copy to the host", {{from, size, false}}, [=] { memcpy(to, bytes_behind(from), size); });
+  of(stream)->wait(/*counts=*/false);  // a part of the same meeting
   return C_SUCCESS;
 }
 C_Status within_in(const C_Device, C_Stream stream, void* to, const void* from, size_t size) {
@@ -131,6 +132,10 @@ C_Status yes(const C_Device, bool* is_supported) {
 // A copy to the host, for the tests, who give it addresses that Paddle would not.
 extern "C" __attribute__((visibility("default"))) void emulated_device_read(void* to, const void* from, size_t size) {
   emulated::to_host(nullptr, to, from, size);
+}
+
+extern "C" __attribute__((visibility("default"))) uint64_t emulated_device_meetings() {
+  return emulated::meetings_with_host();
 }
 
 extern "C" __attribute__((visibility("default"))) void InitPlugin(CustomRuntimeParams* params) {

@@ -26,11 +26,20 @@ std::mutex& order_mutex = *new std::mutex;
 Clock& host_clock = *new Clock;
 auto& streams = *new std::vector<Stream*>;  // all that there ever were; Paddle may use them at its end
 std::atomic<bool> ending{false};
+uint64_t meetings = 0;
 
 void advance(Clock& clock, int stream) {
   join(clock, host_clock);
   if (static_cast<int>(clock.size()) <= stream) clock.resize(stream + 1);
   ++clock[stream];
+}
+
+// The host has waited, and knows what is done.
+void meet(const Clock& done, bool counts = true) {
+  std::lock_guard<std::mutex> lock(order_mutex);
+  Clock before = host_clock;
+  join(host_clock, done);
+  if (counts && host_clock != before) ++meetings;
 }
 
 int next_id() {
@@ -119,7 +128,7 @@ bool Stream::is_idle() {
   return true;
 }
 
-void Stream::wait() {
+void Stream::wait(bool counts) {
   Clock reached;
   uint64_t until;
   {
@@ -132,8 +141,7 @@ void Stream::wait() {
     std::unique_lock<std::mutex> lock(mutex);
     changed.wait(lock, [&] { return done >= until || is_closed; });
   }
-  std::lock_guard<std::mutex> order(order_mutex);
-  join(host_clock, reached);
+  meet(reached, counts);
 }
 
 void Stream::record(std::shared_ptr<Event> event) {
@@ -184,6 +192,11 @@ Stream* computing_stream() {
 }
 
 bool is_ending() { return ending; }
+
+uint64_t meetings_with_host() {
+  std::lock_guard<std::mutex> lock(order_mutex);
+  return meetings;
+}
 
 void close_all_streams() {
   std::vector<Stream*> all;
@@ -264,8 +277,7 @@ C_Status synchronize_event(const C_Device, C_Event handle) {
     uint64_t number = event->recorded;
     while (event->reached < number && !ending) event->changed.wait_for(lock, std::chrono::milliseconds(100));
   }
-  std::lock_guard<std::mutex> order(order_mutex);
-  join(host_clock, reached);
+  meet(reached);
   return C_SUCCESS;
 }
 

@@ -59,7 +59,8 @@ class Run:
         """The loss and the gradient's norm."""
         self.optimizer.begin_step(len(micro_batches))
         loss = self.pipeline.train(micro_batches, 1 / len(micro_batches))
-        norm = self.optimizer.step(0.01, LossScale(1.0, is_dynamic=False)).global_norm
+        norm = float(self.optimizer.reduce_gradients())
+        norm = self.optimizer.step(norm, 0.01, LossScale(1.0, is_dynamic=False)).global_norm
         return [float(loss), norm]
 
     def weights(self) -> dict[str, np.ndarray]:

@@ -51,12 +51,12 @@ def measure(stage: int, here: topology.Topology) -> dict[str, float]:
         model(tokens).mean().backward()
 
     micro_batch()
-    optimizer.step(1e-3, LossScale(1.0, is_dynamic=False))
+    optimizer.step(float(optimizer.reduce_gradients()), 1e-3, LossScale(1.0, is_dynamic=False))
     micro_batch()
     between = held() - before
     core.host_memory_stat_reset_peak_value("Allocated", 0)
     micro_batch()
-    optimizer.step(1e-3, LossScale(1.0, is_dynamic=False))
+    optimizer.step(float(optimizer.reduce_gradients()), 1e-3, LossScale(1.0, is_dynamic=False))
     peak = core.host_memory_stat_peak_value("Allocated", 0) - before
     return {"between micro-batches": between / whole, "peak of a step": peak / whole}
 

@@ -88,7 +88,10 @@ class Run:
             events.append("backward")
             loss.backward()
         events.append("step")
-        return self.optimizer.step(LEARNING_RATE, LossScale(1.0, is_dynamic=False)).global_norm
+        norm = float(self.optimizer.reduce_gradients())
+        return self.optimizer.step(
+            norm, LEARNING_RATE, LossScale(1.0, is_dynamic=False)
+        ).global_norm
 
     def _loss(self, batch):
         return self.model(batch[:, :-1], labels_BS=batch[:, 1:]).mean()

@@ -139,7 +139,7 @@ def losses(seed: str, dtype: str) -> list[float]:
         optimizer.begin_step(1)
         loss = model(tokens, labels_BS=labels).mean()
         loss.backward()
-        optimizer.step(2e-3, LossScale(1.0, is_dynamic=False))
+        optimizer.step(float(optimizer.reduce_gradients()), 2e-3, LossScale(1.0, is_dynamic=False))
         found.append(float(loss))
     return found
 

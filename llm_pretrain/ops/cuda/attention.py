@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from llm_pretrain.machine.device import to_device
 from llm_pretrain.ops.cuda.library import call, serves
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
@@ -79,4 +79,4 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 def _tensor(array: NDArray[Any] | None, dtype: type) -> Tensor | None:
-    return None if array is None else paddle.to_tensor(array.astype(dtype))
+    return None if array is None else to_device(array.astype(dtype))

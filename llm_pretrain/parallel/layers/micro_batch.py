@@ -5,15 +5,15 @@ Shapes: B batch, S the positions that this rank's attention holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
+from llm_pretrain.machine.device import to_device
 from llm_pretrain.ops import random_bits
 from llm_pretrain.parallel.comm import topology
 
@@ -60,7 +60,7 @@ class Sequences:
 
     def random_numbers(self, place: str, positions: NDArray[np.int64]) -> Tensor:
         """Int64 [B, len(positions)], for `ops.dropout`: what is random there, in every layout."""
-        return paddle.to_tensor(
+        return to_device(
             random_bits.numbers(self.seed, place, np.array(self.sample_ids), positions)
         )
 
@@ -107,10 +107,12 @@ def split_batch(
     first_sample: int = 0,
     seed: int = 0,
     structure: Mapping[str, NDArray[np.int64]] = MappingProxyType({}),
+    copy: Callable[[NDArray[np.int64]], Tensor] = to_device,
 ) -> list[MicroBatch]:
     """Cut a batch [B, length] into micro-batches of at most `size` samples.
 
-    `structure` has further fields of `Sequences` for all of the samples.
+    `structure` has further fields of `Sequences` for all of the samples. `copy` brings tokens and
+    labels to the device.
     """
     length = tokens.shape[1]
     ranges = local_ranges(length)
@@ -122,8 +124,8 @@ def split_batch(
         whole = labels[begin:end]
         micro_batches.append(
             MicroBatch(
-                paddle.to_tensor(tokens[begin:end, positions]),
-                paddle.to_tensor(whole[:, positions]),
+                copy(tokens[begin:end, positions]),
+                copy(whole[:, positions]),
                 max(int((whole != ignored_label).sum()), 1),
                 Sequences(
                     length,

@@ -87,14 +87,14 @@ class WholeWeights:
         if self.flat.dtype == paddle.float32:
             internals.share(shard, self.master)
         else:
-            self.master.copy_(shard.astype("float32"), True)
+            self.master.copy_(shard.astype("float32"), False)
 
     @paddle.no_grad()
     def all_gather(self) -> None:
         """Give every rank the master weights of all."""
         shard = self.buffer.shard_of(self.flat)
         if self.flat.dtype != paddle.float32:
-            shard.copy_(self.master.astype(self.flat.dtype), True)
+            shard.copy_(self.master.astype(self.flat.dtype), False)
         self.gathering = collectives.all_gather_into(
             self.flat, shard, self.group, asynchronous=self.overlaps
         )
@@ -133,7 +133,7 @@ class ShardedWeights:
         self.flat: Tensor | None = _flattened(buffer)
         self.gathering: tuple[Task, Tensor] | None = None
         self.master = _master(buffer)
-        self.master.copy_(buffer.shard_of(self.flat).astype("float32"), True)
+        self.master.copy_(buffer.shard_of(self.flat).astype("float32"), False)
         self.release()
 
     @paddle.no_grad()
@@ -172,7 +172,7 @@ def _flattened(buffer: FlatBuffer) -> Tensor:
     """The parameters' values in a new flat tensor."""
     flat = paddle.zeros([buffer.padded], buffer.placements[0].parameter.dtype)
     for placement in buffer.placements:
-        buffer.view(flat, placement).copy_(placement.parameter, True)
+        buffer.view(flat, placement).copy_(placement.parameter, False)
     return flat
 
 

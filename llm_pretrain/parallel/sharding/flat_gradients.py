@@ -53,7 +53,7 @@ class GradientSums:
         if has_begun:
             _add(place, gradient)
         else:
-            place.copy_(gradient.astype(place.dtype), True)
+            place.copy_(gradient.astype(place.dtype), False)
 
     def place_of(self, placement: Placement) -> tuple[Tensor, bool]:
         """The sum so far, to which the caller adds, and whether it has any gradient yet."""

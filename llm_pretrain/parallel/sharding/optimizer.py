@@ -67,6 +67,8 @@ class ShardedAdamW:
             {name: paddle.zeros([bucket.buffer.shard_size], "float32") for name in MOMENTS}
             for bucket in self.buckets
         ]
+        self.shards: list[Tensor] = []
+        """Of the reduced gradients, bucket by bucket, until they are applied."""
         self.steps = 0
         self.weights_stay = sharding.stage < 3
 
@@ -80,20 +82,32 @@ class ShardedAdamW:
             bucket.begin_step(micro_batches)
 
     @paddle.no_grad()
-    def step(self, learning_rate: float, loss_scale: LossScale) -> StepResult:
-        """Reduce, clip and apply the accumulated gradients, then clear them.
+    def reduce_gradients(self) -> Tensor:
+        """Sum the accumulated gradients over the ranks; return their norm, float32 [1].
+
+        To read the norm, the host waits for the device: read with it what else is to be known.
+        """
+        ops.drop_weights()
+        self.shards = [bucket.reduce_gradients() for bucket in self.buckets]
+        return global_norm(self.buckets, self.shards, self.topology)
+
+    @paddle.no_grad()
+    def step(self, norm: float, learning_rate: float, loss_scale: LossScale) -> StepResult:
+        """Clip and apply the reduced gradients, then clear them.
+
+        Args:
+            norm: from `reduce_gradients`, of the scaled losses' gradients.
 
         Raises:
             NonFiniteGradientError: before any weight has changed.
         """
-        ops.drop_weights()
-        shards = [bucket.reduce_gradients() for bucket in self.buckets]
-        norm = float(global_norm(self.buckets, shards, self.topology)) / loss_scale.value
+        norm /= loss_scale.value
         is_finite = math.isfinite(norm)
         if not is_finite and not loss_scale.can_shrink:
             raise NonFiniteGradientError(f"The norm of the gradient is {norm}.")
         if is_finite:
-            self._apply(shards, self._factor(norm) / loss_scale.value, learning_rate)
+            self._apply(self._factor(norm) / loss_scale.value, learning_rate)
+        self.shards = []
         for bucket in self.buckets:
             bucket.clear_gradients()
         loss_scale.update(overflowed=not is_finite)
@@ -104,9 +118,9 @@ class ShardedAdamW:
             return 1.0
         return self.max_norm / norm
 
-    def _apply(self, shards: list[Tensor], factor: float, learning_rate: float) -> None:
+    def _apply(self, factor: float, learning_rate: float) -> None:
         self.steps += 1
-        for bucket, moments, shard in zip(self.buckets, self.moments, shards, strict=True):
+        for bucket, moments, shard in zip(self.buckets, self.moments, self.shards, strict=True):
             ops.adamw_(
                 *(bucket.master, moments["moment1"], moments["moment2"], shard),
                 learning_rate=learning_rate,

@@ -62,7 +62,7 @@ def losses(config: ModelConfig, dtype: str) -> Iterator[float]:
         optimizer.begin_step(1)
         loss = model(batch.tokens, batch.sequences, batch.labels).mean()
         loss.backward()
-        optimizer.step(2e-3, LossScale(1.0, is_dynamic=False))
+        optimizer.step(float(optimizer.reduce_gradients()), 2e-3, LossScale(1.0, is_dynamic=False))
         yield float(loss)
 
 

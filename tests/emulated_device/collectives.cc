@@ -15,23 +15,24 @@ namespace {
 
 constexpr size_t kIdSize = 16;
 
-// The sum of the ranks' values in their order, so that all have the same; 16-bit types in float32.
-template <typename T, typename Sum>
+// The ranks' values one after another, so that all have the same. As when NCCL's go round a ring, what
+// a rank hands on is in the tensor's type: in 16 bits every addition, in float32, is rounded.
+template <typename T, typename Wide>
 void reduce_as(const Parts& parts, size_t count, C_CCLReduceOp operation, char* out) {
   for (size_t i = 0; i < count; ++i) {
-    auto of_rank = [&](size_t rank) { return static_cast<Sum>(reinterpret_cast<const T*>(parts[rank].data())[i]); };
-    Sum total = of_rank(0);
+    auto of_rank = [&](size_t rank) { return reinterpret_cast<const T*>(parts[rank].data())[i]; };
+    T total = of_rank(0);
     for (size_t rank = 1; rank < parts.size(); ++rank) {
-      Sum value = of_rank(rank);
+      Wide so_far = static_cast<Wide>(total), value = static_cast<Wide>(of_rank(rank));
       switch (operation) {
-        case MAX: total = std::max(total, value); break;
-        case MIN: total = std::min(total, value); break;
-        case PRODUCT: total = total * value; break;
-        default: total = total + value;
+        case MAX: total = static_cast<T>(std::max(so_far, value)); break;
+        case MIN: total = static_cast<T>(std::min(so_far, value)); break;
+        case PRODUCT: total = static_cast<T>(so_far * value); break;
+        default: total = static_cast<T>(so_far + value);
       }
     }
-    if (operation == AVG) total = total / static_cast<Sum>(parts.size());
-    reinterpret_cast<T*>(out)[i] = static_cast<T>(total);
+    if (operation == AVG) total = static_cast<T>(static_cast<Wide>(total) / static_cast<Wide>(parts.size()));
+    reinterpret_cast<T*>(out)[i] = total;
   }
 }
 void reduce_parts(const Parts& parts, const Signature& signature, char* out) {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -42,13 +43,14 @@ def build() -> Path:
     """The folder with the library; what has changed is compiled: sources, wheel or compiler."""
     objects = [_object(source) for source in sorted(SOURCES.glob("*.cc"))]
     folder = KEPT / _digest(*LIBRARIES, *(path.name for path in objects))
-    if not (folder / "libemulated.so").exists():
-        with tempfile.TemporaryDirectory(dir=_made(KEPT)) as name:
-            _compile(Path(name), [path for path in objects if not path.exists()])
-            made = _made(Path(name) / "made")
-            _link(objects, made / "libemulated.so")
-            # Another process may have been as fast.
-            if not folder.exists():
+    # Others that need it wait for the first.
+    with (_made(KEPT) / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=KEPT) as name:
+                _compile(Path(name), [path for path in objects if not path.exists()])
+                made = _made(Path(name) / "made")
+                _link(objects, made / "libemulated.so")
                 made.rename(folder)
     return folder
 

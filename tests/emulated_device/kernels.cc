@@ -133,6 +133,13 @@ class Output {
       host_tensor = DenseTensor(std::shared_ptr<phi::Allocation>(), meta);
       return;
     }
+    if (!tensor->has_allocation()) {
+      // Of `contiguous` Paddle may want a tensor that has the strides and the offset of its source.
+      phi::DenseTensorMeta compact = tensor->meta();
+      compact.strides = phi::DenseTensorMeta::calc_strides(compact.dims);
+      compact.offset = 0;
+      tensor->set_meta(compact);
+    }
     call.context.Alloc(tensor, tensor->dtype());
     call.accesses.push_back(access_of(*tensor, true));
     host_tensor = on_host(*tensor);

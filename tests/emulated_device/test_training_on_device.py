@@ -2,121 +2,115 @@
 
 from __future__ import annotations
 
-import json
-import re
+import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llm_pretrain.models.families import CAPABILITIES
 from tests.emulated_device.compile_plugin import DEVICE
-from tests.launching import ROOT, logged, run_job
-from tests.parity.grid import CELLS, QUICK_MODELS, SAMPLES, Cell
-from tests.small_runs import small_config, write_config, write_data, write_model
+from tests.parity import results
+from tests.parity.grid import SAMPLES, Cell, Run, device_launches
+from tests.parity.one_launch import Cases, launch, numbers
+from tests.small_runs import write_data
 
-pytestmark = pytest.mark.slow
-WORKER = ROOT / "tests" / "parity" / "worker.py"
-STEPS = 3
-METRICS = ("loss", "global_norm", "eval_loss")
+STEPS = 2
+ALONE = {
+    "num_hidden_layers": 2,
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": SAMPLES // 2,
+}
+HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layouts")
     write_data(folder / "data")
-    write_model(folder / "model")
     return folder
 
 
-def numbers(
-    folder: Path,
-    device: str,
-    processes: int,
-    cases: dict[str, dict[str, Any]],
-    environment: dict[str, str],
-) -> dict[str, list[float]]:
-    """What each case logs, as it trains on a device."""
-    outputs = {name: folder / f"{device}-{processes}-{name}" for name in cases}
-    paths = []
-    for name, options in cases.items():
-        config = small_config(
-            folder / "model",
-            folder / "data",
-            outputs[name],
-            max_steps=STEPS,
-            do_eval=True,
-            eval_steps=STEPS,
-            eval_iters=1,
-            **options,
-        )
-        paths.append(str(write_config(outputs[name].with_suffix(".json"), config)))
-    listed = folder / f"{device}-{processes}-{len(cases)}-cases.json"
-    listed.write_text(json.dumps(paths))
-    log = folder / f"log-{device}-{processes}"
-    run_job(
-        WORKER,
-        listed,
-        device,
-        processes=processes,
-        log_dir=log,
-        environment=environment,
-        timeout=1800,
-    )
-    return {
-        name: [
-            line[metric]
-            for line in logged(output) + logged(output, "evaluation")
-            for metric in METRICS
-            if metric in line
+def train(
+    folder: Path, name: str, cases: Cases, processes: int, device_environment: dict[str, str]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """What each case logs on the CPU, and on the device."""
+    length = {"max_steps": STEPS, "do_eval": True, "eval_steps": STEPS, "eval_iters": 1}
+    cases = {case: {**length, **options} for case, options in cases.items()}
+    # References alone, which the device has, too; threads would add up in an order of theirs.
+    environments = {"cpu": {}, DEVICE: device_environment}
+    expected, actual = (
+        [
+            numbers(output)
+            for output in launch(
+                folder,
+                f"{name}-{device}",
+                cases,
+                processes,
+                device=device,
+                environment={"OMP_NUM_THREADS": "1", **environment},
+                timeout=4 * HOUR,
+            ).values()
         ]
-        for name, output in outputs.items()
-    }
+        for device, environment in environments.items()
+    )
+    assert {len(found) for found in expected} == {2 * STEPS + 1}
+    return expected, actual
 
 
-def compare(
-    folder: Path,
-    processes: int,
-    cases: dict[str, dict[str, Any]],
-    device_environment: dict[str, str],
+def tolerance(cell: Cell) -> float:
+    """Gloo adds the values of more than two ranks in another order than the device."""
+    return 1e-6 if max(cell.layout.tensor, cell.layout.sep) > 2 else 0.0
+
+
+def train_and_compare(
+    name: str, runs: list[Run], folder: Path, device_environment: dict[str, str]
 ) -> None:
-    expected = numbers(folder, "cpu", processes, cases, {})
-    actual = numbers(folder, DEVICE, processes, cases, device_environment)
-    assert all(len(found) == 2 * STEPS + 1 for found in expected.values())
-    for name, options in cases.items():
-        # Gloo adds the values of more than two ranks in another order.
-        degrees = (options.get(f"{kind}_parallel_degree", 1) for kind in ("tensor", "sep"))
-        tolerance = 1e-6 if max(degrees) > 2 else 0
-        assert actual[name] == pytest.approx(expected[name], rel=tolerance, abs=0), name
-
-
-def cases_of(cells: list[Cell]) -> dict[str, dict[str, Any]]:
-    return {
-        re.sub(r"\W+", "-", f"{cell.column} {number}"): {**cell.layout.options, **cell.options}
-        for number, cell in enumerate(cells)
-    }
-
-
-def test_one_process(folder: Path, device_environment: dict[str, str]) -> None:
-    options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": SAMPLES // 2}
-    cases = {"plain": options, "recompute": {**options, "recompute": True}}
-    compare(folder, 1, cases, device_environment)
-
-
-def test_families(folder: Path, device_environment: dict[str, str]) -> None:
-    """One for each kind of layer."""
     cases = {
-        model: {
+        f"{number}": {
             "model_name_or_path": CAPABILITIES[model],
-            "num_hidden_layers": 2,
-            "gradient_accumulation_steps": 2,
+            **cell.layout.options,
+            **cell.options,
         }
-        for model in QUICK_MODELS
+        for number, (model, cell) in enumerate(runs)
     }
-    compare(folder, 1, cases, device_environment)
+    processes = runs[0][1].layout.processes
+    found = train(folder, name, cases, processes, device_environment)
+    passed = [
+        (model, cell)
+        for (model, cell), expected, actual in zip(runs, *found, strict=True)
+        if actual == pytest.approx(expected, rel=tolerance(cell), abs=0)
+    ]
+    results.record(name, passed, DEVICE)
+    failed = [run for run in runs if run not in passed]
+    assert not failed, "\n".join(f"{model}, {cell.column} {cell.options}" for model, cell in failed)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_layouts(processes: int, folder: Path, device_environment: dict[str, str]) -> None:
-    cells = [cell for cell in CELLS if cell.is_exact and cell.layout.processes == processes]
-    compare(folder, processes, cases_of(cells), device_environment)
+QUICK, OTHERS = device_launches(quick=True), device_launches(quick=False)
+
+
+@pytest.mark.parametrize("processes", QUICK)
+def test_equals_the_cpu(processes: int, folder: Path, device_environment: dict[str, str]) -> None:
+    train_and_compare(f"{processes}", QUICK[processes], folder, device_environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", OTHERS)
+def test_equals_the_cpu_in_full(
+    processes: int, folder: Path, device_environment: dict[str, str]
+) -> None:
+    train_and_compare(f"{processes}-full", OTHERS[processes], folder, device_environment)
+
+
+@pytest.mark.slow
+def test_one_process_equals_the_cpu(folder: Path, device_environment: dict[str, str]) -> None:
+    """In all families, with recomputation and without."""
+    cases = {
+        f"{model}-{recompute}": {
+            "model_name_or_path": CAPABILITIES[model],
+            "recompute": recompute,
+            **ALONE,
+        }
+        for model, recompute in itertools.product(CAPABILITIES, (False, True))
+    }
+    expected, actual = train(folder, "one", cases, 1, device_environment)
+    assert dict(zip(cases, actual, strict=True)) == dict(zip(cases, expected, strict=True))

@@ -181,3 +181,20 @@ def launches(*, quick: bool) -> dict[str, list[Run]]:
             if quick == (cell.is_quick and model in QUICK_MODELS):
                 found.setdefault(cell.layout.name, []).append((model, cell))
     return found
+
+
+def device_launches(*, quick: bool) -> dict[int, list[Run]]:
+    """The runs on the emulated device by processes, which are one launch; all are float32.
+
+    Two processes train all models, more of them the `QUICK_MODELS`. The quick runs are each of
+    these models in every other quick cell.
+    """
+    found: dict[int, list[Run]] = {}
+    quick_cells = [cell for cell in CELLS if cell.is_quick]
+    for cell in filter(lambda cell: cell.is_exact, CELLS):
+        processes = cell.layout.processes
+        few = QUICK_MODELS[quick_cells.index(cell) % 2 :: 2] if cell.is_quick else ()
+        for model in CAPABILITIES if processes == 2 else QUICK_MODELS:
+            if quick == (model in few):
+                found.setdefault(processes, []).append((model, cell))
+    return found

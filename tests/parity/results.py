@@ -20,22 +20,24 @@ def commit() -> str:
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "llm_pretrain", "tests/parity")
+    rooms = ("llm_pretrain", "tests/parity", "tests/emulated_device")
+    changed = git("status", "--porcelain", "--", *rooms)
     return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
-def record(name: str, passed: Iterable[tuple[str, Cell]]) -> None:
+def record(name: str, passed: Iterable[tuple[str, Cell]], device: str = "cpu") -> None:
     """Note the models and cells of one launch that passed."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     cells = [[model, cell.column, cell.layout.name, cell.options] for model, cell in passed]
-    (FOLDER / f"{name}.json").write_text(json.dumps({"commit": commit(), "passed": cells}))
+    result = {"commit": commit(), "device": device, "passed": cells}
+    (FOLDER / f"{device}-{name}.json").write_text(json.dumps(result))
 
 
-def passed_at(wanted_commit: str) -> list[tuple[str, str, str, dict]]:
-    """(model, column, layout, options) of every cell that passed at that commit."""
+def passed_at(wanted_commit: str, device: str = "cpu") -> list[tuple[str, str, str, dict]]:
+    """(model, column, layout, options) of every cell that passed at that commit on a device."""
     found = []
     for path in sorted(FOLDER.glob("*.json")):
         result = json.loads(path.read_text())
-        if result["commit"] == wanted_commit:
+        if (result["commit"], result.get("device", "cpu")) == (wanted_commit, device):
             found += [tuple(cell) for cell in result["passed"]]
     return found

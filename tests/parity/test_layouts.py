@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import pytest
 
 from llm_pretrain.models.families import CAPABILITIES
-from tests.launching import logged, run_job
+from tests.launching import logged
 from tests.parity import results
 from tests.parity.grid import BF16, SAMPLES, Run, launches
-from tests.small_runs import small_config, write_config, write_data
+from tests.parity.one_launch import launch
+from tests.small_runs import write_data
 
-WORKER = Path(__file__).with_name("worker.py")
 TOLERANCE = 1e-5
 STEPS = 20
 METRICS = ("loss", "global_norm", "eval_loss")
@@ -42,24 +41,17 @@ def train(
     folder: Path, name: str, processes: int, runs: list[tuple[str, dict[str, Any]]]
 ) -> list[Steps]:
     """Train (seed of a model, options) one after another in one launch; what each logged."""
-    paths = []
-    for number, (seed, options) in enumerate(runs):
-        output = folder / f"{name}-{number}"
-        config = small_config(
-            Path(seed),
-            folder / "data",
-            output,
-            max_steps=STEPS,
-            do_eval=True,
-            eval_steps=STEPS // 2,
-            eval_iters=1,
+    evaluation = {"do_eval": True, "eval_steps": STEPS // 2, "eval_iters": 1}
+    cases = {
+        f"{number}": {
+            "model_name_or_path": seed,
+            "max_steps": STEPS,
+            **evaluation,
             **options,
-        )
-        paths.append(str(write_config(output.with_suffix(".json"), config)))
-    cases = folder / f"{name}-cases.json"
-    cases.write_text(json.dumps(paths))
-    run_job(WORKER, cases, processes=processes, log_dir=folder / f"log-{name}", timeout=1800)
-    outputs = [Path(path).with_suffix("") for path in paths]
+        }
+        for number, (seed, options) in enumerate(runs)
+    }
+    outputs = launch(folder, name, cases, processes).values()
     return [logged(output) + logged(output, "evaluation") for output in outputs]
 
 

@@ -28,6 +28,7 @@ _DECLARED = re.compile(
     r"template <typename T, typename Context>\s*(?:PADDLE_API |TEST_API )?"
     r"void (\w+)Kernel\(\s*const Context&\s*\w*,([^;{]*?)\)\s*;"
 )
+_INCLUDED = re.compile(r'#include "([^"]+)"')
 _LISTED = re.compile(r"(\w+)(?:\((.*)\))?$")
 _UNSUPPORTED = re.compile("SelectedRows|SparseC|TensorArray|StringTensor|MetaTensor|Extended")
 
@@ -90,8 +91,11 @@ def _digest(*parts: str) -> str:
 def _object(source: Path) -> Path:
     """Where a source's object is kept: named after all that goes into it."""
     wheel = importlib.metadata.version("paddlepaddle")
-    parts = [wheel, str(compiler()), *FLAGS, source.read_text(), (SOURCES / "device.h").read_text()]
-    if "generated_kernels.h" in parts[-2]:
+    text = source.read_text()
+    included = {"device.h", *_INCLUDED.findall(text)}
+    parts = [wheel, str(compiler()), *FLAGS, text]
+    parts += [path.read_text() for path in sorted(SOURCES.glob("*.h")) if path.name in included]
+    if "generated_kernels.h" in included:
         parts.append(generated_kernels(_paddle() / "include"))
     return KEPT / "objects" / f"{source.stem}-{_digest(*parts)}.o"
 

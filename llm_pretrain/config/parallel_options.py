@@ -37,10 +37,12 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 INERT_OPTIONS: dict[str, dict[str, str]] = {
     "tensor_parallel_config": {
-        "enable_mp_async_allreduce": "the all-reduce of input gradients is not overlapped",
+        "enable_mp_async_allreduce": "always on, on an accelerator: input gradients are summed "
+        "while those of weights are computed",
         "enable_mp_skip_c_identity": "it only speeds up enable_mp_async_allreduce",
         "enable_mp_fused_linear_param_grad_add": "it only speeds up enable_mp_async_allreduce",
-        "enable_sp_async_reduce_scatter": "sequence parallelism's reduce-scatter is not overlapped",
+        "enable_sp_async_reduce_scatter": "always on, on an accelerator: input gradients are "
+        "scattered while those of weights are computed",
         "enable_delay_scale_loss": "the loss is divided before it is accumulated",
         "sync_param": "whole tensors are equal on all tensor-parallel ranks by construction",
         "sync_grad": "whole tensors' gradients are equal on all tensor-parallel ranks",

@@ -62,10 +62,11 @@ void post(C_Stream stream, std::string name, std::vector<Access> accesses, std::
   static std::mt19937& random = *new std::mt19937(seeded(1000));
   static const int64_t lag = setting("EMULATED_DEVICE_LAG_US", 1000);
   int64_t delay = lag > 0 ? lag / 2 + random() % lag : 0;
-  emulated::of(stream)->add(std::move(name), std::move(accesses), [delay, task = std::move(task)] {
+  auto late = [delay, task = std::move(task)] {
     if (delay) usleep(delay);
     task();
-  });
+  };
+  emulated::of(stream)->add(std::move(name), std::move(accesses), late, Work::kCommunication);
 }
 
 // A collective in which every rank gives `sent_bytes` to all, or parts of it to each.

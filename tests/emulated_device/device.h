@@ -74,12 +74,13 @@ std::vector<int> note_release(int stream, const Clock& clock, const char* block)
 // ---- streams.cc: queues that a thread each works off, behind the host's back.
 
 struct Event;
+enum class Work { kKernel, kCopy, kCommunication };
 
 class Stream {
  public:
   Stream();
   // Queue an operation. `accesses` is all the device memory that it reads or writes.
-  void add(std::string name, std::vector<Access> accesses, std::function<void()> task);
+  void add(std::string name, std::vector<Access> accesses, std::function<void()> task, Work work = Work::kKernel);
   // Queue the end of a block's life.
   void add_release(void* block);
   // Until all that was queued so far is done; the host may rely on it then.

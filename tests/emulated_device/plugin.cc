@@ -76,20 +76,21 @@ C_Status to_device_in(const C_Device, C_Stream stream, void* to, const void* fro
   if (!size) return C_SUCCESS;
   auto begin = static_cast<const char*>(from);
   auto staged = std::make_shared<std::vector<char>>(begin, begin + size);
-  of(stream)->add("copy from the host", {{to, size, true}}, [=] { memcpy(bytes_behind(to), staged->data(), size); });
+  of(stream)->add("copy from the host", {{to, size, true}}, [=] { memcpy(bytes_behind(to), staged->data(), size); },
+                  Work::kCopy);
   return C_SUCCESS;
 }
 C_Status to_host_in(const C_Device, C_Stream stream, void* to, const void* from, size_t size) {
   if (!size) return C_SUCCESS;
   of(stream)->wait();
-  of(stream)->add("copy to the host", {{from, size, false}}, [=] { memcpy(to, bytes_behind(from), size); });
+  of(stream)->add("copy to the host", {{from, size, false}}, [=] { memcpy(to, bytes_behind(from), size); }, Work::kCopy);
   of(stream)->wait(/*counts=*/false);  // a part of the same meeting
   return C_SUCCESS;
 }
 C_Status within_in(const C_Device, C_Stream stream, void* to, const void* from, size_t size) {
   if (!size) return C_SUCCESS;
   of(stream)->add("copy", {{from, size, false}, {to, size, true}},
-                  [=] { memmove(bytes_behind(to), bytes_behind(from), size); });
+                  [=] { memmove(bytes_behind(to), bytes_behind(from), size); }, Work::kCopy);
   return C_SUCCESS;
 }
 C_Status between_in(const C_Device to_device, const C_Device, C_Stream stream, void* to, const void* from, size_t size) {

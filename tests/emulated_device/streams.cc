@@ -47,6 +47,31 @@ int next_id() {
   return streams.size();
 }
 
+// What is queued, a line each, where a test asks for it: with the clock, from which the order of any
+// two operations follows. Written under `order_mutex`.
+FILE* trace() {
+  static FILE* const file = [] {
+    const char* path = getenv("EMULATED_DEVICE_TRACE");
+    if (!path) return static_cast<FILE*>(nullptr);
+    auto of_rank = text("%s.%ld", path, rank_of_process());
+    FILE* opened = fopen(of_rank.c_str(), "w");
+    if (!opened) fail("EMULATED_DEVICE_TRACE: %s cannot be written: %s", of_rank.c_str(), strerror(errno));
+    return opened;
+  }();
+  return file;
+}
+
+void trace_operation(int stream, const Clock& clock, Work work, const std::string& name, const std::vector<Access>& accesses) {
+  static const char* kinds[] = {"kernel", "copy", "communication"};
+  if (!trace()) return;
+  size_t read = 0, written = 0;
+  for (auto& access : accesses) (access.writes ? written : read) += access.size;
+  fprintf(trace(), "{\"kind\": \"%s\", \"name\": \"%s\", \"stream\": %d, \"read\": %zu, \"written\": %zu, \"clock\": [",
+          kinds[static_cast<int>(work)], name.c_str(), stream, read, written);
+  for (size_t i = 0; i < clock.size(); ++i) fprintf(trace(), "%s%lu", i ? ", " : "", clock[i]);
+  fputs("]}\n", trace());
+}
+
 }  // namespace
 
 Stream::Stream() : id(next_id()) {
@@ -95,10 +120,11 @@ void Stream::queue(std::function<void()> task) {
   changed.notify_all();
 }
 
-void Stream::add(std::string name, std::vector<Access> accesses, std::function<void()> task) {
+void Stream::add(std::string name, std::vector<Access> accesses, std::function<void()> task, Work work) {
   std::lock_guard<std::mutex> lock(order_mutex);
   advance(clock, id);
   for (auto& access : accesses) note_access(id, clock, name, access);
+  trace_operation(id, clock, work, name, accesses);
   queue([name = std::move(name), accesses = std::move(accesses), task = std::move(task)] {
     for (auto& access : accesses) block_of(access.address, access.size, name, true);
     task();
@@ -205,6 +231,7 @@ void close_all_streams() {
     all = streams;
   }
   for (auto stream : all) stream->close();
+  fflush(nullptr);  // the trace; not by name, for who has queued nothing leaves another's alone
 }
 
 // ---- As Paddle calls them. An event's handle holds it; so do the streams that shall reach it.
@@ -299,3 +326,10 @@ void add_streams(C_DeviceInterface& interface) {
 }
 
 }  // namespace emulated
+
+// A line of a test's own in the trace.
+extern "C" __attribute__((visibility("default"))) void emulated_device_mark(const char* text) {
+  using namespace emulated;
+  std::lock_guard<std::mutex> lock(order_mutex);
+  if (trace()) fprintf(trace(), "{\"mark\": \"%s\"}\n", text);
+}

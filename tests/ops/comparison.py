@@ -1,4 +1,4 @@
-"""An operator's values and gradients, by what serves it now."""
+"""An operator's values and gradients, by what serves it now; and an input that two ranks share."""
 
 from __future__ import annotations
 
@@ -31,3 +31,23 @@ def close(found: list[np.ndarray], expected: list[np.ndarray], bound: float) -> 
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= bound * max(1e-6, np.abs(theirs).max())
+
+
+class Halves:
+    """The input of linear maps that two ranks share, of which the other has the same half."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def gather(self, x: Tensor) -> Tensor:
+        return paddle.concat([x, x])
+
+    def start_sum(self, dwhole: Tensor) -> Halves:
+        self.events.append("start")
+        first, second = dwhole.astype("float32").chunk(2)
+        self.sum = (first + second).astype(dwhole.dtype)
+        return self
+
+    def wait(self) -> Tensor:
+        self.events.append("wait")
+        return self.sum

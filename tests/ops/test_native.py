@@ -19,7 +19,7 @@ from llm_pretrain.ops.native import library
 from llm_pretrain.ops.native import norm as native_norm
 from llm_pretrain.ops.operator import PADDLE, set_compute_dtype
 from tests import cpp_operators
-from tests.ops.comparison import close, results
+from tests.ops.comparison import Halves, close, results
 
 BOUNDS = {"float32": 3e-6, "bfloat16": 1e-2}
 """Largest difference, relative to the largest value: a few roundings of the type."""
@@ -91,6 +91,20 @@ def test_linear_maps_of_one_input(dtype: str) -> None:
         bound=BOUNDS[dtype],
     )
     check(lambda x, w: ops.linear(x, w, transposed=True), x, turned, bound=BOUNDS[dtype])
+
+
+def test_the_gradient_of_a_shared_input_is_summed_while_those_of_weights_are_computed() -> None:
+    x, first, second = (normal("float32", *shape) for shape in ([2, 24], [24, 33], [24, 17]))
+    shared = Halves()
+
+    def share(x: Tensor, *weights: Tensor) -> list[Tensor]:
+        for weight in weights:
+            gradients.offer_sum(weight, lambda: shared.events.append("weight"))
+        return ops.linears(x, weights, [None, None], shared=shared)
+
+    check(share, x, first, second, bound=BOUNDS["float32"])
+    by_reference = ["start", "wait"]
+    assert shared.events == [*by_reference, "start", "weight", "weight", "wait"]
 
 
 MASKS = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from paddle import Tensor
 
 from llm_pretrain import ops
 from llm_pretrain.ops import random_bits
 from tests.ops import formulas
+from tests.ops.comparison import Halves
 from tests.ops.formulas import assert_equal_formula
 
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -23,6 +25,24 @@ def test_linear(dtype: str) -> None:
     arrays = [normal(2, 5, 6), normal(6, 7, seed=1), normal(7, seed=2)]
     assert_equal_formula(ops.linear, lambda x, w, b: paddle.matmul(x, w) + b, arrays, dtype)
     assert_equal_formula(ops.linear, paddle.matmul, arrays[:2], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_linear_maps_of_an_input_that_ranks_share(dtype: str, transposed: bool) -> None:
+    turn = reversed if transposed else tuple
+    arrays = [normal(2, 5, 6), *(normal(*turn((6, n)), seed=n) for n in (7, 3)), normal(3, seed=2)]
+
+    def maps(x: Tensor, v: Tensor, w: Tensor, b: Tensor, shared: Halves | None) -> Tensor:
+        ys = ops.linears(x, [v, w], [None, b], transposed=transposed, shared=shared)
+        return paddle.concat([y.astype("float64") for y in ys], axis=-1)
+
+    assert_equal_formula(
+        lambda *operands: maps(*operands, Halves()),
+        lambda x, *rest: maps(paddle.concat([x, x]), *rest, None),
+        arrays,
+        dtype,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

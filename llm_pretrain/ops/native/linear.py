@@ -10,7 +10,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops.gradients import for_trained, note_trained, sum_of_gradients
+from llm_pretrain.ops.gradients import SharedInput, for_trained, note_trained, sum_of_gradients
 from llm_pretrain.ops.native.library import (
     call,
     cast,
@@ -33,6 +33,7 @@ def linears(
     biases: Sequence[Tensor | None],
     *,
     transposed: bool = False,
+    shared: SharedInput | None = None,
 ) -> list[Tensor]:
     """`ops.linears`."""
     dtype = operand_dtype(x)
@@ -40,7 +41,7 @@ def linears(
         return NotImplemented
     given = [bias for bias in biases if bias is not None]
     has_bias = [bias is not None for bias in biases]
-    outputs = _Linears.apply(x, dtype, transposed, has_bias, *weights, *given)
+    outputs = _Linears.apply(x, dtype, transposed, shared, has_bias, *weights, *given)
     return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
 
@@ -53,18 +54,21 @@ class _Linears(PyLayer):
         x: Tensor,
         dtype: paddle.dtype,
         transposed: bool,
+        shared: SharedInput | None,
         has_bias: list[bool],
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         note_trained(ctx, x, *parameters)
         weights, given = parameters[: len(has_bias)], iter(parameters[len(has_bias) :])
-        operand, again = cast(x, dtype), recomputation_of(x)
+        whole = x if shared is None else shared.gather(x)
+        operand, again = cast(whole, dtype), recomputation_of(whole)
         kept = (operand,) if again is None else again.operands
         # Not saved as the rest: recompute would bring copies of them, to whose gradients no sum is
         # offered, and whose values are others where a weight is some columns of a larger one.
         ctx.weights = weights
         ctx.save_for_backward(*kept)
         ctx.compute = None if again is None else again.compute
+        ctx.shared = shared
         ctx.dtype, ctx.x_dtype, ctx.transposed, ctx.has_bias = dtype, x.dtype, transposed, has_bias
         ctx.bias_dtypes = [bias.dtype for bias in parameters[len(has_bias) :]]
         outputs = []
@@ -75,30 +79,26 @@ class _Linears(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        kept, weights = ctx.saved_tensor(), ctx.weights
-        operand = kept[0] if ctx.compute is None else cast(ctx.compute(*kept), ctx.dtype)
+        weights = ctx.weights
         x_trained, *weights_trained = ctx.trained[: 1 + len(weights)]
-        inputs = operand.shape[-1]
-        rows = count(operand) // inputs
-        # Several products are summed in float32.
-        dx_dtype = _result_dtype(operand, ctx.x_dtype) if len(weights) == 1 else paddle.float32
-        dx = empty(operand.shape, dx_dtype) if x_trained else None
+        dys = tuple(cast(dy, ctx.dtype) for dy in dys)
+        rows = count(dys[0]) // dys[0].shape[-1]
+        dx = arriving = None
+        if x_trained:
+            dx = _input_gradient(ctx, dys, rows)
+        if dx is not None and ctx.shared is not None:
+            arriving = ctx.shared.start_sum(dx)
+        kept = ctx.saved_tensor()
+        operand = kept[0] if ctx.compute is None else cast(ctx.compute(*kept), ctx.dtype)
         dweights: list[Tensor | None] = []
         dbiases: list[Tensor] = []
         for number, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
-            dy = cast(dy, operand.dtype)
-            outputs = dy.shape[-1]
-            if dx is not None:
-                # dy [rows, outputs] by Wᵀ [outputs, inputs], stored as W.
-                turned = operand_of(weight, operand.dtype, rows, transposed=not ctx.transposed)
-                call("matmul", rows, inputs, outputs, dy, 0, *turned, operand.dtype, None, dx,
-                     dx.dtype, number > 0)  # fmt: skip
             dweight = None
             if weights_trained[number]:
                 left, right = (dy, operand) if ctx.transposed else (operand, dy)
                 total = sum_of_gradients(weight)
                 place, has_values = total or (
-                    empty(weight.shape, _result_dtype(operand, weight.dtype)),
+                    empty(weight.shape, _result_dtype(operand.dtype, weight.dtype)),
                     False,
                 )
                 call("matmul", left.shape[-1], right.shape[-1], rows, left, 1, right, 0,
@@ -106,16 +106,30 @@ class _Linears(PyLayer):
                 dweight = cast(place, weight.dtype) if total is None else None
             dweights.append(dweight)
             if ctx.has_bias[number]:
-                dbias = cast(dy, paddle.float32).reshape([rows, outputs]).sum(0)
+                dbias = cast(dy, paddle.float32).reshape([rows, dy.shape[-1]]).sum(0)
                 dbiases.append(dbias.astype(ctx.bias_dtypes[len(dbiases)]))
-        if dx is not None:
-            dx = cast(dx, ctx.x_dtype)
+        if arriving is not None:
+            dx = arriving.wait()
         return for_trained(ctx, dx, *dweights, *dbiases)
 
 
-def _result_dtype(operand: Tensor, wanted: paddle.dtype) -> paddle.dtype:
+def _input_gradient(ctx: Any, dys: Sequence[Tensor], rows: int) -> Tensor:
+    inputs = ctx.weights[0].shape[1 if ctx.transposed else 0]
+    # Several products are summed in float32.
+    is_single = len(dys) == 1
+    dtype = _result_dtype(ctx.dtype, ctx.x_dtype) if is_single else paddle.float32
+    dx = empty([*dys[0].shape[:-1], inputs], dtype)
+    for number, (dy, weight) in enumerate(zip(dys, ctx.weights, strict=True)):
+        # dy [rows, outputs] by Wᵀ [outputs, inputs], stored as W.
+        turned = operand_of(weight, ctx.dtype, rows, transposed=not ctx.transposed)
+        call("matmul", rows, inputs, dy.shape[-1], dy, 0, *turned, ctx.dtype, None, dx,
+             dx.dtype, number > 0)  # fmt: skip
+    return cast(dx, ctx.x_dtype)
+
+
+def _result_dtype(operands: paddle.dtype, wanted: paddle.dtype) -> paddle.dtype:
     """That in which a product is written, to be cast after it: float32, or the operands' own."""
-    return wanted if wanted == operand.dtype else paddle.float32
+    return wanted if wanted == operands else paddle.float32
 
 
 def _product(operand: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:

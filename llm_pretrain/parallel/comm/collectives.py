@@ -15,6 +15,8 @@ import paddle
 import paddle.distributed as dist
 from paddle.autograd import PyLayer
 
+from llm_pretrain.machine import device
+
 Group = Any
 """paddle.distributed's group, or None for a process that is alone."""
 _Map = Callable[[paddle.Tensor], paddle.Tensor]
@@ -38,6 +40,28 @@ class _Done:
         return True
 
 
+class Arriving:
+    """A tensor that a collective makes; what it is made of lives until it is there."""
+
+    def __init__(self, tensor: paddle.Tensor, task: Task, *sources: paddle.Tensor) -> None:
+        self.tensor, self.task, self.sources = tensor, task, sources
+
+    def wait(self) -> paddle.Tensor:
+        """The tensor, for whatever the caller computes from now on."""
+        self.task.wait()
+        self.sources = ()
+        return self.tensor
+
+
+def overlap() -> bool:
+    """Whether collectives go on beside the computation wherever they can, unasked.
+
+    An accelerator has streams for them. Over Gloo a thread would take the processor from the
+    products that it runs beside.
+    """
+    return device.kind() != "cpu"
+
+
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
 
@@ -52,11 +76,11 @@ def all_reduce(tensor: paddle.Tensor, group: Group, operation: str = "sum") -> p
     return tensor
 
 
-def start_all_reduce(tensor: paddle.Tensor, group: Group) -> Task:
+def start_all_reduce(tensor: paddle.Tensor, group: Group, *, asynchronous: bool = True) -> Task:
     """Begin to sum `tensor` over the group, in place."""
     if is_alone(group):
         return _Done()
-    return dist.stream.all_reduce(tensor, group=group, sync_op=False)
+    return dist.stream.all_reduce(tensor, group=group, sync_op=not asynchronous)
 
 
 def broadcast(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
@@ -116,18 +140,7 @@ def all_to_all(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
     return received
 
 
-class Shift:
-    """What the previous rank sends, once it is there."""
-
-    def __init__(self, received: paddle.Tensor, sent: paddle.Tensor, task: Task) -> None:
-        self.received, self.sent, self.task = received, sent, task
-
-    def wait(self) -> paddle.Tensor:
-        self.task.wait()
-        return self.received
-
-
-def start_shift(tensor: paddle.Tensor, group: Group) -> Shift:
+def start_shift(tensor: paddle.Tensor, group: Group) -> Arriving:
     """Begin to send `tensor` to the next rank of a ring, and to receive the previous one's.
 
     One all-to-all of uneven parts: over NCCL two ranks that send to each other first, and then
@@ -138,7 +151,7 @@ def start_shift(tensor: paddle.Tensor, group: Group) -> Shift:
     ahead[(group.rank + 1) % group.nranks] = tensor.shape[0]
     behind[(group.rank - 1) % group.nranks] = tensor.shape[0]
     task = dist.stream.alltoall_single(received, tensor, behind, ahead, group, sync_op=False)
-    return Shift(received, tensor, task)
+    return Arriving(received, task, tensor)
 
 
 def barrier() -> None:

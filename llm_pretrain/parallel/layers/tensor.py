@@ -5,16 +5,22 @@ out / t. Without sequence parallelism every rank holds all hidden states: enteri
 is computed in shares copies them (their gradient is summed), leaving it sums the ranks' shares.
 With it (Korthikanti et al., arXiv:2205.05198) hidden states outside have S / t positions: entering
 gathers them, leaving sums the shares and scatters the positions; gradients go the opposite way.
+The gradient of what enters is summed while the gradients of column-parallel weights are computed.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
+from llm_pretrain.ops.gradients import SharedInput
 from llm_pretrain.ops.operator import in_float32_on_cpu
 from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.comm.collectives import Arriving
 from llm_pretrain.parallel.sharding.pieces import Normal, Piece
 
 
@@ -97,7 +103,7 @@ class ColumnParallelLinear(nn.Layer):
                 weights[number] = weight[:, columns]
                 biases[number] = None if bias is None else bias[columns]
         results: list[Tensor] = []
-        ys = ops.linears(enter_region(x), weights, biases)
+        ys = ops.linears(x, weights, biases, shared=shared_input())
         for group, y in zip(self.groups, ys, strict=True):
             shares = [self.shares[name] for name in group]
             results += [y] if len(group) == 1 else paddle.split(y, shares, axis=-1)
@@ -136,12 +142,33 @@ class RowParallelLinear(nn.Layer):
         return y if self.bias is None else in_float32_on_cpu(paddle.add, y, self.bias)
 
 
-def enter_region(x_BSH: Tensor) -> Tensor:
-    """Hidden states as the input of column-parallel layers: all positions, on every rank."""
+def shared_input() -> SharedInput | None:
+    """How column-parallel layers come by their input; None for a rank that has all of it alone."""
     here = topology.current()
     if here.degrees.tensor == 1:
-        return x_BSH
-    return (_gather if here.sequence_parallel else _copy)(x_BSH)
+        return None
+    return _SplitPositions() if here.sequence_parallel else _WholeOnEveryRank()
+
+
+def enter_region(x_BSH: Tensor) -> Tensor:
+    """Hidden states as the input of column-parallel layers: all positions, on every rank.
+
+    For what is no `ops.linear`, which enters by `shared_input`.
+    """
+    shared = shared_input()
+    return x_BSH if shared is None else _Entering.apply(x_BSH, shared)
+
+
+class _Entering(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x_BSH: Tensor, shared: SharedInput) -> Tensor:
+        ctx.shared = shared
+        whole_BSH = shared.gather(x_BSH)
+        return whole_BSH.clone() if whole_BSH is x_BSH else whole_BSH
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BSH: Tensor) -> Tensor:
+        return ctx.shared.start_sum(gradient_BSH.clone()).wait()
 
 
 def leave_region(x_BSH: Tensor) -> Tensor:
@@ -150,6 +177,29 @@ def leave_region(x_BSH: Tensor) -> Tensor:
     if here.degrees.tensor == 1:
         return x_BSH
     return (_sum_and_scatter if here.sequence_parallel else _sum)(x_BSH)
+
+
+class _WholeOnEveryRank:
+    """The input of column-parallel layers where no rank has it split."""
+
+    def gather(self, x_BSH: Tensor) -> Tensor:
+        return x_BSH
+
+    def start_sum(self, dwhole_BSH: Tensor) -> Arriving:
+        task = collectives.start_all_reduce(
+            dwhole_BSH, topology.current().tensor_group, asynchronous=collectives.overlap()
+        )
+        return Arriving(dwhole_BSH, task)
+
+
+class _SplitPositions:
+    """The input of column-parallel layers where every rank has some positions of it."""
+
+    def gather(self, x_BSH: Tensor) -> Tensor:
+        return _gather_positions(x_BSH)
+
+    def start_sum(self, dwhole_BSH: Tensor) -> Arriving:
+        return _start_scatter(dwhole_BSH, asynchronous=collectives.overlap())
 
 
 # Groups exchange parts along the first axis, so positions go there and back.
@@ -166,20 +216,24 @@ def _swap(x: Tensor) -> Tensor:
     return in_float32_on_cpu(lambda x: paddle.einsum("abch->bach", x), x)
 
 
-def _sum_and_scatter_positions(x_BSH: Tensor) -> Tensor:
+def _start_scatter(x_BSH: Tensor, *, asynchronous: bool) -> Arriving:
+    """The sum over the ranks of this rank's positions, on its way."""
     B, S, H = x_BSH.shape
     group = topology.current().tensor_group
     parts_BTSH = x_BSH.reshape([B, group.nranks, S // group.nranks, H])
-    whole = _swap(parts_BTSH).reshape([-1, H])
-    part = paddle.empty([B * S // group.nranks, H], x_BSH.dtype)
-    collectives.reduce_scatter(part, whole, group)
-    return part.reshape([B, S // group.nranks, H])
+    whole = _swap(parts_BTSH).reshape([group.nranks * B, S // group.nranks, H])
+    part = paddle.empty([B, S // group.nranks, H], x_BSH.dtype)
+    task = collectives.reduce_scatter(part, whole, group, asynchronous=asynchronous)
+    return Arriving(part, task, whole)
+
+
+def _sum_and_scatter_positions(x_BSH: Tensor) -> Tensor:
+    return _start_scatter(x_BSH, asynchronous=False).wait()
 
 
 def _summed(x: Tensor) -> Tensor:
     return collectives.all_reduce(x.clone(), topology.current().tensor_group)
 
 
-_copy, _sum = collectives.dual(Tensor.clone, _summed), collectives.dual(_summed, lambda x: x)
-_gather = collectives.dual(_gather_positions, _sum_and_scatter_positions)
+_sum = collectives.dual(_summed, lambda x: x)
 _sum_and_scatter = collectives.dual(_sum_and_scatter_positions, _gather_positions)

@@ -23,6 +23,7 @@ from llm_pretrain.parallel.layers.tensor import (
     enter_region,
     leave_region,
     parameter_of,
+    shared_input,
     tensor_parallel_share,
 )
 from llm_pretrain.parallel.sharding.pieces import Normal, Piece
@@ -88,17 +89,18 @@ class VocabularyParallelHead(nn.Layer):
 
     def forward(self, x_BSH: Tensor, labels_BS: Tensor | None = None) -> Tensor:
         """[B, S, H] -> logits [B, S, V/t]; with labels [B, S], the loss of every token, float32."""
-        x_BSH, weight = enter_region(x_BSH), self.weight
+        weight = self.weight
         if self.normalised:
             weight = ops.normalise_columns(weight.T if self.tied else weight)
         is_transposed = self.tied and not self.normalised
-        if labels_BS is not None:
-            x_BSH = to_compute_dtype(x_BSH)
-            if self.in_slices or ops.serves_head(x_BSH, weight):
-                return losses_in_slices(
-                    x_BSH, weight, labels_BS, present=self.present, transposed=is_transposed
-                )
-        logits_BSV = ops.linear(x_BSH, weight, transposed=is_transposed)
+        if labels_BS is not None and (
+            self.in_slices or ops.serves_head(to_compute_dtype(x_BSH), weight)
+        ):
+            x_BSH = to_compute_dtype(enter_region(x_BSH))
+            return losses_in_slices(
+                x_BSH, weight, labels_BS, present=self.present, transposed=is_transposed
+            )
+        logits_BSV = ops.linear(x_BSH, weight, transposed=is_transposed, shared=shared_input())
         if self.padding is not None:
             logits_BSV = (logits_BSV.astype("float32") + self.padding).astype(logits_BSV.dtype)
         return logits_BSV if labels_BS is None else losses_of_logits(logits_BSV, labels_BS)

@@ -131,6 +131,11 @@ class Operator:
         """A decorator of the self-test: what the operator makes of small inputs, with gradients."""
         self._example = example
 
+    def example(self, dtype: str) -> list[NDArray[np.float32]]:
+        """What the self-test computes, by what serves now."""
+        assert self._example is not None, f"{self.name} has no self-test"
+        return [x.astype("float32").numpy() for x in self._example(Draw(dtype))]
+
     def test(self, dtype: str) -> None:
         """Compute the example by what serves now, and by the reference.
 
@@ -140,12 +145,11 @@ class Operator:
         Raises:
             ArithmeticError: they disagree.
         """
-        assert self._example is not None, f"{self.name} has no self-test"
         if self.is_float32:
             dtype = "float32"
-        found = _values(self._example(Draw(dtype)))
+        found = self.example(dtype)
         with self.by_reference():
-            expected = _values(self._example(Draw(dtype)))
+            expected = self.example(dtype)
         for ours, theirs in zip(found, expected, strict=True):
             bound = _BOUNDS[dtype] * max(float(np.abs(theirs).max()), 1e-3)
             error = float(np.abs(ours - theirs).max())
@@ -234,10 +238,6 @@ class Draw:
         tensor = paddle.to_tensor(values).astype(dtype)
         tensor.stop_gradient = False
         return tensor
-
-
-def _values(tensors: list[Tensor]) -> list[NDArray[np.float32]]:
-    return [tensor.astype("float32").numpy() for tensor in tensors]
 
 
 LOW = {"bfloat16": paddle.bfloat16, "float16": paddle.float16}

@@ -13,7 +13,7 @@ from paddle import Tensor
 from paddle.nn import functional as F
 
 from llm_pretrain.machine import device
-from llm_pretrain.ops import OPERATORS, dispatch
+from llm_pretrain.ops import OPERATORS, adamw, dispatch
 from llm_pretrain.ops.cuda import library
 from llm_pretrain.ops.dispatch import Choice
 from llm_pretrain.ops.operator import CUDA, HOPPER, PADDLE, REFERENCE, Operator, Work
@@ -243,6 +243,18 @@ def test_memory_that_is_short_for_one_leaves_the_others(stand_ins: StandIns) -> 
     choice = stand_ins.choice()
     assert ACTIVATION.serving == (PADDLE,)
     assert choice.reason == "the fastest here; CUDA failed: out of memory"
+
+
+def test_what_is_updated_in_place_is_compared_before_it_is_timed(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = adamw.adamw_.__wrapped__  # type: ignore[attr-defined]
+    monkeypatch.setitem(OPERATORS["adamw"].implementations, CUDA, SimpleNamespace(adamw_=update))
+    choices = dispatch.choose(
+        {}, "float32", workload=WORKLOAD, duration=lambda compute: len(compute())
+    )
+    assert OPERATORS["adamw"].serving == (CUDA,)
+    assert choices[-1] == Choice("adamw", CUDA, "llm_ops_cuda", {CUDA: 3, REFERENCE: 3})
 
 
 def test_a_resumed_run_goes_on_with_what_served(stand_ins: StandIns) -> None:

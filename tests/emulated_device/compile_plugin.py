@@ -28,7 +28,8 @@ _DECLARED = re.compile(
     r"template <typename T, typename Context>\s*(?:PADDLE_API |TEST_API )?"
     r"void (\w+)Kernel\(\s*const Context&\s*\w*,([^;{]*?)\)\s*;"
 )
-_LISTED = re.compile(r"(\w+)(?:\((.*)\))?$")
+_INCLUDED = re.compile(r'#include "([^"]+)"')
+_LISTED = re.compile(r"(\w+)(?:\((.*)\))?( \[strided\])?$")
 _UNSUPPORTED = re.compile("SelectedRows|SparseC|TensorArray|StringTensor|MetaTensor|Extended")
 
 
@@ -90,8 +91,11 @@ def _digest(*parts: str) -> str:
 def _object(source: Path) -> Path:
     """Where a source's object is kept: named after all that goes into it."""
     wheel = importlib.metadata.version("paddlepaddle")
-    parts = [wheel, str(compiler()), *FLAGS, source.read_text(), (SOURCES / "device.h").read_text()]
-    if "generated_kernels.h" in parts[-2]:
+    text = source.read_text()
+    included = {"device.h", *_INCLUDED.findall(text)}
+    parts = [wheel, str(compiler()), *FLAGS, text]
+    parts += [path.read_text() for path in sorted(SOURCES.glob("*.h")) if path.name in included]
+    if "generated_kernels.h" in included:
         parts.append(generated_kernels(_paddle() / "include"))
     return KEPT / "objects" / f"{source.stem}-{_digest(*parts)}.o"
 
@@ -131,7 +135,7 @@ def _run(command: list[str]) -> None:
 
 
 def generated_kernels(include: Path) -> str:
-    """A header: FOR_EACH_KERNEL(WITH), where WITH(name, signature) is called for each kernel."""
+    """A header: FOR_EACH_KERNEL(WITH), where WITH(name, is_strided, signature) is for a kernel."""
     declared = _declarations(include)
     headers, calls = set(), []
     for line in (SOURCES / "kernel_names.txt").read_text().splitlines():
@@ -140,15 +144,19 @@ def generated_kernels(include: Path) -> str:
         listed = _LISTED.match(line)
         if listed is None:
             raise ValueError(f"kernel_names.txt: {line}")
-        name, signature = listed.groups()
+        name, signature, strided = listed.groups()
+        is_strided = str(strided is not None).lower()
         if signature is not None:
-            calls.append(f"WITH({name}, void (*)(const phi::CPUContext&, {signature}))")
+            calls.append(
+                f"WITH({name}, {is_strided}, void (*)(const phi::CPUContext&, {signature}))"
+            )
             continue
         if name not in declared:
             raise ValueError(f"kernel_names.txt: the wheel's headers do not declare {name}")
         function, header = declared[name]
         headers.add(header)
-        calls.append(f"WITH({name}, decltype(&phi::{function}<float, phi::CPUContext>))")
+        own = f"decltype(&phi::{function}<float, phi::CPUContext>)"
+        calls.append(f"WITH({name}, {is_strided}, {own})")
     lines = [f'#include "paddle/phi/kernels/{header}"' for header in sorted(headers)]
     body = " \\\n  ".join(calls)
     return "\n".join([*lines, f"#define FOR_EACH_KERNEL(WITH) \\\n  {body}", ""])

@@ -187,6 +187,24 @@ def _hold(staged: Tensor) -> None:
     _leaving.append((event, staged))
 
 
+def synchronize() -> None:
+    """Wait until an accelerator has done what was queued."""
+    if kind() != "cpu":
+        import paddle
+
+        paddle.device.synchronize()
+
+
+def forget_peaks() -> None:
+    """Give back what the allocator keeps, and count the peaks of memory from now on."""
+    if kind() == "gpu":
+        from paddle.device import cuda
+
+        cuda.empty_cache()
+        cuda.reset_max_memory_allocated()
+        cuda.reset_max_memory_reserved()
+
+
 def max_memory_allocated() -> float:
     """MiB: the peak of Paddle's allocator, or on a CPU the process's peak resident size."""
     if kind() == "cpu":

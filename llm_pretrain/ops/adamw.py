@@ -8,12 +8,13 @@ import math
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops import internals
+from llm_pretrain.ops import internals, paddle_elementwise
 from llm_pretrain.ops.cuda import elementwise as cuda
 from llm_pretrain.ops.native import elementwise as native
-from llm_pretrain.ops.operator import Draw, Operator
+from llm_pretrain.ops.operator import Draw, Operator, Work
+from llm_pretrain.ops.workload import Workload
 
-ADAMW = Operator("adamw", cpp=native, cuda=cuda, is_float32=True)
+ADAMW = Operator("adamw", cpp=native, cuda=cuda, paddle=paddle_elementwise, is_float32=True)
 
 
 @ADAMW.reference
@@ -54,7 +55,17 @@ def adamw_(
 @ADAMW.self_test
 def _example(draw: Draw) -> list[Tensor]:
     weights, moment1, gradient = (draw.in_float32(50).detach() for _ in range(3))
+    return _updated(weights, moment1, gradient.square(), gradient)
+
+
+@ADAMW.work_of_a_run
+def _work(draw: Draw, of: Workload) -> Work:
+    weights, moment1, gradient = (draw.large("float32", of.parameters).detach() for _ in range(3))
     moment2 = gradient.square()
+    return lambda: _updated(weights, moment1, moment2, gradient)
+
+
+def _updated(weights: Tensor, moment1: Tensor, moment2: Tensor, gradient: Tensor) -> list[Tensor]:
     adamw_(
         *(weights, moment1, moment2, gradient),
         learning_rate=1e-2,

@@ -17,7 +17,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from llm_pretrain.ops import paddle_attention
+from llm_pretrain.ops import paddle_attention, paddle_flashmask
 from llm_pretrain.ops.cuda import attention as cuda
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
@@ -26,7 +26,12 @@ from llm_pretrain.ops.operator import Draw, Operator, in_float32_on_cpu, to_comp
 from llm_pretrain.ops.random_bits import dropout as random_dropout
 
 ATTENTION = Operator(
-    "attention", switch="use_flash_attention", cpp=native, cuda=cuda, paddle=paddle_attention
+    "attention",
+    switch="use_flash_attention",
+    cpp=native,
+    cuda=cuda,
+    paddle=paddle_attention,
+    hopper=paddle_flashmask,
 )
 
 _MOST_BLOCKS = 8

@@ -11,9 +11,11 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from llm_pretrain.ops import paddle_elementwise
 from llm_pretrain.ops.cuda import elementwise as cuda
 from llm_pretrain.ops.native import elementwise as native
-from llm_pretrain.ops.operator import Draw, Operator, in_float32_on_cpu
+from llm_pretrain.ops.operator import Draw, Operator, Work, in_float32_on_cpu
+from llm_pretrain.ops.workload import Workload
 
 ACTIVATION = Operator("activation", cpp=native, cuda=cuda)
 
@@ -48,7 +50,16 @@ def _activation_example(draw: Draw) -> list[Tensor]:
     return draw.with_gradients(outputs, [x, up])
 
 
-ROTARY = Operator("rotary", switch="use_fused_rope", cpp=native, cuda=cuda)
+@ACTIVATION.work_of_a_run
+def _activation_work(draw: Draw, of: Workload) -> Work:
+    shape = of.samples, of.positions, of.intermediate
+    operands = [draw.large(of.compute_dtype, *shape) for _ in range(1 + of.is_gated)]
+    return draw.work(lambda *operands: [activation(of.activation, *operands)], *operands)
+
+
+ROTARY = Operator(
+    "rotary", switch="use_fused_rope", cpp=native, cuda=cuda, paddle=paddle_elementwise
+)
 
 
 @ROTARY.reference
@@ -110,3 +121,18 @@ def _rotary_example(draw: Draw) -> list[Tensor]:
     q, k = draw(2, 5, 4, 16), draw(2, 5, 2, 16)
     cos, sin = (draw.in_float32(5, 8).detach().tile([1, 2]) for _ in range(2))
     return draw.with_gradients(list(rotary(q, k, cos, sin)), [q, k])
+
+
+@ROTARY.work_of_a_run
+def _rotary_work(draw: Draw, of: Workload) -> Work | None:
+    if not of.turned:
+        return None
+    q, k = (
+        draw.large(of.compute_dtype, of.samples, of.attended, heads, of.head_size)
+        for heads in (of.heads, of.key_heads)
+    )
+    spans = of.turned // 2 if of.pairs_neighbours else 1
+    angles = draw.large("float32", of.attended, spans, 1, of.turned // spans // 2).detach()
+    angles = angles.tile([1, 1, 2, 1]).reshape([of.attended, of.turned])
+    cos, sin = angles.cos(), angles.sin()
+    return draw.work(lambda q, k: [*rotary(q, k, cos, sin, spans=spans)], q, k)

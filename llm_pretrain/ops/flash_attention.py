@@ -24,6 +24,7 @@ from paddle.nn import functional as F
 
 from llm_pretrain.ops.attention import (
     ATTENTION,
+    attention,
     by_group,
     join_keys,
     join_queries,
@@ -34,8 +35,9 @@ from llm_pretrain.ops.attention import (
 )
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.mask import Mask
-from llm_pretrain.ops.operator import in_float32_on_cpu, to_compute_dtype
+from llm_pretrain.ops.operator import Draw, Work, in_float32_on_cpu, to_compute_dtype
 from llm_pretrain.ops.random_bits import keep
+from llm_pretrain.ops.workload import Workload
 
 _BLOCK = 256
 """Most positions of a block."""
@@ -113,6 +115,16 @@ def flash_attention(
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
     side = Queries(mask, blocks_of(((0, q_BSND.shape[1]),)), dropout, numbers_BNS)
     return in_float32_on_cpu(lambda q, k, v: _FlashAttention.apply(q, k, v, side), q, k, v)
+
+
+@ATTENTION.work_of_a_run
+def _work(draw: Draw, of: Workload) -> Work:
+    q, k, v = (
+        draw.large(of.compute_dtype, of.samples, of.attended, heads, of.head_size)
+        for heads in (of.heads, of.key_heads, of.key_heads)
+    )
+    serve, mask = flash_attention if of.keeps_no_scores else attention, of.mask()
+    return draw.work(lambda q, k, v: [serve(q, k, v, mask)], q, k, v)
 
 
 class _FlashAttention(PyLayer):

@@ -1,7 +1,8 @@
 """What the program takes from Paddle that is not public, in this file alone, each with its reason.
 
 Tensors: public calls copy what is sliced, and can neither free a tensor's memory while the autograd
-graph refers to the tensor, nor give it another's.
+graph refers to the tensor, nor give it another's. The kernel of AdamW has no public function but
+the optimizer's, which holds the parameters.
 
 Processes: Gloo's groups lack operations (`parallel.comm.gloo`), which Paddle's collectives look for
 in a class; groups meet in stores that have no public class; the job's own store is the one way to
@@ -13,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import paddle
 import paddle.distributed as dist
-from paddle import Tensor
+from paddle import Tensor, _C_ops
 from paddle.base import core
 
 ProcessGroupGloo: Any = core.ProcessGroupGloo
@@ -61,3 +63,29 @@ def has_values(tensor: Tensor) -> bool:
 def call_with_gradient(parameter: Tensor, hook: Callable[[Tensor | None], None]) -> None:
     """Call `hook` with the gradient of each backward pass; public hooks would keep it besides."""
     parameter._register_grad_hook(hook)
+
+
+def adamw_(
+    weights: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    powers: tuple[float, float],
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """A step of AdamW by Paddle's kernel, in place, of float32 tensors.
+
+    Args:
+        powers: of the betas, by the number of the step.
+    """
+    rate = paddle.full([1], learning_rate, "float32")
+    on_host = (paddle.to_tensor([power], "float32", place=paddle.CPUPlace()) for power in powers)
+    tensors: list[Any] = [weights, gradient, rate, *moments, None, *on_host, None, None]
+    # Of the layer's rate, and whether: decays, lazily, since how many rows, with a master, with
+    # powers that others count on, as AMSGrad.
+    options = 1.0, weight_decay, True, False, 0, False, True, False
+    kernel: Any = _C_ops.adamw_
+    kernel(*tensors, *betas, epsilon, *options)

@@ -14,13 +14,19 @@ from paddle import Tensor
 from paddle.nn import functional as F
 
 from llm_pretrain.ops.cuda import linear_cross_entropy as cuda
+from llm_pretrain.ops.linear import linear
 from llm_pretrain.ops.native import linear_cross_entropy as native
-from llm_pretrain.ops.operator import Draw, Operator
+from llm_pretrain.ops.operator import Draw, NotTakenError, Operator, Work
 from llm_pretrain.ops.vocabulary_slices import gradients_of_slices, logits_of_slices
+from llm_pretrain.ops.workload import Workload
 
 LINEAR_CROSS_ENTROPY = Operator(
     "linear_cross_entropy", switch="use_fused_linear_cross_entropy", cpp=native, cuda=cuda
 )
+
+_MOST_LOGITS = 1 << 28
+"""That are weighed up against none: where they would take more than 1 GiB in float32, memory
+counts more than time."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
@@ -124,3 +130,29 @@ def _example(draw: Draw) -> list[Tensor]:
         x, weight, labels, log_sums, factors, vocabulary=37, dweight=dweight
     )
     return [*statistics, dx, dweight]
+
+
+@LINEAR_CROSS_ENTROPY.work_of_a_run
+def _work(draw: Draw, of: Workload) -> Work:
+    """The head and its loss; by the reference with logits, which are Paddle's own operators."""
+    R, V = of.rows, of.vocabulary
+    x = draw.large(of.compute_dtype, R, of.hidden)
+    weight = draw.large(of.weight_dtype, of.hidden, V)
+    labels = paddle.arange(R, dtype="int64") % V
+    factors = paddle.full([R], 1 / R, "float32")
+
+    def both_passes() -> list[Tensor]:
+        if serves_head(x, weight):
+            plain = x.detach(), weight.detach(), labels
+            largest, total, target = linear_log_sums(*plain, vocabulary=V)
+            log_sums, dweight = largest + total.log(), paddle.empty(weight.shape, "float32")
+            dx = linear_cross_entropy_gradients(
+                *plain, log_sums, factors, vocabulary=V, dweight=dweight
+            )
+            return [log_sums - target, dx, dweight]
+        if R * V > _MOST_LOGITS:
+            raise NotTakenError
+        losses = cross_entropy(linear(x, weight), labels)
+        return [losses, *paddle.grad([losses], [x, weight], [factors])]
+
+    return both_passes

@@ -10,12 +10,16 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from llm_pretrain.ops import paddle_elementwise
 from llm_pretrain.ops.cuda import norm as cuda
 from llm_pretrain.ops.gradients import for_trained, note_trained
 from llm_pretrain.ops.native import norm as native
-from llm_pretrain.ops.operator import Draw, Operator
+from llm_pretrain.ops.operator import Draw, Operator, Work
+from llm_pretrain.ops.workload import Workload
 
-NORM = Operator("norm", switch="use_fused_rms_norm", cpp=native, cuda=cuda)
+NORM = Operator(
+    "norm", switch="use_fused_rms_norm", cpp=native, cuda=cuda, paddle=paddle_elementwise
+)
 
 
 @NORM.reference
@@ -115,3 +119,13 @@ def _example(draw: Draw) -> list[Tensor]:
     outputs = [rms_norm(x, weight, 1e-5), layer_norm(x, weight, bias, 1e-5)]
     outputs += [*add_rms_norm(x, branch, weight, 1e-5), add(x, branch)]
     return draw.with_gradients(outputs, [x, weight, bias])
+
+
+@NORM.work_of_a_run
+def _work(draw: Draw, of: Workload) -> Work:
+    shape = of.samples, of.positions, of.hidden
+    x, branch = (draw.large(dtype, *shape) for dtype in (of.weight_dtype, of.compute_dtype))
+    parameters = [
+        draw.large(of.weight_dtype, of.hidden) for _ in range(1 + (of.norm == "layer_norm"))
+    ]
+    return draw.work(lambda x, y, *rest: [*norm(x, y, 1e-5, *rest)], x, branch, *parameters)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from types import FrameType, TracebackType
+from typing import Any
 
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.checkpoint.directory import read_state
 from llm_pretrain.config import ConfigError, ModelArguments, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.machine import device
 from llm_pretrain.ops import OPERATORS, dispatch
-from llm_pretrain.ops.operator import FAST
+from llm_pretrain.ops.workload import Workload
 from llm_pretrain.parallel.comm import collectives, topology
+from llm_pretrain.parallel.comm.topology import Topology
+from llm_pretrain.training.folders import Start
 
 _OWN_TO_A_NODE = {
     "model_name_or_path",
@@ -115,8 +122,24 @@ class OperatorError(ValueError):
     """A fast operator that the config asks for isn't there (`strict_ops`)."""
 
 
-def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, str]:
+def timed_work(run: RunConfig, model: ModelConfig, topology: Topology) -> Workload | None:
+    """On what a run's operators are timed; None where there is no choice, as on a CPU."""
+    is_chosen = device.kind() == "gpu"
+    return Workload.of(run, model, topology.degrees) if is_chosen else None
+
+
+def choose_operators(
+    run: RunConfig,
+    say: Callable[[str], None],
+    *,
+    workload: Workload | None = None,
+    recorded: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, str]:
     """Decide for every operator, alike on all ranks, and say what serves which.
+
+    Args:
+        workload: on which implementations are timed; None times nothing.
+        recorded: what served before, by operator, the first first; the same on all ranks.
 
     Returns:
         What serves it, by operator.
@@ -129,7 +152,13 @@ def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, st
         for name, operator in OPERATORS.items()
         if operator.switch is not None
     }
-    choices = _alike_everywhere(dispatch.choose(switches, run.training.compute_dtype))
+    choices = dispatch.choose(
+        switches,
+        run.training.compute_dtype,
+        workload=workload,
+        recorded=recorded,
+        over_ranks=_largest_over_ranks,
+    )
     for line in dispatch.table(choices):
         say(line)
     missed = [choice for choice in choices if choice.is_reference and switches.get(choice.operator)]
@@ -138,18 +167,39 @@ def choose_operators(run: RunConfig, say: Callable[[str], None]) -> dict[str, st
     return {choice.operator: choice.implementation for choice in choices}
 
 
-def _alike_everywhere(choices: list[dispatch.Choice]) -> list[dispatch.Choice]:
-    """The choices, but the reference where other implementations serve in other processes."""
-    ranges = [bounds_over_ranks(_bits_of_serving(choice.operator)) for choice in choices]
-    return [
-        choice if least == most or choice.is_reference else dispatch.withdraw(choice)
-        for choice, (least, most) in zip(choices, ranges, strict=True)
-    ]
+def _largest_over_ranks(table: list[list[int]]) -> list[list[int]]:
+    """The largest of the ranks' numbers, in each place of a table."""
+    numbers = collectives.all_reduce_world(paddle.to_tensor(table, dtype="int64"), "max")
+    return [list(map(int, row)) for row in numbers.tolist()]
 
 
-def _bits_of_serving(operator: str) -> int:
-    """A number for what serves an operator: 0 for the reference, else a bit for each other."""
-    return sum(1 << FAST.index(name) for name in OPERATORS[operator].serving)
+def operators_of(workload: Workload | None) -> dict[str, Any]:
+    """The part of a checkpoint's origin that says what serves each operator, the first first, and
+    on what that was timed; nothing where nothing was."""
+    if workload is None:
+        return {}
+    serving = {name: list(operator.serving) for name, operator in OPERATORS.items()}
+    return {"operators": {"serving": serving, "timed_on": _timed_on(workload)}}
+
+
+def recorded_operators(start: Start, workload: Workload) -> dict[str, list[str]] | None:
+    """What served the operators of the run that is resumed, on all ranks what rank 0 finds.
+
+    Times differ from start to start, and a run shall go on as it would have gone without a break.
+    None where the device or the shapes are others, so that it can't.
+    """
+    text = "null"
+    if topology.current().rank == 0:
+        origin = read_state(start.checkpoints[0]).get("origin") or {}
+        before = origin.get("operators") or {}
+        if before.get("timed_on") == _timed_on(workload):
+            text = json.dumps(before["serving"])
+    found: dict[str, list[str]] | None = json.loads(collectives.gather_texts(text)[0])
+    return found
+
+
+def _timed_on(workload: Workload) -> dict[str, Any]:
+    return {"device": device.name(), **asdict(workload)}
 
 
 def _say_missing(

@@ -186,6 +186,11 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             )
         )
     )
+    for name, serving in now.get("operators", {}).get("serving", {}).items():
+        old = before.get("operators", {}).get("serving", {}).get(name, serving)
+        first, last = ([*names, "reference"][0] for names in (old, serving))
+        if first != last:
+            lines.append(f"operator {name}: {first} → {last}")
     if before["processes"] != now["processes"]:
         lines.append(f"processes: {before['processes']} → {now['processes']}")
     for name in ("tokenizer", "data"):

@@ -40,7 +40,14 @@ from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.preprocess.tokenizers import files_that_go_along
-from llm_pretrain.training.agreement import StopSignal, assert_same_run, choose_operators
+from llm_pretrain.training.agreement import (
+    StopSignal,
+    assert_same_run,
+    choose_operators,
+    operators_of,
+    recorded_operators,
+    timed_work,
+)
 from llm_pretrain.training.failure import USER_ERRORS, reported_failures
 from llm_pretrain.training.folders import Start, describe_weights, examine_folders, locked_output
 from llm_pretrain.training.preflight import (
@@ -157,7 +164,9 @@ def _train(
     for line in start.lines():
         reports.message(line)
     set_compute_dtype(training.compute_dtype)
-    operators = choose_operators(run, reports.message)
+    workload = timed_work(run, model, topology)
+    recorded = recorded_operators(start, workload) if workload and start.checkpoints else None
+    operators = choose_operators(run, reports.message, workload=workload, recorded=recorded)
     reports.operators(operators)
     stage = prepare_stage(run, model, topology, is_resumed=bool(start.checkpoints))
     pipeline = Pipeline(
@@ -174,7 +183,7 @@ def _train(
             pipeline,
             datasets,
             reports,
-            origin=shared_origin(run, model, topology, sources),
+            origin=shared_origin(run, model, topology, sources) | operators_of(workload),
             checkpoint_extras=files_that_go_along(
                 run.model.model_name_or_path, tokenizer_directory(run)
             ),

@@ -126,6 +126,17 @@ def test_a_field_that_a_checkpoint_does_not_know_has_its_default(
     assert model_differences(checkpoint, state, other) == ["embedding_gradient_share: 1.0 → 0.1"]
 
 
+def test_what_serves_an_operator_may_change(run: RunConfig) -> None:
+    """Where it was timed, on a GPU; `check` doesn't know what will serve."""
+    plain = origin(run)
+    before, now = (
+        {**plain, "operators": {"serving": {"norm": ["CUDA"], "attention": serving}}}
+        for serving in (["CUDA", "Paddle's kernel"], [])
+    )
+    assert changes(before, now) == ["operator attention: CUDA → reference"]
+    assert changes(before, before) == changes(before, plain) == changes(plain, now) == []
+
+
 def test_what_may_change_is_a_line_each(tmp_path: Path, run: RunConfig) -> None:
     before = origin(run)
     assert changes(before, before) == []

@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from paddle import Tensor
 
-from llm_pretrain.ops import OPERATORS, paddle_attention
+from llm_pretrain.ops import OPERATORS, dispatch, paddle_attention
 from llm_pretrain.ops.cuda import library
 from llm_pretrain.ops.operator import CUDA, PADDLE
 from llm_pretrain.training import agreement
@@ -145,25 +146,23 @@ def test_paddles_attention_takes_what_ours_does_not(
     )
 
 
-def test_ranks_that_would_compute_differently_take_the_reference(
-    cuda: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("there", ["CUDA", "Paddle's kernel"])
+def test_what_another_rank_lacks_serves_on_none(
+    cuda: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
 ) -> None:
-    """Another rank has Paddle's attention beside the kernels, for what they don't take."""
+    _with_paddles_attention(monkeypatch)
     attention = list(OPERATORS).index("attention")
-    values: list[int] = []
+    lacking = dispatch.IMPLEMENTATIONS.index("Paddle's kernel" if there == "CUDA" else "CUDA")
 
-    def with_another(value: int) -> tuple[int, int]:
-        values.append(value)
-        return value, value | 4 if len(values) == attention + 1 else value
+    def with_another(costs: Tensor, operation: str) -> Tensor:
+        assert operation == "max"
+        costs[attention, lacking] = 1 << 62
+        return costs
 
-    monkeypatch.setattr(agreement, "bounds_over_ranks", with_another)
-    lines = said(tmp_path, bf16=True)
-    assert (
-        "Operators by reference: attention (another process of the job can't do the same)." in lines
-    )
-    assert not is_cuda("attention")
+    monkeypatch.setattr(agreement.collectives, "all_reduce_world", with_another)
+    said(tmp_path, bf16=True)
+    assert OPERATORS["attention"].serving == (there,)
     assert is_cuda("norm")
-    assert values[list(OPERATORS).index("norm")] == 2
 
 
 def test_a_module_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def attention(
     # Else Paddle takes FlashAttention-2 here, too. Its function of plain attention always does
     # where results are to be the same each time.
     paddle.set_flags({"FLAGS_flash_attn_version": 3})
-    return flashmask_attention(q, k, v, paddle.to_tensor(_first_blind(mask, q)), causal=True)
+    return flashmask_attention(q, k, v, device.to_device(_first_blind(mask, q)), causal=True)
 
 
 flash_attention = attention

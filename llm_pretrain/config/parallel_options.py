@@ -1,7 +1,8 @@
 """The option strings tensor_, pipeline_ and sharding_parallel_config: names between spaces.
 
 Every name that PaddleNLP knows is accepted. Some have an effect; each of the others has a reason
-why not. None changes the losses.
+why not. None changes the losses. On an accelerator communication goes on beside the computation
+whether an option asks for it or not.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def formed(group: collectives.Group) -> collectives.Group:
         if dist.get_rank() == sender:
             collectives.start_send(tensor, other(), group).wait()
         else:
-            collectives.receive(tensor, sender, group)
+            collectives.start_receive(tensor, sender, group).wait()
     return group
 
 
@@ -158,7 +158,7 @@ def send_not_waited_for(is_faulty: bool) -> None:
         tensor.zero_()
         task.wait()
     else:
-        assert collectives.receive(tensor, 0, dist.get_group())[0].item() == 0
+        assert collectives.start_receive(tensor, 0, dist.get_group()).wait()[0].item() == 0
     paddle.device.synchronize()
 
 
@@ -172,7 +172,7 @@ def sent_tensor_not_held(is_faulty: bool) -> None:
         else:
             task.wait()
     else:
-        assert collectives.receive(numbers(), 0, dist.get_group())[0].item() == 0
+        assert collectives.start_receive(numbers(), 0, dist.get_group()).wait()[0].item() == 0
     paddle.device.synchronize()
 
 
@@ -184,7 +184,7 @@ def one_group_for_both_directions(is_faulty: bool) -> None:
     groups = (first, second) if dist.get_rank() == 0 else (second, first)
     sent, received = numbers(), numbers()
     task = collectives.start_send(sent, other(), groups[0])
-    collectives.receive(received, other(), groups[1])
+    collectives.start_receive(received, other(), groups[1]).wait()
     task.wait()
     assert received[0].item() == other()
 
@@ -198,7 +198,7 @@ def send_before_receive(is_faulty: bool) -> None:
         collectives.start_send(sent, other(), dist.get_group()).wait()
 
     def receive() -> None:
-        collectives.receive(received, other(), dist.get_group())
+        collectives.start_receive(received, other(), dist.get_group()).wait()
 
     is_first = is_faulty or dist.get_rank() == 0
     for step in (send, receive) if is_first else (receive, send):
@@ -251,7 +251,7 @@ def another_type(is_faulty: bool) -> None:
 def a_rank_that_does_not_come(is_faulty: bool) -> None:
     tensor, group = numbers(), formed(dist.get_group())
     if is_faulty and dist.get_rank() == 1:
-        collectives.receive(tensor, 0, group)
+        collectives.start_receive(tensor, 0, group).wait()
     else:
         collectives.all_reduce(tensor, group)
     assert tensor[0].item() == 1

@@ -50,9 +50,11 @@ def main(directory: Path, late: float) -> None:
     message = paddle.to_tensor([float(rank)])
     if here.is_first_stage:
         tasks = [collectives.start_send(m, other, pipeline) for m in (message, message + 10)]
-        received = [collectives.receive(paddle.zeros([1]), other, pipeline)]
+        received = [collectives.start_receive(paddle.zeros([1]), other, pipeline).wait()]
     else:
-        received = [collectives.receive(paddle.zeros([1]), other, pipeline) for _ in range(2)]
+        received = [
+            collectives.start_receive(paddle.zeros([1]), other, pipeline).wait() for _ in range(2)
+        ]
         tasks = [collectives.start_send(message, other, pipeline)]
     for task in tasks:
         task.wait()

@@ -10,6 +10,7 @@ import pytest
 from paddle import nn
 
 from llm_pretrain.config import TrainingArguments
+from llm_pretrain.machine import device
 from llm_pretrain.parallel.comm.topology import current
 from llm_pretrain.parallel.sharding.optimizer import (
     GROWTH_INTERVAL,
@@ -147,6 +148,18 @@ def test_which_option_overlaps_the_reduction(
     layout = replace(current(), degrees=replace(current().degrees, sharding=sharding))
     chosen = sharding_of(training, layout, "float32")
     assert (chosen.stage, chosen.overlaps_reduction) == (max(stage, 1), overlaps)
+
+
+@pytest.mark.parametrize(("stage", "sharding"), [(0, 1), (1, 2), (2, 2), (3, 2)])
+def test_an_accelerator_overlaps_unasked(
+    monkeypatch: pytest.MonkeyPatch, stage: int, sharding: int
+) -> None:
+    monkeypatch.setattr(device, "kind", lambda: "gpu")
+    training = arguments(sharding=f"stage{stage}" if stage else "")
+    layout = replace(current(), degrees=replace(current().degrees, sharding=sharding))
+    chosen = sharding_of(training, layout, "float32")
+    assert chosen.overlaps_reduction
+    assert chosen.overlaps_gathering == (sharding > 1)
 
 
 def test_the_size_of_communication_buffers() -> None:

@@ -95,10 +95,12 @@ def start_send(tensor: paddle.Tensor, destination: int, group: Group) -> Task:
     return dist.stream.send(tensor, dst=destination, group=group, sync_op=False)
 
 
-def receive(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
-    """Fill `tensor` with what global rank `source` of the group sends, and return it."""
-    dist.recv(tensor, src=source, group=group)
-    return tensor
+def start_receive(
+    tensor: paddle.Tensor, source: int, group: Group, *, asynchronous: bool = True
+) -> Arriving:
+    """Begin to fill `tensor` with what global rank `source` of the group sends."""
+    task = dist.stream.recv(tensor, src=source, group=group, sync_op=not asynchronous)
+    return Arriving(tensor, task)
 
 
 def all_gather(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:

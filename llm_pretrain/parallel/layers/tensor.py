@@ -10,11 +10,8 @@ The gradient of what enters is summed while the gradients of column-parallel wei
 
 from __future__ import annotations
 
-from typing import Any
-
 import paddle
 from paddle import Tensor, nn
-from paddle.autograd import PyLayer
 
 from llm_pretrain import ops
 from llm_pretrain.ops.gradients import SharedInput
@@ -155,20 +152,10 @@ def enter_region(x_BSH: Tensor) -> Tensor:
 
     For what is no `ops.linear`, which enters by `shared_input`.
     """
-    shared = shared_input()
-    return x_BSH if shared is None else _Entering.apply(x_BSH, shared)
-
-
-class _Entering(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, x_BSH: Tensor, shared: SharedInput) -> Tensor:
-        ctx.shared = shared
-        whole_BSH = shared.gather(x_BSH)
-        return whole_BSH.clone() if whole_BSH is x_BSH else whole_BSH
-
-    @staticmethod
-    def backward(ctx: Any, gradient_BSH: Tensor) -> Tensor:
-        return ctx.shared.start_sum(gradient_BSH.clone()).wait()
+    here = topology.current()
+    if here.degrees.tensor == 1:
+        return x_BSH
+    return (_gather if here.sequence_parallel else _copy)(x_BSH)
 
 
 def leave_region(x_BSH: Tensor) -> Tensor:
@@ -235,5 +222,6 @@ def _summed(x: Tensor) -> Tensor:
     return collectives.all_reduce(x.clone(), topology.current().tensor_group)
 
 
-_sum = collectives.dual(_summed, lambda x: x)
+_copy, _sum = collectives.dual(Tensor.clone, _summed), collectives.dual(_summed, lambda x: x)
+_gather = collectives.dual(_gather_positions, _sum_and_scatter_positions)
 _sum_and_scatter = collectives.dual(_sum_and_scatter_positions, _gather_positions)

@@ -5,6 +5,7 @@ One rank alone runs the same schedule without messages: plain gradient accumulat
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import paddle
@@ -12,7 +13,7 @@ from paddle import Tensor, nn
 
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
-from llm_pretrain.parallel.comm.collectives import Group, Task
+from llm_pretrain.parallel.comm.collectives import Arriving, Group, Task
 from llm_pretrain.parallel.comm.topology import MessageKind, Topology
 from llm_pretrain.parallel.layers.micro_batch import MicroBatch, Sequences
 from llm_pretrain.parallel.pipeline.schedules import (
@@ -68,7 +69,7 @@ class Pipeline:
     def _run(
         self, schedule: list[Instruction], micro_batches: Sequence[MicroBatch], loss_factor: float
     ) -> Tensor:
-        run = _Run(self, micro_batches, loss_factor)
+        run = _Run(self, schedule, micro_batches, loss_factor)
         for instruction in schedule:
             run.do(instruction)
         self.messages.finish()
@@ -82,9 +83,18 @@ class _Run:
     """One run through a schedule: what is held between its instructions, each a method here."""
 
     def __init__(
-        self, pipeline: Pipeline, micro_batches: Sequence[MicroBatch], loss_factor: float
+        self,
+        pipeline: Pipeline,
+        schedule: Sequence[Instruction],
+        micro_batches: Sequence[MicroBatch],
+        loss_factor: float,
     ) -> None:
         self.pipeline = pipeline
+        self.expected: dict[MessageKind, deque[int]] = {
+            kind: deque(each.micro_batch for each in schedule if each.step == f"receive_{kind}")
+            for kind in _STEP
+        }
+        self.coming: dict[MessageKind, Arriving] = {}
         self.micro_batches = micro_batches
         self.loss_factor = loss_factor
         self.is_training = pipeline.stage.training
@@ -97,7 +107,7 @@ class _Run:
         getattr(self, instruction.step)((instruction.chunk, instruction.micro_batch))
 
     def receive_input(self, at: Pass) -> None:
-        self.inputs[at] = self._received("input", at)
+        self.inputs[at] = self._received("input")
         self.inputs[at].stop_gradient = False
 
     def forward(self, at: Pass) -> None:
@@ -122,7 +132,7 @@ class _Run:
             self.outputs[at] = _without_values(output)
 
     def receive_gradient(self, at: Pass) -> None:
-        self.gradients[at] = self._received("gradient", at)
+        self.gradients[at] = self._received("gradient")
 
     def backward(self, at: Pass) -> None:
         paddle.autograd.backward([self.outputs.pop(at)], [self.gradients.pop(at, None)])
@@ -130,8 +140,17 @@ class _Run:
     def send_gradient(self, at: Pass) -> None:
         self.pipeline.messages.send("gradient", self.inputs.pop(at).grad)
 
-    def _received(self, kind: MessageKind, at: Pass) -> Tensor:
-        return self.pipeline.messages.receive(kind, self.micro_batches[at[1]].sequences)
+    def _received(self, kind: MessageKind) -> Tensor:
+        coming = self.coming.pop(kind, None) or self._start_receive(kind, asynchronous=False)
+        tensor = coming.wait()
+        # Not before the first has come: two ranks meet in a group at its first message, and wait.
+        if self.expected[kind] and collectives.overlap():
+            self.coming[kind] = self._start_receive(kind)
+        return tensor
+
+    def _start_receive(self, kind: MessageKind, *, asynchronous: bool = True) -> Arriving:
+        sequences = self.micro_batches[self.expected[kind].popleft()].sequences
+        return self.pipeline.messages.start_receive(kind, sequences, asynchronous=asynchronous)
 
 
 def _without_values(output: Tensor) -> Tensor:
@@ -164,11 +183,14 @@ class StageMessages:
         self.leaving = [(task, held) for task, held in self.leaving if not task.is_completed()]
         self.leaving.append((collectives.start_send(tensor, other, group), tensor))
 
-    def receive(self, kind: MessageKind, sequences: Sequences) -> Tensor:
-        """What the rank before (of gradients: the rank after) has sent, once it is there."""
+    def start_receive(
+        self, kind: MessageKind, sequences: Sequences, *, asynchronous: bool
+    ) -> Arriving:
+        """What the rank before (of gradients: the rank after) sends, on its way."""
         other, group = self._way(kind, self.topology.pipeline_rank, -_STEP[kind])
         shape = [len(sequences.sample_ids), len(sequences.hidden_positions), self.hidden_size]
-        return collectives.receive(paddle.empty(shape, self.dtype), other, group)
+        tensor = paddle.empty(shape, self.dtype)
+        return collectives.start_receive(tensor, other, group, asynchronous=asynchronous)
 
     def finish(self) -> None:
         """Wait until everything has left."""

@@ -136,6 +136,7 @@ class ShardedAdamW:
     def state(self) -> Iterator[tuple[Bucket, dict[str, Tensor]]]:
         """Each bucket with its shard's "master" and moments."""
         for bucket, moments in zip(self.buckets, self.moments, strict=True):
+            bucket.weights.release()
             yield bucket, {"master": bucket.master, **moments}
 
     @paddle.no_grad()
@@ -163,14 +164,18 @@ def sharding_of(training: TrainingArguments, topology: Topology, weight_dtype: s
         "enable_overlap": is_sharded,
     }
     gathering = {"enable_stage1_allgather_overlap", "enable_stage1_broadcast_overlap"}
+    # On an accelerator unasked: it changes no number.
+    unasked = collectives.overlap()
+    overlaps_reduction = unasked or any(overlapping.get(option, False) for option in options)
+    overlaps_gathering = is_sharded and (unasked or not gathering.isdisjoint(options))
     has_float32_gradients = training.amp_master_grad or training.fp16_opt_level != "O2"
     megabytes = training.sharding_comm_buffer_size_MB
     return Sharding(
         stage,
         bucket_bytes=(megabytes if megabytes > 0 else _BUCKET_MB) << 20,
         gradient_dtype="float32" if has_float32_gradients else weight_dtype.removeprefix("paddle."),
-        overlaps_reduction=any(overlapping.get(option, False) for option in options),
-        overlaps_gathering=not gathering.isdisjoint(options),
+        overlaps_reduction=overlaps_reduction,
+        overlaps_gathering=overlaps_gathering,
         releases_gradients="enable_release_grads" in options,
     )
 

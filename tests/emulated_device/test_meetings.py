@@ -12,7 +12,6 @@ import pytest
 from tests.launching import ROOT, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
-pytestmark = pytest.mark.slow
 WORKER = ROOT / "tests" / "emulated_device" / "count_meetings.py"
 STEPS = 4
 
@@ -34,7 +33,9 @@ IN_PAIRS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("processes", "layouts"), [(1, LONE), (2, IN_PAIRS)])
+@pytest.mark.parametrize(
+    ("processes", "layouts"), [(1, LONE), pytest.param(2, IN_PAIRS, marks=pytest.mark.slow)]
+)
 def test_a_step_has_one_meeting(
     processes: int,
     layouts: dict[str, dict[str, Any]],

@@ -28,9 +28,9 @@ sum in other orders. {what}
 _DEVICE_HEAD = """The column "{column}" is of the tests' own device
 ([what it is and proves](../tests/emulated_device/README.md)). A mark means: for 2 steps and an
 evaluation, every loss and norm equalled the CPU's in the same layout to the last bit of fp32, in
-all layouts of this page that take 2 processes; {models} ran in those that take 4 and 8 as well.
-Where 4 processes split tensors or heads they equalled to a relative 1e-6, as Gloo adds the values
-of more than two in another order. The column "bf16 O2" was not run there."""
+all layouts of this page that take 2 or 4 processes, and for {models} in those of 8. Where 4
+processes split tensors or heads they equalled to a relative 1e-6, as Gloo adds the values of more
+than two in another order. The column "bf16 O2" was not run there."""
 
 ON_DEVICE = "emulated accelerator"
 Ran = set[tuple[str, str, str, str]]

@@ -13,12 +13,19 @@ from pathlib import Path
 import pytest
 
 from llm_pretrain.config import load_run_config
+from tests.emulated_device.compile_plugin import DEVICE, compiler
+from tests.emulated_device.compile_plugin import environment as plugin_environment
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+ALL = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+TWINS = sorted(page for page in ALL if page.endswith("_zh.md"))
+PAGES = sorted({*ALL} - {*TWINS})
 TINY = list(ROOT.glob("configs/*/tiny.json"))
 COMMANDS = ("make ", "python ", "llm-pretrain ", "scripts/", "visualdl ")
 SHORT = "--max_steps 2 --eval_steps 2 --eval_iters 1 --save_steps 2 --logging_steps 1"
+TRIED = "docs/accelerators.md"
+NEW_DEVICE = "--device npu"
+"""For which the emulated device stands in, where it can be compiled."""
 # What stands for a reader's own files.
 STAND_INS = {
     "DIRECTORY_WITH_THE_TOKENIZER": "output/demo/tokenizer",
@@ -89,6 +96,9 @@ def run(folder: Path, command: str) -> str:
     }
     environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"
     environment["PYTHONPATH"] = str(ROOT)
+    if NEW_DEVICE in command and compiler() is not None:
+        command = command.replace(NEW_DEVICE, f"--device {DEVICE}")
+        environment |= plugin_environment()
     done = subprocess.run(
         ["bash", "-ec", command],
         cwd=folder,
@@ -109,7 +119,7 @@ def test_the_demo_ends_with_what_it_promises(folder: Path) -> None:
     assert list((folder / "output/demo/run/runs").rglob("vdlrecords*"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page) and page != TRIED])
 def test_the_commands_run(page: str, folder: Path) -> None:
     for command in runnable(page):
         if command != "make demo":
@@ -124,7 +134,7 @@ def test_the_tiny_configs_train(family: str, folder: Path) -> None:
     assert (folder / output / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "json", "yaml")])
+@pytest.mark.parametrize("page", [page for page in ALL if blocks(page, "json", "yaml")])
 def test_the_configurations_load(page: str, tmp_path: Path) -> None:
     for language in ("json", "yaml"):
         for block in blocks(page, language):
@@ -133,9 +143,23 @@ def test_the_configurations_load(page: str, tmp_path: Path) -> None:
             load_run_config(path)
 
 
-def test_both_languages_have_the_same_commands() -> None:
-    assert len(commands("README.md")) > 5
-    assert commands("README_zh.md") == commands("README.md")
+@pytest.mark.parametrize("page", TWINS)
+def test_both_languages_have_the_same_commands(page: str) -> None:
+    english = page.replace("_zh", "")
+    assert commands(page) == commands(english) != []
+
+
+def test_the_commands_for_another_accelerator_are_three_and_use_it(folder: Path) -> None:
+    tried = commands(TRIED)
+    assert [NEW_DEVICE in command for command in tried] == [False, True, True]
+    losses = []
+    for command in tried:
+        printed = run(folder, command)
+        assert "has no effect" not in printed or compiler() is None
+        losses.append(re.findall(r" loss: (\S+),", printed)[0])
+    assert len(losses) == 3
+    assert float(losses[1]) == pytest.approx(float(losses[0]), rel=1e-4)
+    assert float(losses[2]) == pytest.approx(float(losses[0]), rel=1e-4)
 
 
 def test_extras_of_the_readme() -> None:
@@ -147,7 +171,7 @@ def test_extras_of_the_readme() -> None:
     assert 'gpu = ["paddlepaddle-gpu>=3.3,<3.4"]' in project
 
 
-@pytest.mark.parametrize("page", ["README.md", "README_zh.md", *PAGES[1:]])
+@pytest.mark.parametrize("page", ALL)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)", text):

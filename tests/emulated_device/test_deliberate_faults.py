@@ -14,7 +14,6 @@ import pytest
 from tests.emulated_device.deliberate_faults import PROCESSES
 from tests.launching import run_job
 
-pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("deliberate_faults.py")
 NOT_ORDERED = "nothing makes one wait for the other"
 SUM = "all_reduce of 1000 float32 (sum)"
@@ -45,7 +44,7 @@ def results(
     tmp_path_factory: pytest.TempPathFactory, device_environment: dict[str, str]
 ) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("faults")
-    settings = {**device_environment, "EMULATED_DEVICE_TIMEOUT_S": "4"}
+    settings = {**device_environment, "EMULATED_DEVICE_TIMEOUT_S": "6"}
     run_job(SCRIPT, folder, log_dir=folder, environment=settings)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found

@@ -184,17 +184,15 @@ def launches(*, quick: bool) -> dict[str, list[Run]]:
 
 
 def device_launches(*, quick: bool) -> dict[int, list[Run]]:
-    """The runs on the emulated device by processes, which are one launch; all are float32.
+    """The runs on the emulated device by processes, which are one launch: all float32 cells.
 
-    Two processes train all models, more of them the `QUICK_MODELS`. The quick runs are each of
-    these models in every other quick cell.
+    The quick ones are the `QUICK_MODELS`, each in every other quick cell.
     """
     found: dict[int, list[Run]] = {}
     quick_cells = [cell for cell in CELLS if cell.is_quick]
     for cell in filter(lambda cell: cell.is_exact, CELLS):
-        processes = cell.layout.processes
         few = QUICK_MODELS[quick_cells.index(cell) % 2 :: 2] if cell.is_quick else ()
-        for model in CAPABILITIES if processes == 2 else QUICK_MODELS:
+        for model in CAPABILITIES:
             if quick == (model in few):
-                found.setdefault(processes, []).append((model, cell))
+                found.setdefault(cell.layout.processes, []).append((model, cell))
     return found

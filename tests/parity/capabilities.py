@@ -26,8 +26,8 @@ sum in other orders. {what}
 The column "{device}" is of the tests' own device
 ([what it is and proves](../tests/emulated_device/README.md)). A mark means: in every layout of this
 page but those of "bf16 O2", for 2 steps and an evaluation, every loss and norm equalled the CPU's
-in the same layout, computed by the same kernels, to the last bit of fp32; to a relative 1e-6 where
-4 processes split tensors or heads, whose values Gloo adds in another order.
+in the same layout, computed by the same kernels, to the last bit of fp32; to a relative 1e-6 in
+tp4, pp4 and sep4, where Gloo adds the values of four ranks in another order.
 
 """
 

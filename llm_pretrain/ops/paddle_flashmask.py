@@ -11,6 +11,7 @@ from paddle import Tensor
 from paddle.nn.functional.flash_attention import flashmask_attention
 
 from llm_pretrain.machine import device
+from llm_pretrain.ops.cuda.library import serves
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.operator import LOW, to_compute_dtype
 
@@ -39,7 +40,7 @@ def attention(
         and mask.slopes is None
         and mask.prefix_ends is None
         and (mask.document_starts is None or (np.diff(mask.document_starts) >= 0).all())
-        and q.place.is_gpu_place()
+        and serves(q, k, v)
         and q.dtype in DTYPES.values()
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= _LARGEST_HEAD

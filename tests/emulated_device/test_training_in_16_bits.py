@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from llm_pretrain.models.families import CAPABILITIES
 from tests.emulated_device.compile_plugin import DEVICE
 from tests.launching import ROOT, logged, run_job
-from tests.parity.grid import BF16, CELLS, SAMPLES
+from tests.parity.grid import BF16, CELLS, QUICK_MODELS, SAMPLES
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 pytestmark = pytest.mark.slow
@@ -52,24 +53,26 @@ def train(
     environment: dict[str, str],
 ) -> dict[Case, Steps]:
     """What each case logs of its steps; the norm of one that was skipped is None."""
+    name = f"{device}-{processes}-{len(cases)}"
     paths = []
     for number, options in enumerate(cases.values()):
-        output = folder / f"{device}-{processes}-{number}"
-        config = small_config(folder / "model", folder / "data", output, max_steps=STEPS, **options)
+        output = folder / f"{name}-{number}"
+        changes = {"max_steps": STEPS, **options}
+        config = small_config(folder / "model", folder / "data", output, **changes)
         paths.append(str(write_config(output.with_suffix(".json"), config)))
-    listed = folder / f"{device}-{processes}-cases.json"
+    listed = folder / f"{name}-cases.json"
     listed.write_text(json.dumps(paths))
     run_job(
         WORKER,
         listed,
         device,
         processes=processes,
-        log_dir=folder / f"log-{device}-{processes}",
+        log_dir=folder / f"log-{name}",
         environment=environment,
         timeout=1800,
     )
     return {
-        name: logged(Path(path).with_suffix("")) for name, path in zip(cases, paths, strict=True)
+        case: logged(Path(path).with_suffix("")) for case, path in zip(cases, paths, strict=True)
     }
 
 
@@ -170,3 +173,24 @@ def test_one_process_follows_the_cpu(
     cases = {(name, "as it is"): one_process(**options) for name, options in PRECISIONS.items()}
     found = train(folder, "cpu", 1, cases, {})
     check({case: difference(alone[case], steps) for case, steps in found.items()}, tolerances)
+
+
+def test_families_follow_the_cpu(folder: Path, device_environment: dict[str, str]) -> None:
+    """One for each kind of layer: none lacks a kernel, or rounds where the others don't."""
+    batches = {"gradient_accumulation_steps": 2, "num_hidden_layers": 2, "max_steps": 3}
+    cases = {
+        (precision, model): {"model_name_or_path": CAPABILITIES[model], **batches, **options}
+        for precision, options, models in (
+            ("bf16", BF16, QUICK_MODELS),
+            ("fp16", FP16, ("Bloom-176B", "ChatGLM-6B")),
+            ("bf16, O1", {"bf16": True}, ("Qwen3",)),
+            ("fp16, O1", {"fp16": True}, ("GPT3",)),
+        )
+        for model in models
+    }
+    expected = train(folder, "cpu", 1, cases, {})
+    actual = train(folder, DEVICE, 1, cases, device_environment)
+    for case, steps in actual.items():
+        off = difference(expected[case], steps)
+        assert off["loss"] <= 1e-3, (case, off)
+        assert off["global_norm"] <= 5e-3, (case, off)

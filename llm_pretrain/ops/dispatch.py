@@ -262,4 +262,4 @@ def table(choices: Iterable[Choice]) -> list[str]:
 
 
 def _shown(cost: int) -> str:
-    return f"{cost / 1e6:.3g} ms" if cost >= 1e6 else f"{cost / 1e3:.0f} µs"
+    return f"{cost / 1e6:.1f} ms" if cost >= 1e6 else f"{cost / 1e3:.0f} µs"

@@ -139,6 +139,18 @@ extern "C" __attribute__((visibility("default"))) uint64_t emulated_device_meeti
   return emulated::meetings_with_host();
 }
 
+// For kernels that are not Paddle's (gpu/): the bytes behind an address, and an operation on a stream.
+extern "C" __attribute__((visibility("default"))) char* emulated_device_bytes(const void* address) {
+  emulated::block_of(address, 1, "an operator", false);
+  return emulated::bytes_behind(address);
+}
+extern "C" __attribute__((visibility("default"))) void emulated_device_queue(void* stream, const char* name,
+                                                                             const emulated::Access* accesses,
+                                                                             size_t count,
+                                                                             const std::function<void()>& task) {
+  emulated::of(static_cast<C_Stream>(stream))->add(name, {accesses, accesses + count}, task);
+}
+
 extern "C" __attribute__((visibility("default"))) void InitPlugin(CustomRuntimeParams* params) {
   using namespace emulated;
   PADDLE_CUSTOM_RUNTIME_CHECK_VERSION(params);

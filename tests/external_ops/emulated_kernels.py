@@ -8,13 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "external_ops/csrc/cuda"
+EMULATION = ROOT / "external_ops/gpu/emulation"
 
 
 def compiled(source: Path, folder: Path, *flags: str) -> Path:
     """A kernel for the CPU; what it includes is in csrc/cuda, wherever it is itself."""
     target = folder / f"{source.stem}.o"
-    includes = [f"-I{ROOT / 'external_ops/gpu/emulation'}", f"-I{KERNELS}"]
-    options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", *includes, *flags]
+    includes = [f"-I{EMULATION}", f"-I{KERNELS}"]
+    options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", *flags, *includes]
     subprocess.run(["g++", "-x", "c++", *options, "-c", source, "-o", target], check=True)
     return target
 

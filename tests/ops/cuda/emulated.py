@@ -26,14 +26,21 @@ NAME = "llm_ops_cuda"
 PADDLE = Path(paddle.__file__).parent
 
 
-def build(folder: Path) -> Path:
-    """The library that `python setup.py install` builds where Paddle has CUDA."""
+def build(folder: Path, *flags: str, libraries: tuple[str, ...] = ()) -> Path:
+    """The library that `python setup.py install` builds where Paddle has CUDA.
+
+    Args:
+        flags: of the compiler; folders of headers among them come before the emulation's.
+        libraries: what is linked besides.
+    """
     headers = PADDLE / "include"
     folders = [headers, headers / "third_party", headers / "paddle/phi/api/include/compat"]
     binding = ROOT / "external_ops/csrc/paddle_cuda/binding.cc"
     with ThreadPoolExecutor(max_workers=1) as pool:
-        bound = pool.submit(compiled, binding, folder, *(f"-isystem{path}" for path in folders))
-        objects = all_compiled(folder)
+        bound = pool.submit(
+            compiled, binding, folder, *flags, *(f"-isystem{path}" for path in folders)
+        )
+        objects = all_compiled(folder, *flags)
     target = folder / f"{NAME}.so"
     places = [PADDLE / "base", PADDLE / "libs"]
     names = ("libpaddle.so", "libphi.so", "libphi_core.so", "libcommon.so")
@@ -41,7 +48,8 @@ def build(folder: Path) -> Path:
         ["g++", "-shared", bound.result(), *objects, "-o", target]
         + [f"-L{place}" for place in places]
         + [f"-Wl,-rpath,{place}" for place in places]
-        + [f"-l:{name}" for name in names],
+        + [f"-l:{name}" for name in names]
+        + list(libraries),
         check=True,
     )
     return target

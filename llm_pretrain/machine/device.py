@@ -113,7 +113,8 @@ def to_device(array: NDArray[Any]) -> Tensor:
     if kind() == "cpu":
         return paddle.to_tensor(array)
     staged = _staged(array)
-    copy = staged.to(paddle.device.get_device(), blocking=False)
+    copy = paddle.empty(staged.shape, staged.dtype)
+    copy.copy_(staged, False)
     _hold(staged)
     return copy
 
@@ -140,7 +141,7 @@ class CopiesAhead:
         if kind() == "cpu":
             return paddle.to_tensor(array)
         if self.stream is None:
-            self.stream, self.event = device.Stream(device.get_device()), device.Event()
+            self.stream, self.event = device.Stream(), device.Event()
         staged = _staged(array)
         if self.used == len(self.buffers):
             self.buffers.append(paddle.empty(staged.shape, staged.dtype))

@@ -55,6 +55,7 @@ class ClaimedGPU:
             os.environ[selected("gpu")] = os.environ[selected(DEVICE)]
         paddle.set_flags, paddle.get_flags = self.set_flags, self.get_flags
         device.is_compiled_with_cuda = lambda: True
+        paddle.CUDAPinnedPlace = paddle.CPUPlace
         device.set_device, device.get_device = self.set_device, self.get_device
         count = len(device.get_available_custom_device())
         cuda = device.cuda

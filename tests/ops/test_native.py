@@ -366,7 +366,7 @@ def test_a_kernel_of_paddles_serves_unless_it_is_switched_off_or_fails_its_self_
     assert chosen(False, right).is_reference
     assert operator.serving == ()
     assert chosen(None, right, "float32").is_reference
-    assert chosen(True, wrong).reason.startswith("the self-test of Paddle's kernel failed: it is")
+    assert "the self-test of Paddle's kernel failed: it is" in chosen(True, wrong).reason
     assert operator.serving == ()
 
 

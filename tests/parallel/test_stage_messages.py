@@ -92,7 +92,7 @@ def test_an_accelerator_receives_ahead(
         message_groups={("input", False): group},
     )
     tokens = np.zeros([3, 4], np.int64)
-    batches = split_batch(tokens, tokens, 1, ignored_label=-100)
+    batches = split_batch(tokens, tokens, 1, ignored_label=-100, copy=paddle.to_tensor)
     pipeline = Pipeline(Losses(events), here, hidden_size=2, activation_dtype="float32")
     assert pipeline.evaluate(batches).item() == 0.0
     assert events == expected

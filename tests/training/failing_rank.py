@@ -17,7 +17,7 @@ from llm_pretrain.training import run
 rank, fault, *arguments = sys.argv[1:]
 is_faulty = os.environ.get("PADDLE_TRAINER_ID", "0") == rank
 build_datasets = run.build_datasets
-step = ShardedAdamW.step
+reduce_gradients = ShardedAdamW.reduce_gradients
 calls = 0
 
 
@@ -26,18 +26,18 @@ def slow_datasets(*positional, **named):
     return build_datasets(*positional, **named)
 
 
-def faulty_step(*positional, **named):
+def faulty_reduction(*positional, **named):
     global calls
     calls += 1
     if calls == 3 and is_faulty:
         if fault == "raise":
             raise ArithmeticError("the planted fault")
         os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGTERM)
-    return step(*positional, **named)
+    return reduce_gradients(*positional, **named)
 
 
 if fault == "slow data" and is_faulty:
     run.build_datasets = slow_datasets
 elif fault != "slow data":
-    ShardedAdamW.step = faulty_step
+    ShardedAdamW.reduce_gradients = faulty_reduction
 sys.exit(run.run(arguments))

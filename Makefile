@@ -81,7 +81,8 @@ test-all: lint ops peers
 	$(PYTEST)
 	$(BIN)/python -m tests.parity.capabilities
 
-# Runs the whole grid of layouts, on the emulated accelerator too, and writes docs/capabilities.md from what passed.
+# Runs the whole grid of layouts, on the emulated accelerator too, and writes
+# docs/capabilities.md from what passed.
 capabilities: .venv/dev
 	rm -rf output/parity
 	$(BIN)/python -m pytest tests/parity/test_layouts.py tests/emulated_device/test_training_on_device.py

@@ -114,8 +114,7 @@ def to_device(array: NDArray[Any]) -> Tensor:
         return paddle.to_tensor(array)
     staged = _staged(array)
     copy = paddle.empty(staged.shape, staged.dtype)
-    copy.copy_(staged, False)
-    _hold(staged)
+    _begin_copy(staged, copy)
     return copy
 
 
@@ -151,8 +150,7 @@ class CopiesAhead:
         self.used += 1
         assert buffer.shape == staged.shape
         with device.stream_guard(self.stream):
-            buffer.copy_(staged, False)
-            _hold(staged)
+            _begin_copy(staged, buffer)
         return buffer
 
     def finish(self) -> None:
@@ -177,10 +175,11 @@ def _staged(array: NDArray[Any]) -> Tensor:
     return paddle.to_tensor(array, place=place)
 
 
-def _hold(staged: Tensor) -> None:
-    """Keep memory until the current stream has come so far."""
+def _begin_copy(staged: Tensor, target: Tensor) -> None:
+    """Copy in the order of the current stream; what is copied is kept until that is done."""
     from paddle import device
 
+    target.copy_(staged, False)
     while _leaving and _leaving[0][0].query():
         _leaving.popleft()
     event = device.Event()

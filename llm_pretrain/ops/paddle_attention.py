@@ -12,11 +12,18 @@ from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.operator import LOW, to_compute_dtype
 
 DTYPES = LOW
+_LARGEST_HEAD = 192
 
 
 def device_has_kernel() -> bool:
     """Whether the kernel runs on the device in use."""
     return device.compute_capability() >= (8, 0)
+
+
+def fits(q_BSND: Tensor, largest_head: int) -> bool:
+    """Whether queries have a dtype and a head size of Paddle's kernels."""
+    size = q_BSND.shape[-1]
+    return q_BSND.dtype in DTYPES.values() and size % 8 == 0 and size <= largest_head
 
 
 def attention(
@@ -30,14 +37,7 @@ def attention(
 ) -> Tensor:
     """`ops.attention`."""
     q, k, v = (to_compute_dtype(x) for x in (q_BSND, k_BSKD, v_BSKD))
-    is_taken = (
-        not dropout
-        and mask.is_plain
-        and q.place.is_gpu_place()
-        and q.dtype in DTYPES.values()
-        and q.shape[-1] % 8 == 0
-        and q.shape[-1] <= 192
-    )
+    is_taken = not dropout and mask.is_plain and q.place.is_gpu_place() and fits(q, _LARGEST_HEAD)
     return kernel(q, k, v, causal=True)[0] if is_taken else NotImplemented
 
 

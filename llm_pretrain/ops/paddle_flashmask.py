@@ -14,6 +14,7 @@ from llm_pretrain.machine import device
 from llm_pretrain.ops.cuda.library import serves
 from llm_pretrain.ops.mask import Mask
 from llm_pretrain.ops.operator import LOW, to_compute_dtype
+from llm_pretrain.ops.paddle_attention import fits
 
 DTYPES = LOW
 _LARGEST_HEAD = 128
@@ -41,9 +42,7 @@ def attention(
         and mask.prefix_ends is None
         and (mask.document_starts is None or (np.diff(mask.document_starts) >= 0).all())
         and serves(q, k, v)
-        and q.dtype in DTYPES.values()
-        and q.shape[-1] % 8 == 0
-        and q.shape[-1] <= _LARGEST_HEAD
+        and fits(q, _LARGEST_HEAD)
     )
     if not is_taken:
         return NotImplemented

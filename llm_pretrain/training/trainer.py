@@ -81,6 +81,8 @@ class Trainer:
         self.total = Interval()
         self.last_checkpoint: Path | None = None
         self.has_saved_model = False
+        self.is_rewound = False
+        """Whether the state is that of an earlier step than the samples that were read last."""
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
 
@@ -137,19 +139,11 @@ class Trainer:
     def train(self) -> int:
         """Train to `max_steps`; return the signal that ended it early, or 0."""
         training = self.run.training
-        interval = Interval()
         self.reports.is_training = True
-        with self._loader() as loader:
-            self.stop.agree()
-            while self.progress.global_step < training.max_steps and not self.stop.agreed:
-                self.progress.global_step += 1
-                result = self._step(loader, self.total, interval)
-                if result and self._report(result, interval):
-                    interval = Interval()
-                if self._is_due(training.evaluation_strategy, training.eval_steps):
-                    self.evaluate()
-                if self.stop.agreed or self._is_due(training.save_strategy, training.save_steps):
-                    self.save()
+        self.stop.agree()
+        while self._has_steps_left():
+            with self._loader() as loader:
+                self._train_on(loader)
         self.reports.is_training = False
         last = self.progress.global_step
         if training.do_eval and not self.stop.agreed and self.progress.evaluated_step != last:
@@ -158,6 +152,24 @@ class Trainer:
             if not self.stop.agreed and training.save_strategy != "no":
                 self.save()
         return self.stop.agreed
+
+    def _train_on(self, loader: Batches) -> None:
+        """Take steps to the end, or until the run is rewound to samples that have been read."""
+        training = self.run.training
+        interval = Interval()
+        self.is_rewound = False
+        while self._has_steps_left() and not self.is_rewound:
+            self.progress.global_step += 1
+            result = self._step(loader, self.total, interval)
+            if result and self._report(result, interval):
+                interval = Interval()
+            if self._is_due(training.evaluation_strategy, training.eval_steps):
+                self.evaluate()
+            if self.stop.agreed or self._is_due(training.save_strategy, training.save_steps):
+                self.save()
+
+    def _has_steps_left(self) -> bool:
+        return self.progress.global_step < self.run.training.max_steps and not self.stop.agreed
 
     def _loader(self) -> Batches:
         assert self.datasets.train is not None

@@ -236,7 +236,7 @@ INERT: dict[str, str] = {
         "a resumed run goes on with the data where it stood": "same_data",
         "a step begins when the checkpoint is safe on disk": (
             "enable_zero_cost_checkpoint use_flex_async_save flash_device_save_steps "
-            "zcc_workers_num zcc_pipeline_hooks_capacity_usage use_async_save"
+            "zcc_workers_num zcc_pipeline_hooks_capacity_usage"
         ),
         "no moving average of the weights is kept": (
             "zcc_save_ema_coef zcc_ema_interval zcc_ema_loss_threshold online_merge_ema "

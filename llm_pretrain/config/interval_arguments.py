@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llm_pretrain.config.argument_types import Arguments, Flag, Integer, PathText, expanded, shown
+from llm_pretrain.config.argument_types import (
+    Arguments,
+    Flag,
+    Integer,
+    Number,
+    PathText,
+    expanded,
+    shown,
+)
 
 Strategy = Literal["no", "steps", "epoch"]
 REPORTERS = ("visualdl", "tensorboard", "wandb", "swanlab", "all", "none")
@@ -47,6 +55,19 @@ Resume = Annotated[
     bool | str | None,
     BeforeValidator(_resume),
     WithJsonSchema({"type": ["boolean", "string", "null"]}),
+]
+
+
+def _save_steps(value: Any) -> Any:
+    if value == "auto" or (type(value) in (int, float) and value > 0 and value % 1 == 0):
+        return value if value == "auto" else int(value)
+    raise ValueError(f"{shown(value)} is neither a number of steps, 1 or more, nor auto")
+
+
+SaveSteps = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_save_steps),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"enum": ["auto"]}]}),
 ]
 
 
@@ -99,9 +120,33 @@ class CheckpointArguments(Arguments):
         description="steps: every save_steps, and after the last step; epoch: once, at the end; "
         "no: never, but for a run that a signal ends.",
     )
-    save_steps: Integer = Field(500, gt=0, description="Steps between two checkpoints.")
+    save_steps: SaveSteps = Field(
+        500,
+        description="Steps between two checkpoints; auto: as many as lose the least time, by what "
+        "a save is measured to cost and mean_time_between_failures.",
+    )
+    save_minutes: Number | None = Field(
+        None, gt=0, description="Minutes after which a checkpoint is due, besides save_steps."
+    )
+    mean_time_between_failures: Number = Field(
+        8.0, gt=0, description="Hours between two failures of the job, for save_steps auto."
+    )
     save_total_limit: Integer | None = Field(
         None, description="Checkpoints that are kept; older ones are removed. By default all."
+    )
+    keep_every: Integer | None = Field(
+        None, gt=0, description="Checkpoints of multiples of this step are kept for ever."
+    )
+    use_async_save: Flag | None = Field(
+        None,
+        description="Train on while a process of its own writes a copy of the state. By default "
+        "where the copy fits in the free memory.",
+    )
+    while_saving: Literal["wait", "skip"] = Field(
+        "wait", description="What a save does that is due while the last is still being written."
+    )
+    max_failed_saves: Integer = Field(
+        3, gt=0, description="Saves that fail in a row before the run stops."
     )
     resume_from_checkpoint: Resume = Field(
         None,

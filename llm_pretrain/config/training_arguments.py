@@ -18,6 +18,12 @@ from llm_pretrain.config.argument_types import (
     Text,
     shown,
 )
+from llm_pretrain.config.fault_arguments import (
+    AlertArguments,
+    IntegrityArguments,
+    RestartArguments,
+    StabilityArguments,
+)
 from llm_pretrain.config.interval_arguments import (
     CheckpointArguments,
     EvaluationArguments,
@@ -186,6 +192,10 @@ class PrecisionArguments(Arguments):
 
 
 class TrainingArguments(
+    AlertArguments,
+    RestartArguments,
+    IntegrityArguments,
+    StabilityArguments,
     CheckpointArguments,
     ReportArguments,
     EvaluationArguments,

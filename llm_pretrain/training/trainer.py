@@ -377,10 +377,12 @@ class Trainer:
             },
         )
 
-    def _is_due(self, strategy: str, every: int | None) -> bool:
+    def _is_due(self, strategy: str, every: int | str | None) -> bool:
         """Whether what happens by `strategy` happens after this step, as after the last it does."""
         step = self.progress.global_step
         if strategy == "no":
             return False
         is_last = step == self.run.training.max_steps
-        return is_last or (strategy == "steps" and bool(every) and step % (every or 1) == 0)
+        return is_last or (
+            strategy == "steps" and isinstance(every, int) and every > 0 and step % every == 0
+        )

@@ -175,7 +175,7 @@ def _train(
         hidden_size=model.hidden_size,
         activation_dtype=training.weight_dtype,
     )
-    with StopSignal(reports.signalled) as stop:
+    with StopSignal(reports.signalled) as stop, ExitStack() as stack:
         trainer = Trainer(
             run,
             model,
@@ -189,6 +189,7 @@ def _train(
             ),
             stop=stop,
         )
+        stack.callback(trainer.saves.close)
         if start.checkpoints:
             trainer.restore(load_newest(start, run, model, trainer.optimizer, reports))
         collectives.barrier()

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.checkpoint.background import BackgroundSave, CopyPlan, free_memory
+from llm_pretrain.checkpoint.background import BackgroundSave
 from llm_pretrain.checkpoint.directory import checkpoint_path, step_of
+from llm_pretrain.checkpoint.host_copy import CopyPlan, free_memory
 from llm_pretrain.checkpoint.part import Retention
 from llm_pretrain.checkpoint.save import FailedSaveError, SavedState, save_checkpoint, save_weights
 from llm_pretrain.config import RunConfig

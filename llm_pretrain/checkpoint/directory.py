@@ -7,6 +7,7 @@ disk, so that whatever is named `checkpoint-<step>` is whole.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -192,10 +193,27 @@ def publish(checkpoint: Path, rank: int) -> None:
     except FileNotFoundError:
         return
     join_notes(claimed)
-    if checkpoint.exists():
-        remove(checkpoint)
-    os.replace(claimed, checkpoint)
+    if checkpoint.exists() and _exchange(claimed, checkpoint):
+        shutil.rmtree(claimed, ignore_errors=True)
+    else:
+        if checkpoint.exists():
+            remove(checkpoint)
+        os.replace(claimed, checkpoint)
     flush_file(checkpoint.parent)
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one move, where the file system can (Linux's renameat2)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    status: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return status == 0
 
 
 def remove(checkpoint: Path) -> None:

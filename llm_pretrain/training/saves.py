@@ -70,13 +70,22 @@ class Saves:
         return [float(self._is_due_by_clock()), float(is_busy)]
 
     def heed(self, wishes: Sequence[float]) -> None:
-        """Go on with what every rank has ended; all call it at the same step."""
+        """Go on with what every rank has ended; all call it at the same step, before its weights
+        change."""
+        self.settle()
         is_due, is_busy = wishes
         self._is_due = bool(is_due)
         self._steps += 1
         if self._is_under_way() and not is_busy:
             assert self._background is not None
             self._go_on(self._background.advance)
+
+    def settle(self) -> None:
+        """Return when weights and optimizer may change."""
+        if self._background is not None:
+            began = time.monotonic()
+            self._background.settle()
+            self._blocked_seconds += time.monotonic() - began
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint of this step is to be saved."""
@@ -125,6 +134,10 @@ class Saves:
                     "(while_saving: skip)."
                 )
                 return
+            self.reports.message(
+                f"Step {step} is saved when the checkpoint before it is written; training waits "
+                "(while_saving: wait)."
+            )
             self.finish()
         self._began = time.monotonic()
         self._blocked_seconds = 0.0

@@ -96,6 +96,7 @@ class Trainer:
             ConfigError: the data does not reach to the end.
         """
         state = loaded.state
+        self.saves.settle()
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
         self.optimizer.restore(loaded.shards, loaded.steps)

@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from train_step import ROOT, SHAPES, run
@@ -22,7 +23,11 @@ from llm_pretrain import machine
 from llm_pretrain.data.indexed_writer import IndexedWriter
 from llm_pretrain.monitor.metrics_log import read_metrics
 
-LAYOUTS = {1: {}, 2: {"sharding": "stage1"}, 4: {"tensor_parallel_degree": 2, "sharding": "stage1"}}
+LAYOUTS: dict[int, dict[str, Any]] = {
+    1: {},
+    2: {"sharding": "stage1"},
+    4: {"tensor_parallel_degree": 2, "sharding": "stage1"},
+}
 
 
 def measure(processes: int, steps: int, every: int, is_beside: bool, folder: Path) -> str:

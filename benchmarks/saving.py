@@ -3,7 +3,7 @@
 The LLaMA of 134 million parameters of `train_step.py` saves at every 10th step, beside the training
 and at once, on one process and on four.
 
-    python benchmarks/saving.py [--processes 1,4] [--steps 40] [--every 10]
+    python benchmarks/saving.py [--processes 1,4] [--steps 40] [--every 10] [--shape base]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_step import ROOT, SHAPES, run
+from train_step import ROOT, SHAPES, Shape, run
 
 from llm_pretrain import machine
 from llm_pretrain.data.indexed_writer import IndexedWriter
@@ -30,9 +30,11 @@ LAYOUTS: dict[int, dict[str, Any]] = {
 }
 
 
-def measure(processes: int, steps: int, every: int, is_beside: bool, folder: Path) -> str:
+def measure(
+    shape: Shape, processes: int, steps: int, every: int, is_beside: bool, folder: Path
+) -> str:
     """A line on one run."""
-    shape, output = SHAPES["base"], folder / "run"
+    output = folder / "run"
     config = {
         "model_name_or_path": str(folder / "model"),
         "input_dir": str(folder / "data"),
@@ -78,8 +80,9 @@ def main() -> None:
     parser.add_argument("--processes", default="1,4", help="of: 1, 2, 4 (default: 1,4)")
     parser.add_argument("--steps", type=int, default=40, help="of each run (default: 40)")
     parser.add_argument("--every", type=int, default=10, help="steps between saves (default: 10)")
+    parser.add_argument("--shape", default="base", help="of: base, wide, tiny (default: base)")
     arguments = parser.parse_args()
-    shape = SHAPES["base"]
+    shape = SHAPES[arguments.shape]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
@@ -97,7 +100,9 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|", flush=True)
         for processes in map(int, arguments.processes.split(",")):
             for is_beside in (True, False):
-                line = measure(processes, arguments.steps, arguments.every, is_beside, folder)
+                line = measure(
+                    shape, processes, arguments.steps, arguments.every, is_beside, folder
+                )
                 print(line, flush=True)
 
 

@@ -3,7 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators" or "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -63,7 +63,7 @@ class MetricsLog:
         if unfinished:
             self._file.write("\n")
 
-    def write(self, kind: str, metrics: Metrics) -> None:
+    def write(self, kind: str, metrics: Mapping[str, Any]) -> None:
         line: dict[str, Any] = {"run": self._run, "kind": kind, "time": time.time()}
         not_finite: dict[str, str] = {}
         for name, value in metrics.items():
@@ -93,7 +93,8 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     for line in _lines(Path(directory) / FILE_NAME):
         step = line.get("global_step")
         run = line.get("run", 0)
-        if run > current_run and step is not None:
+        # An event may tell of a step before the run's first, such as the one it goes on from.
+        if run > current_run and step is not None and line.get("kind") != "event":
             current_run = run
             kept = [
                 earlier
@@ -125,9 +126,9 @@ def _ends_in_newline(path: Path) -> bool:
         return file.read(1) in (b"\n", b"")
 
 
-def _plain(value: Any) -> float | int | str | None:
+def _plain(value: Any) -> Any:
     """Python's own number for a NumPy scalar or a tensor of one element."""
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, str | int | float | list | dict):
         return value
     plain = value.item()
     assert isinstance(plain, int | float), f"a metric is a number, not {plain!r}"

@@ -69,6 +69,11 @@ class Reporter:
         """What serves each operator, for the log alone."""
         self._write_line("operators", served_by)
 
+    def event(self, values: Mapping[str, Any]) -> None:
+        """What the operator is told of, for the log alone. Keys: global_step, event, message, …,
+        with values as JSON has them."""
+        self._write_line("event", values)
+
     def evaluation(self, metrics: Metrics) -> None:
         """An evaluation. Keys: global_step, eval_loss, eval_ppl, ..."""
         self._console.evaluation(metrics)
@@ -130,7 +135,7 @@ class Reporter:
             self._curves = None
             self.message(f"No more curves from here on: {error}")
 
-    def _write_line(self, kind: str, metrics: Metrics) -> None:
+    def _write_line(self, kind: str, metrics: Mapping[str, Any]) -> None:
         if self._log is None:
             return
         try:

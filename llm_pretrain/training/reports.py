@@ -17,6 +17,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import shown
+from llm_pretrain.monitor.alerts import Alerts, plain
 from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
@@ -77,10 +78,21 @@ class Interval:
 
 
 class Reports:
-    """Metrics of steps, evaluations and the whole run."""
+    """Metrics of steps, evaluations and the whole run, and its events.
 
-    def __init__(self, run: RunConfig, model: ModelConfig, topology: Topology) -> None:
+    Args:
+        alerts: gets the events; by default as the run's configuration says.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        model: ModelConfig,
+        topology: Topology,
+        alerts: Alerts | None = None,
+    ) -> None:
         self.run = run
+        self.alerts = alerts or alerts_of(run)
         self.topology = topology
         self.parameters = model.parameter_count()
         self.flops_per_token = model.flops_per_token(run.data.max_seq_length)
@@ -97,11 +109,38 @@ class Reports:
                 max_steps=training.max_steps,
                 disable_tqdm=training.disable_tqdm,
             )
+            self.alerts.begin()
+            self.alerts.say = self.message
 
     def message(self, text: str) -> None:
         """Show a text: on a terminal in lines that fit it, elsewhere in lines as they are."""
         if self.reporter:
             self.reporter.message(shown(text))
+
+    def event(self, kind: str, message: str, **fields: Any) -> None:
+        """Something that the operator of the run is told: on the console, in train_log.jsonl (kind
+        "event") and by `alert_command` and `alert_url`. It returns at once.
+
+        Every rank may call it, and the first rank tells. The end of the job with an error is not
+        told here: raise the error.
+
+        Args:
+            kind: "spike", "failed_save", …: a word of [a-z_].
+            message: whole sentences.
+            fields: values of the event's own; `global_step` is otherwise the last step taken.
+        """
+        if self.reporter:
+            self.message(message)
+            self._tell(kind, message, **fields)
+
+    def _tell(self, kind: str, message: str, **fields: Any) -> None:
+        """An event that the console has another text for."""
+        if self.reporter:
+            step = self.alerts.global_step
+            self.reporter.event(
+                {"event": kind, "global_step": step, "message": message, **plain(fields)}
+            )
+            self.alerts.send(kind, message, **fields)
 
     def operators(self, served_by: dict[str, str]) -> None:
         if self.reporter:
@@ -115,6 +154,8 @@ class Reports:
         changes: Sequence[str],
     ) -> None:
         """Leave the record of a run that starts at this step."""
+        self.alerts.global_step = progress.global_step
+        self.alerts.has_started = True
         if not self.reporter:
             return
         self.reporter.hyper_parameters(origin["run"])
@@ -133,6 +174,7 @@ class Reports:
 
     def progressed(self, progress: Progress, loss: float) -> None:
         """Any step, logged or not."""
+        self.alerts.global_step = progress.global_step
         if self.reporter:
             self.reporter.progressed(progress.global_step, loss)
 
@@ -236,11 +278,18 @@ class Reports:
             self.reporter.command(name, command_to_go_on(self.run, Path(last), more))
 
     def close(self) -> None:
+        """Also waits some seconds for events that are being told."""
+        self.alerts.close()
         if self.reporter:
             self.reporter.close()
 
     def _tokens_per_second_per_device(self, interval: Interval) -> float:
         return interval.tokens / interval.seconds / self.topology.world_size
+
+
+def alerts_of(run: RunConfig) -> Alerts:
+    training = run.training
+    return Alerts(training.output_dir, training.alert_command, training.alert_url)
 
 
 def _default_logging_dir(output_dir: str) -> Path:

@@ -10,6 +10,8 @@ Each event is one JSON object, on the program's standard input or in an HTTP POS
 - `message`: a text for a person, of at most 16,000 characters;
 - the event's own values by name; a number that isn't finite is "nan", "inf" or "-inf".
 
+A line feed ends it, so that `tee -a FILE` is a program that keeps them all.
+
 The training waits for nothing here, and nothing that goes wrong here ends it. Each outlet has a
 thread and a queue of its own, each event a limit of time; an event that could not be told is one
 line on the console. At the end of the process those under way get a few more seconds.
@@ -150,7 +152,7 @@ class Alerts:
             **plain(fields),
         }
         for outlet in self._outlets:
-            outlet.put(kind, json.dumps(event))
+            outlet.put(kind, json.dumps(event) + "\n")
 
     def begin(self) -> None:
         """Forget the failures of earlier starts; the first rank does, before any can fail."""

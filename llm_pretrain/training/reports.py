@@ -158,6 +158,9 @@ class Reports:
         self.alerts.has_started = True
         if not self.reporter:
             return
+        step, last = progress.global_step, self.run.training.max_steps
+        if step:
+            self._tell("restart", f"The run goes on from step {step} of {last}.")
         self.reporter.hyper_parameters(origin["run"])
         try:
             write_run_record(
@@ -276,6 +279,14 @@ class Reports:
             more = 2 * self.run.training.max_steps if is_done else None
             name = "for_more_steps" if is_done else "to_go_on"
             self.reporter.command(name, command_to_go_on(self.run, Path(last), more))
+
+    def end(self, stopped_by: int) -> None:
+        """The run ends as it should; `stopped_by` is the signal that ended it early, or 0."""
+        training = self.run.training
+        name = signal.Signals(stopped_by).name if stopped_by else None
+        reason = f"was ended by {name}" if name else "is done"
+        at = f" at step {self.alerts.global_step} of {training.max_steps}"
+        self._tell("end", f"The run {reason}{at if training.do_train else ''}.", signal=name)
 
     def close(self) -> None:
         """Also waits some seconds for events that are being told."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from llm_pretrain.config.argument_types import Arguments, Integer, Number, Text, shown
 
@@ -101,6 +102,19 @@ def _url(value: str) -> str:
     return value
 
 
+def _place(value: Any) -> Any:
+    address, _, number = str(value).rpartition(":")
+    is_port = type(value) in (int, float, str) and re.fullmatch(r"\d{1,5}(\.0)?", number)
+    if not is_port or float(number) > 65535:
+        raise ValueError(f"{shown(value)} is neither a port, 0 to 65535, nor ADDRESS:PORT")
+    return f"{address}:{int(float(number))}" if address else int(float(number))
+
+
+Place = Annotated[
+    int | str,
+    BeforeValidator(_place),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": ":[0-9]+$"}]}),
+]
 CommandText = Annotated[Text, AfterValidator(_command)]
 UrlText = Annotated[Text, AfterValidator(_url)]
 
@@ -116,6 +130,8 @@ class AlertArguments(Arguments):
     alert_url: UrlText | None = Field(
         None, description="http or https URL that gets each event as JSON in a POST."
     )
-    metrics_port: Integer | None = Field(
-        None, ge=0, le=65535, description="Port at which rank 0 shows its metrics to Prometheus."
+    metrics_port: Place | None = Field(
+        None,
+        description="Port at which rank 0 shows Prometheus its metrics: loopback's, unless an "
+        "address is given with it, such as 0.0.0.0:9400.",
     )

@@ -3,7 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators", "event" or "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event", "goodput" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -16,6 +16,7 @@ A step's line describes the steps since the one before it, its interval:
 - `data_wait_share`: of that time, what rank 0 waited for data;
 - `max_memory_allocated` (MiB; on a GPU also `current_memory_allocated`,
   `current_memory_reserved` and `max_memory_reserved`), `consumed_samples`;
+- `goodput`: of the wall time since the run's first start, what went into steps;
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
   overflowed, since the run's beginning and over resumes.
 
@@ -57,7 +58,13 @@ class MetricsLog:
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._run = 1 + max((line.get("run", 0) for line in _lines(self.path)), default=0)
+        earlier = _lines(self.path)
+        self.earlier_runs = max((line["run"] for line in earlier), default=0)
+        self._run = 1 + self.earlier_runs
+        self.last_goodput = next(
+            (line for line in reversed(earlier) if line.get("kind") == "goodput"), None
+        )
+        """The last record of earlier runs' time."""
         unfinished = self.path.exists() and not _ends_in_newline(self.path)
         self._file = self.path.open("a", encoding="utf-8")
         if unfinished:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +24,8 @@ from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
-from llm_pretrain.training.run_record import command_to_go_on, write_run_record
+from llm_pretrain.training.goodput import RECORD_SECONDS, Goodput, in_words
+from llm_pretrain.training.run_record import add_goodput, command_to_go_on, write_run_record
 
 
 @dataclass
@@ -60,21 +63,21 @@ class Interval:
 
     steps: int = 0
     loss: float = 0.0
-    last_loss: float = 0.0
-    """Of the last step alone."""
     seconds: float = 0.0
     tokens: int = 0
     """Of all devices together."""
     wait_seconds: float = 0.0
     """Of this rank, for data."""
+    last: Interval | None = None
+    """The last step alone."""
 
     def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
         self.steps += 1
         self.loss += loss
-        self.last_loss = loss
         self.seconds += seconds
         self.tokens += tokens
         self.wait_seconds += wait_seconds
+        self.last = Interval(1, loss, seconds, tokens, wait_seconds)
 
 
 class Reports:
@@ -99,6 +102,8 @@ class Reports:
         self.peak = peak_flops(device.name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""
+        self.goodput = Goodput()
+        self._recorded = -math.inf
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -108,7 +113,11 @@ class Reports:
                 training.report_to,
                 max_steps=training.max_steps,
                 disable_tqdm=training.disable_tqdm,
+                metrics_port=training.metrics_port,
             )
+            is_anew = training.overwrite_output_dir or training.resume_from_checkpoint is False
+            self.goodput = Goodput(None if is_anew else self.reporter.last_goodput)
+            self._record_goodput()
             self.alerts.begin()
             self.alerts.say = self.message
 
@@ -171,22 +180,52 @@ class Reports:
                 device=device.name(),
                 step=progress.global_step,
                 changes=changes,
+                goodput_seconds=self.goodput.seconds(),
             )
         except OSError as error:
             self.message(f"No run.json: {error}")
 
-    def progressed(self, progress: Progress, loss: float) -> None:
-        """Any step, logged or not."""
-        self.alerts.global_step = progress.global_step
+    def progressed(self, progress: Progress, interval: Interval) -> None:
+        """Any step, logged or not: the last of `interval`."""
+        step, last = progress.global_step, interval.last
+        assert last is not None, "a step has been added"
+        self.alerts.global_step = step
+        self.goodput.step(step, last.seconds, last.wait_seconds)
         if self.reporter:
-            self.reporter.progressed(progress.global_step, loss)
+            page = self.reporter.page
+            page.count("steps_total")
+            page.count("samples_total", last.tokens / self.run.data.max_seq_length)
+            page.count("tokens_total", last.tokens)
+            self._show_goodput()
+            self.reporter.progressed(step, last.loss)
+        if time.monotonic() - self._recorded > RECORD_SECONDS:
+            self._record_goodput()
 
     def skipped(self, progress: Progress, loss_scale: LossScale) -> None:
         """A step that overflowed in float16; `loss_scale` is that of the next."""
+        if self.reporter:
+            self.reporter.page.count("skipped_steps_total")
         self.message(
             f"Step {progress.global_step} skipped: float16 overflow, no weight has changed; "
             f"loss scale now {loss_scale.value:g}, {progress.skipped_steps} skipped so far."
         )
+
+    @contextmanager
+    def spending(self, share: str) -> Iterator[None]:
+        """Count what the block takes as the run's time in `share`, see `goodput`."""
+        with self.goodput.spending(share):
+            yield
+        self._show_goodput()
+        self._record_goodput()
+
+    def _show_goodput(self) -> None:
+        if self.reporter:
+            self.reporter.page.count_up_to("wall_seconds_total", self.goodput.seconds(), "share")
+
+    def _record_goodput(self) -> None:
+        self._recorded = time.monotonic()
+        if self.reporter and self.run.training.do_train:
+            self.reporter.goodput(self.goodput.record())
 
     def step(
         self, progress: Progress, interval: Interval, result: StepResult, loss_scale: LossScale
@@ -213,6 +252,7 @@ class Reports:
             **device.memory_metrics(),
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,
+            "goodput": self.goodput.share(),
         }
         if loss_scale.is_dynamic:
             metrics["loss_scale"] = loss_scale.value
@@ -261,6 +301,7 @@ class Reports:
             "steps_in_this_run": total.steps,
             "consumed_samples": progress.consumed_samples,
             "train_runtime": total.seconds,
+            "goodput": self.goodput.share(),
         }
         if progress.skipped_steps:
             metrics["skipped_steps"] = progress.skipped_steps
@@ -272,7 +313,11 @@ class Reports:
                 "max_memory_allocated": device.max_memory_allocated(),
             }
         metrics |= {name: str(path) for name, path in left.items() if path is not None}
-        self.reporter.summary(metrics)
+        seconds = self.goodput.seconds()
+        self.reporter.summary(metrics, {"goodput": in_words(seconds)})
+        self._record_goodput()
+        with suppress(OSError):
+            add_goodput(self.run.training.output_dir, seconds)
         last = left["last_checkpoint"]
         if last is not None:
             is_done = left["final_model"] is not None

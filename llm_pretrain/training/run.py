@@ -201,7 +201,8 @@ def _train(
         if training.do_train:
             set_aside_later(run, start, trainer.progress.global_step, reports)
             if not trainer.train():
-                trainer.save_model()
+                with reports.spending("saving"):
+                    trainer.save_model()
         elif training.do_eval:
             trainer.evaluate()
         if training.do_predict and not stop.agree():

@@ -150,7 +150,8 @@ class Trainer:
             # The evaluation of the last step was broken off in an earlier run.
             self.evaluate()
             if not self.stop.agreed and training.save_strategy != "no":
-                self.save()
+                with self.reports.spending("saving"):
+                    self.save()
         return self.stop.agreed
 
     def _train_on(self, loader: Batches) -> None:
@@ -166,7 +167,8 @@ class Trainer:
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
             if self.stop.agreed or self._is_due(training.save_strategy, training.save_steps):
-                self.save()
+                with self.reports.spending("saving"):
+                    self.save()
 
     def _has_steps_left(self) -> bool:
         return self.progress.global_step < self.run.training.max_steps and not self.stop.agreed
@@ -243,7 +245,7 @@ class Trainer:
         training = self.run.training
         if result.is_skipped:
             self.reports.skipped(self.progress, self.loss_scale)
-        self.reports.progressed(self.progress, interval.last_loss)
+        self.reports.progressed(self.progress, interval)
         first = training.logging_first_step and self.progress.global_step == 1
         is_due = first or self._is_due(training.logging_strategy, training.logging_steps)
         if is_due:
@@ -253,7 +255,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate on the validation split, the same samples each time."""
         assert self.datasets.valid is not None
-        metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
+        with self.reports.spending("evaluation"):
+            metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])

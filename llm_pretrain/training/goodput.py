@@ -41,7 +41,7 @@ class Goodput:
     Args:
         record: the last one of the run's earlier starts, as `record` gives it with the `time` at
             which it was written; what is no such thing counts as none.
-        age: seconds since this process started.
+        age: seconds since this process started; those before the record don't count.
     """
 
     def __init__(
@@ -56,27 +56,37 @@ class Goodput:
         self.highest_step = 0
         """That was ever taken."""
         self._clock = clock
-        self._began = clock() - age
         self._earlier = dict.fromkeys(SHARES, 0.0)
         self._own = dict.fromkeys(SHARES, 0.0)
         self._has_taken_step = False
+        self._other = 0.0
+        """Seconds in no share up to the last step."""
         self._within = 0.0
         """Seconds counted within the innermost `spending` so far."""
         if record is not None and (seconds := _seconds_of(record)) is not None:
             self._earlier |= seconds
-            self._earlier["down"] += max(0.0, wall_clock() - age - float(record["time"]))
+            since = max(0.0, wall_clock() - float(record["time"]))
+            # A process may wait for its part, as a spare, while others train.
+            age = min(age, since)
+            self._earlier["down"] += since - age
             self.highest_step = int(record["highest_step"])
+        self._began = clock() - age
 
     def step(self, step: int, seconds: float, wait_seconds: float) -> None:
-        """Count a step that has been taken, `wait_seconds` of it in waiting for data."""
+        """Count a step that has been taken, `wait_seconds` of it in waiting for data.
+
+        What was counted within the step, as by a save that it waited for, is not counted again.
+        """
         if not self._has_taken_step:
             self._own["start"] = max(0.0, self._unnamed() - seconds)
             self._has_taken_step = True
+        seconds = max(0.0, min(seconds, self._unnamed() - self._other))
         wait = min(max(wait_seconds, 0.0), seconds)
         self._own["data"] += wait
         is_new = step > self.highest_step
         self._own["training" if is_new else "repeated"] += seconds - wait
         self.highest_step = max(step, self.highest_step)
+        self._other = self._unnamed()
 
     @contextmanager
     def spending(self, share: str) -> Iterator[None]:

@@ -168,7 +168,7 @@ class Reports:
         if not self.reporter:
             return
         step, last = progress.global_step, self.run.training.max_steps
-        if step:
+        if step or self.goodput.highest_step:
             self._tell("restart", f"The run goes on from step {step} of {last}.")
         self.reporter.hyper_parameters(origin["run"])
         try:

@@ -67,6 +67,22 @@ def test_one_start() -> None:
     assert goodput.share() == 3.5 / 17.25
 
 
+def test_what_a_step_waits_for_is_not_counted_twice() -> None:
+    clock = Clock()
+    goodput = clock.account()
+    clock.step(goodput, 1, 1.0)
+    clock.sleep(0.25)
+    clock.step(goodput, 2, 1.0)
+    clock.sleep(1.0)
+    with goodput.spending("saving"):
+        clock.sleep(3.0)
+    goodput.step(3, 4.0, 0.0)
+    seconds = goodput.seconds()
+    assert seconds["saving"] == 3.0
+    assert seconds["training"] == 3.0
+    assert seconds["other"] == 0.25
+
+
 def test_steps_that_are_taken_again_and_time_between_starts() -> None:
     clock = Clock()
     first = clock.account()
@@ -90,6 +106,18 @@ def test_steps_that_are_taken_again_and_time_between_starts() -> None:
     third = clock.account(clock.record(second))
     assert third.highest_step == 5
     assert third.seconds() == pytest.approx(seconds)
+
+
+def test_a_process_that_goes_on_within_itself_or_waited_as_a_spare() -> None:
+    clock = Clock()
+    first = clock.account(age=5.0)
+    clock.step(first, 1, 1.0)
+    record = clock.record(first)
+    clock.sleep(2.0)
+    second = clock.account(record, age=8.0)
+    assert second.seconds()["start"] == pytest.approx(5.0 + 2.0)
+    assert second.seconds()["down"] == 0.0
+    assert sum(second.seconds().values()) == pytest.approx(8.0)
 
 
 @given(

@@ -21,7 +21,7 @@ from llm_pretrain.checkpoint.checksums import (
     Checksums,
     DamagedCheckpointError,
     assert_whole,
-    remove_notes,
+    join_notes,
 )
 from llm_pretrain.config import ConfigError
 from llm_pretrain.machine.files import flush_file
@@ -191,7 +191,7 @@ def publish(checkpoint: Path, rank: int) -> None:
         os.replace(writing_path(checkpoint), claimed)
     except FileNotFoundError:
         return
-    remove_notes(claimed)
+    join_notes(claimed)
     if checkpoint.exists():
         remove(checkpoint)
     os.replace(claimed, checkpoint)
@@ -218,14 +218,25 @@ def remove_unfinished(output_dir: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_newest(output_dir: str | Path, limit: int | None, *, best_step: int | None = None) -> None:
-    """Remove the oldest checkpoints beyond `limit`, but not that of `best_step`.
+def keep_newest(
+    output_dir: str | Path,
+    limit: int | None,
+    *,
+    keep_every: int | None = None,
+    best_step: int | None = None,
+) -> None:
+    """Remove the oldest checkpoints beyond `limit`, but neither that of `best_step` nor those of
+    multiples of `keep_every`, which do not count.
 
     None or less than 1 keeps all.
     """
     if limit is None or limit < 1:
         return
-    best = None if best_step is None else checkpoint_path(output_dir, best_step)
-    for path in whole_checkpoints(output_dir)[:-limit]:
-        if path != best:
+    passing = [
+        path
+        for path in whole_checkpoints(output_dir)
+        if keep_every is None or step_of(path) % keep_every
+    ]
+    for path in passing[:-limit]:
+        if step_of(path) != best_step:
             remove(path)

@@ -103,11 +103,16 @@ class Reporter:
         self._record("evaluation", "eval", metrics)
 
     def saved(self, metrics: Metrics) -> None:
-        """A checkpoint. Keys: global_step, checkpoint, bytes, seconds."""
-        size, seconds = metrics["bytes"], metrics["seconds"]
+        """A checkpoint. Keys: global_step, checkpoint, bytes, seconds, blocked_seconds."""
+        size, seconds, blocked = (metrics[key] for key in ("bytes", "seconds", "blocked_seconds"))
         assert isinstance(size, int)
         assert isinstance(seconds, float)
-        self.message(f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s.")
+        assert isinstance(blocked, float)
+        # What training has not waited for was written beside it.
+        waited = f", of which training waited {blocked:.2g} s" if blocked < seconds / 2 else ""
+        self.message(
+            f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s{waited}."
+        )
         self._write_line("save", metrics)
         self.page.set({"save_bytes": size, "save_seconds": seconds})
         self.page.count("saves_total")

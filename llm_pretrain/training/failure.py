@@ -25,6 +25,7 @@ from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
+from llm_pretrain.training.saves import SavingError
 
 USER_ERRORS = (
     ConfigError,
@@ -32,6 +33,7 @@ USER_ERRORS = (
     DeviceError,
     OperatorError,
     PreprocessError,
+    SavingError,
     NonFiniteGradientError,
 )
 """Errors that the person who typed the config can mend: no traceback is needed."""

@@ -216,7 +216,6 @@ class Reports:
         with self.goodput.spending(share):
             yield
         self._show_goodput()
-        self._record_goodput()
 
     def _show_goodput(self) -> None:
         if self.reporter:
@@ -264,16 +263,19 @@ class Reports:
         if self.reporter:
             self.reporter.evaluation({"global_step": progress.global_step, **metrics})
 
-    def saved(self, progress: Progress, checkpoint: Path, seconds: float) -> None:
+    def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:
+        """A checkpoint that is published; training has waited for `blocked_seconds` of them."""
         if self.reporter:
             self.reporter.saved(
                 {
-                    "global_step": progress.global_step,
+                    "global_step": step,
                     "checkpoint": str(checkpoint),
                     "bytes": Checksums(checkpoint).size,
                     "seconds": seconds,
+                    "blocked_seconds": blocked_seconds,
                 }
             )
+            self._record_goodput()
 
     def signalled(self, number: int) -> None:
         """This process was told to end; the launcher, too, which then shows no rank's output."""

@@ -180,7 +180,7 @@ def _train(
         hidden_size=model.hidden_size,
         activation_dtype=training.weight_dtype,
     )
-    with StopSignal(reports.signalled) as stop:
+    with StopSignal(reports.signalled) as stop, ExitStack() as stack:
         trainer = Trainer(
             run,
             model,
@@ -194,6 +194,7 @@ def _train(
             ),
             stop=stop,
         )
+        stack.callback(trainer.saves.close)
         if start.checkpoints:
             trainer.restore(load_newest(start, run, model, trainer.optimizer, reports))
         collectives.barrier()

@@ -10,8 +10,8 @@ from typing import Any
 
 import paddle
 
-from llm_pretrain.checkpoint.directory import checkpoint_path, keep_newest
-from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
+from llm_pretrain.checkpoint.directory import checkpoint_path
+from llm_pretrain.checkpoint.save import SavedState
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
@@ -32,6 +32,7 @@ from llm_pretrain.training.evaluate import evaluate
 from llm_pretrain.training.origin import changes, shortage
 from llm_pretrain.training.reports import Interval, Progress, Reports
 from llm_pretrain.training.resume import Loaded, load_unless_damaged
+from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
 
 
@@ -63,7 +64,6 @@ class Trainer:
         self.pipeline = pipeline
         self.datasets = datasets
         self.reports = reports
-        self.checkpoint_extras = checkpoint_extras
         self.stop = stop
         training = run.training
         self.loss_scale = LossScale(
@@ -73,13 +73,16 @@ class Trainer:
         self.optimizer = ShardedAdamW(
             pipeline.stage, training, topology, tied_embedding=model.tie_word_embeddings
         )
+        saved = SavedState(
+            Path(training.output_dir), pipeline.stage, model, self.optimizer, topology
+        )
+        self.saves = Saves(run, saved, reports, checkpoint_extras)
         self.origin = origin
         self.changes: list[str] = []
         """Of the origin since the checkpoint that the run goes on from."""
         self.copies = CopiesAhead()
         self.progress = Progress()
         self.total = Interval()
-        self.last_checkpoint: Path | None = None
         self.has_saved_model = False
         self.is_rewound = False
         """Whether the state is that of an earlier step than the samples that were read last."""
@@ -96,7 +99,7 @@ class Trainer:
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
         self.optimizer.restore(loaded.shards, loaded.steps)
-        self.last_checkpoint = loaded.checkpoint
+        self.saves.last = loaded.checkpoint
         if self.run.training.ignore_data_skip:
             self.progress.consumed_samples = 0
         if not self.run.training.do_train:
@@ -144,15 +147,23 @@ class Trainer:
         while self._has_steps_left():
             with self._loader() as loader:
                 self._train_on(loader)
+        self._finish_saves()
         self.reports.is_training = False
         last = self.progress.global_step
         if training.do_eval and not self.stop.agreed and self.progress.evaluated_step != last:
             # The evaluation of the last step was broken off in an earlier run.
             self.evaluate()
             if not self.stop.agreed and training.save_strategy != "no":
-                with self.reports.spending("saving"):
-                    self.save()
+                self.save()
+                self._finish_saves()
         return self.stop.agreed
+
+    def _finish_saves(self) -> None:
+        """Return when the last checkpoint is published."""
+        self.saves.finish()
+        while self.saves.must_retry:
+            self.save()
+            self.saves.finish()
 
     def _train_on(self, loader: Batches) -> None:
         """Take steps to the end, or until the run is rewound to samples that have been read."""
@@ -166,9 +177,8 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            if self.stop.agreed or self._is_due(training.save_strategy, training.save_steps):
-                with self.reports.spending("saving"):
-                    self.save()
+            if self.stop.agreed or self.saves.is_due(self.progress.global_step):
+                self.save()
 
     def _has_steps_left(self) -> bool:
         return self.progress.global_step < self.run.training.max_steps and not self.stop.agreed
@@ -220,9 +230,12 @@ class Trainer:
         loss_sum = self.topology.sum_over_batch(loss_sum)
         norm = self.optimizer.reduce_gradients()
         # The one time in a step that the host waits for the device.
-        loss, norm, signal = paddle.concat([loss_sum, norm, self.stop.wish()]).tolist()
+        loss, norm, signal, *wishes = paddle.concat(
+            [loss_sum, norm, self.stop.wish(*self.saves.wish())]
+        ).tolist()
         loss /= parts
         self.stop.agree(signal)
+        self.saves.heed(wishes)
         try:
             result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
         except NonFiniteGradientError as error:
@@ -299,57 +312,23 @@ class Trainer:
             self.progress.best_metric, self.progress.best_step = loss, step
 
     def save(self) -> None:
-        """Write a checkpoint of this step, then remove those beyond `save_total_limit`."""
-        training = self.run.training
+        """Save a checkpoint of this step, or begin to."""
         self._note_best()
-        path = checkpoint_path(training.output_dir, self.progress.global_step)
         state = {
             "progress": self.progress.state(),
             "loss_scale": self.loss_scale.state(),
             "sample_order": self._sample_order(),
             "origin": self.origin,
         }
-        began = time.perf_counter()
-        save_checkpoint(
-            path,
-            self.pipeline.stage,
-            self.model,
-            self.optimizer.state(),
-            self.topology,
-            self.optimizer.buckets,
-            steps=self.optimizer.steps,
-            state=state,
-            extras=self._extras_that_are_there(),
-        )
-        self.last_checkpoint = path
-        self.reports.saved(self.progress, path, time.perf_counter() - began)
-        best = self.progress.best_step if training.load_best_model_at_end else None
-        if is_first_of_node():
-            keep_newest(training.output_dir, training.save_total_limit, best_step=best)
+        best = self.progress.best_step if self.run.training.load_best_model_at_end else None
+        self.saves.save(self.progress.global_step, state, best)
 
     def save_model(self) -> None:
-        """Write the final weights to `output_dir`, in Hugging Face's layout."""
-        training = self.run.training
+        """Write the final weights to `output_dir`."""
         self.has_saved_model = True
-        if training.load_best_model_at_end and self.progress.best_step is not None:
+        if self.run.training.load_best_model_at_end and self.progress.best_step is not None:
             self._take_best()
-        save_weights(
-            Path(training.output_dir),
-            self.pipeline.stage,
-            self.model,
-            self.topology,
-            self.optimizer.buckets,
-            extras=self._extras_that_are_there(),
-        )
-
-    def _extras_that_are_there(self) -> list[Path]:
-        """What belongs beside the weights; what has vanished is said once and left out: without it
-        they are worth as much."""
-        there = [path for path in self.checkpoint_extras if path.exists()]
-        for path in set(self.checkpoint_extras) - set(there):
-            self.reports.message(f"warning: {path} has vanished: what is saved goes without it.")
-        self.checkpoint_extras = there
-        return there
+        self.saves.save_weights()
 
     def _take_best(self) -> None:
         step = self.progress.best_step
@@ -375,12 +354,12 @@ class Trainer:
             self.total,
             {
                 "final_model": training.output_dir if self.has_saved_model else None,
-                "last_checkpoint": self.last_checkpoint,
+                "last_checkpoint": self.saves.last,
                 "best_checkpoint": best_path if best_path and best_path.is_dir() else None,
             },
         )
 
-    def _is_due(self, strategy: str, every: int | str | None) -> bool:
+    def _is_due(self, strategy: str, every: int | None) -> bool:
         """Whether what happens by `strategy` happens after this step, as after the last it does."""
         step = self.progress.global_step
         if strategy == "no":

@@ -79,7 +79,7 @@ def test_an_incomplete_one_is_passed_over_and_named(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint-10"
     (checkpoint / "part").write_text("12345678")
     note_files(checkpoint, 0, [checkpoint / "part", checkpoint / STATE_FILE])
-    join_notes(checkpoint, 0)
+    join_notes(checkpoint)
     (checkpoint / "part").write_text("1234")
     found = find_checkpoints(tmp_path, None, overwrite=False)
     assert found.checkpoints == [tmp_path / "checkpoint-5"]

@@ -6,7 +6,7 @@ Each event is one JSON object, on the program's standard input or in an HTTP POS
   checkpoint), "spike", "failed_save", "end", or what else a run tells of;
 - `time`: seconds since 1970;
 - `run`: `output_dir`, as an absolute path; `host`: of the process that tells it;
-- `global_step`: the last step that was taken, 0 before the first;
+- `global_step`: the last step that was taken, 0 before the first; null where it isn't known;
 - `message`: a text for a person, of at most 16,000 characters;
 - the event's own values by name; a number that isn't finite is "nan", "inf" or "-inf".
 
@@ -15,6 +15,9 @@ A line feed ends it, so that `tee -a FILE` is a program that keeps them all.
 The training waits for nothing here, and nothing that goes wrong here ends it. Each outlet has a
 thread and a queue of its own, each event a limit of time; an event that could not be told is one
 line on the console. At the end of the process those under way get a few more seconds.
+
+As a program, `python -I alerts.py`, it tells of one failure, for a process that was killed. It
+needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -120,12 +123,13 @@ class Alerts:
     """
 
     def __init__(self, run: str | Path, command: str | None = None, url: str | None = None) -> None:
-        self.global_step = 0
+        self.global_step: int | None = 0
         self.has_started = False
         """Whether the run is under way; an error before is for the person who started it."""
         self.say: Callable[[str], None] = _warn_on_stderr
         """Gets the lines about events that could not be told."""
         self._run = Path(run).absolute()
+        self._settings = {"command": command or "", "url": url or ""}
         self._outlets: list[Outlet] = []
         if command:
             words = shlex.split(command)
@@ -168,6 +172,13 @@ class Alerts:
         if self._outlets and self._claims_failure():
             self.send("failure", message, **fields)
             self.close()
+
+    def by_program(self) -> dict[str, str] | None:
+        """What this file as a program needs to tell a failure, but for the `message`; None where
+        nobody is told."""
+        if not self._outlets:
+            return None
+        return {"program": os.path.abspath(__file__), "run": str(self._run), **self._settings}
 
     def close(self) -> None:
         """Let what is under way be told, for a few seconds."""
@@ -274,3 +285,17 @@ def plain(value: Any) -> Any:
 
 def _warn_on_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Read one failure as a line of JSON, and tell it unless another process has."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # whoever starts this may ignore them
+    told = json.loads(sys.stdin.readline())
+    alerts = Alerts(told["run"], told["command"], told["url"])
+    alerts.global_step = None
+    alerts.failure(told["message"])
+
+
+if __name__ == "__main__":
+    main()

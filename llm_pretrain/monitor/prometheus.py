@@ -66,6 +66,7 @@ GAUGES: Mapping[str, Gauge] = {
     "eval_ppl": Gauge("evaluation_perplexity", "Perplexity of the last evaluation."),
     "eval_runtime": Gauge("evaluation_seconds", "Duration of the last evaluation."),
     "save_seconds": Gauge("save_seconds", "Duration of the last save."),
+    "save_blocked_seconds": Gauge("save_blocked_seconds", "Of that, training waited."),
     "save_bytes": Gauge("save_bytes", "Size of the last checkpoint."),
 }
 

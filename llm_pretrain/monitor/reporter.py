@@ -23,8 +23,7 @@ class Reporter:
     reason to lose a run that still learns.
 
     `report_to`: "visualdl" or "all" (or None, which means them) writes curves to `logging_dir`;
-    other names write none. `disable_tqdm`: no live line on a terminal. `metrics_port`: a port of
-    loopback or an address and a port, where `page` is served.
+    other names write none. `disable_tqdm`: no live line on a terminal.
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class Reporter:
         *,
         max_steps: int,
         disable_tqdm: bool = False,
-        metrics_port: int | str | None = None,
     ) -> None:
         self.page = MetricsPage(str(output_dir), socket.gethostname())
         """What Prometheus is shown."""
@@ -52,8 +50,16 @@ class Reporter:
             self.page.count("restarts_total", self._log.earlier_runs)
         if wants_visualdl(report_to):
             self._open_curves(logging_dir)
-        if metrics_port is not None:
-            self._serve(metrics_port)
+
+    def serve(self, place: int | str) -> None:
+        """Show `page` at a port of loopback, or at an address and a port; a port that is taken is
+        said, and no more."""
+        try:
+            self._server = MetricsServer(self.page, place)
+        except OSError as error:
+            self.message(f"warning: no metrics at metrics_port {place}: {error.strerror or error}.")
+        else:
+            self.message(f"Metrics for Prometheus: {self._server.url}")
 
     def progressed(self, step: int, loss: float) -> None:
         """Any step, for the live line alone."""
@@ -114,7 +120,8 @@ class Reporter:
             f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s{waited}."
         )
         self._write_line("save", metrics)
-        self.page.set({"save_bytes": size, "save_seconds": seconds})
+        values = {"save_bytes": size, "save_seconds": seconds, "save_blocked_seconds": blocked}
+        self.page.set(values)
         self.page.count("saves_total")
 
     def message(self, text: str) -> None:
@@ -153,14 +160,6 @@ class Reporter:
             self._curves.close()
         if self._server is not None:
             self._server.close()
-
-    def _serve(self, place: int | str) -> None:
-        try:
-            self._server = MetricsServer(self.page, place)
-        except OSError as error:
-            self.message(f"warning: no metrics at metrics_port {place}: {error.strerror or error}.")
-        else:
-            self.message(f"Metrics for Prometheus: {self._server.url}")
 
     def _open_curves(self, directory: str | Path) -> None:
         try:

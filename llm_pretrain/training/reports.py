@@ -113,7 +113,6 @@ class Reports:
                 training.report_to,
                 max_steps=training.max_steps,
                 disable_tqdm=training.disable_tqdm,
-                metrics_port=training.metrics_port,
             )
             is_anew = training.overwrite_output_dir or training.resume_from_checkpoint is False
             self.goodput = Goodput(None if is_anew else self.reporter.last_goodput)
@@ -170,6 +169,8 @@ class Reports:
         step, last = progress.global_step, self.run.training.max_steps
         if step or self.goodput.highest_step:
             self._tell("restart", f"The run goes on from step {step} of {last}.")
+        if self.run.training.metrics_port is not None:
+            self.reporter.serve(self.run.training.metrics_port)
         self.reporter.hyper_parameters(origin["run"])
         try:
             write_run_record(

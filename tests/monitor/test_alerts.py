@@ -205,6 +205,22 @@ def test_one_of_the_ranks_tells_a_failure(
     assert [event["event"] for event in received] == ["failure"] * 2
 
 
+def test_a_program_tells_a_failure_for_a_process_that_is_gone(
+    tmp_path: Path, serve: Server, received: list[dict[str, Any]]
+) -> None:
+    settings = Alerts(tmp_path, url=serve()).by_program()
+    assert settings is not None
+    command = [sys.executable, "-I", settings["program"]]
+    for _ in range(2):
+        line = json.dumps({**settings, "message": "lost rank 1"}) + "\n"
+        subprocess.run(command, input=line, text=True, check=True, timeout=60)
+    (event,) = received
+    assert event["event"] == "failure"
+    assert event["message"] == "lost rank 1"
+    assert event["global_step"] is None
+    assert Alerts(tmp_path).by_program() is None
+
+
 def test_an_outlet_does_not_keep_a_finished_process(tmp_path: Path) -> None:
     code = (
         "from llm_pretrain.monitor.alerts import Alerts\n"

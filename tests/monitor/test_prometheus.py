@@ -86,18 +86,21 @@ def test_counters_do_not_fall() -> None:
 
 
 def test_a_run_shows_what_its_log_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = Reporter(tmp_path, tmp_path, "none", max_steps=3, metrics_port=0)
+    reporter = Reporter(tmp_path, tmp_path, "none", max_steps=3)
+    reporter.serve(0)
     match = re.search(r"Prometheus: (http://127\.0\.0\.1:\d+/metrics)\n", capsys.readouterr().out)
     assert match
     reporter.step({"global_step": 2, "loss": 3.5, "mfu": None})
     reporter.evaluation({"global_step": 2, "eval_loss": 4.5})
-    reporter.saved({"global_step": 2, "checkpoint": "c", "bytes": 10, "seconds": 0.5})
+    saved = {"checkpoint": "c", "bytes": 10, "seconds": 0.5, "blocked_seconds": 0.25}
+    reporter.saved({"global_step": 2, **saved})
     for kind in ("spike", "failed_save"):
         reporter.event({"event": kind, "global_step": 2, "message": "text"})
     found = samples(get(match[1]))
     assert found["llm_pretrain_loss"] == 3.5
     assert found["llm_pretrain_evaluation_loss"] == 4.5
     assert found["llm_pretrain_save_bytes"] == 10
+    assert found["llm_pretrain_save_blocked_seconds"] == 0.25
     assert found["llm_pretrain_saves_total"] == 1
     assert found["llm_pretrain_failed_saves_total"] == 1
     assert found['llm_pretrain_events_total{event="spike"}'] == 1
@@ -116,7 +119,8 @@ def test_a_port_that_is_taken_is_one_warning(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        reporter = Reporter(tmp_path, tmp_path, "none", max_steps=3, metrics_port=port)
+        reporter = Reporter(tmp_path, tmp_path, "none", max_steps=3)
+        reporter.serve(port)
         reporter.close()
     (line,) = capsys.readouterr().out.splitlines()
     assert line == f"warning: no metrics at metrics_port {port}: Address already in use."

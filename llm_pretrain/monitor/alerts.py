@@ -28,6 +28,7 @@ import math
 import os
 import queue
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -130,9 +131,10 @@ class Alerts:
         """Gets the lines about events that could not be told."""
         self._run = Path(run).absolute()
         self._settings = {"command": command or "", "url": url or ""}
+        self._words: list[str] = []
         self._outlets: list[Outlet] = []
         if command:
-            words = shlex.split(command)
+            words = self._words = shlex.split(command)
             self._add("alert_command", lambda text, seconds: run_command(words, text, seconds))
         if url:
             self._add("alert_url", lambda text, seconds: post(url, text, seconds))
@@ -159,7 +161,13 @@ class Alerts:
             outlet.put(kind, json.dumps(event) + "\n")
 
     def begin(self) -> None:
-        """Forget the failures of earlier starts; the first rank does, before any can fail."""
+        """Forget the failures of earlier starts, and say if the program isn't there.
+
+        The first rank does, before any can fail.
+        """
+        program = self._words[0] if self._words else ""
+        if program and shutil.which(program) is None:
+            self.say(f"warning: alert_command: there is no program {program} here.")
         with contextlib.suppress(OSError):
             (self._run / _TOLD).unlink(missing_ok=True)
 

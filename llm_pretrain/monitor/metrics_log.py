@@ -20,6 +20,9 @@ A step's line describes the steps since the one before it, its interval:
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
   overflowed, since the run's beginning and over resumes.
 
+An event's line (`event`, `message`, and its own values) is what `alerts` told; a goodput's line is
+where the time of all runs went, for `training/goodput.py`.
+
 A run that resumes at an earlier step than its predecessor reached writes those steps again.
 The lines of the predecessor from that step on then describe a past that was abandoned:
 `read_metrics` leaves them out.

@@ -117,8 +117,8 @@ class Reports:
             is_anew = training.overwrite_output_dir or training.resume_from_checkpoint is False
             self.goodput = Goodput(None if is_anew else self.reporter.last_goodput)
             self._record_goodput()
-            self.alerts.begin()
             self.alerts.say = self.message
+            self.alerts.begin()
 
     def message(self, text: str) -> None:
         """Show a text: on a terminal in lines that fit it, elsewhere in lines as they are."""

@@ -221,6 +221,14 @@ def test_a_program_tells_a_failure_for_a_process_that_is_gone(
     assert Alerts(tmp_path).by_program() is None
 
 
+def test_a_program_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    for command, count in (("no-such-program-at-all --flag", 1), ("cat", 0)):
+        alerts = Alerts(tmp_path, command)
+        said = warnings_of(alerts)
+        alerts.begin()
+        assert len(said) == count
+
+
 def test_an_outlet_does_not_keep_a_finished_process(tmp_path: Path) -> None:
     code = (
         "from llm_pretrain.monitor.alerts import Alerts\n"

@@ -3,7 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators" or "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event", "goodput" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -16,8 +16,12 @@ A step's line describes the steps since the one before it, its interval:
 - `data_wait_share`: of that time, what rank 0 waited for data;
 - `max_memory_allocated` (MiB; on a GPU also `current_memory_allocated`,
   `current_memory_reserved` and `max_memory_reserved`), `consumed_samples`;
+- `goodput`: of the wall time since the run's first start, what went into steps;
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
   overflowed, since the run's beginning and over resumes.
+
+An event's line (`event`, `message`, and its own values) is what `alerts` told; a goodput's line is
+where the time of all runs went, for `training/goodput.py`.
 
 A run that resumes at an earlier step than its predecessor reached writes those steps again.
 The lines of the predecessor from that step on then describe a past that was abandoned:
@@ -57,13 +61,19 @@ class MetricsLog:
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._run = 1 + max((line.get("run", 0) for line in _lines(self.path)), default=0)
+        earlier = _lines(self.path)
+        self.earlier_runs = max((line["run"] for line in earlier), default=0)
+        self._run = 1 + self.earlier_runs
+        self.last_goodput = next(
+            (line for line in reversed(earlier) if line.get("kind") == "goodput"), None
+        )
+        """The last record of earlier runs' time."""
         unfinished = self.path.exists() and not _ends_in_newline(self.path)
         self._file = self.path.open("a", encoding="utf-8")
         if unfinished:
             self._file.write("\n")
 
-    def write(self, kind: str, metrics: Metrics) -> None:
+    def write(self, kind: str, metrics: Mapping[str, Any]) -> None:
         line: dict[str, Any] = {"run": self._run, "kind": kind, "time": time.time()}
         not_finite: dict[str, str] = {}
         for name, value in metrics.items():
@@ -93,7 +103,8 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     for line in _lines(Path(directory) / FILE_NAME):
         step = line.get("global_step")
         run = line.get("run", 0)
-        if run > current_run and step is not None:
+        # An event may tell of a step before the run's first, such as the one it goes on from.
+        if run > current_run and step is not None and line.get("kind") != "event":
             current_run = run
             kept = [
                 earlier
@@ -125,9 +136,9 @@ def _ends_in_newline(path: Path) -> bool:
         return file.read(1) in (b"\n", b"")
 
 
-def _plain(value: Any) -> float | int | str | None:
+def _plain(value: Any) -> Any:
     """Python's own number for a NumPy scalar or a tensor of one element."""
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, str | int | float | list | dict):
         return value
     plain = value.item()
     assert isinstance(plain, int | float), f"a metric is a number, not {plain!r}"

@@ -157,7 +157,8 @@ class Saves:
 
             self._go_on(save)
         else:
-            self._background.begin(part)
+            with self.reports.spending("saving"):
+                self._background.begin(part)
             self._blocked_seconds += time.monotonic() - self._began
 
     def _decide(self) -> None:
@@ -193,7 +194,8 @@ class Saves:
         """Do a part of a save, which publishes a checkpoint, or fails, or neither yet."""
         began = time.monotonic()
         try:
-            published = action()
+            with self.reports.spending("saving"):
+                published = action()
         except FailedSaveError as error:
             self._note_failure(error)
             return
@@ -231,9 +233,11 @@ class Saves:
                 f"Checkpoints could not be saved {most} times in a row (max_failed_saves), so the "
                 f"run stops; {newest}. {error}"
             )
-        self.reports.message(
+        self.reports.event(
+            "failed_save",
             f"warning: A checkpoint could not be saved (failure {self._failed_in_a_row} of at most "
-            f"{most} in a row). Training goes on and tries again; {newest}. {error}"
+            f"{most} in a row). Training goes on and tries again; {newest}. {error}",
+            failures_in_a_row=self._failed_in_a_row,
         )
 
     def finish(self) -> None:

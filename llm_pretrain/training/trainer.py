@@ -259,7 +259,7 @@ class Trainer:
         training = self.run.training
         if result.is_skipped:
             self.reports.skipped(self.progress, self.loss_scale)
-        self.reports.progressed(self.progress, interval.last_loss)
+        self.reports.progressed(self.progress, interval)
         first = training.logging_first_step and self.progress.global_step == 1
         is_due = first or self._is_due(training.logging_strategy, training.logging_steps)
         if is_due:
@@ -269,7 +269,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate on the validation split, the same samples each time."""
         assert self.datasets.valid is not None
-        metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
+        with self.reports.spending("evaluation"):
+            metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])

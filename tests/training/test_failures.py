@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -26,12 +27,19 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_error_on_one_rank_is_what_the_console_shows(
     config: Path, tmp_path: Path, rank: int
 ) -> None:
-    with Job(FAULTY, rank, "raise", config, processes=2, log_dir=tmp_path / "log") as job:
+    events = tmp_path / "events"
+    told = ("--alert_command", f"tee -a {events}")
+    with Job(FAULTY, rank, "raise", config, *told, processes=2, log_dir=tmp_path / "log") as job:
         assert job.wait() != 0
     console = job.console.read_text()
     assert "ArithmeticError: the planted fault" in console
     assert f"Rank {rank} failed" in console
     assert f"Rank {1 - rank} failed" not in console, "a neighbour's error, as after a time-out"
+    (event,) = map(json.loads, events.read_text().splitlines())
+    assert event["event"] == "failure"
+    assert event["message"].startswith(f"Rank {rank} failed")
+    assert "ArithmeticError: the planted fault" in event["message"]
+    assert event["global_step"] == 2
 
 
 def test_a_killed_rank_ends_the_job(config: Path, tmp_path: Path) -> None:
@@ -49,11 +57,15 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path
         tmp_path / "out",
         learning_rate=1e30,
         max_grad_norm=0.0,
+        alert_command=f"tee -a {tmp_path / 'events'}",
     )
     config = write_config(tmp_path / "config.json", contents)
     with Job(Path("run_pretrain.py"), config, log_dir=tmp_path / "log") as job:
         assert job.wait() == 1
     assert "skip_data_intervals" in job.output()
+    (event,) = map(json.loads, (tmp_path / "events").read_text().splitlines())
+    assert event["event"] == "failure"
+    assert event["message"].startswith("error: Step 2: ")
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 

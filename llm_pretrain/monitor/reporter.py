@@ -82,6 +82,10 @@ class Reporter:
         self.message(f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s.")
         self._write_line("save", metrics)
 
+    def event(self, kind: str, fields: Metrics) -> None:
+        """Something that happened to the run, for the log alone."""
+        self._write_line(kind, fields)
+
     def message(self, text: str) -> None:
         self._console.message(text)
 

@@ -24,6 +24,7 @@ from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
+from llm_pretrain.training.integrity import IntegrityError
 
 USER_ERRORS = (
     ConfigError,
@@ -32,6 +33,7 @@ USER_ERRORS = (
     OperatorError,
     PreprocessError,
     NonFiniteGradientError,
+    IntegrityError,
 )
 """Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0

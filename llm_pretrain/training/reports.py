@@ -190,6 +190,16 @@ class Reports:
                 }
             )
 
+    def event(self, kind: str, fields: Mapping[str, float | int | str | None]) -> None:
+        """What happened to the run, for the log alone."""
+        if self.reporter:
+            self.reporter.event(kind, fields)
+
+    def rewound(self, step: int, to: int) -> None:
+        """The run has gone back within itself; what was logged of the steps since is void."""
+        self.message(f"The run goes back from step {step} to step {to}.")
+        self.event("rewind", {"global_step": step, "rewound_to": to})
+
     def signalled(self, number: int) -> None:
         """This process was told to end; the launcher, too, which then shows no rank's output."""
         if self.reporter:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle import Tensor
 
 from llm_pretrain.checkpoint.directory import checkpoint_path, keep_newest
 from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
@@ -29,9 +30,10 @@ from llm_pretrain.parallel.sharding.optimizer import (
 )
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.evaluate import evaluate
-from llm_pretrain.training.origin import changes, shortage
+from llm_pretrain.training.integrity import FlippedBitsError, Integrity
+from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Interval, Progress, Reports
-from llm_pretrain.training.resume import Loaded, load_unless_damaged
+from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
 from llm_pretrain.training.shared_batches import Batches, open_batches
 
 
@@ -85,6 +87,7 @@ class Trainer:
         """Whether the state is that of an earlier step than the samples that were read last."""
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
+        self.integrity = Integrity(training, topology, self.optimizer, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -104,29 +107,9 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
-        order = [
-            key
-            for key, value in self._sample_order().items()
-            if state["sample_order"].get(key) != value
-        ]
-        if order:
-            self.reports.message(
-                f"The samples come in another order from here on: it depends on {', '.join(order)}."
-            )
-        assert self.datasets.train is not None
-        problems = shortage(self.run, state, self._samples_per_step(), len(self.datasets.train))
-        if problems:
-            raise ConfigError(problems)
-
-    def _sample_order(self) -> dict[str, Any]:
-        """What the order of the samples depends on, besides the files."""
-        assert self.datasets.train is not None
-        return {
-            "seed": self.run.training.seed,
-            "split": self.run.data.split,
-            "max_seq_length": self.run.data.max_seq_length,
-            "number of samples": len(self.datasets.train),
-        }
+        samples, per_step = len(self.datasets.train or ()), self._samples_per_step()
+        for line in accept_samples(self.run, state, samples, per_step):
+            self.reports.message(line)
 
     def _samples_per_step(self) -> int:
         training = self.run.training
@@ -141,9 +124,13 @@ class Trainer:
         training = self.run.training
         self.reports.is_training = True
         self.stop.agree()
+        self.beginning = Beginning(self.last_checkpoint, self._state())
         while self._has_steps_left():
             with self._loader() as loader:
-                self._train_on(loader)
+                try:
+                    self._train_on(loader)
+                except FlippedBitsError:
+                    self.go_back()
         self.reports.is_training = False
         last = self.progress.global_step
         if training.do_eval and not self.stop.agreed and self.progress.evaluated_step != last:
@@ -158,6 +145,7 @@ class Trainer:
         training = self.run.training
         interval = Interval()
         self.is_rewound = False
+        self.integrity.begin(self.progress.global_step)
         while self._has_steps_left() and not self.is_rewound:
             self.progress.global_step += 1
             result = self._step(loader, self.total, interval)
@@ -165,8 +153,22 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            if self.stop.agreed or self._is_due(training.save_strategy, training.save_steps):
+            saves = self.stop.agreed or self._is_due(training.save_strategy, training.save_steps)
+            self.integrity.compare(self.progress.global_step, saves=bool(saves))
+            if saves:
                 self.save()
+
+    def go_back(self) -> None:
+        """Take up the newest state that was saved, or the first; the steps since are repeated."""
+        self.integrity.assert_may_repeat()
+        step = self.progress.global_step
+        state, shards, steps = newest_state(self.run, self.model, self.optimizer, self.beginning)
+        self.progress = Progress.restore(state["progress"])
+        self.loss_scale.restore(state["loss_scale"])
+        self.optimizer.drop_gradients()
+        self.optimizer.restore(shards, steps)
+        self.evaluated = (-1, math.inf)
+        self.reports.rewound(step, self.progress.global_step)
 
     def _has_steps_left(self) -> bool:
         return self.progress.global_step < self.run.training.max_steps and not self.stop.agreed
@@ -213,14 +215,20 @@ class Trainer:
         ]
         self.copies.finish()
         parts = accumulation * self.topology.batch_degree
-        self.optimizer.begin_step(len(micro_batches))
-        loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
-        loss_sum = self.topology.sum_over_batch(loss_sum)
-        norm = self.optimizer.reduce_gradients()
+
+        def gradients() -> tuple[Tensor, Tensor]:
+            self.optimizer.begin_step(len(micro_batches))
+            loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
+            return self.topology.sum_over_batch(loss_sum), self.optimizer.reduce_gradients()
+
+        loss_sum, norm = self.integrity.gradients(step, gradients)
+        wishes = self.stop.wish(self.integrity.doubts(norm))
         # The one time in a step that the host waits for the device.
-        loss, norm, signal = paddle.concat([loss_sum, norm, self.stop.wish()]).tolist()
+        loss, norm, signal, *doubts = paddle.concat([loss_sum, norm, wishes]).tolist()
         loss /= parts
         self.stop.agree(signal)
+        self.integrity.assert_intact(step, *doubts)
+        self.integrity.before_update()
         try:
             result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
         except NonFiniteGradientError as error:
@@ -229,6 +237,7 @@ class Trainer:
                 f"saved since the last checkpoint. To pass over this data, resume with "
                 f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
             ) from None
+        self.integrity.after_update()
         seconds = time.perf_counter() - began
         tokens = samples * self.run.data.max_seq_length
         wait = sum(batch.wait_s for batch in batches)
@@ -300,12 +309,6 @@ class Trainer:
         training = self.run.training
         self._note_best()
         path = checkpoint_path(training.output_dir, self.progress.global_step)
-        state = {
-            "progress": self.progress.state(),
-            "loss_scale": self.loss_scale.state(),
-            "sample_order": self._sample_order(),
-            "origin": self.origin,
-        }
         began = time.perf_counter()
         save_checkpoint(
             path,
@@ -315,7 +318,7 @@ class Trainer:
             self.topology,
             self.optimizer.buckets,
             steps=self.optimizer.steps,
-            state=state,
+            state=self._state(),
             extras=self._extras_that_are_there(),
         )
         self.last_checkpoint = path
@@ -323,6 +326,15 @@ class Trainer:
         best = self.progress.best_step if training.load_best_model_at_end else None
         if is_first_of_node():
             keep_newest(training.output_dir, training.save_total_limit, best_step=best)
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint has besides weights and the optimizer's shards."""
+        return {
+            "progress": self.progress.state(),
+            "loss_scale": self.loss_scale.state(),
+            "sample_order": sample_order(self.run, len(self.datasets.train or ())),
+            "origin": self.origin,
+        }
 
     def save_model(self) -> None:
         """Write the final weights to `output_dir`, in Hugging Face's layout."""

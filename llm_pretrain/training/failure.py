@@ -20,7 +20,7 @@ from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
-from llm_pretrain.parallel.comm.lost_peer import missing_peers
+from llm_pretrain.parallel.comm.lost_peer import missing_peers, stuck_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
@@ -57,6 +57,9 @@ def reported_failures() -> Iterator[None]:
 
 def _report(error: Exception) -> None:
     rank = topology.current().rank
+    if _is_about_communication(error) and (stuck := stuck_peers()):
+        print(f"error: the job stands still: {stuck}.", file=sys.stderr, flush=True)
+        return
     if isinstance(error, USER_ERRORS) or is_fault(error):
         own = f"error: {describe(error)}"
     else:

@@ -3,7 +3,9 @@
 Ranks that hold the same values compare the sums of their bits every `integrity_interval` steps, and
 before each checkpoint, so that what is published has been compared. Where they differ the run goes
 back to the last checkpoint and takes the steps again. Of three replicas or more the odd one is
-wrong. Of two, the one whose values are others when that step has been repeated.
+wrong. Of two, it is known when the step has been repeated. A flip comes with the sum of the
+gradients to both; but its own rank is the first that brought another part to a step, or, where the
+flip came too late for that, the only one whose values were others.
 
 What no replica shows: a flip before gradients are summed over the replicas, and one in a weight
 that the next step renews from a master before it is compared (a weight of 16 bits, or of another
@@ -25,6 +27,7 @@ import paddle
 from paddle import Tensor
 
 from llm_pretrain.config import TrainingArguments
+from llm_pretrain.machine import device
 from llm_pretrain.ops.bit_sum import bit_sums
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
@@ -35,7 +38,6 @@ from llm_pretrain.parallel.sharding.replicas import (
     held_values,
     keyed_sums,
     verdict,
-    without_gathered,
 )
 from llm_pretrain.training.reports import Reports
 
@@ -87,8 +89,14 @@ class _Suspicion:
     """What the ranks held at a step where it could not be told which of them is wrong."""
 
     step: int
+    what: str
+    """The values that differ, in words."""
+    among: list[int]
+    """The ranks that differ."""
     sums: dict[str, int]
     """This rank's."""
+    parts: dict[int, list[float]]
+    """What this rank brought to the steps since the last agreement, by step."""
 
 
 class Integrity:
@@ -114,12 +122,29 @@ class Integrity:
         self.resting_gradients: Tensor | None = None
         self.changed = paddle.zeros([1], "float32")
         """Whether what should have stayed or come out alike did not, float32 [1]: 0 or 1."""
+        self.losses: dict[int, Tensor] = {}
+        """This rank's part of the losses since the last agreement, by step, float32 [1]."""
+        self.gradient_sums: dict[int, int] = {}
+        """Of the bits of some of its gradients, where the host can read them."""
         self.suspicion: _Suspicion | None = None
         self.in_a_row = 0
         """Times that the run went back since an agreement at a later step than the last fault's."""
         self.faulty_step = 0
 
     # In a step
+
+    def note_part(self, step: int, loss: Tensor) -> Tensor:
+        """This rank's part of a step's loss, float32 [1], which is given back.
+
+        Its gradients have not been reduced. Those of vectors are few, and change with any weight.
+        """
+        if self.compares:
+            self.losses[step] = loss.clone()
+        if self.compares and device.kind() == "cpu":
+            vectors = [bucket for bucket in self.optimizer.buckets if not bucket.kind.decays]
+            flat = [bucket.gradients.sums.flat for bucket in vectors if not bucket.is_reducing]
+            self.gradient_sums[step] = sum(bit_sums(flat).tolist())
+        return loss
 
     def gradients(self, step: int, compute: Callable[[], tuple[Tensor, Tensor]]) -> Any:
         """What `compute` gives, which reduces the gradients: twice over in the interval's step."""
@@ -183,6 +208,7 @@ class Integrity:
             raise FlippedBitsError
         if self.compares and self._differ(step):
             raise FlippedBitsError
+        self._forget_parts()
         if step >= self.faulty_step:
             self.in_a_row = 0
 
@@ -190,6 +216,7 @@ class Integrity:
         """The state after `step` has just been taken up."""
         self.changed = paddle.zeros([1], "float32")
         self.resting_gradients = None
+        self._forget_parts()
         self.after_update()
         if self.suspicion is not None and self.suspicion.step == step:
             self._differ(step)
@@ -250,23 +277,50 @@ class Integrity:
         for rank, keys in odd.items():
             self._tell(Fault(step, _described(keys), rank, ranks[rank]["host"]))
         if not odd:
-            if any(not key.endswith("/gradient") for key in undecided):
-                self.suspicion = _Suspicion(step, own)
+            what = _described(list(undecided))
             among = sorted({rank for found in undecided.values() for rank in found})
+            if any(not key.endswith("/gradient") for key in undecided):
+                self.suspicion = _Suspicion(step, what, among, own, self._parts())
             names = " and ".join(f"rank {rank} on {ranks[rank]['host']}" for rank in among)
-            self._tell(Fault(step, _described(list(undecided)), among=names))
+            self._tell(Fault(step, what, among=names))
         self._count(step)
 
     def _name_who_has_changed(self, step: int, found: dict[str, int]) -> None:
-        """The step has been repeated: whose values are others than the first time?"""
+        """The step has been repeated: whose numbers were others, and from which step on?"""
         assert self.suspicion is not None
-        first, self.suspicion = self.suspicion.sums, None
-        other = [key for key, total in found.items() if first.get(key, total) != total]
-        ranks = self._gathered(dict.fromkeys(other, 0))
-        wrong = set(without_gathered([key for rank in ranks for key in rank["found"]]))
-        for number, rank in enumerate(ranks):
-            if keys := sorted(wrong.intersection(rank["found"])):
-                self._tell(Fault(step, _described(keys), number, rank["host"]))
+        before, self.suspicion = self.suspicion, None
+        now = self._parts()
+        other = [
+            number
+            for number, part in before.parts.items()
+            if number in now and repr(part) != repr(now[number])
+        ]
+        # Values that were wrong after the last step only.
+        changed = any(before.sums.get(key, total) != total for key, total in found.items())
+        first = min(other, default=step + 1) if changed else None
+        ranks = self._gathered({"first": first})
+        firsts = {
+            rank: ranks[rank]["found"]["first"]
+            for rank in before.among
+            if ranks[rank]["found"]["first"] is not None
+        }
+        wrong = [rank for rank, number in firsts.items() if number == min(firsts.values())]
+        if 0 < len(wrong) < len(before.among):
+            for rank in wrong:
+                self._tell(Fault(step, before.what, rank, ranks[rank]["host"]))
+
+    def _parts(self) -> dict[int, list[float]]:
+        if not self.losses:
+            return {}
+        losses = paddle.concat([*self.losses.values()]).tolist()
+        return {
+            step: [loss, self.gradient_sums.get(step, 0)]
+            for step, loss in zip(self.losses, losses, strict=True)
+        }
+
+    def _forget_parts(self) -> None:
+        self.losses.clear()
+        self.gradient_sums.clear()
 
     def _tell_changed(self, step: int) -> None:
         """Something has changed by itself; on which ranks?"""

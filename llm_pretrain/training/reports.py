@@ -87,6 +87,8 @@ class Reports:
         self.peak = peak_flops(device.name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""
+        self.of_ranks: dict[str, float | int] = {}
+        """What is known of the ranks' own times in the step before the last."""
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -168,6 +170,7 @@ class Reports:
             **device.memory_metrics(),
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,
+            **self.of_ranks,
         }
         if loss_scale.is_dynamic:
             metrics["loss_scale"] = loss_scale.value

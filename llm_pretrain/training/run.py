@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from llm_pretrain import machine
 from llm_pretrain.checkpoint.save import is_first_of_node
@@ -85,7 +86,9 @@ def run(arguments: Sequence[str]) -> int:
         topology = initialize(degrees, order=order, timeout_seconds=timeout)
         with (
             reported_failures(),
-            watched_peers(topology.rank, topology.world_size, timeout),
+            watched_peers(
+                topology.rank, topology.world_size, timeout, Path(run.training.output_dir, "stacks")
+            ),
             _own_output(run, topology, start),
         ):
             return train(run, model, topology)

@@ -18,6 +18,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.machine.device import CopiesAhead
+from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
@@ -35,6 +36,7 @@ from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Interval, Progress, Reports
 from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
 from llm_pretrain.training.shared_batches import Batches, open_batches
+from llm_pretrain.training.stragglers import Stragglers
 
 
 class Trainer:
@@ -88,6 +90,7 @@ class Trainer:
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
         self.integrity = Integrity(training, topology, self.optimizer, reports)
+        self.stragglers = Stragglers(training, topology, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -175,13 +178,12 @@ class Trainer:
 
     def _loader(self) -> Batches:
         assert self.datasets.train is not None
-        training = self.run.training
         return open_batches(
             self.datasets.train,
             self.topology,
-            batch_size=training.per_device_train_batch_size,
+            batch_size=self.run.training.per_device_train_batch_size,
             consumed_samples=self.progress.consumed_samples,
-            workers=training.dataloader_num_workers,
+            workers=self.run.training.dataloader_num_workers,
         )
 
     def _step(
@@ -189,23 +191,20 @@ class Trainer:
     ) -> StepResult | None:
         """One step of the optimizer; None where the step's data is to be passed over."""
         training = self.run.training
-        began = time.perf_counter()
-        accumulation = training.gradient_accumulation_steps
-        batches = [next(loader) for _ in range(accumulation)]
+        began = progress.begin("the samples", step := self.progress.global_step)
+        batches = [next(loader) for _ in range(training.gradient_accumulation_steps)]
         samples = self._samples_per_step()
         self.progress.consumed_samples += samples
-        step = self.progress.global_step
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
             self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
             self.stop.agree()
+            progress.end(began)
             return None
         micro_batches = [
             part
             for batch in batches
             for part in split_batch(
-                batch.tokens,
-                batch.labels,
-                training.per_device_train_batch_size,
+                *(batch.tokens, batch.labels, training.per_device_train_batch_size),
                 ignored_label=IGNORED_LABEL,
                 first_sample=batch.first_sample,
                 seed=training.seed,
@@ -214,20 +213,22 @@ class Trainer:
             )
         ]
         self.copies.finish()
-        parts = accumulation * self.topology.batch_degree
+        parts = training.gradient_accumulation_steps * self.topology.batch_degree
 
         def gradients() -> tuple[Tensor, Tensor]:
             self.optimizer.begin_step(len(micro_batches))
-            loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
-            return self.topology.sum_over_batch(loss_sum), self.optimizer.reduce_gradients()
+            own = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
+            loss_sum = self.topology.sum_over_batch(self.integrity.note_part(step, own))
+            return loss_sum, self.optimizer.reduce_gradients()
 
         loss_sum, norm = self.integrity.gradients(step, gradients)
-        wishes = self.stop.wish(self.integrity.doubts(norm))
+        wishes = self.stop.wish(self.integrity.doubts(norm), self.stragglers.own_time())
         # The one time in a step that the host waits for the device.
-        loss, norm, signal, *doubts = paddle.concat([loss_sum, norm, wishes]).tolist()
+        loss, norm, signal, *known = collectives.read(paddle.concat([loss_sum, norm, wishes]))
         loss /= parts
         self.stop.agree(signal)
-        self.integrity.assert_intact(step, *doubts)
+        self.stragglers.note(step, known[2:])
+        self.integrity.assert_intact(step, *known[:2])
         self.integrity.before_update()
         try:
             result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
@@ -238,13 +239,12 @@ class Trainer:
                 f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
             ) from None
         self.integrity.after_update()
-        seconds = time.perf_counter() - began
+        seconds = progress.end(began)
         tokens = samples * self.run.data.max_seq_length
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
-        if result.is_skipped:
-            self.progress.skipped_steps += 1
+        self.progress.skipped_steps += result.is_skipped
         return result
 
     def _report(self, result: StepResult, interval: Interval) -> bool:

@@ -1,8 +1,8 @@
 """Trains while bits flip. Usage: flip_bits.py PLAN.json CONFIG.json.
 
-The plan is a list of flips, each with the "step" at which it happens, when that is first taken; the
-"moment" in that step; the "rank"; the "kind" of value; and where: "bucket" and "element" as shares
-of what there is, and the "bit".
+The plan is a list of flips, each with the "step" and the "moment" in it at which it happens, one
+whenever that comes; the "rank"; the "kind" of value; and where: "bucket" and "element" as shares of
+what there is, and the "bit".
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def plant(plan: list[dict[str, Any]]) -> None:
                 if entry["step"] == now["step"] and entry["moment"] == moment:
                     plan.remove(entry)
                     flip(now["integrity"], entry)
+                    break
             return method(self, *arguments, **options)
 
         return call

@@ -33,7 +33,10 @@ class StabilityArguments(Arguments):
         6.0, gt=0, description="Standard deviations above their mean from which it is a spike."
     )
     max_rewinds: Integer = Field(
-        3, ge=0, description="Times that a run goes back before it stops instead."
+        3,
+        ge=0,
+        description="Times that a run goes back before it stops instead; for flipped bits, in a "
+        "row.",
     )
     diverged_steps: Integer = Field(
         500,
@@ -48,11 +51,14 @@ class IntegrityArguments(Arguments):
 
     integrity: Literal["off", "replicas", "repeat"] = Field(
         "replicas",
-        description="replicas: ranks that hold the same values compare checksums of them; repeat: "
-        "a rank that shares its values with none also repeats the step that it compares.",
+        description="replicas: ranks that hold the same values compare the sums of their bits, and "
+        "the run goes back where they differ. repeat: besides, each rank checks at every step that "
+        "its values have stayed as AdamW left them, and computes the step of the interval twice.",
     )
     integrity_interval: Integer = Field(
-        100, gt=0, description="Steps between two comparisons of the weights' checksums."
+        100,
+        gt=0,
+        description="Steps between two comparisons; there is one before each checkpoint, too.",
     )
 
 

@@ -21,10 +21,11 @@ from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
-from llm_pretrain.parallel.comm.lost_peer import missing_peers
+from llm_pretrain.parallel.comm.lost_peer import missing_peers, stuck_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
+from llm_pretrain.training.integrity import IntegrityError
 from llm_pretrain.training.saves import SavingError
 
 USER_ERRORS = (
@@ -35,6 +36,7 @@ USER_ERRORS = (
     PreprocessError,
     SavingError,
     NonFiniteGradientError,
+    IntegrityError,
 )
 """Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0
@@ -79,6 +81,13 @@ def _described(error: Exception) -> str:
 
 def _report(error: Exception, tell: Callable[[str], None]) -> None:
     rank = topology.current().rank
+    if _is_about_communication(error) and (stuck := stuck_peers()):
+        text = f"the job stands still: {stuck}."
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        # The store, which knows who was the first, may be what stands still.
+        if rank == (1 if stuck.startswith("rank 0 ") else 0):
+            tell(text)
+        return
     own = _described(error)
     try:
         text, is_first = _first_failure(own, rank, waits=_is_about_communication(error))

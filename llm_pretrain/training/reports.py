@@ -104,6 +104,8 @@ class Reports:
         """Whether steps are being taken."""
         self.goodput = Goodput()
         self._recorded = -math.inf
+        self.of_ranks: dict[str, float | int] = {}
+        """What is known of the ranks' own times in the step before the last."""
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -253,6 +255,7 @@ class Reports:
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,
             "goodput": self.goodput.share(),
+            **self.of_ranks,
         }
         if loss_scale.is_dynamic:
             metrics["loss_scale"] = loss_scale.value
@@ -277,6 +280,12 @@ class Reports:
                 }
             )
             self._record_goodput()
+
+    def rewound(self, step: int, to: int) -> None:
+        """The run has gone back within itself; what was logged of the steps since is void."""
+        self.message(f"The run goes back from step {step} to step {to}.")
+        if self.reporter:
+            self.reporter.note("rewind", {"global_step": step, "rewound_to": to})
 
     def signalled(self, number: int) -> None:
         """This process was told to end; the launcher, too, which then shows no rank's output."""

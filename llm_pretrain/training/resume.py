@@ -18,8 +18,9 @@ from llm_pretrain.checkpoint.directory import (
     remove_unfinished,
     set_aside,
     step_of,
+    whole_checkpoints,
 )
-from llm_pretrain.checkpoint.load import load_optimizer
+from llm_pretrain.checkpoint.load import first_shards, load_optimizer
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
@@ -31,6 +32,7 @@ from llm_pretrain.training.agreement import bounds_over_ranks
 from llm_pretrain.training.folders import Start, assert_same_model, find_start
 from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.stage import first_values
 
 
 class Loaded(NamedTuple):
@@ -126,6 +128,38 @@ def load_unless_damaged(checkpoint: Path, optimizer: ShardedAdamW) -> Loaded | s
         problem = str(error)
     problems = filter(None, collectives.gather_texts(problem))
     return next(problems, loaded or "")
+
+
+class Beginning(NamedTuple):
+    """What a run's first step begins with."""
+
+    checkpoint: Path | None
+    state: dict[str, Any]
+    """What a checkpoint would have of it, besides weights and the optimizer's shards."""
+
+
+def newest_state(
+    run: RunConfig, model: ModelConfig, optimizer: ShardedAdamW, beginning: Beginning
+) -> tuple[dict[str, Any], list[dict[str, Tensor]], int]:
+    """The newest state that all ranks can go back to within a run, and its optimizer's steps.
+
+    Raises:
+        ConfigError: there is none: the checkpoint that the run began with has vanished.
+    """
+    first = int(beginning.state["progress"]["global_step"])
+    found = {step_of(path): path for path in whole_checkpoints(run.training.output_dir)}
+    if beginning.checkpoint is not None:
+        found[first] = beginning.checkpoint
+    steps = [set(json.loads(text)) for text in collectives.gather_texts(json.dumps([*found]))]
+    for step in sorted(set.intersection(*steps), reverse=True):
+        loaded = load_unless_damaged(found[step], optimizer)
+        if isinstance(loaded, Loaded):
+            # The samples of the first step are those that the run chose, not the checkpoint.
+            state = beginning.state if step == first else loaded.state
+            return state, loaded.shards, loaded.steps
+    if beginning.checkpoint is not None:
+        raise ConfigError([f"there is no checkpoint to go back to in {run.training.output_dir}"])
+    return beginning.state, first_shards(optimizer.buckets, first_values(run, model)), 0
 
 
 def set_aside_later(run: RunConfig, start: Start, step: int, reports: Reports) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from llm_pretrain import machine
 from llm_pretrain.checkpoint.save import is_first_of_node
@@ -87,7 +88,9 @@ def run(arguments: Sequence[str]) -> int:
         alerts = alerts_of(run)
         with (
             reported_failures(alerts),
-            watched_peers(topology.rank, topology.world_size, timeout),
+            watched_peers(
+                topology.rank, topology.world_size, timeout, Path(run.training.output_dir, "stacks")
+            ),
             _own_output(run, topology, start),
         ):
             return train(run, model, topology, alerts)

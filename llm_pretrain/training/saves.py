@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import paddle
+from paddle import Tensor
+
 from llm_pretrain.checkpoint.background import BackgroundSave
 from llm_pretrain.checkpoint.directory import checkpoint_path, step_of
 from llm_pretrain.checkpoint.host_copy import CopyPlan, free_memory
@@ -63,11 +66,11 @@ class Saves:
         self._auto_seconds: float | None = None
         """Between two saves of `save_steps: auto`, when it is known."""
 
-    def wish(self) -> list[float]:
-        """What this rank has to say: is a save due by the clock, and is it still writing? `heed`
-        takes the largest of the ranks' numbers."""
+    def wish(self) -> Tensor:
+        """What this rank has to say, float32 [2]: is a save due by the clock, and is it still
+        writing? `heed` takes the largest of the ranks' numbers."""
         is_busy = self._background is not None and self._background.is_busy
-        return [float(self._is_due_by_clock()), float(is_busy)]
+        return paddle.to_tensor([self._is_due_by_clock(), is_busy], dtype="float32")
 
     def heed(self, wishes: Sequence[float]) -> None:
         """Go on with what every rank has ended; all call it at the same step, before its weights

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle import Tensor
 
 from llm_pretrain.checkpoint.directory import checkpoint_path
 from llm_pretrain.checkpoint.save import SavedState
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.machine.device import CopiesAhead
+from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
@@ -29,11 +30,13 @@ from llm_pretrain.parallel.sharding.optimizer import (
 )
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.evaluate import evaluate
-from llm_pretrain.training.origin import changes, shortage
+from llm_pretrain.training.integrity import FlippedBitsError, Integrity
+from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Interval, Progress, Reports
-from llm_pretrain.training.resume import Loaded, load_unless_damaged
+from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
+from llm_pretrain.training.stragglers import Stragglers
 
 
 class Trainer:
@@ -88,6 +91,8 @@ class Trainer:
         """Whether the state is that of an earlier step than the samples that were read last."""
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
+        self.integrity = Integrity(training, topology, self.optimizer, reports)
+        self.stragglers = Stragglers(training, topology, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -108,29 +113,9 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
-        order = [
-            key
-            for key, value in self._sample_order().items()
-            if state["sample_order"].get(key) != value
-        ]
-        if order:
-            self.reports.message(
-                f"The samples come in another order from here on: it depends on {', '.join(order)}."
-            )
-        assert self.datasets.train is not None
-        problems = shortage(self.run, state, self._samples_per_step(), len(self.datasets.train))
-        if problems:
-            raise ConfigError(problems)
-
-    def _sample_order(self) -> dict[str, Any]:
-        """What the order of the samples depends on, besides the files."""
-        assert self.datasets.train is not None
-        return {
-            "seed": self.run.training.seed,
-            "split": self.run.data.split,
-            "max_seq_length": self.run.data.max_seq_length,
-            "number of samples": len(self.datasets.train),
-        }
+        samples, per_step = len(self.datasets.train or ()), self._samples_per_step()
+        for line in accept_samples(self.run, state, samples, per_step):
+            self.reports.message(line)
 
     def _samples_per_step(self) -> int:
         training = self.run.training
@@ -145,9 +130,13 @@ class Trainer:
         training = self.run.training
         self.reports.is_training = True
         self.stop.agree()
+        self.beginning = Beginning(self.saves.last, self._state())
         while self._has_steps_left():
             with self._loader() as loader:
-                self._train_on(loader)
+                try:
+                    self._train_on(loader)
+                except FlippedBitsError:
+                    self.go_back()
         self._finish_saves()
         self.reports.is_training = False
         last = self.progress.global_step
@@ -171,6 +160,7 @@ class Trainer:
         training = self.run.training
         interval = Interval()
         self.is_rewound = False
+        self.integrity.begin(self.progress.global_step)
         while self._has_steps_left() and not self.is_rewound:
             self.progress.global_step += 1
             result = self._step(loader, self.total, interval)
@@ -178,21 +168,35 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            if self.stop.agreed or self.saves.is_due(self.progress.global_step):
+            saves = self.stop.agreed or self.saves.is_due(self.progress.global_step)
+            self.integrity.compare(self.progress.global_step, saves=bool(saves))
+            if saves:
                 self.save()
+
+    def go_back(self) -> None:
+        """Take up the newest state that was saved, or the first; the steps since are repeated."""
+        self.integrity.assert_may_repeat()
+        self.saves.finish()
+        step = self.progress.global_step
+        state, shards, steps = newest_state(self.run, self.model, self.optimizer, self.beginning)
+        self.progress = Progress.restore(state["progress"])
+        self.loss_scale.restore(state["loss_scale"])
+        self.optimizer.drop_gradients()
+        self.optimizer.restore(shards, steps)
+        self.evaluated = (-1, math.inf)
+        self.reports.rewound(step, self.progress.global_step)
 
     def _has_steps_left(self) -> bool:
         return self.progress.global_step < self.run.training.max_steps and not self.stop.agreed
 
     def _loader(self) -> Batches:
         assert self.datasets.train is not None
-        training = self.run.training
         return open_batches(
             self.datasets.train,
             self.topology,
-            batch_size=training.per_device_train_batch_size,
+            batch_size=self.run.training.per_device_train_batch_size,
             consumed_samples=self.progress.consumed_samples,
-            workers=training.dataloader_num_workers,
+            workers=self.run.training.dataloader_num_workers,
         )
 
     def _step(
@@ -200,23 +204,20 @@ class Trainer:
     ) -> StepResult | None:
         """One step of the optimizer; None where the step's data is to be passed over."""
         training = self.run.training
-        began = time.perf_counter()
-        accumulation = training.gradient_accumulation_steps
-        batches = [next(loader) for _ in range(accumulation)]
+        began = progress.begin("the samples", step := self.progress.global_step)
+        batches = [next(loader) for _ in range(training.gradient_accumulation_steps)]
         samples = self._samples_per_step()
         self.progress.consumed_samples += samples
-        step = self.progress.global_step
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
             self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
             self.stop.agree()
+            progress.end(began)
             return None
         micro_batches = [
             part
             for batch in batches
             for part in split_batch(
-                batch.tokens,
-                batch.labels,
-                training.per_device_train_batch_size,
+                *(batch.tokens, batch.labels, training.per_device_train_batch_size),
                 ignored_label=IGNORED_LABEL,
                 first_sample=batch.first_sample,
                 seed=training.seed,
@@ -225,18 +226,28 @@ class Trainer:
             )
         ]
         self.copies.finish()
-        parts = accumulation * self.topology.batch_degree
-        self.optimizer.begin_step(len(micro_batches))
-        loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
-        loss_sum = self.topology.sum_over_batch(loss_sum)
-        norm = self.optimizer.reduce_gradients()
+        parts = training.gradient_accumulation_steps * self.topology.batch_degree
+
+        def gradients() -> tuple[Tensor, Tensor]:
+            self.optimizer.begin_step(len(micro_batches))
+            own = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
+            loss_sum = self.topology.sum_over_batch(self.integrity.note_part(step, own))
+            return loss_sum, self.optimizer.reduce_gradients()
+
+        loss_sum, norm = self.integrity.gradients(step, gradients)
+        wishes = self.stop.wish(
+            self.saves.wish(), self.integrity.doubts(norm), self.stragglers.own_time()
+        )
         # The one time in a step that the host waits for the device.
-        loss, norm, signal, *wishes = paddle.concat(
-            [loss_sum, norm, self.stop.wish(*self.saves.wish())]
-        ).tolist()
+        loss, norm, signal, is_due, is_writing, *known = collectives.read(
+            paddle.concat([loss_sum, norm, wishes])
+        )
         loss /= parts
         self.stop.agree(signal)
-        self.saves.heed(wishes)
+        self.saves.heed([is_due, is_writing])
+        self.stragglers.note(step, known[2:])
+        self.integrity.assert_intact(step, *known[:2])
+        self.integrity.before_update()
         try:
             result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
         except NonFiniteGradientError as error:
@@ -245,13 +256,13 @@ class Trainer:
                 f"saved since the last checkpoint. To pass over this data, resume with "
                 f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
             ) from None
-        seconds = time.perf_counter() - began
+        self.integrity.after_update()
+        seconds = progress.end(began)
         tokens = samples * self.run.data.max_seq_length
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
-        if result.is_skipped:
-            self.progress.skipped_steps += 1
+        self.progress.skipped_steps += result.is_skipped
         return result
 
     def _report(self, result: StepResult, interval: Interval) -> bool:
@@ -315,14 +326,17 @@ class Trainer:
     def save(self) -> None:
         """Save a checkpoint of this step, or begin to."""
         self._note_best()
-        state = {
+        best = self.progress.best_step if self.run.training.load_best_model_at_end else None
+        self.saves.save(self.progress.global_step, self._state(), best)
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint has besides weights and the optimizer's shards."""
+        return {
             "progress": self.progress.state(),
             "loss_scale": self.loss_scale.state(),
-            "sample_order": self._sample_order(),
+            "sample_order": sample_order(self.run, len(self.datasets.train or ())),
             "origin": self.origin,
         }
-        best = self.progress.best_step if self.run.training.load_best_model_at_end else None
-        self.saves.save(self.progress.global_step, state, best)
 
     def save_model(self) -> None:
         """Write the final weights to `output_dir`."""

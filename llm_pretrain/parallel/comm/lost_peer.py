@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import secrets
 import subprocess
-import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
 
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import heartbeat
+from llm_pretrain.parallel.comm import heartbeat, progress
 
 _KEY = "heartbeat"
 _watch: subprocess.Popen[str] | None = None
 
 
 @contextmanager
-def watched_peers(rank: int, world_size: int, timeout_seconds: float) -> Iterator[None]:
+def watched_peers(
+    rank: int, world_size: int, timeout_seconds: float, stacks: Path
+) -> Iterator[None]:
     """Within the block a peer that is lost ends this process, with a message that names it.
 
     Lost is a peer whose process has ended, other than by leaving its own block, or that has given
-    no sign of life for nearly `timeout_seconds`. Every rank of the job enters the block once.
+    no sign of life for nearly `timeout_seconds`. Where all stand still for so long, the one that
+    the others wait for is named. Every rank of the job enters the block once.
+
+    Args:
+        stacks: the directory in which a job that stands still leaves where each rank was.
     """
     global _watch
     if world_size == 1:
         yield
         return
-    _watch = _start_watch(rank, timeout_seconds)
+    _watch = _start_watch(rank, timeout_seconds, stacks)
     yield
     # Where the block raises, the watch goes on until the process ends and the peers learn of it.
     with contextlib.suppress(OSError), _watch:
@@ -39,16 +50,40 @@ def watched_peers(rank: int, world_size: int, timeout_seconds: float) -> Iterato
 
 def missing_peers() -> str:
     """The ranks that have not been heard from for a while, in words; "" where all is well."""
+    return _answer("missing?")
+
+
+def stuck_peers() -> str:
+    """The ranks that stand still while the others wait, in words; "" where none does.
+
+    If there are any, the stacks of all ranks are written.
+    """
+    stuck = _answer("stuck?")
+    if stuck:
+        time.sleep(2 * heartbeat.STACKS_SECONDS)
+    return stuck
+
+
+def _answer(question: str) -> str:
     if _watch is None or _watch.stdout is None:
         return ""
     try:
-        _ask("missing?")
+        _ask(question)
         return _watch.stdout.readline().strip()
     except OSError:  # the watch has ended
         return ""
 
 
-def _start_watch(rank: int, timeout_seconds: float) -> subprocess.Popen[str]:
+@cache
+def _stacks_file() -> BinaryIO:
+    """The file, without a name, to which this process writes its stacks at the watch's signal."""
+    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process)
+    # Not by Python's code, which a rank that is held in C++ would not come to.
+    faulthandler.register(heartbeat.STACKS_SIGNAL, file=file, all_threads=True)
+    return file
+
+
+def _start_watch(rank: int, timeout_seconds: float, stacks: Path) -> subprocess.Popen[str]:
     store = internals.job_store()
     token, port = secrets.token_hex(16), 0
     if rank != 0:
@@ -61,12 +96,16 @@ def _start_watch(rank: int, timeout_seconds: float) -> subprocess.Popen[str]:
         "timeout_seconds": timeout_seconds,
         "token": token,
         "port": port,
+        "place_file": progress.place_file().fileno(),
+        "stacks_file": _stacks_file().fileno(),
+        "stacks_directory": str(stacks),
     }
     watch = subprocess.Popen(
-        [sys.executable, "-I", heartbeat.__file__],
+        heartbeat.command(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        pass_fds=(progress.place_file().fileno(), _stacks_file().fileno()),
     )
     assert watch.stdin is not None
     assert watch.stdout is not None

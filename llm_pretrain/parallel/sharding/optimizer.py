@@ -107,11 +107,15 @@ class ShardedAdamW:
             raise NonFiniteGradientError(f"The norm of the gradient is {norm}.")
         if is_finite:
             self._apply(self._factor(norm) / loss_scale.value, learning_rate)
+        self.drop_gradients()
+        loss_scale.update(overflowed=not is_finite)
+        return StepResult(norm, is_skipped=not is_finite)
+
+    def drop_gradients(self) -> None:
+        """Forget the reduced gradients; the next ones begin at zero."""
         self.shards = []
         for bucket in self.buckets:
             bucket.clear_gradients()
-        loss_scale.update(overflowed=not is_finite)
-        return StepResult(norm, is_skipped=not is_finite)
 
     def _factor(self, norm: float) -> float:
         if self.max_norm <= 0.0 or norm <= self.max_norm:

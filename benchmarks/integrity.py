@@ -1,0 +1,100 @@
+"""What it costs to compare the bits of replicas: the time of the sums, of a step, and their share.
+
+Trains a small LLaMA in this process on random tokens and sums the bits of all that its optimizer
+holds after each step, as replicas do once in `integrity_interval` steps.
+
+    python benchmarks/integrity.py [--hidden 512] [--layers 8] [--tokens 1024] [--steps 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from llm_pretrain.config import TrainingArguments
+from llm_pretrain.data.indexed_writer import IndexedWriter
+from llm_pretrain.ops.bit_sum import bit_sums
+from llm_pretrain.parallel.sharding.replicas import held_values
+from llm_pretrain.training.integrity import Integrity
+from llm_pretrain.training.run import run
+
+VOCABULARY, LENGTH = 8192, 256
+INTERVAL: int = TrainingArguments.model_fields["integrity_interval"].default
+
+
+def write_config(folder: Path, arguments: argparse.Namespace) -> Path:
+    model = {
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": arguments.hidden,
+        "intermediate_size": arguments.hidden * 11 // 4,
+        "num_hidden_layers": arguments.layers,
+        "num_attention_heads": arguments.hidden // 64,
+        "max_position_embeddings": LENGTH,
+    }
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(model))
+    with IndexedWriter(folder / "text", np.uint16) as writer:
+        tokens = arguments.tokens * (arguments.steps + 4)
+        writer.add_document(np.random.default_rng(0).integers(0, VOCABULARY, tokens))
+    config = {
+        "model_name_or_path": str(folder / "model"),
+        "input_dir": str(folder),
+        "output_dir": str(folder / "out"),
+        "split": "100,0,0",
+        "max_seq_length": LENGTH,
+        "per_device_train_batch_size": arguments.tokens // LENGTH,
+        "max_steps": arguments.steps,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "do_train": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "config.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=1024, help="of a step")
+    parser.add_argument("--steps", type=int, default=4)
+    arguments = parser.parse_args()
+    sums: list[float] = []
+    ends: list[float] = []
+    steps: list[float] = []
+    numbers: list[int] = []
+    compare = Integrity.compare
+
+    def timed(self: Integrity, step: int, **options: Any) -> None:
+        began = time.perf_counter()
+        if ends:
+            steps.append(began - ends[-1])
+        held = held_values(self.optimizer)
+        bit_sums([value.tensor for value in held]).tolist()
+        sums.append(time.perf_counter() - began)
+        numbers.append(sum(value.tensor.size * value.tensor.element_size() for value in held))
+        compare(self, step, **options)
+        ends.append(time.perf_counter())
+
+    Integrity.compare = timed  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        run([str(write_config(Path(folder), arguments))])
+    share = median(sums) / median(steps) / INTERVAL
+    print(
+        f"{numbers[-1] / 1e6:.0f} MB in {median(sums):.3f} s "
+        f"({numbers[-1] / median(sums) / 1e9:.2f} GB/s), a step of {arguments.tokens} tokens "
+        f"{median(steps):.2f} s: {share:.3%} of a step at the default interval of {INTERVAL}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators" or "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -17,7 +17,18 @@ A step's line describes the steps since the one before it, its interval:
 - `max_memory_allocated` (MiB; on a GPU also `current_memory_allocated`,
   `current_memory_reserved` and `max_memory_reserved`), `consumed_samples`;
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
-  overflowed, since the run's beginning and over resumes.
+  changed no weight (they overflowed in float16, or `on_spike` and `on_nan` skipped them), since the
+  run's beginning and over resumes.
+
+An event's line has its kind in `event`, a `message` for a person, and its figures:
+
+- "spike" and "not_finite", of a step: what was done about it (`action`: "apply", "skip" or
+  "rewind"), `loss` with `loss_mean` and `loss_deviations` (the mean that it is compared with, and
+  how many deviations it lies above that), `gradient_norm`, `norm_mean` and `norm_deviations`
+  likewise, and the samples of the step, from `first_sample` to `last_sample`;
+- "rewind": the run has gone back to the weights of `checkpoint_step`, and passes over the steps
+  from `first_passed_over` to `last_passed_over`. `read_metrics` leaves out what was logged of these
+  steps before, but for events.
 
 A run that resumes at an earlier step than its predecessor reached writes those steps again.
 The lines of the predecessor from that step on then describe a past that was abandoned:
@@ -86,13 +97,20 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     """The lines that describe the run as it stands, in order; [] where there is no file.
 
     Left out: lines that a later run wrote again (of step s, where that run began at s or
-    before), and a line cut short by a crash.
+    before), lines of steps that the run went back from, and a line cut short by a crash.
     """
     kept: list[dict[str, Any]] = []
     current_run = 0
     for line in _lines(Path(directory) / FILE_NAME):
         step = line.get("global_step")
         run = line.get("run", 0)
+        if line.get("event") == "rewind":
+            first = line.get("first_passed_over", math.inf)
+            kept = [
+                earlier
+                for earlier in kept
+                if earlier.get("kind") == "event" or earlier.get("global_step", -1) < first
+            ]
         if run > current_run and step is not None:
             current_run = run
             kept = [

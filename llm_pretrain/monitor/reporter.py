@@ -69,6 +69,10 @@ class Reporter:
         """What serves each operator, for the log alone."""
         self._write_line("operators", served_by)
 
+    def event(self, values: Metrics) -> None:
+        """What the operator is told of, for the log alone. Keys: global_step, event, message, …"""
+        self._write_line("event", values)
+
     def evaluation(self, metrics: Metrics) -> None:
         """An evaluation. Keys: global_step, eval_loss, eval_ppl, ..."""
         self._console.evaluation(metrics)

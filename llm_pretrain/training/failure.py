@@ -21,10 +21,10 @@ from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers
-from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
 from llm_pretrain.training.saves import SavingError
+from llm_pretrain.training.stability import UnstableRunError
 
 USER_ERRORS = (
     ConfigError,
@@ -33,7 +33,7 @@ USER_ERRORS = (
     OperatorError,
     PreprocessError,
     SavingError,
-    NonFiniteGradientError,
+    UnstableRunError,
 )
 """Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0

@@ -22,6 +22,7 @@ from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
 from llm_pretrain.training.run_record import command_to_go_on, write_run_record
+from llm_pretrain.training.stability import Decision
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Progress:
     best_metric: float | None = None
     best_step: int | None = None
     skipped_steps: int = 0
-    """Steps whose float16 gradient overflowed, so that they changed no weight."""
+    """Steps that changed no weight: float16 overflowed, or `on_spike` and `on_nan` said so."""
     evaluated_step: int | None = None
     """The last step that was evaluated."""
 
@@ -58,6 +59,8 @@ class Interval:
     """Sums over the steps since the last report, or since the start."""
 
     steps: int = 0
+    losses: int = 0
+    """That were finite, of which `loss` is the sum."""
     loss: float = 0.0
     last_loss: float = 0.0
     """Of the last step alone."""
@@ -69,11 +72,18 @@ class Interval:
 
     def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
         self.steps += 1
-        self.loss += loss
+        if math.isfinite(loss):
+            self.losses += 1
+            self.loss += loss
         self.last_loss = loss
         self.seconds += seconds
         self.tokens += tokens
         self.wait_seconds += wait_seconds
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the finite losses; the last one if none was."""
+        return self.loss / self.losses if self.losses else self.last_loss
 
 
 class Reports:
@@ -143,13 +153,57 @@ class Reports:
             f"loss scale now {loss_scale.value:g}, {progress.skipped_steps} skipped so far."
         )
 
+    def unstable(self, decision: Decision, progress: Progress) -> None:
+        """A step that was not good, and what is done about it."""
+        follows = {
+            "apply": "The update is made all the same.",
+            "skip": f"Its update is skipped, {progress.skipped_steps} so far.",
+            "rewind": "The run goes back.",
+        }
+        self.event(
+            decision.kind,
+            f"{decision.text} {follows[decision.action]}",
+            global_step=progress.global_step,
+            action=decision.action,
+            **decision.figures,
+        )
+
+    def gone_back(
+        self, progress: Progress, checkpoint: Path, step: int, passed_over: list[list[int]]
+    ) -> None:
+        """The run has the weights of a checkpoint of `step`, and will not train on the samples of
+        the steps since; `passed_over` is all of its `skip_data_intervals`."""
+        last = progress.global_step
+        steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
+        self.event(
+            "rewind",
+            f"Back at the weights of step {step} ({checkpoint}). The data of {steps} is passed "
+            f'over, as it is from the start with "skip_data_intervals": {passed_over}.',
+            global_step=last,
+            checkpoint_step=step,
+            first_passed_over=step + 1,
+            last_passed_over=last,
+        )
+
+    def event(self, kind: str, message: str, **fields: Any) -> None:
+        """Something that the operator of the run is told, on the console and in train_log.jsonl.
+
+        Args:
+            kind: "spike", "rewind", …: a word of [a-z_].
+            message: whole sentences.
+            fields: values of the event's own.
+        """
+        if self.reporter:
+            self.message(message)
+            self.reporter.event({"event": kind, "message": message, **fields})
+
     def step(
         self, progress: Progress, interval: Interval, result: StepResult, loss_scale: LossScale
     ) -> None:
         """A logged step, the last of `interval`; `loss_scale` is that of the next."""
         if not self.reporter:
             return
-        loss = interval.loss / interval.steps
+        loss = interval.mean_loss
         speed = self._tokens_per_second_per_device(interval)
         metrics: dict[str, float | int | str | None] = {
             "global_step": progress.global_step,
@@ -223,7 +277,7 @@ class Reports:
             metrics["skipped_steps"] = progress.skipped_steps
         if total.steps:
             metrics |= {
-                "train_loss": total.loss / total.steps,
+                "train_loss": total.mean_loss,
                 "tokens": total.tokens,
                 "tokens_per_second_per_device": self._tokens_per_second_per_device(total),
                 "max_memory_allocated": device.max_memory_allocated(),

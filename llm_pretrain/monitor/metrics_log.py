@@ -26,9 +26,9 @@ An event's line has its kind in `event`, a `message` for a person, and its figur
   "rewind"), `loss` with `loss_mean` and `loss_deviations` (the mean that it is compared with, and
   how many deviations it lies above that), `gradient_norm`, `norm_mean` and `norm_deviations`
   likewise, and the samples of the step, from `first_sample` to `last_sample`;
-- "rewind": the run has gone back to the weights of `checkpoint_step`, and passes over the steps
-  from `first_passed_over` to `last_passed_over`. `read_metrics` leaves out what was logged of these
-  steps before, but for events.
+- "rewind": the run has gone back to the weights of the step `rewound_to`, and passes over the steps
+  from there to `global_step`. `read_metrics` leaves out what was logged of them before, but for
+  events.
 
 A run that resumes at an earlier step than its predecessor reached writes those steps again.
 The lines of the predecessor from that step on then describe a past that was abandoned:
@@ -57,6 +57,8 @@ from typing import Any
 Metrics = Mapping[str, "float | int | str | None"]
 
 FILE_NAME = "train_log.jsonl"
+_OF_STEPS = {"step", "evaluation", "save"}
+"""Kinds of lines that are void when the run goes back before them."""
 
 
 class MetricsLog:
@@ -97,26 +99,25 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     """The lines that describe the run as it stands, in order; [] where there is no file.
 
     Left out: lines that a later run wrote again (of step s, where that run began at s or
-    before), lines of steps that the run went back from, and a line cut short by a crash.
+    before), those of steps that the run went back from, and a line cut short by a crash.
     """
     kept: list[dict[str, Any]] = []
     current_run = 0
     for line in _lines(Path(directory) / FILE_NAME):
         step = line.get("global_step")
         run = line.get("run", 0)
-        if line.get("event") == "rewind":
-            first = line.get("first_passed_over", math.inf)
-            kept = [
-                earlier
-                for earlier in kept
-                if earlier.get("kind") == "event" or earlier.get("global_step", -1) < first
-            ]
         if run > current_run and step is not None:
             current_run = run
             kept = [
                 earlier
                 for earlier in kept
                 if earlier["run"] == run or earlier.get("global_step", -1) < step
+            ]
+        if (back := line.get("rewound_to")) is not None:
+            kept = [
+                earlier
+                for earlier in kept
+                if earlier["kind"] not in _OF_STEPS or earlier.get("global_step", -1) <= back
             ]
         kept.append(line)
     return kept

@@ -180,9 +180,7 @@ class Reports:
             f"Back at the weights of step {step} ({checkpoint}). The data of {steps} is passed "
             f'over, as it is from the start with "skip_data_intervals": {passed_over}.',
             global_step=last,
-            checkpoint_step=step,
-            first_passed_over=step + 1,
-            last_passed_over=last,
+            rewound_to=step,
         )
 
     def event(self, kind: str, message: str, **fields: Any) -> None:

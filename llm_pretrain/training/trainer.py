@@ -362,7 +362,7 @@ class Trainer:
             self.total,
             {
                 "ended_by": ended_by,
-                "rewound_to": ", ".join(map(str, self.updates.stability.rewound_to)) or None,
+                "went_back_to": ", ".join(map(str, self.updates.stability.rewound_to)) or None,
                 "final_model": training.output_dir if self.has_saved_model else None,
                 "last_checkpoint": self.saves.last,
                 "best_checkpoint": best_path if best_path and best_path.is_dir() else None,

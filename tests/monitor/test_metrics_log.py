@@ -85,7 +85,7 @@ def test_steps_that_a_run_went_back_from_are_left_out(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         log.write("step", {"global_step": step, "loss": 1.0 * step})
     log.write("event", {"event": "spike", "global_step": 4})
-    log.write("event", {"event": "rewind", "global_step": 4, "first_passed_over": 3})
+    log.write("event", {"event": "rewind", "global_step": 4, "rewound_to": 2})
     log.write("step", {"global_step": 5, "loss": 5.0})
     log.close()
     lines = read_metrics(tmp_path)

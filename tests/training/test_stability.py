@@ -316,7 +316,7 @@ def test_a_run_that_went_back_is_as_if_the_data_had_been_passed_over(
     state = json.loads((output / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
     assert state["stability"]["skip_data_intervals"] == [[7, 8]]
     assert state["stability"]["rewound_to"] == [6]
-    assert logged(output, "summary")[-1]["rewound_to"] == "6"
+    assert logged(output, "summary")[-1]["went_back_to"] == "6"
     expected = {6, 12} if case == "loss rewind" else {3, 6, 8, 9, 12}
     assert checkpoints(output) == expected, "what it went back to is not removed"
     names = ("model.safetensors", "optimizer-00000.safetensors")
@@ -365,7 +365,7 @@ def test_a_run_goes_back_so_often_and_then_stops(layout: Runs) -> None:
     assert "the run has gone back 2 times before (max_rewinds)" in (output / "error").read_text()
     assert '"skip_data_intervals": [[7, 9], [11, 11]]' in (output / "error").read_text()
     back = [event for event in events(output) if event["event"] == "rewind"]
-    assert [event["checkpoint_step"] for event in back] == [6, 8]
+    assert [event["rewound_to"] for event in back] == [6, 8]
     assert [step for step, *_ in curve(output)] == [1, 2, 3, 4, 5, 6, 10]
     assert checkpoints(output) == {3, 6, 8, 9}
 

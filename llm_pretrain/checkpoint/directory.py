@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -241,10 +241,10 @@ def keep_newest(
     limit: int | None,
     *,
     keep_every: int | None = None,
-    best_step: int | None = None,
+    spared: Collection[int] = (),
 ) -> None:
-    """Remove the oldest checkpoints beyond `limit`, but neither that of `best_step` nor those of
-    multiples of `keep_every`, which do not count.
+    """Remove the oldest checkpoints beyond `limit`, but neither those of `spared` steps nor, which
+    do not count, those of multiples of `keep_every`.
 
     None or less than 1 keeps all.
     """
@@ -256,5 +256,5 @@ def keep_newest(
         if keep_every is None or step_of(path) % keep_every
     ]
     for path in passing[:-limit]:
-        if step_of(path) != best_step:
+        if step_of(path) not in spared:
             remove(path)

@@ -19,15 +19,20 @@ class StabilityArguments(Arguments):
 
     on_spike: Policy = Field(
         "warn",
-        description="What is done about a loss or a gradient's norm that leaps: warn; skip_update "
-        "leaves the weights as they were; rewind goes back to the last checkpoint and passes over "
-        "the data since; stop ends the run.",
+        description="What is done about a step whose loss or gradient norm leaps: warn; "
+        "skip_update leaves the weights as they were; rewind goes back to the last checkpoint and "
+        "passes over the data since; stop ends the run.",
     )
     on_nan: Policy = Field(
-        "stop", description="The same for a loss or a gradient that is not finite."
+        "stop",
+        description="The same where loss or gradient is not finite; warn skips the update, too, "
+        "for no weight could take it.",
     )
     spike_window: Integer = Field(
-        128, ge=8, description="Steps whose losses and norms a new one is compared with."
+        128,
+        ge=8,
+        description="Good steps whose losses and norms a new one is compared with, from half as "
+        "many on.",
     )
     spike_threshold: Number = Field(
         6.0, gt=0, description="Standard deviations above their mean from which it is a spike."
@@ -35,14 +40,14 @@ class StabilityArguments(Arguments):
     max_rewinds: Integer = Field(
         3,
         ge=0,
-        description="Times that a run goes back before it stops instead; for flipped bits, in a "
-        "row.",
+        description="Times that a run, resumed parts included, goes back before it stops instead; "
+        "for flipped bits, in a row.",
     )
     diverged_steps: Integer = Field(
         500,
         ge=0,
-        description="Steps in a row with a loss above the run's first after which the run has "
-        "diverged and ends with an error; 0 never.",
+        description="Steps in a row with a loss above that of the run's first step after which the "
+        "run has diverged and ends with an error; 0 never.",
     )
 
 

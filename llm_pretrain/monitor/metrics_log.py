@@ -3,8 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators", "event", "rewind", "goodput" or
-  "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event", "goodput" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -22,7 +21,18 @@ A step's line describes the steps since the one before it, its interval:
   ranks computed in the step before without waiting for others; `waiting_share`: of that step, what
   rank 0 waited for others;
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
-  overflowed, since the run's beginning and over resumes.
+  changed no weight (they overflowed in float16, or `on_spike` and `on_nan` skipped them), since the
+  run's beginning and over resumes.
+
+An event's line has its kind in `event`, a `message` for a person, and its figures:
+
+- "spike" and "not_finite", of a step: what was done about it (`action`: "apply", "skip" or
+  "rewind"), `loss` with `loss_mean` and `loss_deviations` (the mean that it is compared with, and
+  how many deviations it lies above that), `gradient_norm`, `norm_mean` and `norm_deviations`
+  likewise, and the samples of the step, from `first_sample` to `last_sample`;
+- "rewind": the run has gone back to the weights of the step `rewound_to`, and passes over the steps
+  from there to `global_step`. `read_metrics` leaves out what was logged of them before, but for
+  events.
 
 An event's line (`event`, `message`, and its own values) is what `alerts` told; a goodput's line is
 where the time of all runs went, for `training/goodput.py`.

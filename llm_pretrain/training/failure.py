@@ -22,11 +22,11 @@ from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
 from llm_pretrain.parallel.comm.lost_peer import missing_peers, stuck_peers
-from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
 from llm_pretrain.training.integrity import IntegrityError
 from llm_pretrain.training.saves import SavingError
+from llm_pretrain.training.stability import UnstableRunError
 
 USER_ERRORS = (
     ConfigError,
@@ -35,7 +35,7 @@ USER_ERRORS = (
     OperatorError,
     PreprocessError,
     SavingError,
-    NonFiniteGradientError,
+    UnstableRunError,
     IntegrityError,
 )
 """Errors that the person who typed the config can mend: no traceback is needed."""

@@ -26,6 +26,7 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
 from llm_pretrain.training.goodput import RECORD_SECONDS, Goodput, in_words
 from llm_pretrain.training.run_record import add_goodput, command_to_go_on, write_run_record
+from llm_pretrain.training.stability import Decision
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Progress:
     best_metric: float | None = None
     best_step: int | None = None
     skipped_steps: int = 0
-    """Steps whose float16 gradient overflowed, so that they changed no weight."""
+    """Steps that changed no weight: float16 overflowed, or `on_spike` and `on_nan` said so."""
     evaluated_step: int | None = None
     """The last step that was evaluated."""
 
@@ -62,6 +63,8 @@ class Interval:
     """Sums over the steps since the last report, or since the start."""
 
     steps: int = 0
+    losses: int = 0
+    """That were finite, of which `loss` is the sum."""
     loss: float = 0.0
     seconds: float = 0.0
     tokens: int = 0
@@ -73,11 +76,27 @@ class Interval:
 
     def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
         self.steps += 1
-        self.loss += loss
+        if math.isfinite(loss):
+            self.losses += 1
+            self.loss += loss
         self.seconds += seconds
         self.tokens += tokens
         self.wait_seconds += wait_seconds
-        self.last = Interval(1, loss, seconds, tokens, wait_seconds)
+        self.last = Interval(
+            steps=1,
+            losses=int(math.isfinite(loss)),
+            loss=loss,
+            seconds=seconds,
+            tokens=tokens,
+            wait_seconds=wait_seconds,
+        )
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the finite losses; the last one if none was."""
+        if self.losses:
+            return self.loss / self.losses
+        return self.last.loss if self.last else math.nan
 
 
 class Reports:
@@ -229,13 +248,43 @@ class Reports:
         if self.reporter and self.run.training.do_train:
             self.reporter.goodput(self.goodput.record())
 
+    def unstable(self, decision: Decision, progress: Progress) -> None:
+        """A step that was not good, and what is done about it."""
+        follows = {
+            "apply": "The update is made all the same.",
+            "skip": f"Its update is skipped, {progress.skipped_steps} so far.",
+            "rewind": "The run goes back.",
+        }
+        self.event(
+            decision.kind,
+            f"{decision.text} {follows[decision.action]}",
+            global_step=progress.global_step,
+            action=decision.action,
+            **decision.figures,
+        )
+
+    def gone_back(
+        self, progress: Progress, checkpoint: Path, step: int, passed_over: list[list[int]]
+    ) -> None:
+        """The run has the weights of a checkpoint of `step`, and will not train on the samples of
+        the steps since; `passed_over` is all of its `skip_data_intervals`."""
+        last = progress.global_step
+        steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
+        self.event(
+            "rewind",
+            f"Back at the weights of step {step} ({checkpoint}). The data of {steps} is passed "
+            f'over, as it is from the start with "skip_data_intervals": {passed_over}.',
+            global_step=last,
+            rewound_to=step,
+        )
+
     def step(
         self, progress: Progress, interval: Interval, result: StepResult, loss_scale: LossScale
     ) -> None:
         """A logged step, the last of `interval`; `loss_scale` is that of the next."""
         if not self.reporter:
             return
-        loss = interval.loss / interval.steps
+        loss = interval.mean_loss
         speed = self._tokens_per_second_per_device(interval)
         metrics: dict[str, float | int | str | None] = {
             "global_step": progress.global_step,
@@ -319,7 +368,7 @@ class Reports:
             metrics["skipped_steps"] = progress.skipped_steps
         if total.steps:
             metrics |= {
-                "train_loss": total.loss / total.steps,
+                "train_loss": total.mean_loss,
                 "tokens": total.tokens,
                 "tokens_per_second_per_device": self._tokens_per_second_per_device(total),
                 "max_memory_allocated": device.max_memory_allocated(),

@@ -11,6 +11,7 @@ from paddle import Tensor
 
 from llm_pretrain.checkpoint.checksums import DamagedCheckpointError
 from llm_pretrain.checkpoint.directory import (
+    checkpoint_path,
     checkpoints_in,
     no_whole_checkpoint,
     read_state,
@@ -115,6 +116,33 @@ def load_newest(
         reports.message(f"{loaded}.")
         damaged.append(loaded)
     raise ConfigError([no_whole_checkpoint(run.training.output_dir, damaged)])
+
+
+def load_newest_before(
+    step: int,
+    output_dir: str,
+    elsewhere: Path | None,
+    optimizer: ShardedAdamW,
+    reports: Reports,
+) -> Loaded | None:
+    """The newest checkpoint of an earlier step that no rank finds damaged, the same on all ranks;
+    None if there is none. Says which are damaged.
+
+    Args:
+        elsewhere: what the run has gone on from, for it may lie in another folder.
+    """
+    found = [step_of(path) for path in whole_checkpoints(output_dir)]
+    # Nodes may have disks of their own.
+    steps = json.loads(collectives.gather_texts(json.dumps(found))[0])
+    candidates = [checkpoint_path(output_dir, each) for each in reversed(steps) if each < step]
+    if elsewhere is not None and elsewhere not in candidates:
+        candidates.append(elsewhere)
+    for checkpoint in candidates:
+        loaded = load_unless_damaged(checkpoint, optimizer)
+        if isinstance(loaded, Loaded):
+            return loaded
+        reports.message(f"{loaded}.")
+    return None
 
 
 def load_unless_damaged(checkpoint: Path, optimizer: ShardedAdamW) -> Loaded | str:

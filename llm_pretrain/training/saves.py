@@ -6,7 +6,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,11 @@ class Saves:
     def _is_under_way(self) -> bool:
         return self._background is not None and self._background.part is not None
 
-    def save(self, step: int, state: dict[str, Any], best_step: int | None) -> None:
+    def save(self, step: int, state: dict[str, Any], spared: Collection[int]) -> None:
         """Save a checkpoint, or begin to.
 
         Args:
-            best_step: whose checkpoint is kept besides.
+            spared: steps whose checkpoints are kept besides.
 
         Raises:
             SavingError: it fails, as have so many before it.
@@ -149,7 +149,7 @@ class Saves:
             checkpoint_path(training.output_dir, step),
             state,
             self._extras_that_are_there(),
-            Retention(training.save_total_limit, training.keep_every, best_step),
+            Retention(training.save_total_limit, training.keep_every, sorted(spared)),
         )
         self._decide()
         if self._background is None:

@@ -14,7 +14,6 @@ from llm_pretrain.checkpoint.directory import checkpoint_path
 from llm_pretrain.checkpoint.save import SavedState
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.parallel.comm import collectives, progress
@@ -24,19 +23,20 @@ from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import (
     LossScale,
-    NonFiniteGradientError,
     ShardedAdamW,
     StepResult,
 )
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.evaluate import evaluate
-from llm_pretrain.training.integrity import FlippedBitsError, Integrity
+from llm_pretrain.training.integrity import Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Interval, Progress, Reports
 from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
+from llm_pretrain.training.stability import UnstableRunError
 from llm_pretrain.training.stragglers import Stragglers
+from llm_pretrain.training.update import Updates
 
 
 class Trainer:
@@ -80,6 +80,7 @@ class Trainer:
             Path(training.output_dir), pipeline.stage, model, self.optimizer, topology
         )
         self.saves = Saves(run, saved, reports, checkpoint_extras)
+        self.updates = Updates(run, self.optimizer, self.loss_scale, self.saves, reports)
         self.origin = origin
         self.changes: list[str] = []
         """Of the origin since the checkpoint that the run goes on from."""
@@ -88,7 +89,7 @@ class Trainer:
         self.total = Interval()
         self.has_saved_model = False
         self.is_rewound = False
-        """Whether the state is that of an earlier step than the samples that were read last."""
+        """Whether the weights are those of an earlier step than the samples that were read last."""
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
         self.integrity = Integrity(training, topology, self.optimizer, reports)
@@ -104,6 +105,7 @@ class Trainer:
         self.saves.settle()
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
+        self.updates.stability.restore(state.get("stability"))
         self.optimizer.restore(loaded.shards, loaded.steps)
         self.saves.last = loaded.checkpoint
         if self.run.training.ignore_data_skip:
@@ -126,17 +128,23 @@ class Trainer:
         )
 
     def train(self) -> int:
-        """Train to `max_steps`; return the signal that ended it early, or 0."""
+        """Train to `max_steps`; return the signal that ended it early, or 0.
+
+        Raises:
+            UnstableRunError: it has left its course, which the summary says, too.
+        """
         training = self.run.training
         self.reports.is_training = True
         self.stop.agree()
         self.beginning = Beginning(self.saves.last, self._state())
-        while self._has_steps_left():
-            with self._loader() as loader:
-                try:
+        try:
+            while self._has_steps_left():
+                with self._loader() as loader:
                     self._train_on(loader)
-                except FlippedBitsError:
-                    self.go_back()
+        except UnstableRunError as error:
+            self.saves.finish()
+            self.summarize(ended_by=error.kind)
+            raise
         self._finish_saves()
         self.reports.is_training = False
         last = self.progress.global_step
@@ -168,9 +176,11 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            saves = self.stop.agreed or self.saves.is_due(self.progress.global_step)
-            self.integrity.compare(self.progress.global_step, saves=bool(saves))
-            if saves:
+            is_saved = bool(
+                self.stop.agreed or self.is_rewound or self.saves.is_due(self.progress.global_step)
+            )
+            self.integrity.compare(self.progress.global_step, saves=is_saved)
+            if is_saved:
                 self.save()
 
     def go_back(self) -> None:
@@ -181,6 +191,7 @@ class Trainer:
         state, shards, steps = newest_state(self.run, self.model, self.optimizer, self.beginning)
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
+        self.updates.stability.restore(state.get("stability"))
         self.optimizer.drop_gradients()
         self.optimizer.restore(shards, steps)
         self.evaluated = (-1, math.inf)
@@ -202,7 +213,7 @@ class Trainer:
     def _step(
         self, loader: Iterator[Batch], total: Interval, interval: Interval
     ) -> StepResult | None:
-        """One step of the optimizer; None where the step's data is to be passed over."""
+        """One step of the optimizer; None where the step's data is passed over."""
         training = self.run.training
         began = progress.begin("the samples", step := self.progress.global_step)
         batches = [next(loader) for _ in range(training.gradient_accumulation_steps)]
@@ -248,28 +259,19 @@ class Trainer:
         self.stragglers.note(step, known[2:])
         self.integrity.assert_intact(step, *known[:2])
         self.integrity.before_update()
-        try:
-            result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
-        except NonFiniteGradientError as error:
-            raise NonFiniteGradientError(
-                f"Step {step}: {error} The loss is {loss}. No weight has been changed and nothing "
-                f"saved since the last checkpoint. To pass over this data, resume with "
-                f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
-            ) from None
+        result, self.progress = self.updates.update(self.progress, loss, norm, samples)
+        self.is_rewound = result is None
         self.integrity.after_update()
         seconds = progress.end(began)
         tokens = samples * self.run.data.max_seq_length
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
-        self.progress.skipped_steps += result.is_skipped
         return result
 
     def _report(self, result: StepResult, interval: Interval) -> bool:
         """Show what a step has come to; whether the interval's metrics were due."""
         training = self.run.training
-        if result.is_skipped:
-            self.reports.skipped(self.progress, self.loss_scale)
         self.reports.progressed(self.progress, interval)
         first = training.logging_first_step and self.progress.global_step == 1
         is_due = first or self._is_due(training.logging_strategy, training.logging_steps)
@@ -326,14 +328,17 @@ class Trainer:
     def save(self) -> None:
         """Save a checkpoint of this step, or begin to."""
         self._note_best()
-        best = self.progress.best_step if self.run.training.load_best_model_at_end else None
-        self.saves.save(self.progress.global_step, self._state(), best)
+        spared = self.updates.stability.spared()
+        if self.run.training.load_best_model_at_end and self.progress.best_step is not None:
+            spared.add(self.progress.best_step)
+        self.saves.save(self.progress.global_step, self._state(), spared)
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint has besides weights and the optimizer's shards."""
         return {
             "progress": self.progress.state(),
             "loss_scale": self.loss_scale.state(),
+            "stability": self.updates.stability.state(),
             "sample_order": sample_order(self.run, len(self.datasets.train or ())),
             "origin": self.origin,
         }
@@ -359,8 +364,12 @@ class Trainer:
         self.optimizer.restore(best.shards, best.steps)
         self.reports.message(f"The final model is that of step {step}, the best evaluated.")
 
-    def summarize(self) -> None:
-        """Say what the run has done and left, and how to go on."""
+    def summarize(self, *, ended_by: str | None = None) -> None:
+        """Say what the run has done and left, and how to go on.
+
+        Args:
+            ended_by: what ended it before its last step, unless a signal did.
+        """
         training = self.run.training
         best = self.progress.best_step
         best_path = None if best is None else checkpoint_path(training.output_dir, best)
@@ -368,6 +377,8 @@ class Trainer:
             self.progress,
             self.total,
             {
+                "ended_by": ended_by,
+                "went_back_to": ", ".join(map(str, self.updates.stability.rewound_to)) or None,
                 "final_model": training.output_dir if self.has_saved_model else None,
                 "last_checkpoint": self.saves.last,
                 "best_checkpoint": best_path if best_path and best_path.is_dir() else None,

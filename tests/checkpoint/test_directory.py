@@ -166,7 +166,7 @@ def test_what_is_set_aside_is_kept_under_another_name(tmp_path: Path) -> None:
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     make(tmp_path, 1, 2, 3, 4)
-    keep_newest(tmp_path, 2, best_step=1)
+    keep_newest(tmp_path, 2, spared=[1])
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
     keep_newest(tmp_path, None)
     assert len(names(tmp_path)) == 3

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from llm_pretrain.monitor.metrics_log import read_metrics
-from tests.launching import ROOT, events, logged, run_job
+from tests.launching import ROOT, events, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 FLIPPING = Path(__file__).with_name("flip_bits.py")

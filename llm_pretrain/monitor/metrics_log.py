@@ -3,8 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators", "integrity", "rewind", "straggler" or
-  "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -23,9 +22,12 @@ A step's line describes the steps since the one before it, its interval:
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
   overflowed, since the run's beginning and over resumes.
 
-A line of "integrity" says that bits have flipped by step `global_step`: on `rank` of `host`, or on
-one `among` several, in `values`. A line of "rewind" says that the run goes back from `global_step`
-to step `rewound_to`. A line of "straggler" says that `rank` on `host` has been slow for some time.
+An event's line has its kind in `event`, a `message` for a person, and its figures:
+
+- "integrity": bits have flipped by step `global_step`, on `rank` of `host` or on one `among`
+  several, in `values`;
+- "rewind": the run goes back from `global_step` to step `rewound_to`;
+- "straggler": `rank` on `host` has been slow for some time.
 
 A run that resumes at an earlier step than its predecessor reached, or goes back, writes those steps
 again. The lines from that step on that came before then describe a past that was abandoned:

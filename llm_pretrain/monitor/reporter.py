@@ -82,9 +82,9 @@ class Reporter:
         self.message(f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s.")
         self._write_line("save", metrics)
 
-    def event(self, kind: str, fields: Metrics) -> None:
-        """Something that happened to the run, for the log alone."""
-        self._write_line(kind, fields)
+    def event(self, values: Metrics) -> None:
+        """What the operator is told of, for the log alone. Keys: global_step, event, message, …"""
+        self._write_line("event", values)
 
     def message(self, text: str) -> None:
         self._console.message(text)

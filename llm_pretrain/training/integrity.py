@@ -330,8 +330,7 @@ class Integrity:
         self._count(step)
 
     def _tell(self, fault: Fault) -> None:
-        self.reports.message(fault.sentence())
-        self.reports.event("integrity", fault.fields())
+        self.reports.event("integrity", fault.sentence(), **fault.fields())
 
     def _count(self, step: int) -> None:
         self.faulty_step = max(self.faulty_step, step)

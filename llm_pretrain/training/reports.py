@@ -193,15 +193,22 @@ class Reports:
                 }
             )
 
-    def event(self, kind: str, fields: Mapping[str, float | int | str | None]) -> None:
-        """What happened to the run, for the log alone."""
+    def event(self, kind: str, message: str, **fields: Any) -> None:
+        """Something that the operator of the run is told, on the console and in train_log.jsonl.
+
+        Args:
+            kind: "integrity", "rewind", …: a word of [a-z_].
+            message: whole sentences.
+            fields: values of the event's own.
+        """
         if self.reporter:
-            self.reporter.event(kind, fields)
+            self.message(message)
+            self.reporter.event({"event": kind, "message": message, **fields})
 
     def rewound(self, step: int, to: int) -> None:
         """The run has gone back within itself; what was logged of the steps since is void."""
-        self.message(f"The run goes back from step {step} to step {to}.")
-        self.event("rewind", {"global_step": step, "rewound_to": to})
+        said = f"The run goes back from step {step} to step {to}."
+        self.event("rewind", said, global_step=step, rewound_to=to)
 
     def signalled(self, number: int) -> None:
         """This process was told to end; the launcher, too, which then shows no rank's output."""

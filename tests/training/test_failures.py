@@ -77,7 +77,8 @@ def test_a_slow_rank_is_named(config: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     options = ("--max_steps", 8, "--straggler_steps", 4, "--output_dir", output)
     run_job(FAULTY, 1, "slow", config, *options, processes=2, log_dir=tmp_path / "log")
-    (warning,) = logged(output, "straggler")
+    (warning,) = logged(output, "event")
+    assert warning["event"] == "straggler"
     assert warning["rank"] == 1
     assert warning["seconds"] > 1.5 * warning["median_seconds"]
     last = logged(output)[-1]

@@ -117,9 +117,9 @@ def outcome(folder: Path, layout: Layout, flips: int, seed: int = 0) -> Outcome:
     steps = flips * STEPS_PER_FLIP
     undisturbed = train(folder / "undisturbed", layout, [], steps)
     disturbed = train(folder / "disturbed", layout, plan, steps)
-    alarms = logged(undisturbed, "integrity")
+    alarms = flips_found(undisturbed)
     named: dict[int, set[int | None]] = defaultdict(set)
-    for event in logged(disturbed, "integrity"):
+    for event in flips_found(disturbed):
         candidates = [
             number
             for number, entry in enumerate(plan)
@@ -132,6 +132,10 @@ def outcome(folder: Path, layout: Layout, flips: int, seed: int = 0) -> Outcome:
     unnamed = sum(named[number] - {None} != {plan[number]["rank"]} for number in [*named])
     is_same = numbers(undisturbed) == numbers(disturbed)
     return Outcome(len(named), unnamed, flips - len(named), len(alarms), is_same)
+
+
+def flips_found(output: Path) -> list[dict[str, Any]]:
+    return [line for line in logged(output, "event") if line["event"] == "integrity"]
 
 
 def numbers(output: Path) -> list[tuple[int, float, float]]:

@@ -152,6 +152,54 @@ def test_slurm_starts_one_launcher_per_node(environment: dict[str, str], tmp_pat
     assert len({options(call)["--log_dir"] for call in found}) == 3
 
 
+def test_slurm_saves_before_its_time_is_over_and_is_queued_again(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    # A step that goes on for some time after the signal, as a save does.
+    install(
+        tmp_path / "bin",
+        "srun",
+        f"""#!/usr/bin/env bash
+trap 'sleep 1; echo saved >> {told}; exit 143' TERM
+echo $$ > {tmp_path}/step
+kill -USR1 $PPID
+while true; do sleep 0.1; done
+""",
+    )
+    install(
+        tmp_path / "bin",
+        "scancel",
+        f"""#!/usr/bin/env bash
+[ "$*" = "--signal=TERM 77" ] && kill -TERM "$(cat {tmp_path}/step)"
+""",
+    )
+    install(tmp_path / "bin", "scontrol", f'#!/bin/sh\necho node7; echo "$*" >> {told}\n')
+    environment |= {
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_NODELIST": "node[7-9]",
+        "SLURM_JOB_ID": "77",
+    }
+    run(SCRIPTS / "slurm.sh", "run.json", environment=environment)
+    assert told.read_text().splitlines() == ["show hostnames node[7-9]", "saved", "requeue 77"]
+    head = (SCRIPTS / "slurm.sh").read_text()
+    for option in ("requeue", "open-mode=append", "signal=B:USR1@300"):
+        assert f"\n#SBATCH --{option}\n" in head
+
+
+def test_slurm_ends_with_the_steps_status(environment: dict[str, str], tmp_path: Path) -> None:
+    install(tmp_path / "bin", "srun", "#!/bin/sh\nexit 3\n")
+    install(tmp_path / "bin", "scontrol", "#!/bin/sh\necho $1 >&2; echo node7\n")
+    environment |= {
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_NODELIST": "node7",
+        "SLURM_JOB_ID": "77",
+    }
+    result = run(SCRIPTS / "slurm.sh", "run.json", environment=environment)
+    assert result.returncode == 3
+    assert "requeue" not in result.stderr
+
+
 def test_the_pages_commands_run(environment: dict[str, str], tmp_path: Path) -> None:
     install(tmp_path / "bin", "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     install(tmp_path / "bin", "srun", SRUN)
@@ -197,6 +245,7 @@ def test_the_manifests_parts_fit_together() -> None:
     (container,) = pod["containers"]
     values = {entry["name"]: entry["value"] for entry in container["env"]}
     assert values["NODES"] == str(job["spec"]["completions"]) == str(job["spec"]["parallelism"])
+    assert job["spec"]["backoffLimit"] >= 10 * job["spec"]["completions"]
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
     assert pod["subdomain"] == service["metadata"]["name"]
     first_pod = f"{job['metadata']['name']}-0.{pod['subdomain']}"

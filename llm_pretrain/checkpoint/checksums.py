@@ -48,24 +48,22 @@ def checksum(path: Path) -> Checksum:
     return Checksum(size, f"{crc:08x}")
 
 
-def note_files(directory: Path, rank: int, paths: Iterable[Path]) -> None:
-    """Note the checksums of files below `directory` that this rank has written."""
+def note_files(directory: Path, writer: int | str, paths: Iterable[Path]) -> None:
+    """Note the checksums of files below `directory` that this writer has written."""
     notes = directory / _NOTES
     notes.mkdir(exist_ok=True)
     entries = {path.relative_to(directory).as_posix(): checksum(path)._asdict() for path in paths}
-    write_text(notes / f"{rank}.json", json.dumps(entries))
+    write_text(notes / f"{writer}.json", json.dumps(entries))
 
 
-def join_notes(directory: Path, rank: int) -> None:
-    """Write the list of the files that all ranks have noted in `directory`."""
+def join_notes(directory: Path) -> None:
+    """Write the list of the files that all ranks have noted in `directory`, in place of the
+    notes."""
     entries: dict[str, dict[str, int | str]] = {}
     for path in (directory / _NOTES).glob("*.json"):
         entries |= json.loads(path.read_text())
     text = json.dumps(dict(sorted(entries.items())), indent=1)
-    write_text(directory / FILE_NAME, text, writer=rank)
-
-
-def remove_notes(directory: Path) -> None:
+    write_text(directory / FILE_NAME, text)
     shutil.rmtree(directory / _NOTES, ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ disk, so that whatever is named `checkpoint-<step>` is whole.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -21,7 +22,7 @@ from llm_pretrain.checkpoint.checksums import (
     Checksums,
     DamagedCheckpointError,
     assert_whole,
-    remove_notes,
+    join_notes,
 )
 from llm_pretrain.config import ConfigError
 from llm_pretrain.machine.files import flush_file
@@ -191,11 +192,28 @@ def publish(checkpoint: Path, rank: int) -> None:
         os.replace(writing_path(checkpoint), claimed)
     except FileNotFoundError:
         return
-    remove_notes(claimed)
-    if checkpoint.exists():
-        remove(checkpoint)
-    os.replace(claimed, checkpoint)
+    join_notes(claimed)
+    if checkpoint.exists() and _exchange(claimed, checkpoint):
+        shutil.rmtree(claimed, ignore_errors=True)
+    else:
+        if checkpoint.exists():
+            remove(checkpoint)
+        os.replace(claimed, checkpoint)
     flush_file(checkpoint.parent)
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one move, where the file system can (Linux's renameat2)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    status: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return status == 0
 
 
 def remove(checkpoint: Path) -> None:
@@ -218,14 +236,25 @@ def remove_unfinished(output_dir: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_newest(output_dir: str | Path, limit: int | None, *, best_step: int | None = None) -> None:
-    """Remove the oldest checkpoints beyond `limit`, but not that of `best_step`.
+def keep_newest(
+    output_dir: str | Path,
+    limit: int | None,
+    *,
+    keep_every: int | None = None,
+    best_step: int | None = None,
+) -> None:
+    """Remove the oldest checkpoints beyond `limit`, but neither that of `best_step` nor those of
+    multiples of `keep_every`, which do not count.
 
     None or less than 1 keeps all.
     """
     if limit is None or limit < 1:
         return
-    best = None if best_step is None else checkpoint_path(output_dir, best_step)
-    for path in whole_checkpoints(output_dir)[:-limit]:
-        if path != best:
+    passing = [
+        path
+        for path in whole_checkpoints(output_dir)
+        if keep_every is None or step_of(path) % keep_every
+    ]
+    for path in passing[:-limit]:
+        if step_of(path) != best_step:
             remove(path)

@@ -117,7 +117,7 @@ class SavedOptimizer:
                 else steps_of_powers(index["powers"], self._betas)
             )
             for entry in index["ranges"]:
-                saved = _parse_range(entry)
+                saved = parse_range(entry)
                 for piece in saved.pieces:
                     holders = self._holders.setdefault(piece.name, {})
                     parameter = (saved.shape, saved.pieces)
@@ -202,7 +202,9 @@ def steps_of_powers(powers: dict[str, float], betas: tuple[float, float]) -> int
     return max(steps)
 
 
-def _parse_range(entry: dict[str, Any]) -> SavedRange:
+def parse_range(entry: dict[str, Any]) -> SavedRange:
+    """A range as `dataclasses.asdict` has written it."""
+
     def block(pairs: Any) -> Block:
         return tuple((int(begin), int(end)) for begin, end in pairs)
 

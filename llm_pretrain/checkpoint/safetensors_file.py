@@ -9,9 +9,11 @@ bfloat16 has no NumPy type; its bits stand in uint16 arrays, as Paddle's `numpy(
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from crc32c import crc32c
 
-from llm_pretrain.machine.files import replacing
+from llm_pretrain.machine.files import flush_file, replacing
 
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
@@ -31,6 +34,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 """The types that weights may have."""
 _LARGEST = {"float16": 65504.0, "bfloat16": 2.0**127 * (2 - 2.0**-7)}
 _TILE = 256
+_BLOCK_BYTES = 8 << 20
 
 
 class UnreadableFileError(ValueError):
@@ -178,7 +182,8 @@ def _stored(name: str, values: memoryview, code: Any, shape: Any, *offsets: Any)
 def writing_safetensors(
     path: Path, tensors: int | None = None, framework: str = "pt"
 ) -> Iterator[SafetensorsWriter]:
-    """A writer of a file that has its name only when it is whole and on the disk.
+    """A writer of a file that has its name only when it is whole and on the disk, and when what is
+    read back from there is what was written.
 
     Args:
         tensors: how many will come at most; by default as many as fit a header of 64 KiB.
@@ -190,6 +195,8 @@ def writing_safetensors(
         writer = SafetensorsWriter(file, reserved)
         yield writer
         writer.write_header({"format": framework})
+        file.flush()
+        writer.compare_with(unfinished)
 
 
 class SafetensorsWriter:
@@ -204,6 +211,9 @@ class SafetensorsWriter:
         self._file = file
         self._reserved = reserved
         self._entries: dict[str, dict[str, Any]] = {}
+        self._crc = 0
+        """CRC-32C of the values."""
+        self._header = b""
         file.seek(8 + reserved)
 
     def has_room(self, size: int, limit: int) -> bool:
@@ -221,11 +231,32 @@ class SafetensorsWriter:
             "shape": list(values.shape),
             "data_offsets": [self.size, self.size + values.nbytes],
         }
-        self._file.write(np.ascontiguousarray(values).data)
+        content = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        self._crc = crc32c(content, self._crc)
+        self._file.write(content)
         self.size += values.nbytes
 
     def write_header(self, metadata: dict[str, str]) -> None:
         """Say what the file holds, when all of it has been added."""
         header = json.dumps({"__metadata__": metadata, **self._entries}).encode()
+        self._header = struct.pack("<Q", self._reserved) + header.ljust(self._reserved)
         self._file.seek(0)
-        self._file.write(struct.pack("<Q", self._reserved) + header.ljust(self._reserved))
+        self._file.write(self._header)
+
+    def compare_with(self, path: Path) -> None:
+        """Read the file at `path` from its disk.
+
+        Raises:
+            OSError: it does not hold what was written.
+        """
+        flush_file(path)
+        crc = size = 0
+        with path.open("rb", buffering=0) as file:
+            # What is on the disk, not what the system still has in memory of it.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            is_same = file.read(len(self._header)) == self._header
+            while block := file.read(_BLOCK_BYTES):
+                crc = crc32c(block, crc)
+                size += len(block)
+        if not is_same or (crc, size) != (self._crc, self.size):
+            raise OSError(errno.EIO, "what is read back is not what was written", str(path))

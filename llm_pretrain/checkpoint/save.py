@@ -1,37 +1,41 @@
-"""Writing a checkpoint, so that it is whole or not there."""
+"""Checkpoints of the training's state: what each rank writes, and writing it while all wait."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
-from llm_pretrain.checkpoint.checksums import join_notes, note_files
-from llm_pretrain.checkpoint.directory import PROGRAM, STATE_FILE, publish, writing_path
 from llm_pretrain.checkpoint.optimizer_state import (
     VALUES,
     SavedPiece,
     SavedRange,
     slices_to_block,
-    write_shard,
 )
+from llm_pretrain.checkpoint.part import KEEP_ALL, CheckpointPart, Retention, WeightsPart
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.machine.files import write_text
+from llm_pretrain.machine.files import describe
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket, gathered_pieces
 from llm_pretrain.parallel.sharding.flat_buffers import Placement
+from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import Piece
 from llm_pretrain.preprocess.tokenizers import copy_along
+
+Result = TypeVar("Result")
+
+
+class FailedSaveError(Exception):
+    """A checkpoint that could not be written, on any rank; nothing of it is left."""
 
 
 def is_first_of_node() -> bool:
@@ -39,107 +43,163 @@ def is_first_of_node() -> bool:
     return os.environ.get("PADDLE_RANK_IN_NODE", "0") == "0"
 
 
-def save_checkpoint(
-    checkpoint: Path,
-    module: nn.Layer,
-    model: ModelConfig,
-    optimizer_states: Iterable[tuple[Bucket, dict[str, Tensor]]],
-    topology: Topology,
-    buckets: Sequence[Bucket],
-    *,
-    steps: int,
-    state: dict[str, Any],
-    extras: list[Path],
-) -> None:
-    """Write weights, optimizer and `state`; every rank calls it.
+class RangeOfBucket(NamedTuple):
+    """A saved range of a parameter, and where it stands in the shard of which bucket."""
+
+    saved: SavedRange
+    bucket: int
+    begin: int
+    end: int
+
+
+class SavedState:
+    """What this rank saves of a stage of the model and its optimizer.
+
+    Args:
+        folder: where checkpoints go. All ranks must build the object at the same time, since they
+            find out who shares a disk with whom.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: nn.Layer,
+        model: ModelConfig,
+        optimizer: ShardedAdamW,
+        topology: Topology,
+    ) -> None:
+        self.stage = stage
+        self.model = model
+        self.optimizer = optimizer
+        self.topology = topology
+        shares_disk = _finds_file_of_rank_0(folder, topology)
+        self.is_first_of_disk = topology.rank == 0 or (is_first_of_node() and not shares_disk)
+        self.ranges: list[RangeOfBucket] | None = None
+        if _is_first_replica(topology) or not shares_disk:
+            self.ranges = list(_saved_ranges(optimizer.buckets, topology))
+        self.weights_part: WeightsPart | None = None
+        if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
+            self.weights_part = _weights_part(stage, topology)
+
+    def part(
+        self,
+        checkpoint: Path,
+        state: dict[str, Any],
+        extras: list[Path],
+        retention: Retention = KEEP_ALL,
+    ) -> CheckpointPart:
+        """What this rank writes of `checkpoint` besides the values."""
+        return CheckpointPart(
+            checkpoint,
+            self.topology.rank,
+            self.is_first_of_disk,
+            self.model,
+            state,
+            self.optimizer.steps,
+            None if self.ranges is None else [entry.saved for entry in self.ranges],
+            self.weights_part,
+            extras,
+            retention,
+        )
+
+    def shards(self) -> Iterator[tuple[str, Tensor]]:
+        """The values of every saved range, each named "<range's key>/<kind of value>"."""
+        states = [tensors for _, tensors in self.optimizer.state()]
+        for saved, bucket, begin, end in self.ranges or ():
+            for value in VALUES:
+                yield f"{saved.key}/{value}", internals.view(states[bucket][value], begin, end)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor of the stage, whole, by canonical name; every rank must run through it."""
+        return whole_tensors(gathered_pieces(self.stage, self.optimizer.buckets), self.topology)
+
+
+def save_checkpoint(saved: SavedState, part: CheckpointPart) -> None:
+    """Write a checkpoint; every rank calls it, and all wait until it is published.
 
     Nodes may share a disk or not: each disk gets what the ranks that write to it hold,
     `trainer_state.json`, and the checksums of its files. What several ranks hold is written once
     per disk that has it first.
 
-    Args:
-        steps: of the optimizer so far.
+    Raises:
+        FailedSaveError: on every rank alike.
     """
-    writing = writing_path(checkpoint)
-    if is_first_of_node():
-        shutil.rmtree(writing, ignore_errors=True)
-    collectives.barrier()
-    writing.mkdir(parents=True, exist_ok=True)
-    mark = writing / ".rank-0"
-    if topology.rank == 0:
-        mark.touch()
-    collectives.barrier()
-    is_rank_0s_disk = mark.exists()
+
+    def write() -> dict[str, write_weights.WrittenTensor]:
+        tensors = saved.weights()
+        try:
+            return part.write(values_of(saved.shards()), values_of(tensors))
+        finally:
+            deque(tensors, maxlen=0)  # takes its part in the gathering, whatever happens here
+
     try:
-        written: list[Path] = []
-        if _is_first_replica(topology) or not is_rank_0s_disk:
-            written += save_optimizer(writing, optimizer_states, steps, topology)
-        written += save_weights(writing, module, model, topology, buckets, extras=extras)
-        if is_first_of_node():
-            # Nodes that share the disk write the same text.
-            text = json.dumps({"program": PROGRAM, **state}, indent=2)
-            write_text(writing / STATE_FILE, text, writer=topology.rank)
-            written.append(writing / STATE_FILE)
-        note_files(writing, topology.rank, written)
-        collectives.barrier()
-        if is_first_of_node():
-            join_notes(writing, topology.rank)
-    except OSError:
-        if topology.world_size == 1:  # others may still be writing there
-            shutil.rmtree(writing, ignore_errors=True)
+        together(part.prepare)
+        written = together(write)
+        everything = written_of_all_stages(written, saved.topology)
+        together(lambda: part.publish(written, everything))
+    except FailedSaveError:
+        part.give_up()
         raise
-    collectives.barrier()
-    if topology.rank == 0:
-        mark.unlink()
-    if topology.rank == 0 or (is_first_of_node() and not is_rank_0s_disk):
-        publish(checkpoint, topology.rank)
-    collectives.barrier()
 
 
-def save_weights(
-    directory: Path,
-    module: nn.Layer,
-    model: ModelConfig,
-    topology: Topology,
-    buckets: Sequence[Bucket],
-    *,
-    extras: list[Path],
-) -> list[Path]:
-    """Write the weights in Hugging Face's format, each stage its own files; every rank calls it.
+def together(action: Callable[[], Result]) -> Result:
+    """What `action` returns, when it has ended on every rank.
+
+    Raises:
+        FailedSaveError: the system refused a file on any of them.
+    """
+    problem, result = "", None
+    try:
+        result = action()
+    except OSError as error:
+        problem = describe(error)
+    # Some have written much and some nothing: they meet before they talk.
+    collectives.barrier()
+    raise_first(collectives.gather_texts(problem))
+    assert not problem
+    return result  # type: ignore[return-value]
+
+
+def raise_first(problems: Sequence[str]) -> None:
+    """Raise FailedSaveError with the first of the ranks' problems, if any has one."""
+    for rank, problem in enumerate(problems):
+        if problem:
+            raise FailedSaveError(f"rank {rank}: {problem}" if len(problems) > 1 else problem)
+
+
+def written_of_all_stages(
+    written: dict[str, write_weights.WrittenTensor], topology: Topology
+) -> dict[str, write_weights.WrittenTensor]:
+    """What all stages of the pipeline have written of the weights, by published name."""
+    stages = collectives.all_gather_text(json.dumps(written), topology.pipeline_group)
+    return {
+        name: write_weights.WrittenTensor(*entry)
+        for stage in stages
+        for name, entry in json.loads(stage).items()
+    }
+
+
+def save_weights(saved: SavedState, directory: Path, extras: list[Path]) -> None:
+    """Write the weights alone, in Hugging Face's format; every rank calls it.
 
     Args:
-        buckets: what the model's parameters are in.
         extras: files and folders to put beside them, such as a tokenizer's.
-
-    Returns:
-        The files that this rank has written.
     """
-    dtype = str(module.parameters()[0].dtype).removeprefix("paddle.")
-    tensors = whole_tensors(gathered_pieces(module, buckets), topology)
+    tensors = saved.weights()
     written: dict[str, write_weights.WrittenTensor] = {}
-    if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
-        label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
-        arrays = ((name, _values_of(tensor)) for name, tensor in tensors)
+    part = saved.weights_part
+    if part is not None:
         written = write_weights.write_weight_files(
-            arrays, model, directory, label=label, dtype=dtype
+            values_of(tensors), saved.model, directory, label=part.label, dtype=part.dtype
         )
-    elif _is_first_replica(topology):
-        deque(tensors, maxlen=0)  # takes its part in the gathering
-    # Some have written much and some nothing: they meet before they talk again.
+    deque(tensors, maxlen=0)
     collectives.barrier()
-    stages = collectives.all_gather_text(json.dumps(written), topology.pipeline_group)
-    files = {entry.file for entry in written.values()}
-    if topology.rank == 0:
-        everything = {
-            name: write_weights.WrittenTensor(*entry)
-            for stage in stages
-            for name, entry in json.loads(stage).items()
-        }
-        files |= write_weights.finish_weights(everything, model, directory, dtype=dtype)
-        files |= copy_along(extras, directory)
+    everything = written_of_all_stages(written, saved.topology)
+    if saved.topology.rank == 0:
+        assert part is not None
+        write_weights.finish_weights(everything, saved.model, directory, dtype=part.dtype)
+        copy_along(extras, directory)
     collectives.barrier()
-    # The only file of weights has another name by now.
-    return [directory / name for name in sorted(files) if (directory / name).exists()]
 
 
 def whole_tensors(
@@ -165,37 +225,25 @@ def whole_tensors(
         yield piece.name, whole[: piece.shape[piece.axis]].transpose(swap)
 
 
-def save_optimizer(
-    directory: Path,
-    states: Iterable[tuple[Bucket, dict[str, Tensor]]],
-    steps: int,
-    topology: Topology,
-) -> list[Path]:
-    """Write this rank's shards; returns the files."""
-    ranges: list[SavedRange] = []
-    parts: list[tuple[dict[str, Tensor], int, int]] = []
-    for bucket, tensors in states:
-        buffer = bucket.buffer
-        for placement, begin, end in buffer.shard_placements():
-            ranges.append(
-                SavedRange(
-                    str(len(ranges)),
-                    tuple(placement.parameter.shape),
-                    begin - placement.begin,
-                    end - placement.begin,
-                    tuple(_saved_pieces(placement, topology)),
-                )
-            )
-            parts.append((tensors, begin - buffer.shard_begin, end - buffer.shard_begin))
-    arrays = (
-        (f"{entry.key}/{value}", _values_of(internals.view(tensors[value], begin, end)))
-        for entry, (tensors, begin, end) in zip(ranges, parts, strict=True)
-        for value in VALUES
+def _saved_ranges(buckets: Sequence[Bucket], topology: Topology) -> Iterator[RangeOfBucket]:
+    """This rank's shards, parameter by parameter."""
+    places = (
+        (number, bucket.buffer.shard_begin, *place)
+        for number, bucket in enumerate(buckets)
+        for place in bucket.buffer.shard_placements()
     )
-    return write_shard(directory, topology.rank, ranges, arrays, steps)
+    for key, (number, shard, placement, begin, end) in enumerate(places):
+        saved = SavedRange(
+            str(key),
+            tuple(placement.parameter.shape),
+            begin - placement.begin,
+            end - placement.begin,
+            tuple(_saved_pieces(placement, topology)),
+        )
+        yield RangeOfBucket(saved, number, begin - shard, end - shard)
 
 
-def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPiece]:
+def _saved_pieces(placement: Placement, topology: Topology) -> Iterator[SavedPiece]:
     degree = topology.degrees.tensor
     for piece in placement.pieces:
         yield SavedPiece(
@@ -206,16 +254,37 @@ def _saved_pieces(placement: Placement, topology: Topology) -> Iterable[SavedPie
         )
 
 
-def _values_of(tensor: Tensor) -> np.ndarray:
-    """The values of a tensor, which may be a part of another.
+def values_of(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, np.ndarray]]:
+    """The values of tensors, of which each may be a part of another.
 
-    It is copied first, because `numpy()` copies all of the memory that a part lies in: a bucket's
+    One is copied first, because `numpy()` copies all of the memory that a part lies in: a bucket's
     256 MB for every parameter.
     """
-    values: np.ndarray = tensor.clone().numpy()
-    return values
+    for name, tensor in tensors:
+        yield name, tensor.clone().numpy()
 
 
 def _is_first_replica(topology: Topology) -> bool:
     """Whether this rank is the first of those that hold the same shard of the same weights."""
     return topology.data_rank == 0 and topology.sequence_rank == 0
+
+
+def _weights_part(stage: nn.Layer, topology: Topology) -> WeightsPart:
+    label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
+    return WeightsPart(label, str(stage.parameters()[0].dtype).removeprefix("paddle."))
+
+
+def _finds_file_of_rank_0(folder: Path, topology: Topology) -> bool:
+    """Whether a file that rank 0 makes in `folder` is there for this rank, too."""
+    if topology.world_size == 1:
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / ".rank-0"
+    if topology.rank == 0:
+        mark.touch()
+    collectives.barrier()
+    found = mark.exists()
+    collectives.barrier()
+    if topology.rank == 0:
+        mark.unlink(missing_ok=True)
+    return found

@@ -45,6 +45,7 @@ from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.folders import (
     Start,
     assert_same_model,
+    describe_saves,
     describe_start,
     describe_weights,
     examine_folders,
@@ -175,6 +176,10 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     if degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
         report.section("LEARNING RATE", [describe_schedule(run)])
+        if model is not None:
+            saves, notices = describe_saves(run, model)
+            report.section("SAVES", saves)
+            report.notices += notices
         if sources is not None and run.knows_data():
             _check_data(report, run, degrees, model, sources)
 

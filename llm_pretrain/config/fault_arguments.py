@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+import shlex
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from llm_pretrain.config.argument_types import Arguments, Integer, Number, Text
+from llm_pretrain.config.argument_types import Arguments, Integer, Number, Text, shown
 
 Policy = Literal["warn", "skip_update", "rewind", "stop"]
 
@@ -84,17 +87,57 @@ class RestartArguments(Arguments):
     )
 
 
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"{shown(value)} can't be split into words: {error}") from None
+    if not words:
+        raise ValueError(f"{shown(value)} names no program")
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or not value.isascii() or " " in value:
+        raise ValueError(f"{shown(value)} is no URL of http or https")
+    return value
+
+
+def _place(value: Any) -> Any:
+    address, _, number = str(value).rpartition(":")
+    is_port = type(value) in (int, float, str) and re.fullmatch(r"\d{1,5}(\.0)?", number)
+    if not is_port or float(number) > 65535:
+        raise ValueError(f"{shown(value)} is neither a port, 0 to 65535, nor ADDRESS:PORT")
+    return f"{address}:{int(float(number))}" if address else int(float(number))
+
+
+Place = Annotated[
+    int | str,
+    BeforeValidator(_place),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": ":[0-9]+$"}]}),
+]
+CommandText = Annotated[Text, AfterValidator(_command)]
+UrlText = Annotated[Text, AfterValidator(_url)]
+
+
 class AlertArguments(Arguments):
     """Alerts: what programs are told of a run."""
 
-    alert_command: Text | None = Field(
+    alert_command: CommandText | None = Field(
         None,
         description="Command that gets each event (failure, restart, spike, failed save, end) as "
-        "JSON on its standard input.",
+        "JSON on its standard input. No shell runs it, and what it prints is not shown.",
     )
-    alert_url: Text | None = Field(
-        None, description="URL that gets each event as JSON in an HTTP POST."
+    alert_url: UrlText | None = Field(
+        None, description="http or https URL that gets each event as JSON in a POST."
     )
-    metrics_port: Integer | None = Field(
-        None, ge=0, le=65535, description="Port at which rank 0 shows its metrics to Prometheus."
+    metrics_port: Place | None = Field(
+        None,
+        description="Port at which rank 0 shows Prometheus its metrics: loopback's, unless an "
+        "address is given with it, such as 0.0.0.0:9400.",
     )

@@ -132,10 +132,11 @@ class CheckpointArguments(Arguments):
         8.0, gt=0, description="Hours between two failures of the job, for save_steps auto."
     )
     save_total_limit: Integer | None = Field(
-        None, description="Checkpoints that are kept; older ones are removed. By default all."
+        3,
+        description="Checkpoints that are kept; older ones are removed. 0 or null keeps all.",
     )
     keep_every: Integer | None = Field(
-        None, gt=0, description="Checkpoints of multiples of this step are kept for ever."
+        None, gt=0, description="Steps between checkpoints that are saved and kept for ever."
     )
     use_async_save: Flag | None = Field(
         None,

@@ -3,7 +3,8 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators", "event" or "summary";
+- `kind`: "step", "evaluation", "save", "operators", "event", "rewind", "goodput" or
+  "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -16,18 +17,17 @@ A step's line describes the steps since the one before it, its interval:
 - `data_wait_share`: of that time, what rank 0 waited for data;
 - `max_memory_allocated` (MiB; on a GPU also `current_memory_allocated`,
   `current_memory_reserved` and `max_memory_reserved`), `consumed_samples`;
+- `goodput`: of the wall time since the run's first start, what went into steps;
 - with several processes `slowest_rank`, `slowest_rank_seconds` and `median_rank_seconds`: what the
   ranks computed in the step before without waiting for others; `waiting_share`: of that step, what
   rank 0 waited for others;
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
   overflowed, since the run's beginning and over resumes.
 
-An event's line has its kind in `event`, a `message` for a person, and its figures:
+An event's line (`event`, `message`, and its own values) is what `alerts` told; a goodput's line is
+where the time of all runs went, for `training/goodput.py`.
 
-- "integrity": bits have flipped by step `global_step`, on `rank` of `host` or on one `among`
-  several, in `values`;
-- "rewind": the run goes back from `global_step` to step `rewound_to`;
-- "straggler": `rank` on `host` has been slow for some time.
+A line of "rewind" says that the run goes back from `global_step` to step `rewound_to`.
 
 A run that resumes at an earlier step than its predecessor reached, or goes back, writes those steps
 again. The lines from that step on that came before then describe a past that was abandoned:
@@ -69,13 +69,19 @@ class MetricsLog:
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._run = 1 + max((line.get("run", 0) for line in _lines(self.path)), default=0)
+        earlier = _lines(self.path)
+        self.earlier_runs = max((line["run"] for line in earlier), default=0)
+        self._run = 1 + self.earlier_runs
+        self.last_goodput = next(
+            (line for line in reversed(earlier) if line.get("kind") == "goodput"), None
+        )
+        """The last record of earlier runs' time."""
         unfinished = self.path.exists() and not _ends_in_newline(self.path)
         self._file = self.path.open("a", encoding="utf-8")
         if unfinished:
             self._file.write("\n")
 
-    def write(self, kind: str, metrics: Metrics) -> None:
+    def write(self, kind: str, metrics: Mapping[str, Any]) -> None:
         line: dict[str, Any] = {"run": self._run, "kind": kind, "time": time.time()}
         not_finite: dict[str, str] = {}
         for name, value in metrics.items():
@@ -105,7 +111,8 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     for line in _lines(Path(directory) / FILE_NAME):
         step = line.get("global_step")
         run = line.get("run", 0)
-        if run > current_run and step is not None:
+        # An event may tell of a step before the run's first, such as the one it goes on from.
+        if run > current_run and step is not None and line.get("kind") != "event":
             current_run = run
             kept = [
                 earlier
@@ -143,9 +150,9 @@ def _ends_in_newline(path: Path) -> bool:
         return file.read(1) in (b"\n", b"")
 
 
-def _plain(value: Any) -> float | int | str | None:
+def _plain(value: Any) -> Any:
     """Python's own number for a NumPy scalar or a tensor of one element."""
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, str | int | float | list | dict):
         return value
     plain = value.item()
     assert isinstance(plain, int | float), f"a metric is a number, not {plain!r}"

@@ -1,15 +1,17 @@
-"""Console, JSON lines and VisualDL's curves: where a run's metrics go."""
+"""Console, JSON lines, VisualDL's curves and Prometheus' page: where a run's metrics go."""
 
 from __future__ import annotations
 
 import json
 import math
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_pretrain.monitor.console import Console, duration, sparkline
 from llm_pretrain.monitor.metrics_log import Metrics, MetricsLog
+from llm_pretrain.monitor.prometheus import MetricsPage, MetricsServer
 
 VISUALDL_NAMES = frozenset({"visualdl", "all"})
 
@@ -33,6 +35,9 @@ class Reporter:
         max_steps: int,
         disable_tqdm: bool = False,
     ) -> None:
+        self.page = MetricsPage(str(output_dir), socket.gethostname())
+        """What Prometheus is shown."""
+        self._server: MetricsServer | None = None
         self._console = Console(max_steps, live=not disable_tqdm)
         self._losses: list[float] = []
         self._log: MetricsLog | None = None
@@ -41,8 +46,20 @@ class Reporter:
             self._log = MetricsLog(output_dir)
         except OSError as error:
             self.message(f"No train_log.jsonl in {output_dir}: {error}")
+        if self._log is not None:
+            self.page.count("restarts_total", self._log.earlier_runs)
         if wants_visualdl(report_to):
             self._open_curves(logging_dir)
+
+    def serve(self, place: int | str) -> None:
+        """Show `page` at a port of loopback, or at an address and a port; a port that is taken is
+        said, and no more."""
+        try:
+            self._server = MetricsServer(self.page, place)
+        except OSError as error:
+            self.message(f"warning: no metrics at metrics_port {place}: {error.strerror or error}.")
+        else:
+            self.message(f"Metrics for Prometheus: {self._server.url}")
 
     def progressed(self, step: int, loss: float) -> None:
         """Any step, for the live line alone."""
@@ -65,9 +82,26 @@ class Reporter:
                 self._curves = None
                 self.message(f"No curves: {error}")
 
+    @property
+    def last_goodput(self) -> Mapping[str, Any] | None:
+        """The last record of the time of earlier starts in this directory."""
+        return self._log.last_goodput if self._log is not None else None
+
+    def goodput(self, record: Mapping[str, Any]) -> None:
+        """Where the run's time has gone, for the log alone."""
+        self._write_line("goodput", record)
+
     def operators(self, served_by: Metrics) -> None:
         """What serves each operator, for the log alone."""
         self._write_line("operators", served_by)
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        """What the operator is told of, for the log alone. Keys: global_step, event, message, …,
+        with values as JSON has them."""
+        self.page.count("events_total", label=("event", str(values["event"])))
+        if values["event"] == "failed_save":
+            self.page.count("failed_saves_total")
+        self._write_line("event", values)
 
     def evaluation(self, metrics: Metrics) -> None:
         """An evaluation. Keys: global_step, eval_loss, eval_ppl, ..."""
@@ -75,16 +109,24 @@ class Reporter:
         self._record("evaluation", "eval", metrics)
 
     def saved(self, metrics: Metrics) -> None:
-        """A checkpoint. Keys: global_step, checkpoint, bytes, seconds."""
-        size, seconds = metrics["bytes"], metrics["seconds"]
+        """A checkpoint. Keys: global_step, checkpoint, bytes, seconds, blocked_seconds."""
+        size, seconds, blocked = (metrics[key] for key in ("bytes", "seconds", "blocked_seconds"))
         assert isinstance(size, int)
         assert isinstance(seconds, float)
-        self.message(f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s.")
+        assert isinstance(blocked, float)
+        # What training has not waited for was written beside it.
+        waited = f", of which training waited {blocked:.2g} s" if blocked < seconds / 2 else ""
+        self.message(
+            f"Saved {metrics['checkpoint']}: {readable_size(size)} in {seconds:.1f} s{waited}."
+        )
         self._write_line("save", metrics)
+        values = {"save_bytes": size, "save_seconds": seconds, "save_blocked_seconds": blocked}
+        self.page.set(values)
+        self.page.count("saves_total")
 
-    def event(self, values: Metrics) -> None:
-        """What the operator is told of, for the log alone. Keys: global_step, event, message, …"""
-        self._write_line("event", values)
+    def note(self, kind: str, fields: Metrics) -> None:
+        """A line for the log alone."""
+        self._write_line(kind, fields)
 
     def message(self, text: str) -> None:
         self._console.message(text)
@@ -93,10 +135,15 @@ class Reporter:
         """Show messages on the launcher's console, too."""
         self._console.reach_launcher()
 
-    def summary(self, metrics: Metrics) -> None:
-        """The end of the run, counted from the steps that it really took."""
+    def summary(self, metrics: Metrics, texts: Mapping[str, str] | None = None) -> None:
+        """The end of the run, counted from the steps that it really took.
+
+        `texts`: by name, what the console shows in place of a value.
+        """
         width = max((len(name) for name in metrics), default=0)
-        lines = [f"{name:<{width}}  {_readable(name, value)}" for name, value in metrics.items()]
+        shown = {name: _readable(name, value) for name, value in metrics.items()}
+        shown |= texts or {}
+        lines = [f"{name:<{width}}  {text}" for name, text in shown.items()]
         if len(self._losses) > 1:
             first, last = f"{self._losses[0]:.3f}", f"{self._losses[-1]:.3f}"
             label = f"{'loss':<{width}}  {first} "
@@ -115,6 +162,8 @@ class Reporter:
             self._log.close()
         if self._curves is not None:
             self._curves.close()
+        if self._server is not None:
+            self._server.close()
 
     def _open_curves(self, directory: str | Path) -> None:
         try:
@@ -126,6 +175,7 @@ class Reporter:
 
     def _record(self, kind: str, prefix: str, metrics: Metrics) -> None:
         self._write_line(kind, metrics)
+        self.page.set(metrics)
         if self._curves is None:
             return
         try:
@@ -134,7 +184,7 @@ class Reporter:
             self._curves = None
             self.message(f"No more curves from here on: {error}")
 
-    def _write_line(self, kind: str, metrics: Metrics) -> None:
+    def _write_line(self, kind: str, metrics: Mapping[str, Any]) -> None:
         if self._log is None:
             return
         try:

@@ -102,13 +102,13 @@ class StopSignal:
             threading.Thread(target=self._say, args=(number,)).start()
         self.received = number
 
-    def wish(self, *doubts: Tensor) -> Tensor:
+    def wish(self, *others: Tensor) -> Tensor:
         """The signal that any rank has received, float32 [1]; all ranks `agree` on its value.
 
         Other numbers, float32 [n], come along: the largest of all ranks', behind the signal.
         """
         own = paddle.full([1], float(self.received))
-        return collectives.all_reduce_world(paddle.concat([own, *doubts]), "max")
+        return collectives.all_reduce_world(paddle.concat([own, *others]), "max")
 
     def agree(self, number: float | None = None) -> int:
         """Note what every rank knows of; without a number, ask them all.

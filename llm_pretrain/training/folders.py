@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -24,10 +25,11 @@ from llm_pretrain.checkpoint.directory import (
     refusal_of_named,
 )
 from llm_pretrain.checkpoint.weight_files import open_weights
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import ConfigError, RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.data.build import cache_folders
+from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.training.origin import changes, model_differences
 
 
@@ -173,6 +175,56 @@ def examine_folders(
         return find_start(run, known_damage), []
     except ConfigError as error:
         return None, list(error.problems)
+
+
+_OPTIMIZER_BYTES = 12
+"""For each parameter: master weight and two moments in float32."""
+
+
+def describe_saves(run: RunConfig, model: ModelConfig) -> tuple[list[str], list[str]]:
+    """What the run's checkpoints will take on the disk, in sentences, and what is the matter."""
+    training = run.training
+    if not training.do_train or training.max_steps <= 0:
+        return [], []
+    weights = 4 if training.weight_dtype == "float32" else 2
+    size = model.parameter_count() * (weights + _OPTIMIZER_BYTES)
+    limit = training.save_total_limit if (training.save_total_limit or 0) > 0 else None
+    steps, milestones = _saved_steps(training)
+    passing = None if steps is None else steps - milestones
+    kept = passing if limit is None else limit if passing is None else min(limit, passing)
+    each = f"one checkpoint takes about {readable_size(size)}"
+    if kept is None:
+        return [f"{each}; all are kept (save_total_limit), however many there will be"], [
+            "save_steps: auto with save_total_limit 0 can fill a disk: set a limit"
+        ]
+    # The next one is written before the oldest is removed.
+    count = kept + milestones + (0 if limit is None or passing == kept else 1)
+    why = "all are kept" if limit is None else f"save_total_limit {limit}"
+    if milestones:
+        why += f", and {milestones} of multiples of keep_every {training.keep_every}"
+    total = count * size
+    lines = [f"{each}, the {count} there may be at a time {readable_size(total)} ({why})"]
+    place = _nearest_existing(Path(training.output_dir))
+    free = shutil.disk_usage(place).free
+    if total <= free:
+        return lines, []
+    return lines, [
+        f"the checkpoints will take {readable_size(total)} and {place} has {readable_size(free)} "
+        "free: set save_total_limit lower or save_steps higher, or choose another output_dir"
+    ]
+
+
+def _saved_steps(training: TrainingArguments) -> tuple[int | None, int]:
+    """Of how many steps there will be a checkpoint, as far as that is known, and of how many of
+    them for ever."""
+    if training.save_strategy != "steps":
+        return 1, 0  # the last one, or where a signal ends the run
+    last, every = training.max_steps, training.keep_every
+    milestones = set(range(every, last + 1, every)) if every else set()
+    if training.save_steps == "auto" or training.save_minutes is not None:
+        return None, len(milestones)
+    steps = {*range(training.save_steps, last + 1, training.save_steps), *milestones, last}
+    return len(steps), len(milestones)
 
 
 def index_cache_problems(sources: Sources) -> list[str]:

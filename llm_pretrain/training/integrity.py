@@ -80,7 +80,7 @@ class Fault:
 
     def fields(self) -> dict[str, str | int | None]:
         """For the log."""
-        fields = {"global_step": self.step, "rank": self.rank, "host": self.host}
+        fields = {"global_step": self.step, "rank": self.rank, "rank_host": self.host}
         return {**fields, "values": self.what, "among": self.among or None}
 
 

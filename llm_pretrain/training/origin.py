@@ -33,8 +33,11 @@ _OF_A_START = (
     "resume_from_checkpoint",
     "logging_dir",
     "print_config",
+    "alert_command",
+    "alert_url",
+    "metrics_port",
 )
-"""Keys that say where a run writes and begins."""
+"""Keys that say where a run writes and begins, and who is told of it."""
 _FILES_LISTED = 64
 _BLOCK_BYTES = 4096
 _MOST_BLOCKS = 1024

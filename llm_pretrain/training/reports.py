@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +19,13 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import shown
+from llm_pretrain.monitor.alerts import Alerts, plain
 from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
-from llm_pretrain.training.run_record import command_to_go_on, write_run_record
+from llm_pretrain.training.goodput import RECORD_SECONDS, Goodput, in_words
+from llm_pretrain.training.run_record import add_goodput, command_to_go_on, write_run_record
 
 
 @dataclass
@@ -59,34 +63,47 @@ class Interval:
 
     steps: int = 0
     loss: float = 0.0
-    last_loss: float = 0.0
-    """Of the last step alone."""
     seconds: float = 0.0
     tokens: int = 0
     """Of all devices together."""
     wait_seconds: float = 0.0
     """Of this rank, for data."""
+    last: Interval | None = None
+    """The last step alone."""
 
     def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
         self.steps += 1
         self.loss += loss
-        self.last_loss = loss
         self.seconds += seconds
         self.tokens += tokens
         self.wait_seconds += wait_seconds
+        self.last = Interval(1, loss, seconds, tokens, wait_seconds)
 
 
 class Reports:
-    """Metrics of steps, evaluations and the whole run."""
+    """Metrics of steps, evaluations and the whole run, and its events.
 
-    def __init__(self, run: RunConfig, model: ModelConfig, topology: Topology) -> None:
+    Args:
+        alerts: gets the events; by default as the run's configuration says.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        model: ModelConfig,
+        topology: Topology,
+        alerts: Alerts | None = None,
+    ) -> None:
         self.run = run
+        self.alerts = alerts or alerts_of(run)
         self.topology = topology
         self.parameters = model.parameter_count()
         self.flops_per_token = model.flops_per_token(run.data.max_seq_length)
         self.peak = peak_flops(device.name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""
+        self.goodput = Goodput()
+        self._recorded = -math.inf
         self.of_ranks: dict[str, float | int] = {}
         """What is known of the ranks' own times in the step before the last."""
         self.reporter: Reporter | None = None
@@ -99,11 +116,41 @@ class Reports:
                 max_steps=training.max_steps,
                 disable_tqdm=training.disable_tqdm,
             )
+            is_anew = training.overwrite_output_dir or training.resume_from_checkpoint is False
+            self.goodput = Goodput(None if is_anew else self.reporter.last_goodput)
+            self._record_goodput()
+            self.alerts.say = self.message
+            self.alerts.begin()
 
     def message(self, text: str) -> None:
         """Show a text: on a terminal in lines that fit it, elsewhere in lines as they are."""
         if self.reporter:
             self.reporter.message(shown(text))
+
+    def event(self, kind: str, message: str, **fields: Any) -> None:
+        """Something that the operator of the run is told: on the console, in train_log.jsonl (kind
+        "event") and by `alert_command` and `alert_url`. It returns at once.
+
+        Every rank may call it, and the first rank tells. The end of the job with an error is not
+        told here: raise the error.
+
+        Args:
+            kind: "spike", "failed_save", …: a word of [a-z_].
+            message: whole sentences.
+            fields: values of the event's own; `global_step` is otherwise the last step taken.
+        """
+        if self.reporter:
+            self.message(message)
+            self._tell(kind, message, **fields)
+
+    def _tell(self, kind: str, message: str, **fields: Any) -> None:
+        """An event that the console has another text for."""
+        if self.reporter:
+            step = self.alerts.global_step
+            self.reporter.event(
+                {"event": kind, "global_step": step, "message": message, **plain(fields)}
+            )
+            self.alerts.send(kind, message, **fields)
 
     def operators(self, served_by: dict[str, str]) -> None:
         if self.reporter:
@@ -117,8 +164,15 @@ class Reports:
         changes: Sequence[str],
     ) -> None:
         """Leave the record of a run that starts at this step."""
+        self.alerts.global_step = progress.global_step
+        self.alerts.has_started = True
         if not self.reporter:
             return
+        step, last = progress.global_step, self.run.training.max_steps
+        if step or self.goodput.highest_step:
+            self._tell("restart", f"The run goes on from step {step} of {last}.")
+        if self.run.training.metrics_port is not None:
+            self.reporter.serve(self.run.training.metrics_port)
         self.reporter.hyper_parameters(origin["run"])
         try:
             write_run_record(
@@ -129,21 +183,51 @@ class Reports:
                 device=device.name(),
                 step=progress.global_step,
                 changes=changes,
+                goodput_seconds=self.goodput.seconds(),
             )
         except OSError as error:
             self.message(f"No run.json: {error}")
 
-    def progressed(self, progress: Progress, loss: float) -> None:
-        """Any step, logged or not."""
+    def progressed(self, progress: Progress, interval: Interval) -> None:
+        """Any step, logged or not: the last of `interval`."""
+        step, last = progress.global_step, interval.last
+        assert last is not None, "a step has been added"
+        self.alerts.global_step = step
+        self.goodput.step(step, last.seconds, last.wait_seconds)
         if self.reporter:
-            self.reporter.progressed(progress.global_step, loss)
+            page = self.reporter.page
+            page.count("steps_total")
+            page.count("samples_total", last.tokens / self.run.data.max_seq_length)
+            page.count("tokens_total", last.tokens)
+            self._show_goodput()
+            self.reporter.progressed(step, last.loss)
+        if time.monotonic() - self._recorded > RECORD_SECONDS:
+            self._record_goodput()
 
     def skipped(self, progress: Progress, loss_scale: LossScale) -> None:
         """A step that overflowed in float16; `loss_scale` is that of the next."""
+        if self.reporter:
+            self.reporter.page.count("skipped_steps_total")
         self.message(
             f"Step {progress.global_step} skipped: float16 overflow, no weight has changed; "
             f"loss scale now {loss_scale.value:g}, {progress.skipped_steps} skipped so far."
         )
+
+    @contextmanager
+    def spending(self, share: str) -> Iterator[None]:
+        """Count what the block takes as the run's time in `share`, see `goodput`."""
+        with self.goodput.spending(share):
+            yield
+        self._show_goodput()
+
+    def _show_goodput(self) -> None:
+        if self.reporter:
+            self.reporter.page.count_up_to("wall_seconds_total", self.goodput.seconds(), "share")
+
+    def _record_goodput(self) -> None:
+        self._recorded = time.monotonic()
+        if self.reporter and self.run.training.do_train:
+            self.reporter.goodput(self.goodput.record())
 
     def step(
         self, progress: Progress, interval: Interval, result: StepResult, loss_scale: LossScale
@@ -170,6 +254,7 @@ class Reports:
             **device.memory_metrics(),
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,
+            "goodput": self.goodput.share(),
             **self.of_ranks,
         }
         if loss_scale.is_dynamic:
@@ -182,33 +267,25 @@ class Reports:
         if self.reporter:
             self.reporter.evaluation({"global_step": progress.global_step, **metrics})
 
-    def saved(self, progress: Progress, checkpoint: Path, seconds: float) -> None:
+    def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:
+        """A checkpoint that is published; training has waited for `blocked_seconds` of them."""
         if self.reporter:
             self.reporter.saved(
                 {
-                    "global_step": progress.global_step,
+                    "global_step": step,
                     "checkpoint": str(checkpoint),
                     "bytes": Checksums(checkpoint).size,
                     "seconds": seconds,
+                    "blocked_seconds": blocked_seconds,
                 }
             )
-
-    def event(self, kind: str, message: str, **fields: Any) -> None:
-        """Something that the operator of the run is told, on the console and in train_log.jsonl.
-
-        Args:
-            kind: "integrity", "rewind", …: a word of [a-z_].
-            message: whole sentences.
-            fields: values of the event's own.
-        """
-        if self.reporter:
-            self.message(message)
-            self.reporter.event({"event": kind, "message": message, **fields})
+            self._record_goodput()
 
     def rewound(self, step: int, to: int) -> None:
         """The run has gone back within itself; what was logged of the steps since is void."""
-        said = f"The run goes back from step {step} to step {to}."
-        self.event("rewind", said, global_step=step, rewound_to=to)
+        self.message(f"The run goes back from step {step} to step {to}.")
+        if self.reporter:
+            self.reporter.note("rewind", {"global_step": step, "rewound_to": to})
 
     def signalled(self, number: int) -> None:
         """This process was told to end; the launcher, too, which then shows no rank's output."""
@@ -236,6 +313,7 @@ class Reports:
             "steps_in_this_run": total.steps,
             "consumed_samples": progress.consumed_samples,
             "train_runtime": total.seconds,
+            "goodput": self.goodput.share(),
         }
         if progress.skipped_steps:
             metrics["skipped_steps"] = progress.skipped_steps
@@ -247,7 +325,11 @@ class Reports:
                 "max_memory_allocated": device.max_memory_allocated(),
             }
         metrics |= {name: str(path) for name, path in left.items() if path is not None}
-        self.reporter.summary(metrics)
+        seconds = self.goodput.seconds()
+        self.reporter.summary(metrics, {"goodput": in_words(seconds)})
+        self._record_goodput()
+        with suppress(OSError):
+            add_goodput(self.run.training.output_dir, seconds)
         last = left["last_checkpoint"]
         if last is not None:
             is_done = left["final_model"] is not None
@@ -255,12 +337,27 @@ class Reports:
             name = "for_more_steps" if is_done else "to_go_on"
             self.reporter.command(name, command_to_go_on(self.run, Path(last), more))
 
+    def end(self, stopped_by: int) -> None:
+        """The run ends as it should; `stopped_by` is the signal that ended it early, or 0."""
+        training = self.run.training
+        name = signal.Signals(stopped_by).name if stopped_by else None
+        reason = f"was ended by {name}" if name else "is done"
+        at = f" at step {self.alerts.global_step} of {training.max_steps}"
+        self._tell("end", f"The run {reason}{at if training.do_train else ''}.", signal=name)
+
     def close(self) -> None:
+        """Also waits some seconds for events that are being told."""
+        self.alerts.close()
         if self.reporter:
             self.reporter.close()
 
     def _tokens_per_second_per_device(self, interval: Interval) -> float:
         return interval.tokens / interval.seconds / self.topology.world_size
+
+
+def alerts_of(run: RunConfig) -> Alerts:
+    training = run.training
+    return Alerts(training.output_dir, training.alert_command, training.alert_url)
 
 
 def _default_logging_dir(output_dir: str) -> Path:

@@ -34,6 +34,7 @@ from llm_pretrain.data import (
 from llm_pretrain.machine import SIGNAL_STATUS, device, terminal
 from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
+from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.lost_peer import watched_peers
@@ -59,7 +60,7 @@ from llm_pretrain.training.preflight import (
     tokenizer_directory,
     unread_weights,
 )
-from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.reports import Reports, alerts_of
 from llm_pretrain.training.resume import (
     agree_on_start,
     load_newest,
@@ -84,14 +85,15 @@ def run(arguments: Sequence[str]) -> int:
         device.choose(run.training.device, is_alone=world_size() == 1)
         order, timeout = run.training.hybrid_parallel_topo_order, run.training.distributed_timeout
         topology = initialize(degrees, order=order, timeout_seconds=timeout)
+        alerts = alerts_of(run)
         with (
-            reported_failures(),
+            reported_failures(alerts),
             watched_peers(
                 topology.rank, topology.world_size, timeout, Path(run.training.output_dir, "stacks")
             ),
             _own_output(run, topology, start),
         ):
-            return train(run, model, topology)
+            return train(run, model, topology, alerts)
     except MeetingError as error:
         # Whoever is there says it: the first of the node may be the one that is missing.
         print_error(str(error))
@@ -132,7 +134,9 @@ def _refuse(problems: Sequence[str]) -> int:
     return 1
 
 
-def train(run: RunConfig, model: ModelConfig, topology: Topology) -> int:
+def train(
+    run: RunConfig, model: ModelConfig, topology: Topology, alerts: Alerts | None = None
+) -> int:
     """Train in a topology that is formed already; the exit status."""
     training = run.training
     topology = use(
@@ -145,9 +149,10 @@ def train(run: RunConfig, model: ModelConfig, topology: Topology) -> int:
         if is_first_of_node():
             print("\n".join(map(terminal.shown, start.lines())), flush=True)
         return 0
-    reports = Reports(run, model, topology)
+    reports = Reports(run, model, topology, alerts)
     try:
         stopped_by = _train(run, model, topology, start, reports)
+        reports.end(stopped_by)
     finally:
         reports.close()
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
@@ -178,7 +183,7 @@ def _train(
         hidden_size=model.hidden_size,
         activation_dtype=training.weight_dtype,
     )
-    with StopSignal(reports.signalled) as stop:
+    with StopSignal(reports.signalled) as stop, ExitStack() as stack:
         trainer = Trainer(
             run,
             model,
@@ -192,6 +197,7 @@ def _train(
             ),
             stop=stop,
         )
+        stack.callback(trainer.saves.close)
         if start.checkpoints:
             trainer.restore(load_newest(start, run, model, trainer.optimizer, reports))
         collectives.barrier()
@@ -199,7 +205,8 @@ def _train(
         if training.do_train:
             set_aside_later(run, start, trainer.progress.global_step, reports)
             if not trainer.train():
-                trainer.save_model()
+                with reports.spending("saving"):
+                    trainer.save_model()
         elif training.do_eval:
             trainer.evaluate()
         if training.do_predict and not stop.agree():

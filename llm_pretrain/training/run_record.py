@@ -35,6 +35,7 @@ def write_run_record(
     device: str,
     step: int,
     changes: Sequence[str],
+    goodput_seconds: Mapping[str, float],
 ) -> None:
     """Write the record of the run that starts at `step`; those of earlier starts stay in `starts`.
 
@@ -43,6 +44,7 @@ def write_run_record(
         operators: what serves each operator.
         device: its name.
         changes: since the checkpoint that the run goes on from.
+        goodput_seconds: where the time of all starts has gone so far, see `goodput`.
 
     Raises:
         OSError: it can't be written.
@@ -76,10 +78,35 @@ def write_run_record(
             "device": device,
             "environment": {name: value for name, value, _ in machine.choices()},
         },
+        "goodput": _goodput(goodput_seconds),
         "starts": [*_earlier_starts(path), start],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def add_goodput(output_dir: str | Path, seconds: Mapping[str, float]) -> None:
+    """Note in the record where the run's time has gone; without a record nothing happens.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path = Path(output_dir) / FILE_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["goodput"] = _goodput(seconds)
+    except (FileNotFoundError, ValueError, TypeError):
+        return
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _goodput(seconds: Mapping[str, float]) -> dict[str, Any]:
+    wall = sum(seconds.values())
+    return {
+        "share": seconds["training"] / wall if wall > 0 else 0.0,
+        "wall_seconds": wall,
+        "seconds": dict(seconds),
+    }
 
 
 def _earlier_starts(path: Path) -> list[Any]:

@@ -55,13 +55,17 @@ class Stragglers:
 
     def _warn(self, step: int, rank: int, own: float, usual: float) -> None:
         host = _host_of(rank)
-        said = (
+        self.reports.event(
+            "straggler",
             f"warning: rank {rank} on {host} is slow: for {self.steps} steps it has computed for "
             f"more than {self.threshold:g} times as long as the median of the ranks ({own:.3g} s "
-            f"and {usual:.3g} s in step {step - 1}). The others wait for it."
+            f"and {usual:.3g} s in step {step - 1}). The others wait for it.",
+            global_step=step,
+            rank=rank,
+            rank_host=host,
+            seconds=own,
+            median_seconds=usual,
         )
-        times = {"seconds": own, "median_seconds": usual}
-        self.reports.event("straggler", said, global_step=step, rank=rank, host=host, **times)
 
 
 def _host_of(rank: int) -> str:

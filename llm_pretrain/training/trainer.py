@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.checkpoint.directory import checkpoint_path, keep_newest
-from llm_pretrain.checkpoint.save import is_first_of_node, save_checkpoint, save_weights
+from llm_pretrain.checkpoint.directory import checkpoint_path
+from llm_pretrain.checkpoint.save import SavedState
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
@@ -35,6 +34,7 @@ from llm_pretrain.training.integrity import FlippedBitsError, Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Interval, Progress, Reports
 from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
+from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
 from llm_pretrain.training.stragglers import Stragglers
 
@@ -67,7 +67,6 @@ class Trainer:
         self.pipeline = pipeline
         self.datasets = datasets
         self.reports = reports
-        self.checkpoint_extras = checkpoint_extras
         self.stop = stop
         training = run.training
         self.loss_scale = LossScale(
@@ -77,13 +76,16 @@ class Trainer:
         self.optimizer = ShardedAdamW(
             pipeline.stage, training, topology, tied_embedding=model.tie_word_embeddings
         )
+        saved = SavedState(
+            Path(training.output_dir), pipeline.stage, model, self.optimizer, topology
+        )
+        self.saves = Saves(run, saved, reports, checkpoint_extras)
         self.origin = origin
         self.changes: list[str] = []
         """Of the origin since the checkpoint that the run goes on from."""
         self.copies = CopiesAhead()
         self.progress = Progress()
         self.total = Interval()
-        self.last_checkpoint: Path | None = None
         self.has_saved_model = False
         self.is_rewound = False
         """Whether the state is that of an earlier step than the samples that were read last."""
@@ -99,10 +101,11 @@ class Trainer:
             ConfigError: the data does not reach to the end.
         """
         state = loaded.state
+        self.saves.settle()
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
         self.optimizer.restore(loaded.shards, loaded.steps)
-        self.last_checkpoint = loaded.checkpoint
+        self.saves.last = loaded.checkpoint
         if self.run.training.ignore_data_skip:
             self.progress.consumed_samples = 0
         if not self.run.training.do_train:
@@ -127,13 +130,14 @@ class Trainer:
         training = self.run.training
         self.reports.is_training = True
         self.stop.agree()
-        self.beginning = Beginning(self.last_checkpoint, self._state())
+        self.beginning = Beginning(self.saves.last, self._state())
         while self._has_steps_left():
             with self._loader() as loader:
                 try:
                     self._train_on(loader)
                 except FlippedBitsError:
                     self.go_back()
+        self._finish_saves()
         self.reports.is_training = False
         last = self.progress.global_step
         if training.do_eval and not self.stop.agreed and self.progress.evaluated_step != last:
@@ -141,7 +145,15 @@ class Trainer:
             self.evaluate()
             if not self.stop.agreed and training.save_strategy != "no":
                 self.save()
+                self._finish_saves()
         return self.stop.agreed
+
+    def _finish_saves(self) -> None:
+        """Return when the last checkpoint is published."""
+        self.saves.finish()
+        while self.saves.must_retry:
+            self.save()
+            self.saves.finish()
 
     def _train_on(self, loader: Batches) -> None:
         """Take steps to the end, or until the run is rewound to samples that have been read."""
@@ -156,7 +168,7 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            saves = self.stop.agreed or self._is_due(training.save_strategy, training.save_steps)
+            saves = self.stop.agreed or self.saves.is_due(self.progress.global_step)
             self.integrity.compare(self.progress.global_step, saves=bool(saves))
             if saves:
                 self.save()
@@ -164,6 +176,7 @@ class Trainer:
     def go_back(self) -> None:
         """Take up the newest state that was saved, or the first; the steps since are repeated."""
         self.integrity.assert_may_repeat()
+        self.saves.finish()
         step = self.progress.global_step
         state, shards, steps = newest_state(self.run, self.model, self.optimizer, self.beginning)
         self.progress = Progress.restore(state["progress"])
@@ -222,11 +235,16 @@ class Trainer:
             return loss_sum, self.optimizer.reduce_gradients()
 
         loss_sum, norm = self.integrity.gradients(step, gradients)
-        wishes = self.stop.wish(self.integrity.doubts(norm), self.stragglers.own_time())
+        wishes = self.stop.wish(
+            self.saves.wish(), self.integrity.doubts(norm), self.stragglers.own_time()
+        )
         # The one time in a step that the host waits for the device.
-        loss, norm, signal, *known = collectives.read(paddle.concat([loss_sum, norm, wishes]))
+        loss, norm, signal, is_due, is_writing, *known = collectives.read(
+            paddle.concat([loss_sum, norm, wishes])
+        )
         loss /= parts
         self.stop.agree(signal)
+        self.saves.heed([is_due, is_writing])
         self.stragglers.note(step, known[2:])
         self.integrity.assert_intact(step, *known[:2])
         self.integrity.before_update()
@@ -252,7 +270,7 @@ class Trainer:
         training = self.run.training
         if result.is_skipped:
             self.reports.skipped(self.progress, self.loss_scale)
-        self.reports.progressed(self.progress, interval.last_loss)
+        self.reports.progressed(self.progress, interval)
         first = training.logging_first_step and self.progress.global_step == 1
         is_due = first or self._is_due(training.logging_strategy, training.logging_steps)
         if is_due:
@@ -262,7 +280,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate on the validation split, the same samples each time."""
         assert self.datasets.valid is not None
-        metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
+        with self.reports.spending("evaluation"):
+            metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])
@@ -305,27 +324,10 @@ class Trainer:
             self.progress.best_metric, self.progress.best_step = loss, step
 
     def save(self) -> None:
-        """Write a checkpoint of this step, then remove those beyond `save_total_limit`."""
-        training = self.run.training
+        """Save a checkpoint of this step, or begin to."""
         self._note_best()
-        path = checkpoint_path(training.output_dir, self.progress.global_step)
-        began = time.perf_counter()
-        save_checkpoint(
-            path,
-            self.pipeline.stage,
-            self.model,
-            self.optimizer.state(),
-            self.topology,
-            self.optimizer.buckets,
-            steps=self.optimizer.steps,
-            state=self._state(),
-            extras=self._extras_that_are_there(),
-        )
-        self.last_checkpoint = path
-        self.reports.saved(self.progress, path, time.perf_counter() - began)
-        best = self.progress.best_step if training.load_best_model_at_end else None
-        if is_first_of_node():
-            keep_newest(training.output_dir, training.save_total_limit, best_step=best)
+        best = self.progress.best_step if self.run.training.load_best_model_at_end else None
+        self.saves.save(self.progress.global_step, self._state(), best)
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint has besides weights and the optimizer's shards."""
@@ -337,28 +339,11 @@ class Trainer:
         }
 
     def save_model(self) -> None:
-        """Write the final weights to `output_dir`, in Hugging Face's layout."""
-        training = self.run.training
+        """Write the final weights to `output_dir`."""
         self.has_saved_model = True
-        if training.load_best_model_at_end and self.progress.best_step is not None:
+        if self.run.training.load_best_model_at_end and self.progress.best_step is not None:
             self._take_best()
-        save_weights(
-            Path(training.output_dir),
-            self.pipeline.stage,
-            self.model,
-            self.topology,
-            self.optimizer.buckets,
-            extras=self._extras_that_are_there(),
-        )
-
-    def _extras_that_are_there(self) -> list[Path]:
-        """What belongs beside the weights; what has vanished is said once and left out: without it
-        they are worth as much."""
-        there = [path for path in self.checkpoint_extras if path.exists()]
-        for path in set(self.checkpoint_extras) - set(there):
-            self.reports.message(f"warning: {path} has vanished: what is saved goes without it.")
-        self.checkpoint_extras = there
-        return there
+        self.saves.save_weights()
 
     def _take_best(self) -> None:
         step = self.progress.best_step
@@ -384,12 +369,12 @@ class Trainer:
             self.total,
             {
                 "final_model": training.output_dir if self.has_saved_model else None,
-                "last_checkpoint": self.last_checkpoint,
+                "last_checkpoint": self.saves.last,
                 "best_checkpoint": best_path if best_path and best_path.is_dir() else None,
             },
         )
 
-    def _is_due(self, strategy: str, every: int | str | None) -> bool:
+    def _is_due(self, strategy: str, every: int | None) -> bool:
         """Whether what happens by `strategy` happens after this step, as after the last it does."""
         step = self.progress.global_step
         if strategy == "no":

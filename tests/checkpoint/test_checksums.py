@@ -15,7 +15,6 @@ from llm_pretrain.checkpoint.checksums import (
     checksum,
     join_notes,
     note_files,
-    remove_notes,
 )
 
 
@@ -28,8 +27,7 @@ def checkpoint(tmp_path: Path) -> Path:
         path = checkpoint / "optimizer" / f"rank-{rank:05d}.safetensors"
         path.write_bytes(bytes(range(1, 256)) * 100 * (rank + 1))
         note_files(checkpoint, rank, [path])
-    join_notes(checkpoint, 0)
-    remove_notes(checkpoint)
+    join_notes(checkpoint)
     return checkpoint
 
 

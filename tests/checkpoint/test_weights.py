@@ -15,6 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from llm_pretrain.checkpoint import safetensors_file
 from llm_pretrain.checkpoint.load import load_weights
 from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.safetensors_file import StoredTensor, read_safetensors, to_float32
@@ -391,3 +392,22 @@ def test_broken_index(tmp_path: Path, index: str, message: str) -> None:
     saved(tmp_path, max_shard_bytes=3000)
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert message in refused(tmp_path)
+
+
+def test_a_disk_that_gives_back_other_bytes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.safetensors"
+
+    def flush_and_flip_a_bit(written: Path) -> None:
+        content = bytearray(written.read_bytes())
+        content[-3] ^= 16
+        written.write_bytes(content)
+
+    monkeypatch.setattr(safetensors_file, "flush_file", flush_and_flip_a_bit)
+    with (
+        pytest.raises(OSError, match="read back is not what was written"),
+        safetensors_file.writing_safetensors(path) as writer,
+    ):
+        writer.add("values", np.arange(1000, dtype=np.float32), "float32")
+    assert not list(tmp_path.iterdir())

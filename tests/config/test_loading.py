@@ -208,3 +208,30 @@ def test_no_value_of_any_key_is_worse_than_a_configuration_error(values: dict[st
 def test_no_command_line_is_worse_than_a_configuration_error(words: list[str]) -> None:
     with contextlib.suppress(ConfigError):
         load_run_config(None, words)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("9400", 9400), ("0", 0), ("0.0.0.0:9400", "0.0.0.0:9400"), ("[::]:9400", "[::]:9400")],
+)
+def test_a_port_for_metrics_may_have_an_address(load, given: str, taken: int | str) -> None:
+    assert load("--metrics_port", given).training.metrics_port == taken
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("metrics_port", 65536, "neither a port"),
+        ("metrics_port", "localhost", "neither a port"),
+        ("metrics_port", True, "neither a port"),
+        ("alert_command", "tell 'me", "No closing quotation"),
+        ("alert_command", " ", "names no program"),
+        ("alert_url", "file:///etc/passwd", "no URL of http or https"),
+        ("alert_url", "https://", "no URL of http or https"),
+        ("alert_url", "http://host:99999/", "no URL of http or https"),
+    ],
+)
+def test_who_is_told_must_be_reachable(problems, key: str, value: object, reason: str) -> None:
+    (problem,) = problems(**{key: value})
+    assert f"{key}: " in problem
+    assert reason in problem

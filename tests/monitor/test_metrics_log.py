@@ -55,6 +55,36 @@ def test_a_resumed_run_supersedes_what_it_repeats(tmp_path: Path) -> None:
     assert history == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
 
 
+def test_an_event_of_the_step_that_a_run_goes_on_from_supersedes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3)
+    log = MetricsLog(tmp_path)
+    event = {"event": "restart", "global_step": 2, "parts": [1, {"a": 2.5}]}
+    log.write("event", event)
+    log.write("step", {"global_step": 3, "loss": 2.0})
+    log.close()
+    lines = read_metrics(tmp_path)
+    assert [(line["kind"], line["global_step"]) for line in lines] == [
+        ("step", 1),
+        ("step", 2),
+        ("event", 2),
+        ("step", 3),
+    ]
+    assert {name: lines[2][name] for name in event} == event
+
+
+def test_the_next_log_finds_the_last_goodput(tmp_path: Path) -> None:
+    for share in (0.5, 0.75):
+        log = MetricsLog(tmp_path)
+        log.write("goodput", {"goodput": share, "seconds": {"training": 1.0}})
+        log.write("step", {"global_step": 1})
+        log.close()
+    log = MetricsLog(tmp_path)
+    assert log.earlier_runs == 2
+    assert log.last_goodput is not None
+    assert log.last_goodput["goodput"] == 0.75
+    log.close()
+
+
 def test_a_run_from_the_start_supersedes_all(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3)
     write(tmp_path, 4, 5)
@@ -66,13 +96,13 @@ def test_a_run_that_goes_back_supersedes_what_it_repeats(tmp_path: Path) -> None
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.write("step", {"global_step": step, "loss": 1.0})
-    log.write("event", {"event": "rewind", "global_step": 3, "rewound_to": 1})
+    log.write("rewind", {"global_step": 3, "rewound_to": 1})
     log.write("step", {"global_step": 2, "loss": 2.0})
     log.close()
     kept = [
         (line["kind"], line["global_step"], line.get("loss")) for line in read_metrics(tmp_path)
     ]
-    assert kept == [("step", 1, 1.0), ("event", 3, None), ("step", 2, 2.0)]
+    assert kept == [("step", 1, 1.0), ("rewind", 3, None), ("step", 2, 2.0)]
 
 
 def test_a_line_cut_short_harms_neither_reader_nor_next_run(tmp_path: Path) -> None:

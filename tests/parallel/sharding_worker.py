@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_pretrain.checkpoint.load import load_optimizer
-from llm_pretrain.checkpoint.save import save_checkpoint, whole_tensors
+from llm_pretrain.checkpoint.save import SavedState, save_checkpoint, whole_tensors
 from llm_pretrain.config import Degrees, TrainingArguments
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.ops import dispatch, internals
@@ -167,17 +167,8 @@ def examine(case: dict, here: topology.Topology, directory: Path) -> dict[str, o
     found["present"].append(ours.present())
 
     # What one stage saves, the next loads.
-    save_checkpoint(
-        directory,
-        ours.model,
-        ours.config,
-        ours.optimizer.state(),
-        here,
-        ours.optimizer.buckets,
-        steps=ours.optimizer.steps,
-        state={},
-        extras=[],
-    )
+    saved = SavedState(directory.parent, ours.model, ours.config, ours.optimizer, here)
+    save_checkpoint(saved, saved.part(directory, {}, []))
     other = Run({**case, "stage": case["stage"] % 3 + 1}, here)
     optimizer = other.optimizer
     optimizer.restore(*load_optimizer(directory, optimizer.buckets, optimizer.betas))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.launching import RUN_PRETRAIN, Job, logged, run_job
+from tests.launching import RUN_PRETRAIN, Job, events, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 FAULTY = Path(__file__).with_name("failing_rank.py")
@@ -27,12 +28,19 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_error_on_one_rank_is_what_the_console_shows(
     config: Path, tmp_path: Path, rank: int
 ) -> None:
-    with Job(FAULTY, rank, "raise", config, processes=2, log_dir=tmp_path / "log") as job:
+    events = tmp_path / "events"
+    told = ("--alert_command", f"tee -a {events}")
+    with Job(FAULTY, rank, "raise", config, *told, processes=2, log_dir=tmp_path / "log") as job:
         assert job.wait() != 0
     console = job.console.read_text()
     assert "ArithmeticError: the planted fault" in console
     assert f"Rank {rank} failed" in console
     assert f"Rank {1 - rank} failed" not in console, "a neighbour's error, as after a time-out"
+    (event,) = map(json.loads, events.read_text().splitlines())
+    assert event["event"] == "failure"
+    assert event["message"].startswith(f"Rank {rank} failed")
+    assert "ArithmeticError: the planted fault" in event["message"]
+    assert event["global_step"] == 2
 
 
 def test_a_killed_rank_ends_the_job(config: Path, tmp_path: Path) -> None:
@@ -77,8 +85,7 @@ def test_a_slow_rank_is_named(config: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     options = ("--max_steps", 8, "--straggler_steps", 4, "--output_dir", output)
     run_job(FAULTY, 1, "slow", config, *options, processes=2, log_dir=tmp_path / "log")
-    (warning,) = logged(output, "event")
-    assert warning["event"] == "straggler"
+    (warning,) = events(output, "straggler")
     assert warning["rank"] == 1
     assert warning["seconds"] > 1.5 * warning["median_seconds"]
     last = logged(output)[-1]
@@ -94,11 +101,15 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path
         tmp_path / "out",
         learning_rate=1e30,
         max_grad_norm=0.0,
+        alert_command=f"tee -a {tmp_path / 'events'}",
     )
     config = write_config(tmp_path / "config.json", contents)
     with Job(Path("run_pretrain.py"), config, log_dir=tmp_path / "log") as job:
         assert job.wait() == 1
     assert "skip_data_intervals" in job.output()
+    (event,) = map(json.loads, (tmp_path / "events").read_text().splitlines())
+    assert event["event"] == "failure"
+    assert event["message"].startswith("error: Step 2: ")
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from llm_pretrain.monitor.metrics_log import read_metrics
-from tests.launching import ROOT, logged, run_job
+from tests.launching import ROOT, events, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 FLIPPING = Path(__file__).with_name("flip_bits.py")
@@ -117,9 +117,9 @@ def outcome(folder: Path, layout: Layout, flips: int, seed: int = 0) -> Outcome:
     steps = flips * STEPS_PER_FLIP
     undisturbed = train(folder / "undisturbed", layout, [], steps)
     disturbed = train(folder / "disturbed", layout, plan, steps)
-    alarms = flips_found(undisturbed)
+    alarms = events(undisturbed, "integrity")
     named: dict[int, set[int | None]] = defaultdict(set)
-    for event in flips_found(disturbed):
+    for event in events(disturbed, "integrity"):
         candidates = [
             number
             for number, entry in enumerate(plan)
@@ -132,10 +132,6 @@ def outcome(folder: Path, layout: Layout, flips: int, seed: int = 0) -> Outcome:
     unnamed = sum(named[number] - {None} != {plan[number]["rank"]} for number in [*named])
     is_same = numbers(undisturbed) == numbers(disturbed)
     return Outcome(len(named), unnamed, flips - len(named), len(alarms), is_same)
-
-
-def flips_found(output: Path) -> list[dict[str, Any]]:
-    return [line for line in logged(output, "event") if line["event"] == "integrity"]
 
 
 def numbers(output: Path) -> list[tuple[int, float, float]]:

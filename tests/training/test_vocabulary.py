@@ -13,7 +13,7 @@ from llm_pretrain.checkpoint.published_weights import PublishedWeights
 from llm_pretrain.checkpoint.save import save_checkpoint
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.training import trainer
+from llm_pretrain.training import saves
 from llm_pretrain.training.run import run
 from tests.checkpoint.models import random_tensors
 from tests.launching import RUN_PRETRAIN, logged, run_job
@@ -100,7 +100,7 @@ def test_a_tokenizer_that_vanishes_is_no_reason_to_lose_a_run(
         save_checkpoint(*arguments, **options)
         template.unlink(missing_ok=True)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", save_and_lose_the_template)
+    monkeypatch.setattr(saves, "save_checkpoint", save_and_lose_the_template)
     output = folder / "lost"
     assert run([str(config_in(folder, output, resize_vocabulary=True, max_steps=3))]) == 0
     assert (output / "checkpoint-1" / template.name).is_file()

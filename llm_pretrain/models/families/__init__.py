@@ -132,7 +132,7 @@ def load_model_config(
     """
     published, source = _published_config(model_name_or_path)
     config = replace(
-        _read(*_changed(published, source, model_arguments)),
+        model_of_config(*_changed(published, source, model_arguments)),
         use_flash_attention=bool(model_arguments.use_flash_attention),
         use_fused_linear_cross_entropy=bool(model_arguments.use_fused_linear_cross_entropy),
     )
@@ -151,10 +151,11 @@ def load_model_config(
 
 def read_model_config(directory: str | Path, argument: str = "model_name_or_path") -> ModelConfig:
     """The model whose config.json stands in `directory`, which `argument` names, unchanged."""
-    return _read(*_published_config(str(directory), argument))
+    return model_of_config(*_published_config(str(directory), argument))
 
 
-def _read(published: Mapping[str, Any], source: str) -> ModelConfig:
+def model_of_config(published: Mapping[str, Any], source: str) -> ModelConfig:
+    """The model that a parsed config.json describes; `source` is its name for error messages."""
     kind = published.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(

@@ -1,0 +1,194 @@
+"""A copy of what one rank saves, in memory of the host that another process can map."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.utils import dlpack
+
+from llm_pretrain.checkpoint.optimizer_state import VALUES, slices_to_block
+from llm_pretrain.checkpoint.safetensors_file import NUMPY_TYPES
+from llm_pretrain.checkpoint.save import RangeOfBucket, SavedState
+from llm_pretrain.checkpoint.writer import ArrayInMemory
+from llm_pretrain.parallel.sharding.pieces import named_pieces
+
+_MADV_POPULATE_WRITE = 23
+_ALIGNMENT = 4096
+_FLOAT32_BYTES = 4
+
+
+class HostMemory:
+    """Memory that other processes can map by its descriptor; it has no name to leave behind."""
+
+    def __init__(self, size: int) -> None:
+        self.descriptor = os.memfd_create("llm_pretrain_checkpoint")
+        os.ftruncate(self.descriptor, size)
+        self.map = mmap.mmap(self.descriptor, size)
+        self.size = size
+        self._is_populated = False
+
+    def populate(self) -> None:
+        """Have the system make all pages at once, which is faster than one at a time."""
+        if self._is_populated:
+            return
+        self._is_populated = True
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(address), ctypes.c_size_t(self.size), _MADV_POPULATE_WRITE
+        )
+
+    def place(self, entry: ArrayInMemory) -> np.ndarray:
+        """The memory of an entry."""
+        place: np.ndarray = np.ndarray(entry.shape, entry.dtype, self.map, entry.offset)
+        return place
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def free_memory() -> int:
+    """Bytes that programs of this machine, or of this container, could still take."""
+    lines = dict(line.split(":") for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    kilobytes = lines.get("MemAvailable", "0 kB").split()[0]
+    free = [int(kilobytes) * 1024]
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        # What files have in memory counts as used, though it makes room when asked to.
+        files = re.search(r"^inactive_file (\d+)$", _read("/sys/fs/cgroup/memory.stat"), re.M)
+        free.append(int(limit) - int(used) + int(files[1] if files else 0))
+    return max(min(free), 0)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+class CopyPlan:
+    """Where each value of the state stands in the copy.
+
+    The shards of a bucket are copied whole. Weights that are the masters' values, in float32 on
+    ranks that hold all of them, are taken from there.
+    """
+
+    def __init__(self, saved: SavedState) -> None:
+        self.size = 0
+        self.buckets: list[dict[str, ArrayInMemory]] = []
+        """Each bucket's shards, by kind of value; [] where another rank writes the same."""
+        self.weights: list[ArrayInMemory] = []
+        """Of this rank's stage, whole; [] where another rank writes them."""
+        degrees = saved.topology.degrees
+        if saved.ranges is not None:
+            self.buckets = [
+                {name: self._placed(name, "<f4", (bucket.buffer.shard_size,)) for name in VALUES}
+                for bucket in saved.optimizer.buckets
+            ]
+        self.weights_are_masters = degrees.sharding == degrees.tensor == 1 and all(
+            parameter.dtype == paddle.float32 for parameter in saved.stage.parameters()
+        )
+        if saved.weights_part is None:
+            return
+        if self.weights_are_masters:
+            self.weights = list(self._in_masters(saved))
+            return
+        dtype = NUMPY_TYPES[saved.weights_part.dtype].str
+        self.weights = [
+            self._placed(piece.name, dtype, piece.shape) for _, piece in named_pieces(saved.stage)
+        ]
+
+    def _placed(self, name: str, dtype: str, shape: tuple[int, ...]) -> ArrayInMemory:
+        entry = ArrayInMemory(name, dtype, shape, self.size)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        self.size += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return entry
+
+    def _in_masters(self, saved: SavedState) -> Iterator[ArrayInMemory]:
+        places = {
+            id(placement.parameter): entries["master"].offset + placement.begin * _FLOAT32_BYTES
+            for bucket, entries in zip(saved.optimizer.buckets, self.buckets, strict=True)
+            for placement in bucket.buffer.placements
+        }
+        for parameter, piece in named_pieces(saved.stage):
+            yield ArrayInMemory(
+                piece.name,
+                "<f4",
+                tuple(parameter.shape),
+                places[id(parameter)],
+                slices_to_block(piece.region(0, 1)),
+            )
+
+    def shards(self, ranges: Sequence[RangeOfBucket]) -> Iterator[ArrayInMemory]:
+        """The values of every saved range, named as in the file."""
+        for saved, bucket, begin, end in ranges:
+            for value in VALUES:
+                whole = self.buckets[bucket][value]
+                offset = whole.offset + begin * _FLOAT32_BYTES
+                yield replace(
+                    whole, name=f"{saved.key}/{value}", shape=(end - begin,), offset=offset
+                )
+
+
+class StateCopy:
+    """The copy of a rank's state, made while training goes on as far as it can.
+
+    No step changes masters and moments before its gradients are reduced, so that a thread may still
+    copy them on a CPU when the next step has begun. What has to be gathered from other ranks, or
+    lies on an accelerator, is copied at once.
+    """
+
+    def __init__(self, saved: SavedState, plan: CopyPlan) -> None:
+        self.saved = saved
+        self.plan = plan
+        self.memory = HostMemory(max(plan.size, 1))
+        self._copying: threading.Thread | None = None
+
+    @paddle.no_grad()
+    def begin(self) -> None:
+        """Copy the state as it is now; every rank calls it, and `finish` before it changes."""
+        states = [tensors for _, tensors in self.saved.optimizer.state()]
+        shards = [
+            (tensors[value].detach(), self.memory.place(entry))
+            for entries, tensors in zip(self.plan.buckets, states, strict=False)
+            for value, entry in entries.items()
+        ]
+        if all(shard.place.is_cpu_place() for shard, _ in shards):
+            self._copying = threading.Thread(target=self._copy, args=(shards,), daemon=True)
+            self._copying.start()
+        else:
+            self.memory.populate()
+            for shard, place in shards:
+                dlpack.from_dlpack(place).copy_(shard, True)
+        if self.plan.weights_are_masters:
+            return
+        places = {entry.name: self.memory.place(entry) for entry in self.plan.weights}
+        for name, tensor in self.saved.weights():
+            if places:
+                places[name][...] = tensor.clone().numpy()
+
+    def _copy(self, shards: Sequence[tuple[Tensor, np.ndarray]]) -> None:
+        self.memory.populate()
+        for shard, place in shards:
+            np.copyto(place, np.from_dlpack(shard))
+
+    def finish(self) -> None:
+        """Return when the state may change."""
+        if self._copying is not None:
+            self._copying.join()
+            self._copying = None
+
+    def close(self) -> None:
+        self.finish()
+        self.memory.close()

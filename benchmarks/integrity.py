@@ -1,7 +1,10 @@
 """What it costs to compare the bits of replicas: the time of the sums, of a step, and their share.
 
+Times are the processor's, all threads together, which other processes don't change.
+
 Trains a small LLaMA in this process on random tokens and sums the bits of all that its optimizer
-holds after each step, as replicas do once in `integrity_interval` steps.
+holds after each step, as replicas do once in `integrity_interval` steps. Trains it again with
+`"integrity": "repeat"`, which takes sums at every step.
 
     python benchmarks/integrity.py [--hidden 512] [--layers 8] [--tokens 1024] [--steps 4]
 """
@@ -29,7 +32,7 @@ VOCABULARY, LENGTH = 8192, 256
 INTERVAL: int = TrainingArguments.model_fields["integrity_interval"].default
 
 
-def write_config(folder: Path, arguments: argparse.Namespace) -> Path:
+def write_config(folder: Path, arguments: argparse.Namespace, integrity: str) -> Path:
     model = {
         "model_type": "llama",
         "vocab_size": VOCABULARY,
@@ -52,6 +55,7 @@ def write_config(folder: Path, arguments: argparse.Namespace) -> Path:
         "max_seq_length": LENGTH,
         "per_device_train_batch_size": arguments.tokens // LENGTH,
         "max_steps": arguments.steps,
+        "integrity": integrity,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -68,32 +72,41 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024, help="of a step")
     parser.add_argument("--steps", type=int, default=4)
     arguments = parser.parse_args()
+    size, sums, step = measured(arguments, "off")
+    _, _, checked = measured(arguments, "repeat")
+    print(
+        f"{size / 1e6:.0f} MB in {sums:.3f} s ({size / sums / 1e9:.2f} GB/s), a step of "
+        f"{arguments.tokens} tokens {step:.2f} s: {sums / step / INTERVAL:.3%} of a step at the "
+        f'default interval of {INTERVAL}; with "repeat" a step takes {checked:.2f} s'
+    )
+
+
+def measured(arguments: argparse.Namespace, integrity: str) -> tuple[int, float, float]:
+    """Bytes of the values, and medians of the seconds of their sums and of a step without them."""
     sums: list[float] = []
-    ends: list[float] = []
     steps: list[float] = []
-    numbers: list[int] = []
+    size, ended = 0, 0.0
     compare = Integrity.compare
 
     def timed(self: Integrity, step: int, **options: Any) -> None:
-        began = time.perf_counter()
-        if ends:
-            steps.append(began - ends[-1])
+        nonlocal size, ended
+        began = time.process_time()
+        if ended:
+            steps.append(began - ended)
         held = held_values(self.optimizer)
         bit_sums([value.tensor for value in held]).tolist()
-        sums.append(time.perf_counter() - began)
-        numbers.append(sum(value.tensor.size * value.tensor.element_size() for value in held))
+        sums.append(time.process_time() - began)
+        size = sum(value.tensor.size * value.tensor.element_size() for value in held)
         compare(self, step, **options)
-        ends.append(time.perf_counter())
+        ended = time.process_time()
 
     Integrity.compare = timed  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
-        run([str(write_config(Path(folder), arguments))])
-    share = median(sums) / median(steps) / INTERVAL
-    print(
-        f"{numbers[-1] / 1e6:.0f} MB in {median(sums):.3f} s "
-        f"({numbers[-1] / median(sums) / 1e9:.2f} GB/s), a step of {arguments.tokens} tokens "
-        f"{median(steps):.2f} s: {share:.3%} of a step at the default interval of {INTERVAL}"
-    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run([str(write_config(Path(folder), arguments, integrity))])
+    finally:
+        Integrity.compare = compare  # type: ignore[method-assign]
+    return size, median(sums), median(steps)
 
 
 if __name__ == "__main__":

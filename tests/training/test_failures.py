@@ -52,15 +52,20 @@ def test_a_killed_rank_ends_the_job(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "seen"),
-    [("stop", "whose process is stopped"), ("loop", "which waits for no other")],
+    ("fault", "seen", "timeout"),
+    [
+        ("stop", "whose process is stopped", 15),
+        ("loop", "which waits for no other", 15),
+        # Gloo gives up after 30 s.
+        pytest.param("stop", "whose process is stopped", 300, marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_stands_still_is_named(
-    fault: str, seen: str, config: Path, tmp_path: Path
+    fault: str, seen: str, timeout: int, config: Path, tmp_path: Path
 ) -> None:
     """Its process lives, and so does its watch."""
     output = tmp_path / "out"
-    options = ("--distributed_timeout", 15, "--output_dir", output)
+    options = ("--distributed_timeout", timeout, "--output_dir", output)
     began = time.monotonic()
     with Job(FAULTY, 1, fault, config, *options, processes=2, log_dir=tmp_path / "log") as job:
         assert job.wait() != 0
@@ -73,7 +78,7 @@ def test_a_rank_that_stands_still_is_named(
     stacks = {path.name: path.read_text() for path in (output / "stacks").iterdir()}
     assert "faulty_reduction" in stacks["rank-1.txt"]
     assert "collectives.py" in stacks["rank-0.txt"]
-    assert took < 60
+    assert took < 100
 
 
 def test_a_slow_rank_is_named(config: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -178,7 +179,10 @@ def test_a_machine_whose_bits_flip_again_and_again_ends_the_run(tmp_path: Path) 
 def test_the_cost_of_a_comparison_is_measured() -> None:
     sizes = ["--hidden", "128", "--layers", "2", "--tokens", "512", "--steps", "3"]
     command = [sys.executable, str(ROOT / "benchmarks" / "integrity.py"), *sizes]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment
+    ).stdout
     share = re.search(r"([0-9.]+)% of a step at the default interval", said)
     assert share is not None
     assert float(share[1]) < 0.5

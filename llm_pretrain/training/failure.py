@@ -19,7 +19,8 @@ from llm_pretrain.data import DataError
 from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.comm import epochs, topology
+from llm_pretrain.parallel.comm.epochs import EpochOver
 from llm_pretrain.parallel.comm.lost_peer import missing_peers
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
@@ -44,6 +45,8 @@ def reported_failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if epochs.is_over(by_lost_connection=is_about_communication(error)):
+            raise EpochOver from None
         if topology.current().world_size == 1:
             raise
         _report(error)
@@ -57,10 +60,12 @@ def _report(error: Exception) -> None:
     rank = topology.current().rank
     if isinstance(error, USER_ERRORS) or is_fault(error):
         own = f"error: {describe(error)}"
+        epochs.failed(own, is_final=True)
     else:
         own = "".join(traceback.format_exception(error))
+        epochs.failed(own, is_final=False)
     try:
-        text = _first_failure(own, rank, waits=_is_about_communication(error))
+        text = _first_failure(own, rank, waits=is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
         text = f"Rank {rank} failed:\n{own}{_missing()}"
     print(text, file=sys.stderr, flush=True)
@@ -86,7 +91,7 @@ def _missing() -> str:
     return f"error: not heard from {missing}\n" if missing else ""
 
 
-def _is_about_communication(error: Exception) -> bool:
+def is_about_communication(error: Exception) -> bool:
     """Whether the error is what a rank sees when another one is gone."""
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ValueError) and any(

@@ -19,6 +19,7 @@ from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
+from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
 from llm_pretrain.training.run_record import command_to_go_on, write_run_record
@@ -134,6 +135,7 @@ class Reports:
     def progressed(self, progress: Progress, loss: float) -> None:
         """Any step, logged or not."""
         if self.reporter:
+            epochs.stepped(progress.global_step)
             self.reporter.progressed(progress.global_step, loss)
 
     def skipped(self, progress: Progress, loss_scale: LossScale) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import heartbeat
+from llm_pretrain.parallel.comm import epochs, heartbeat
 
 _KEY = "heartbeat"
 _watch: subprocess.Popen[str] | None = None
@@ -29,12 +29,27 @@ def watched_peers(rank: int, world_size: int, timeout_seconds: float) -> Iterato
     if world_size == 1:
         yield
         return
+    epochs.at_end(abandon_watch)
     _watch = _start_watch(rank, timeout_seconds)
     yield
     # Where the block raises, the watch goes on until the process ends and the peers learn of it.
-    with contextlib.suppress(OSError), _watch:
-        _ask("done")
+    if _watch is not None:
+        with contextlib.suppress(OSError), _watch:
+            _ask("done")
     _watch = None
+
+
+def abandon_watch() -> None:
+    """End the watch: its peers are of the past, and their end is known."""
+    global _watch
+    watch, _watch = _watch, None
+    if watch is not None:
+        watch.kill()
+        watch.wait()
+        for stream in (watch.stdin, watch.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
 
 def missing_peers() -> str:

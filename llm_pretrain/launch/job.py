@@ -19,7 +19,7 @@ from llm_pretrain.machine import SIGNAL_STATUS
 _GATHERING_SECONDS = 0.05
 """Ranks that die together are replaced together."""
 _LOST_SECONDS = 1.0
-"""A lost connection whose rank has not been seen to die for so long: all meet again."""
+"""Where a connection was lost and no rank has been seen to die for so long, all meet again."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Job:
     _restarts: deque[float] = field(default_factory=deque)
     _next_epoch_at: float | None = None
     _failed_at: float | None = None
+    _lost_at: float | None = None
 
     def begin(self) -> None:
         """Begin an epoch: every rank meets at a new port."""
@@ -70,8 +71,9 @@ class Job:
         elif "ended" in said:
             self._rank_ended(int(said["rank"]), int(said["ended"]))
         elif "lost" in said:
-            if said["lost"] == self.epoch and self._next_epoch_at is None and not self.signalled:
-                self._failed("A connection between ranks was lost", seconds=_LOST_SECONDS)
+            is_news = said["lost"] == self.epoch and self._next_epoch_at is None
+            if is_news and self._lost_at is None and not self.signalled:
+                self._lost_at = time.monotonic()
         elif "began" in said:
             if self.began_at is None:
                 self.began_at = int(said["began"])
@@ -94,6 +96,9 @@ class Job:
 
     def tick(self) -> None:
         """Do what is due."""
+        if self._lost_at is not None and time.monotonic() - self._lost_at > _LOST_SECONDS:
+            self._lost_at = None
+            self._failed("A connection between ranks was lost")
         if self._next_epoch_at is not None and time.monotonic() >= self._next_epoch_at:
             self.begin()
 
@@ -125,7 +130,6 @@ class Job:
         status: int = 1,
         failure: str = "",
         counts: bool = True,
-        seconds: float = _GATHERING_SECONDS,
     ) -> None:
         """Begin a new epoch, or end the job where there have been too many."""
         now = time.monotonic()
@@ -150,7 +154,7 @@ class Job:
         )
         if self._failed_at is None:
             self._failed_at = now
-        self._next_epoch_at = now + seconds
+        self._next_epoch_at, self._lost_at = now + _GATHERING_SECONDS, None
 
     def _rank_ended(self, rank: int, status: int) -> None:
         self.ended[rank] = status
@@ -161,7 +165,7 @@ class Job:
     def end(self, status: int) -> None:
         """End all ranks that are left."""
         self.is_ending = True
-        self._next_epoch_at = None
+        self._next_epoch_at = self._lost_at = None
         self.tell({"end": status})
 
 

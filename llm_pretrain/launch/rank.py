@@ -19,8 +19,11 @@ from llm_pretrain.machine import device
 from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.parallel.comm.epochs import EpochOver
 
-_MOST_EPOCHS = 50
-"""Paddle keeps a little of every group for ever: after so many the program is loaded anew."""
+_MOST_DESCRIPTORS = 256
+"""Paddle keeps some sockets and a thread of every group for ever: a process that has more than so
+many descriptors when an epoch ends loads the program anew."""
+
+_DESCRIPTORS = "/proc/self/fd"
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -35,7 +38,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     from llm_pretrain.training.run import run  # imports Paddle
 
     seat.say(ready=True)
-    for _ in range(_MOST_EPOCHS):
+    is_reusable = True
+    while is_reusable:
         _write_to(seat.take_place()["log"], console)
         try:
             with seat.in_epoch():
@@ -49,13 +53,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
                 epochs.failed("".join(traceback.format_exception(error)), is_final=False)
                 raise
         # Outside of the handlers, which would keep the epoch's tensors.
-        if device.kind() != "cpu":
-            break
-        topology.leave()
-        gc.collect()
-    # Accelerators' groups are not known to end in a living process: the program is loaded anew.
+        is_reusable = device.kind() == "cpu"
+        if is_reusable:
+            topology.leave()
+            gc.collect()
+            is_reusable = len(os.listdir(_DESCRIPTORS)) < _MOST_DESCRIPTORS
+    # Accelerators' groups are not known to end in a living process.
     seat.say(loading=True)
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir(_DESCRIPTORS):
         with contextlib.suppress(OSError):
             os.set_inheritable(int(name), int(name) in (0, 1, 2, *kept))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

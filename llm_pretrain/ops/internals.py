@@ -68,6 +68,8 @@ def forget_groups() -> None:
     parallel._global_parallel_env = None
     parallel_helper.__dict__["__parallel_ctx__clz__"] = None
     topology._HYBRID_PARALLEL_GROUP = None
+    # Fleet sets it, and takes it for the user's when it is called again.
+    os.environ.pop("FLAGS_nccl_nrings", None)
     core.ProcessGroupIdMap.destroy()
 
 

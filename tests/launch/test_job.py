@@ -224,3 +224,16 @@ def test_restarts_are_counted_within_the_window() -> None:
     job.hear(death)
     job.hear(death)
     assert told[-1] == {"end": 1}
+
+
+def test_a_death_that_its_neighbours_tell_of_first_is_one_restart() -> None:
+    told: list[dict[str, object]] = []
+    nodes = [lambda said: told.append(dict(said))]
+    job = Job(2, "127.0.0.1", Limits(restarts=1, seconds=3600), nodes)
+    job.begin()
+    job.hear({"lost": 1})
+    job.hear({"died": 1, "how": "died", "status": 1, "failure": "", "counts": True})
+    for _ in range(15):
+        time.sleep(0.1)
+        job.tick()
+    assert [said.get("begin") for said in told] == [1, 2]

@@ -90,7 +90,11 @@ def run(folder: Path, command: str) -> str:
         # The set-up is this interpreter's, and make is told that it is done; so are the operators.
         done = "--old-file .venv/ready --old-file .venv/imported"
         command = f'make demo BIN=bin CXX=none {done} ARGS="{SHORT}"'
-    elif "run_pretrain.py" in command or "run_trainer" in command or " train " in command:
+    elif (
+        "run_pretrain.py" in command
+        or "run_trainer" in command
+        or re.search(" train | launch ", command)
+    ):
         command = f"{command} {SHORT}"
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")

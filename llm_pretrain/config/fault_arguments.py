@@ -79,8 +79,7 @@ class RestartArguments(Arguments):
     min_processes: Integer | None = Field(
         None,
         gt=0,
-        description="Go on with as few processes as this where machines are lost, at the same "
-        "global batch. By default all are needed.",
+        description="Not supported, and refused: a job goes on with all of its processes.",
     )
     straggler_threshold: Number = Field(
         1.5,

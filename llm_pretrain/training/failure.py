@@ -20,7 +20,8 @@ from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import topology
+from llm_pretrain.parallel.comm import epochs, topology
+from llm_pretrain.parallel.comm.epochs import EpochOver
 from llm_pretrain.parallel.comm.lost_peer import missing_peers, stuck_peers
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
@@ -54,6 +55,8 @@ def reported_failures(alerts: Alerts | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if epochs.is_over(by_lost_connection=is_about_communication(error)):
+            raise EpochOver from None
         tell = alerts.failure if alerts and _is_news(error, alerts) else _tell_nobody
         if topology.current().world_size == 1:
             tell(_described(error))
@@ -81,16 +84,18 @@ def _described(error: Exception) -> str:
 
 def _report(error: Exception, tell: Callable[[str], None]) -> None:
     rank = topology.current().rank
-    if _is_about_communication(error) and (stuck := stuck_peers()):
+    if is_about_communication(error) and (stuck := stuck_peers()):
         text = f"the job stands still: {stuck}."
+        epochs.failed(text, is_final=False)
         print(f"error: {text}", file=sys.stderr, flush=True)
         # The store, which knows who was the first, may be what stands still.
         if rank == (1 if stuck.startswith("rank 0 ") else 0):
             tell(text)
         return
     own = _described(error)
+    epochs.failed(own, is_final=isinstance(error, USER_ERRORS) or is_fault(error))
     try:
-        text, is_first = _first_failure(own, rank, waits=_is_about_communication(error))
+        text, is_first = _first_failure(own, rank, waits=is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
         text, is_first = f"Rank {rank} failed:\n{own}{_missing()}", True
     print(text, file=sys.stderr, flush=True)
@@ -119,7 +124,7 @@ def _missing() -> str:
     return f"error: not heard from {missing}\n" if missing else ""
 
 
-def _is_about_communication(error: Exception) -> bool:
+def is_about_communication(error: Exception) -> bool:
     """Whether the error is what a rank sees when another one is gone."""
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ValueError) and any(

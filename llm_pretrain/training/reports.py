@@ -22,6 +22,7 @@ from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.alerts import Alerts, plain
 from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
+from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
 from llm_pretrain.training.goodput import RECORD_SECONDS, Goodput, in_words
@@ -214,6 +215,7 @@ class Reports:
         self.alerts.global_step = step
         self.goodput.step(step, last.seconds, last.wait_seconds)
         if self.reporter:
+            epochs.stepped(step)
             page = self.reporter.page
             page.count("steps_total")
             page.count("samples_total", last.tokens / self.run.data.max_seq_length)

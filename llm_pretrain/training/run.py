@@ -36,7 +36,7 @@ from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
-from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm import collectives, epochs
 from llm_pretrain.parallel.comm.lost_peer import watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
@@ -204,6 +204,8 @@ def _train(
         reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
         if training.do_train:
             set_aside_later(run, start, trainer.progress.global_step, reports)
+            if topology.rank == 0:
+                epochs.began(trainer.progress.global_step)
             if not trainer.train():
                 with reports.spending("saving"):
                     trainer.save_model()

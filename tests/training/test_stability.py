@@ -255,7 +255,9 @@ def curve(output: Path, after: int = 0) -> list[tuple[int, float, float]]:
 
 
 def events(output: Path) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(output) if line["kind"] == "event"]
+    """What was told of the run's course."""
+    told = [line for line in read_metrics(output) if line["kind"] == "event"]
+    return [line for line in told if line["event"] in ("spike", "not_finite", "rewind")]
 
 
 def checkpoints(output: Path) -> set[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import heartbeat, progress
+from llm_pretrain.parallel.comm import epochs, heartbeat, progress
 
 _KEY = "heartbeat"
 _watch: subprocess.Popen[str] | None = None
@@ -40,12 +40,27 @@ def watched_peers(
     if world_size == 1:
         yield
         return
+    epochs.at_end(abandon_watch)
     _watch = _start_watch(rank, timeout_seconds, stacks)
     yield
     # Where the block raises, the watch goes on until the process ends and the peers learn of it.
-    with contextlib.suppress(OSError), _watch:
-        _ask("done")
+    if _watch is not None:
+        with contextlib.suppress(OSError), _watch:
+            _ask("done")
     _watch = None
+
+
+def abandon_watch() -> None:
+    """End the watch: its peers are of the past, and their end is known."""
+    global _watch
+    watch, _watch = _watch, None
+    if watch is not None:
+        watch.kill()
+        watch.wait()
+        for stream in (watch.stdin, watch.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
 
 def missing_peers() -> str:

@@ -16,7 +16,7 @@ ifeq ($(filter-out setup ops demo,$(MAKECMDGOALS)),)
 MAKEFLAGS += --jobs=3
 endif
 
-.PHONY: setup ops peers lint demo demo-data test test-all capabilities structure bench lock \
+.PHONY: setup ops peers lint demo demo-data test test-all capabilities structure storm bench lock \
 	gpu-build gpu-test gpu-bench emulated-device
 
 setup: .venv/ready
@@ -87,6 +87,11 @@ capabilities: .venv/dev
 	rm -rf output/parity
 	$(BIN)/python -m pytest tests/parity/test_layouts.py tests/emulated_device/test_training_on_device.py
 	$(BIN)/python -m tests.parity.capabilities
+
+# A thousand faults on running jobs, and docs/faults.md from what became of them.
+storm: .venv/dev
+	$(BIN)/python -m tests.faults.storm $(ARGS)
+	$(BIN)/python -m tests.faults.report
 
 bench: .venv/dev peers
 	$(BIN)/python benchmarks/train_step.py

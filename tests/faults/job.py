@@ -142,6 +142,16 @@ class Job:
             ]
         return found
 
+    def launcher_uses(self) -> dict[str, int]:
+        """Memory, descriptors and threads of the launcher."""
+        return {} if self.process is None else _used_by(self.process.pid)
+
+    def ranks_use(self) -> dict[str, int]:
+        """The most of each that one rank has."""
+        found = [_used_by(process) for process in self.ranks().values()]
+        keys = ("kilobytes", "descriptors", "threads")
+        return {key: max((used.get(key, 0) for used in found), default=0) for key in keys}
+
     def lines(self) -> list[dict[str, Any]]:
         """All lines of the log, of the abandoned past as well."""
         path = self.output / "train_log.jsonl"
@@ -185,6 +195,19 @@ class HungError(AssertionError):
 
 def _is_ours(process: int) -> bool:
     return "llm_pretrain.launch.rank" in _command(process)
+
+
+def _used_by(process: int) -> dict[str, int]:
+    status = dict(
+        line.split(":", 1) for line in _read(f"/proc/{process}/status").splitlines() if ":" in line
+    )
+    if "VmRSS" not in status:
+        return {}
+    return {
+        "kilobytes": int(status["VmRSS"].split()[0]),
+        "descriptors": len(os.listdir(f"/proc/{process}/fd")),
+        "threads": int(status["Threads"]),
+    }
 
 
 def _command(process: int) -> str:

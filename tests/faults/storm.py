@@ -70,6 +70,8 @@ class Storm:
             "problem": problem,
             "seconds": after[0]["time"] - began if after else 0.0,
             "repeated": sum(line["global_step"] <= reached for line in after),
+            "launcher": job.launcher_uses(),
+            "ranks": job.ranks_use(),
         }
         if problem:
             self._begin_anew()

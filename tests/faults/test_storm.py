@@ -1,0 +1,65 @@
+"""Faults on running jobs: a few in the ordinary tests, a thousand and an hour of them in the slow."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.faults import report, storm
+from tests.faults.job import LAYOUTS
+from tests.faults.kinds import KINDS
+
+QUICK = ["rank killed", "disk full", "bit flipped on disk", "bit flipped in memory"]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(storm, "OUTPUT", tmp_path)
+    monkeypatch.setattr(storm, "RESULTS", tmp_path / "results.jsonl")
+    return tmp_path
+
+
+def test_a_shower(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert storm.run(len(QUICK), 1, ["dp2"], QUICK, 0) == 0, capsys.readouterr().out
+    text = report.page(storm.results())
+    assert f"**{len(QUICK)} of {len(QUICK)}** faults were survived" in text
+    for kind in QUICK:
+        assert re.search(rf"\| {kind} \| 1 of 1; [\d.]+ s; \d+ \|", text), text
+
+
+def test_every_pair_of_layout_and_kind_is_drawn_as_often() -> None:
+    pairs = storm.drawn(1000, 0, [*LAYOUTS], [*KINDS])
+    counts = [pairs.count((layout, kind)) for layout in LAYOUTS for kind in KINDS]
+    assert sum(counts) == 1000
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_fault_that_was_not_survived_is_in_the_table() -> None:
+    line = {"commit": "c", "layout": "dp2", "kind": "rank killed", "seconds": 3.0, "repeated": 2}
+    lines = [{**line, "survived": True}, {**line, "survived": False}]
+    text = report.page(lines)
+    assert "**1 of 2** faults were survived" in text
+    assert "| rank killed | 1 of 2; 3.0 s; 2 |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+def test_a_thousand_faults() -> None:
+    assert storm.run(1000, 0, [*LAYOUTS], [*KINDS], 0) == 0
+    report.write()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * 3600)
+def test_an_hour_with_a_fault_every_minute(results: Path) -> None:
+    """The launcher has the memory, descriptors and threads at the end that it had at the start."""
+    minutes = int(os.environ.get("SOAK_MINUTES", "60"))
+    assert storm.run(minutes, 2, ["dp2tp2"], ["rank killed", "disk full"], 50) == 0
+    used = [line["launcher"] for line in storm.results()]
+    early, late = used[len(used) // 10], used[-1]
+    assert late["descriptors"] <= early["descriptors"] + 2
+    assert late["threads"] <= early["threads"]
+    assert late["kilobytes"] <= 1.1 * early["kilobytes"] + 2000

@@ -21,7 +21,7 @@ from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import topology
-from llm_pretrain.parallel.comm.lost_peer import missing_peers
+from llm_pretrain.parallel.comm.lost_peer import missing_peers, say_failing
 from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
@@ -83,9 +83,10 @@ def _report(error: Exception, tell: Callable[[str], None]) -> None:
     try:
         text, is_first = _first_failure(own, rank, waits=_is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
-        text, is_first = f"Rank {rank} failed:\n{own}{_missing()}", True
+        text, is_first = f"Rank 0 can't be reached. Rank {rank} failed:\n{own}{_missing()}", True
     print(text, file=sys.stderr, flush=True)
     if is_first:
+        say_failing()
         tell(text)
 
 

@@ -36,7 +36,7 @@ from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives
-from llm_pretrain.parallel.comm.lost_peer import watched_peers
+from llm_pretrain.parallel.comm.lost_peer import say_training, watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
 from llm_pretrain.parallel.pipeline.executor import Pipeline
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         alerts = alerts_of(run)
         with (
             reported_failures(alerts),
-            watched_peers(topology.rank, topology.world_size, timeout),
+            watched_peers(topology.rank, topology.world_size, timeout, alerts.by_program()),
             _own_output(run, topology, start),
         ):
             return train(run, model, topology, alerts)
@@ -199,6 +199,7 @@ def _train(
             trainer.restore(load_newest(start, run, model, trainer.optimizer, reports))
         collectives.barrier()
         reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
+        say_training()
         if training.do_train:
             set_aside_later(run, start, trainer.progress.global_step, reports)
             if not trainer.train():

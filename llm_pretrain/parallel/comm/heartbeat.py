@@ -5,6 +5,9 @@ seconds. A rank that has been silent for nearly that long is lost, and so is one
 connection closed without a word of parting; its neighbours would wait for it for ever, or fail with
 errors that don't name it. Each watch then says which rank is lost and kills its own.
 
+The watch of rank 0 outlives a rank that is killed in training. Where no rank has said that it
+fails, it has another program tell of the failure (`alert`).
+
 It is a program and not a thread because a rank that waits for a lost peer may be held in C++ code
 with Python's lock. It needs the standard library alone, so that it starts at once. The rank speaks
 with it over its standard input, and its end is the end of the watch.
@@ -23,6 +26,7 @@ import resource
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +54,9 @@ class Settings:
     """A secret of the job, without spaces."""
     port: int = 0
     """Where rank 0's watch listens, on its host."""
+    alert: dict[str, str] | None = None
+    """What tells of a rank that was killed: `program`, a file of Python, which gets all this and
+    the `message` as a line of JSON."""
 
 
 class Channel:
@@ -108,6 +115,9 @@ class Watch:
         ranks = range(1, len(settings.hosts)) if settings.rank == 0 else [0]
         self.peers = {rank: Peer(rank, settings.hosts[rank]) for rank in ranks}
         self.heard_of_missing = ""
+        self.is_training = False
+        self.is_explained = False
+        """Whether a rank has said that it fails, and tells of that itself."""
         self.selector = selectors.DefaultSelector()
         self._on_input(sys.stdin.buffer.fileno(), self._hear_rank)
 
@@ -214,6 +224,8 @@ class Watch:
             word, _, text = line.partition(" ")
             if word == "missing":
                 self.heard_of_missing = text
+            elif word == "failing":
+                self.is_explained = True
             elif word == "lost":
                 self._end_rank(text)
             elif word == "done":
@@ -231,10 +243,17 @@ class Watch:
         """Answer this watch's own rank."""
         words = os.read(0, 4096).decode().split()
         if not words:
-            sys.exit(1)  # the rank has ended without a word, and so do our connections
+            own = f"rank {self.settings.rank}, whose process has ended without a word"
+            self._tell(f"lost {self.missing() or own}")
+            sys.exit(1)  # the rank has ended, and so do our connections
         for word in words:
             if word == "missing?":
                 print(self.missing(), flush=True)
+            elif word == "training":
+                self.is_training = True
+            elif word == "failing":
+                self.is_explained = True
+                self._say(word)
             elif word == "done":
                 self._leave()
 
@@ -259,9 +278,27 @@ class Watch:
             file=sys.stderr,
             flush=True,
         )
+        self._tell(f"lost {lost}")
         if os.getppid() == self.rank_process:
             os.kill(self.rank_process, signal.SIGKILL)
         sys.exit(1)
+
+    def _tell(self, text: str) -> None:
+        """Have the failure told by a program that nobody waits for."""
+        alert = self.settings.alert
+        if alert is None or not self.is_training or self.is_explained:
+            return
+        with contextlib.suppress(OSError):
+            program = subprocess.Popen(
+                [sys.executable, "-I", alert["program"]],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+            assert program.stdin is not None
+            with program.stdin:
+                program.stdin.write(json.dumps({**alert, "message": text}) + "\n")
 
 
 def main() -> NoReturn:

@@ -19,22 +19,43 @@ _watch: subprocess.Popen[str] | None = None
 
 
 @contextmanager
-def watched_peers(rank: int, world_size: int, timeout_seconds: float) -> Iterator[None]:
+def watched_peers(
+    rank: int, world_size: int, timeout_seconds: float, alert: dict[str, str] | None = None
+) -> Iterator[None]:
     """Within the block a peer that is lost ends this process, with a message that names it.
 
     Lost is a peer whose process has ended, other than by leaving its own block, or that has given
     no sign of life for nearly `timeout_seconds`. Every rank of the job enters the block once.
+
+    Args:
+        alert: a program that rank 0's watch has tell of it, see `heartbeat.Settings`.
     """
     global _watch
     if world_size == 1:
         yield
         return
-    _watch = _start_watch(rank, timeout_seconds)
+    _watch = _start_watch(rank, timeout_seconds, alert)
     yield
     # Where the block raises, the watch goes on until the process ends and the peers learn of it.
     with contextlib.suppress(OSError), _watch:
         _ask("done")
     _watch = None
+
+
+def say_training() -> None:
+    """Have the watch know that the run is under way: a loss from here on is told."""
+    _say("training")
+
+
+def say_failing() -> None:
+    """Have the watches know that this rank fails by itself, and tells why."""
+    _say("failing")
+
+
+def _say(word: str) -> None:
+    if _watch is not None:
+        with contextlib.suppress(OSError):  # the watch has ended
+            _ask(word)
 
 
 def missing_peers() -> str:
@@ -48,7 +69,9 @@ def missing_peers() -> str:
         return ""
 
 
-def _start_watch(rank: int, timeout_seconds: float) -> subprocess.Popen[str]:
+def _start_watch(
+    rank: int, timeout_seconds: float, alert: dict[str, str] | None
+) -> subprocess.Popen[str]:
     store = internals.job_store()
     token, port = secrets.token_hex(16), 0
     if rank != 0:
@@ -61,6 +84,7 @@ def _start_watch(rank: int, timeout_seconds: float) -> subprocess.Popen[str]:
         "timeout_seconds": timeout_seconds,
         "token": token,
         "port": port,
+        "alert": alert if rank == 0 else None,
     }
     watch = subprocess.Popen(
         [sys.executable, "-I", heartbeat.__file__],

@@ -1,12 +1,14 @@
 """Start one node's processes of a job on several machines.
 
     python scripts/launch_node.py NODES RANK MASTER [launcher options] run_pretrain.py CONFIG …
+    python scripts/launch_node.py NODES RANK MASTER [launch options] CONFIG …
 
 NODES is how many machines there are, RANK is this one's number from 0, and MASTER is the name or
-address of machine 0, the same in every call; a port can follow (name:port). The rest goes to
-`paddle.distributed.launch` as it is. What that launcher leaves to the user is found out here: the
-address that this machine has on the network to machine 0, and the interface for Gloo, which would
-take the address of the host name, often 127.0.1.1.
+address of machine 0, the same in every call; a port can follow (name:port). The rest goes as it is
+to `paddle.distributed.launch`, or without run_pretrain.py to `llm-pretrain launch`, which replaces
+processes that die. What those leave to the user is found out here: the address that this machine
+has on the network to machine 0, and the interface for Gloo, which would take the address of the
+host name, often 127.0.1.1.
 """
 
 from __future__ import annotations
@@ -76,11 +78,14 @@ def main() -> None:
     interface = interface_of(own)
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    # Paddle's launcher would list its options, and warn of a compiler's cache that nothing needs.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:No ccache found")
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
-    command += ["--nnodes", nodes]
-    command += ["--rank", rank, "--master", f"{first}:{port or PORT}", "--host", own]
+    if "run_pretrain.py" in rest:
+        # It would list its options, and warn of a compiler's cache that nothing needs.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:No ccache found")
+        command = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
+        command += ["--rank", rank, "--host", own]
+    else:
+        command = [sys.executable, "-m", "llm_pretrain", "launch", "--node_rank", rank]
+    command += ["--nnodes", nodes, "--master", f"{first}:{port or PORT}"]
     command += ["--log_dir", f"log/node-{rank}", *rest]
     print(f"Node {rank} of {nodes} is {own}; the first one is {first}.", flush=True)
     os.execv(sys.executable, command)

@@ -93,6 +93,11 @@ def logged(output_dir: Path, kind: str = "step") -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
+def events(output_dir: Path, event: str) -> list[dict[str, Any]]:
+    """What the operator of a run was told of one sort."""
+    return [line for line in logged(output_dir, "event") if line["event"] == event]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

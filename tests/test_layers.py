@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"demo"}),
     frozenset({"cli"}),
+    frozenset({"launch"}),
     frozenset({"training"}),
     frozenset({"checkpoint", "monitor"}),
     frozenset({"preprocess"}),
@@ -30,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 EXTRA = frozenset({("parallel", "ops")})
 # The rooms of `parallel`, from the top down.
 PARALLEL = ("pipeline", "layers", "sharding", "comm")
-WITHOUT_PADDLE = ("config", "data", "preprocess", "cli", "cli.check")
+WITHOUT_PADDLE = ("config", "data", "preprocess", "cli", "cli.check", "launch.command")
 
 
 def modules() -> list[Path]:

@@ -40,6 +40,7 @@ NOT_RUN = {
     "make bench": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/ops.py": "takes minutes; tests/test_benchmarks_ops.py has a small one",
+    "benchmarks/saving.py": "takes minutes; test_the_benchmark_of_saving_runs has a small one",
     "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
     "make gpu-": "needs a GPU; tests/external_ops/test_cuda_compiles.py has it without one",
     "visualdl": "serves until it is stopped",
@@ -89,7 +90,11 @@ def run(folder: Path, command: str) -> str:
         # The set-up is this interpreter's, and make is told that it is done; so are the operators.
         done = "--old-file .venv/ready --old-file .venv/imported"
         command = f'make demo BIN=bin CXX=none {done} ARGS="{SHORT}"'
-    elif "run_pretrain.py" in command or "run_trainer" in command or " train " in command:
+    elif (
+        "run_pretrain.py" in command
+        or "run_trainer" in command
+        or re.search(" train | launch ", command)
+    ):
         command = f"{command} {SHORT}"
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")
@@ -217,3 +222,18 @@ def test_the_benchmark_of_data_runs(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures) == 5
     assert all(runs["llm_pretrain"] for runs in figures.values())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_saving_runs() -> None:
+    script = ROOT / "benchmarks" / "saving.py"
+    options = ["--processes", "1,2", "--steps", "6", "--every", "2", "--shape", "tiny"]
+    done = subprocess.run(
+        [sys.executable, script, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| beside |") == done.stdout.count("| at once |") == 2

@@ -107,6 +107,21 @@ def test_launch_node_leaves_the_users_choices(environment: dict[str, str]) -> No
     assert call["interface"] == "bond0"
 
 
+def test_launch_node_starts_the_launcher_that_keeps_a_job_alive(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    package = tmp_path / "llm_pretrain"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(LAUNCHER)
+    environment["PYTHONSAFEPATH"] = "1"  # or else the real package in this folder comes first
+    result = launch(environment, 2, 1, "127.0.0.1", "--nproc", 4, "run.json", "--bf16")
+    (call,) = calls(result.stdout)
+    words = "launch --node_rank 1 --nnodes 2 --master 127.0.0.1:8476 --log_dir log/node-1"
+    assert call["arguments"] == [*words.split(), "--nproc", "4", "run.json", "--bf16"]
+    assert call["interface"] == "lo"
+
+
 @pytest.mark.parametrize(("nodes", "rank"), [("2", "2"), ("two", "0"), ("2", "-1")])
 def test_launch_node_refuses_a_rank_that_is_none(
     environment: dict[str, str], nodes: str, rank: str

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pretrain.checkpoint import writer
-from llm_pretrain.checkpoint.host_copy import CopyPlan, HostMemory
+from llm_pretrain.checkpoint.host_copy import CopyPlan, StateCopy
 from llm_pretrain.checkpoint.part import CheckpointPart
 from llm_pretrain.checkpoint.save import (
     FailedSaveError,
@@ -43,7 +43,7 @@ class BackgroundSave:
     def __init__(self, saved: SavedState, plan: CopyPlan) -> None:
         self.saved = saved
         self.plan = plan
-        self.memory = HostMemory(max(plan.size, 1))
+        self.copy = StateCopy(saved, plan)
         self.part: CheckpointPart | None = None
         """Of the save that is under way."""
         self._phase = ""
@@ -52,16 +52,17 @@ class BackgroundSave:
         """To the last request."""
 
     def begin(self, part: CheckpointPart) -> None:
-        """Copy the state, and begin to write it as `part`. Training may go on."""
+        """Copy the state, and begin to write it as `part`. Training may go on, but before the state
+        changes it calls `settle`."""
         assert self.part is None, "one after another"
-        self.plan.copy(self.saved, self.memory)
+        self.copy.begin()
         self.part = part
         if self._process is not None and self._process.has_ended():
             self._process.end()
             self._process = None
         if self._process is None:
             try:
-                self._process = WriterProcess(self.memory.descriptor)
+                self._process = WriterProcess(self.copy.memory.descriptor)
             except OSError as error:
                 self._phase, self._answer = "prepare", Future()
                 self._answer.set_result({"problem": describe(error), "written": {}})
@@ -78,6 +79,10 @@ class BackgroundSave:
         """Whether this rank's process has not ended its phase."""
         return self.part is not None and not self._answer.done()
 
+    def settle(self) -> None:
+        """Return when the state is copied."""
+        self.copy.finish()
+
     def advance(self) -> Path | None:
         """Begin the next phase; every rank calls it when no rank is busy.
 
@@ -89,6 +94,7 @@ class BackgroundSave:
         """
         part = self.part
         assert part is not None
+        self.settle()
         answer = self._answer.result()
         try:
             raise_first(collectives.gather_texts(answer["problem"]))
@@ -126,7 +132,7 @@ class BackgroundSave:
     def close(self) -> None:
         if self._process is not None:
             self._process.end()
-        self.memory.close()
+        self.copy.close()
 
 
 class WriterProcess:

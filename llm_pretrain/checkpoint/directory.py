@@ -7,12 +7,13 @@ disk, so that whatever is named `checkpoint-<step>` is whole.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,10 +193,27 @@ def publish(checkpoint: Path, rank: int) -> None:
     except FileNotFoundError:
         return
     join_notes(claimed)
-    if checkpoint.exists():
-        remove(checkpoint)
-    os.replace(claimed, checkpoint)
+    if checkpoint.exists() and _exchange(claimed, checkpoint):
+        shutil.rmtree(claimed, ignore_errors=True)
+    else:
+        if checkpoint.exists():
+            remove(checkpoint)
+        os.replace(claimed, checkpoint)
     flush_file(checkpoint.parent)
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one move, where the file system can (Linux's renameat2)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    status: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return status == 0
 
 
 def remove(checkpoint: Path) -> None:
@@ -223,10 +241,10 @@ def keep_newest(
     limit: int | None,
     *,
     keep_every: int | None = None,
-    best_step: int | None = None,
+    spared: Collection[int] = (),
 ) -> None:
-    """Remove the oldest checkpoints beyond `limit`, but neither that of `best_step` nor those of
-    multiples of `keep_every`, which do not count.
+    """Remove the oldest checkpoints beyond `limit`, but neither those of `spared` steps nor, which
+    do not count, those of multiples of `keep_every`.
 
     None or less than 1 keeps all.
     """
@@ -238,5 +256,5 @@ def keep_newest(
         if keep_every is None or step_of(path) % keep_every
     ]
     for path in passing[:-limit]:
-        if step_of(path) != best_step:
+        if step_of(path) not in spared:
             remove(path)

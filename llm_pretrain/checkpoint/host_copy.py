@@ -35,28 +35,25 @@ class HostMemory:
         self.descriptor = os.memfd_create("llm_pretrain_checkpoint")
         os.ftruncate(self.descriptor, size)
         self.map = mmap.mmap(self.descriptor, size)
-        # Its pages are made while training goes on; the first copy would wait for them.
-        self._populating = threading.Thread(target=self._populate, args=(size,), daemon=True)
-        self._populating.start()
+        self.size = size
+        self._is_populated = False
 
-    def _populate(self, size: int) -> None:
+    def populate(self) -> None:
+        """Have the system make all pages at once, which is faster than one at a time."""
+        if self._is_populated:
+            return
+        self._is_populated = True
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         ctypes.CDLL(None).madvise(
-            ctypes.c_void_p(address), ctypes.c_size_t(size), _MADV_POPULATE_WRITE
+            ctypes.c_void_p(address), ctypes.c_size_t(self.size), _MADV_POPULATE_WRITE
         )
 
-    def copy(self, tensor: Tensor, entry: ArrayInMemory) -> None:
-        """Put the tensor's values at the entry's place."""
-        self._populating.join()
+    def place(self, entry: ArrayInMemory) -> np.ndarray:
+        """The memory of an entry."""
         place: np.ndarray = np.ndarray(entry.shape, entry.dtype, self.map, entry.offset)
-        if tensor.dtype == paddle.float32 and tensor.is_contiguous():
-            # Without a second copy on the way.
-            dlpack.from_dlpack(place).copy_(tensor, True)
-        else:
-            place[...] = tensor.clone().numpy()
+        return place
 
     def close(self) -> None:
-        self._populating.join()
         os.close(self.descriptor)
 
 
@@ -143,16 +140,55 @@ class CopyPlan:
                     whole, name=f"{saved.key}/{value}", shape=(end - begin,), offset=offset
                 )
 
+
+class StateCopy:
+    """The copy of a rank's state, made while training goes on as far as it can.
+
+    No step changes masters and moments before its gradients are reduced, so that a thread may still
+    copy them on a CPU when the next step has begun. What has to be gathered from other ranks, or
+    lies on an accelerator, is copied at once.
+    """
+
+    def __init__(self, saved: SavedState, plan: CopyPlan) -> None:
+        self.saved = saved
+        self.plan = plan
+        self.memory = HostMemory(max(plan.size, 1))
+        self._copying: threading.Thread | None = None
+
     @paddle.no_grad()
-    def copy(self, saved: SavedState, memory: HostMemory) -> None:
-        """Put the state as it is now into `memory`; every rank calls it."""
-        states = [tensors for _, tensors in saved.optimizer.state()]
-        for entries, tensors in zip(self.buckets, states, strict=False):
-            for value, entry in entries.items():
-                memory.copy(tensors[value], entry)
-        if self.weights_are_masters:
+    def begin(self) -> None:
+        """Copy the state as it is now; every rank calls it, and `finish` before it changes."""
+        states = [tensors for _, tensors in self.saved.optimizer.state()]
+        shards = [
+            (tensors[value].detach(), self.memory.place(entry))
+            for entries, tensors in zip(self.plan.buckets, states, strict=False)
+            for value, entry in entries.items()
+        ]
+        if all(shard.place.is_cpu_place() for shard, _ in shards):
+            self._copying = threading.Thread(target=self._copy, args=(shards,), daemon=True)
+            self._copying.start()
+        else:
+            self.memory.populate()
+            for shard, place in shards:
+                dlpack.from_dlpack(place).copy_(shard, True)
+        if self.plan.weights_are_masters:
             return
-        places = {entry.name: entry for entry in self.weights}
-        for name, tensor in saved.weights():
+        places = {entry.name: self.memory.place(entry) for entry in self.plan.weights}
+        for name, tensor in self.saved.weights():
             if places:
-                memory.copy(tensor, places[name])
+                places[name][...] = tensor.clone().numpy()
+
+    def _copy(self, shards: Sequence[tuple[Tensor, np.ndarray]]) -> None:
+        self.memory.populate()
+        for shard, place in shards:
+            np.copyto(place, np.from_dlpack(shard))
+
+    def finish(self) -> None:
+        """Return when the state may change."""
+        if self._copying is not None:
+            self._copying.join()
+            self._copying = None
+
+    def close(self) -> None:
+        self.finish()
+        self.memory.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from llm_pretrain.checkpoint.optimizer_state import VALUES, SavedOptimizer
 from llm_pretrain.checkpoint.published_weights import PublishedWeights, table_rows
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel.sharding.buckets import Bucket
+from llm_pretrain.parallel.sharding.flat_buffers import FlatBuffer
 from llm_pretrain.parallel.sharding.pieces import (
     Piece,
     assemble,
@@ -31,9 +33,20 @@ def load_weights(
     may_be_deeper: bool = False,
     seed: int | None = None,
 ) -> None:
-    """Fill the parameters of `module`, a decoder or a part of it, each with this rank's part.
+    """Fill the parameters of `module`, a decoder or a part of it; see `published_parts`."""
+    fill(module, published_parts(model, directory, may_be_deeper=may_be_deeper, seed=seed))
 
-    float32, float16 and bfloat16 files are read into parameters of any of these types.
+
+def published_parts(
+    model: ModelConfig,
+    directory: str | Path,
+    *,
+    may_be_deeper: bool = False,
+    seed: int | None = None,
+) -> Callable[[Piece], np.ndarray]:
+    """What reads this rank's part of a piece from published weights.
+
+    float32, float16 and bfloat16 files are read for parameters of any of these types.
 
     Args:
         may_be_deeper: whether the files may hold more layers than the model has.
@@ -65,7 +78,7 @@ def load_weights(
         grown[tuple(slice(size) for size in values.shape)] = values
         return grown
 
-    fill(module, local_part)
+    return local_part
 
 
 def load_optimizer(
@@ -73,21 +86,40 @@ def load_optimizer(
 ) -> tuple[list[dict[str, Tensor]], int]:
     """This rank's shards of a checkpoint of any layout, bucket by bucket, and the steps so far."""
     saved = SavedOptimizer(checkpoint, betas)
+    states = [
+        {value: _shard(bucket.buffer, partial(_read_piece, saved, value)) for value in VALUES}
+        for bucket in buckets
+    ]
+    return states, saved.steps
+
+
+def first_shards(
+    buckets: list[Bucket], local_part: Callable[[Piece], np.ndarray]
+) -> list[dict[str, Tensor]]:
+    """This rank's shards before the first step, bucket by bucket.
+
+    Args:
+        local_part: this rank's part of a piece's initial values.
+    """
     states = []
     for buffer in (bucket.buffer for bucket in buckets):
-        tensors = {}
-        for value in VALUES:
-            shard = np.zeros(buffer.shard_size, dtype=np.float32)
-            for placement, begin, end in buffer.shard_placements():
-                read = partial(_read_piece, saved, value)
-                shape = tuple(placement.parameter.shape)
-                parameter = assemble(placement.pieces, shape, read).reshape(-1)
-                shard[begin - buffer.shard_begin : end - buffer.shard_begin] = parameter[
-                    begin - placement.begin : end - placement.begin
-                ]
-            tensors[value] = paddle.to_tensor(shard)
-        states.append(tensors)
-    return states, saved.steps
+        # Masters are made of weights, which may have fewer bits.
+        dtype = buffer.placements[0].parameter.dtype
+        master = _shard(buffer, local_part).astype(dtype).astype("float32")
+        states.append({value: paddle.zeros_like(master) for value in VALUES} | {"master": master})
+    return states
+
+
+def _shard(buffer: FlatBuffer, local_part: Callable[[Piece], np.ndarray]) -> Tensor:
+    """This rank's shard of the parameters that are made of those parts."""
+    shard = np.zeros(buffer.shard_size, dtype=np.float32)
+    for placement, begin, end in buffer.shard_placements():
+        shape = tuple(placement.parameter.shape)
+        parameter = assemble(placement.pieces, shape, local_part).reshape(-1)
+        shard[begin - buffer.shard_begin : end - buffer.shard_begin] = parameter[
+            begin - placement.begin : end - placement.begin
+        ]
+    return paddle.to_tensor(shard)
 
 
 def _read_piece(saved: SavedOptimizer, value: str, piece: Piece) -> np.ndarray:

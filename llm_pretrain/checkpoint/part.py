@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Retention:
 
     limit: int | None = None
     keep_every: int | None = None
-    best_step: int | None = None
+    spared: Collection[int] = ()
 
 
 KEEP_ALL = Retention()
@@ -129,8 +129,8 @@ class CheckpointPart:
             self._complete_weights(own, everything)
         if self.is_first_of_disk:
             publish(self.checkpoint, self.rank)
-            limit, keep_every, best = astuple(self.retention)
-            keep_newest(self.checkpoint.parent, limit, keep_every=keep_every, best_step=best)
+            limit, keep_every, spared = astuple(self.retention)
+            keep_newest(self.checkpoint.parent, limit, keep_every=keep_every, spared=spared)
 
     def _complete_weights(
         self, own: Mapping[str, WrittenTensor], everything: Mapping[str, WrittenTensor]

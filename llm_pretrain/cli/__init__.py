@@ -22,6 +22,8 @@ usage: llm-pretrain COMMAND …
 
   train [CONFIG] [--key value …]
       pretrain a model; CONFIG is a JSON or YAML file
+  launch [--nproc N] [CONFIG] [--key value …]
+      the same on several processes, which are replaced where they die
   check [CONFIG] [--world_size N] [--key value …]
       say what a run would do, and what is wrong with it
   check --schema
@@ -146,6 +148,12 @@ def _interrupt_ends_at_once(command: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _launch(arguments: Sequence[str]) -> int:
+    from llm_pretrain.launch import command
+
+    return command.main(arguments)
+
+
 def _check(arguments: Sequence[str]) -> int:
     from llm_pretrain.cli import check
 
@@ -188,6 +196,7 @@ def _convert(arguments: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "launch": _launch,
     "check": _check,
     "preprocess": _preprocess,
     "inspect": _inspect,

@@ -26,6 +26,12 @@ def cross_checks(
     yield from _precision(training)
     yield from _intervals(training)
     yield from _parallelism(training)
+    if training.min_processes is not None:
+        yield Conflict(
+            ("min_processes",),
+            "a job goes on with all of its processes or not at all: leave it out; started again on "
+            "fewer, it goes on from its last checkpoint",
+        )
 
 
 def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict]:
@@ -86,6 +92,16 @@ def _intervals(training: TrainingArguments) -> Iterator[Conflict]:
             ("eval_steps", "logging_steps"),
             "evaluation needs eval_steps > 0, or logging_steps > 0 to take it from",
         )
+    has_checkpoints = training.save_strategy == "steps" or (
+        training.save_strategy == "epoch" and training.save_minutes is not None
+    )
+    for key in ("on_spike", "on_nan"):
+        if getattr(training, key) == "rewind" and not has_checkpoints:
+            yield Conflict(
+                (key, "save_strategy"),
+                f"there is no checkpoint to go back to with save_strategy "
+                f"'{training.save_strategy}'; set it to steps, or {key} to skip_update",
+            )
     if not training.load_best_model_at_end:
         return
     if training.evaluation_strategy != training.save_strategy:

@@ -19,27 +19,35 @@ class StabilityArguments(Arguments):
 
     on_spike: Policy = Field(
         "warn",
-        description="What is done about a loss or a gradient's norm that leaps: warn; skip_update "
-        "leaves the weights as they were; rewind goes back to the last checkpoint and passes over "
-        "the data since; stop ends the run.",
+        description="What is done about a step whose loss or gradient norm leaps: warn; "
+        "skip_update leaves the weights as they were; rewind goes back to the last checkpoint and "
+        "passes over the data since; stop ends the run.",
     )
     on_nan: Policy = Field(
-        "stop", description="The same for a loss or a gradient that is not finite."
+        "stop",
+        description="The same where loss or gradient is not finite; warn skips the update, too, "
+        "for no weight could take it.",
     )
     spike_window: Integer = Field(
-        128, ge=8, description="Steps whose losses and norms a new one is compared with."
+        128,
+        ge=8,
+        description="Good steps whose losses and norms a new one is compared with, from half as "
+        "many on.",
     )
     spike_threshold: Number = Field(
         6.0, gt=0, description="Standard deviations above their mean from which it is a spike."
     )
     max_rewinds: Integer = Field(
-        3, ge=0, description="Times that a run goes back before it stops instead."
+        3,
+        ge=0,
+        description="Times that a run, resumed parts included, goes back before it stops instead; "
+        "for flipped bits, in a row.",
     )
     diverged_steps: Integer = Field(
         500,
         ge=0,
-        description="Steps in a row with a loss above the run's first after which the run has "
-        "diverged and ends with an error; 0 never.",
+        description="Steps in a row with a loss above that of the run's first step after which the "
+        "run has diverged and ends with an error; 0 never.",
     )
 
 
@@ -48,11 +56,14 @@ class IntegrityArguments(Arguments):
 
     integrity: Literal["off", "replicas", "repeat"] = Field(
         "replicas",
-        description="replicas: ranks that hold the same values compare checksums of them; repeat: "
-        "a rank that shares its values with none also repeats the step that it compares.",
+        description="replicas: ranks that hold the same values compare the sums of their bits, and "
+        "the run goes back where they differ. repeat: besides, each rank checks at every step that "
+        "its values have stayed as AdamW left them, and computes the step of the interval twice.",
     )
     integrity_interval: Integer = Field(
-        100, gt=0, description="Steps between two comparisons of the weights' checksums."
+        100,
+        gt=0,
+        description="Steps between two comparisons; there is one before each checkpoint, too.",
     )
 
 
@@ -68,8 +79,7 @@ class RestartArguments(Arguments):
     min_processes: Integer | None = Field(
         None,
         gt=0,
-        description="Go on with as few processes as this where machines are lost, at the same "
-        "global batch. By default all are needed.",
+        description="Not supported, and refused: a job goes on with all of its processes.",
     )
     straggler_threshold: Number = Field(
         1.5,

@@ -99,14 +99,14 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpu = place.local_rank % len(visible) if visible != [""] else place.local_rank
     host, _, port = place.master.rpartition(":")
-    address = _resolved(host)
+    address = resolved(host)
     environment.update(
         PADDLE_TRAINER_ID=str(place.rank),
         PADDLE_TRAINERS_NUM=str(place.world_size),
         PADDLE_RANK_IN_NODE=str(place.local_rank),
         PADDLE_LOCAL_SIZE=str(place.local_size),
         PADDLE_MASTER=f"{address}:{port}",
-        PADDLE_CURRENT_ENDPOINT=f"{_own_address_towards(address)}:{port}",
+        PADDLE_CURRENT_ENDPOINT=f"{own_address_towards(address)}:{port}",
         FLAGS_selected_gpus=str(gpu),
     )
     _translated = True
@@ -146,7 +146,7 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
 
 def unlaunched(environment: Mapping[str, str]) -> str:
     """Why Paddle's variables may be left over in a shell, and the remedy; "" where they aren't."""
-    if _translated or _paddles_launcher_is_an_ancestor():
+    if _translated or _a_launcher_is_an_ancestor():
         return ""
     names = [name for name in _PADDLES if name in environment]
     return f"No launcher started this process. {_leftover(names, environment)}"
@@ -295,7 +295,12 @@ def _first_host(hosts: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else ""
 
 
-def _resolved(host: str) -> str:
+def resolved(host: str) -> str:
+    """The IPv4 address of a machine.
+
+    Raises:
+        LaunchError: it has none here.
+    """
     try:
         return socket.gethostbyname(host)
     except OSError as error:
@@ -305,7 +310,7 @@ def _resolved(host: str) -> str:
         ) from error
 
 
-def _own_address_towards(address: str) -> str:
+def own_address_towards(address: str) -> str:
     """This machine's address on the network that leads to another one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -324,10 +329,10 @@ def launcher_of_this_process() -> Launcher | None:
         return None
 
 
-def _paddles_launcher_is_an_ancestor() -> bool:
-    """Whether Paddle's launcher runs above this process; True where /proc doesn't tell."""
+def _a_launcher_is_an_ancestor() -> bool:
+    """Whether one that sets Paddle's variables is above this process; True if /proc is silent."""
     try:
-        return any(_is_paddles(found.command) for found in _ancestors())
+        return any(_is_paddles(one.command) or _is_ours(one.command) for one in _ancestors())
     except (OSError, ValueError, IndexError):
         return True
 
@@ -350,10 +355,17 @@ def _is_paddles(command: list[str]) -> bool:
     return any(name in word for word in command for name in names)
 
 
+def _is_ours(command: list[str]) -> bool:
+    words = command[1:4]
+    named = any(word == "llm_pretrain" or Path(word).name == "llm-pretrain" for word in words)
+    return named and "launch" in words
+
+
 def _is_launcher(command: list[str]) -> bool:
     programs = {Path(word).name for word in command[:2]}
     others = {"torchrun", "srun", "mpirun", "mpiexec"}
-    return _is_paddles(command) or "torch.distributed.run" in command or bool(programs & others)
+    is_by_name = "torch.distributed.run" in command or bool(programs & others)
+    return is_by_name or _is_paddles(command) or _is_ours(command)
 
 
 def _listed(words: list[str]) -> str:

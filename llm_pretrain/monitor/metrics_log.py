@@ -17,14 +17,30 @@ A step's line describes the steps since the one before it, its interval:
 - `max_memory_allocated` (MiB; on a GPU also `current_memory_allocated`,
   `current_memory_reserved` and `max_memory_reserved`), `consumed_samples`;
 - `goodput`: of the wall time since the run's first start, what went into steps;
+- with several processes `slowest_rank`, `slowest_rank_seconds` and `median_rank_seconds`: what the
+  ranks computed in the step before without waiting for others; `waiting_share`: of that step, what
+  rank 0 waited for others;
 - in float16 `loss_scale` (the next step's) and, once there are any, `skipped_steps`: steps that
-  overflowed, since the run's beginning and over resumes.
+  changed no weight (they overflowed in float16, or `on_spike` and `on_nan` skipped them), since the
+  run's beginning and over resumes.
+
+An event's line has its kind in `event`, a `message` for a person, and its figures:
+
+- "spike" and "not_finite", of a step: what was done about it (`action`: "apply", "skip" or
+  "rewind"), `loss` with `loss_mean` and `loss_deviations` (the mean that it is compared with, and
+  how many deviations it lies above that), `gradient_norm`, `norm_mean` and `norm_deviations`
+  likewise, and the samples of the step, from `first_sample` to `last_sample`;
+- "rewind": the run has gone back to the weights of the step `rewound_to`, and passes over the steps
+  from there to `global_step`. `read_metrics` leaves out what was logged of them before, but for
+  events.
 
 An event's line (`event`, `message`, and its own values) is what `alerts` told; a goodput's line is
 where the time of all runs went, for `training/goodput.py`.
 
-A run that resumes at an earlier step than its predecessor reached writes those steps again.
-The lines of the predecessor from that step on then describe a past that was abandoned:
+A line of "rewind" says that the run goes back from `global_step` to step `rewound_to`.
+
+A run that resumes at an earlier step than its predecessor reached, or goes back, writes those steps
+again. The lines from that step on that came before then describe a past that was abandoned:
 `read_metrics` leaves them out.
 
 For a file or a pipe, and the scripts that read it, the same metrics are lines in PaddleNLP's form:
@@ -50,6 +66,8 @@ from typing import Any
 Metrics = Mapping[str, "float | int | str | None"]
 
 FILE_NAME = "train_log.jsonl"
+_OF_STEPS = {"step", "evaluation", "save"}
+"""Kinds of lines that are void when the run goes back before them."""
 
 
 class MetricsLog:
@@ -96,7 +114,7 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     """The lines that describe the run as it stands, in order; [] where there is no file.
 
     Left out: lines that a later run wrote again (of step s, where that run began at s or
-    before), and a line cut short by a crash.
+    before), those of steps that the run went back from, and a line cut short by a crash.
     """
     kept: list[dict[str, Any]] = []
     current_run = 0
@@ -110,6 +128,12 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
                 earlier
                 for earlier in kept
                 if earlier["run"] == run or earlier.get("global_step", -1) < step
+            ]
+        if (back := line.get("rewound_to")) is not None:
+            kept = [
+                earlier
+                for earlier in kept
+                if earlier["kind"] not in _OF_STEPS or earlier.get("global_step", -1) <= back
             ]
         kept.append(line)
     return kept

@@ -124,6 +124,10 @@ class Reporter:
         self.page.set(values)
         self.page.count("saves_total")
 
+    def note(self, kind: str, fields: Metrics) -> None:
+        """A line for the log alone."""
+        self._write_line(kind, fields)
+
     def message(self, text: str) -> None:
         self._console.message(text)
 

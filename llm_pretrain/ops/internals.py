@@ -6,11 +6,13 @@ the optimizer's, which holds the parameters.
 
 Processes: Gloo's groups lack operations (`parallel.comm.gloo`), which Paddle's collectives look for
 in a class; groups meet in stores that have no public class; the job's own store is the one way to
-tell other ranks of an error when a collective no longer works.
+tell other ranks of an error when a collective no longer works. Paddle forms its groups once in a
+process, and keeps them for ever; a job that has lost a rank forms them again.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +32,45 @@ SUM: Any = core.ReduceOp.SUM
 def job_store() -> Any:
     """The store in which all processes of the job met."""
     return dist.collective._default_store
+
+
+def open_job_stores_anew() -> None:
+    """Let each start of the parallel environment open a store; Paddle would keep its first."""
+    core.create_or_get_global_tcp_store = _open_job_store
+
+
+def _open_job_store() -> Any:
+    host, _, port = os.environ["PADDLE_MASTER"].rpartition(":")
+    rank, size = os.environ["PADDLE_TRAINER_ID"], os.environ["PADDLE_TRAINERS_NUM"]
+    return TCPStore(host, int(port), rank == "0", int(size))
+
+
+def forget_groups() -> None:
+    """Make `paddle.distributed` and Fleet as they were before any group was formed.
+
+    What C++ keeps of a group by its number stays, so that groups of a later time need others.
+    """
+    from paddle.distributed import parallel, parallel_helper
+    from paddle.distributed.communication import group
+    from paddle.distributed.fleet.base import topology
+
+    collective: Any = dist.collective
+    group._GroupManager.group_map_by_id.clear()
+    group._GroupManager.global_group_id = 0
+    for groups in (
+        collective._group_map,
+        collective._group_map_by_name,
+        collective._group_map_backend,
+    ):
+        groups.clear()
+    collective._default_store = collective._global_env = None
+    collective._start_ring_id = 0
+    parallel._global_parallel_env = None
+    parallel_helper.__dict__["__parallel_ctx__clz__"] = None
+    topology._HYBRID_PARALLEL_GROUP = None
+    # Fleet sets it, and takes it for the user's when it is called again.
+    os.environ.pop("FLAGS_nccl_nrings", None)
+    core.ProcessGroupIdMap.destroy()
 
 
 def print_no_modified_flags() -> None:

@@ -102,11 +102,13 @@ class StopSignal:
             threading.Thread(target=self._say, args=(number,)).start()
         self.received = number
 
-    def wish(self, *others: float) -> Tensor:
-        """The signal that any rank has received, on which all ranks `agree`, and the largest of the
-        ranks' values of each of `others`: float32 [1 + others]."""
-        wishes = paddle.to_tensor([float(self.received), *others], dtype="float32")
-        return collectives.all_reduce_world(wishes, "max")
+    def wish(self, *others: Tensor) -> Tensor:
+        """The signal that any rank has received, float32 [1]; all ranks `agree` on its value.
+
+        Other numbers, float32 [n], come along: the largest of all ranks', behind the signal.
+        """
+        own = paddle.full([1], float(self.received))
+        return collectives.all_reduce_world(paddle.concat([own, *others]), "max")
 
     def agree(self, number: float | None = None) -> int:
         """Note what every rank knows of; without a number, ask them all.

@@ -10,6 +10,7 @@ from itertools import islice
 import paddle
 
 from llm_pretrain.data import Dataset
+from llm_pretrain.parallel.comm import progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
@@ -45,7 +46,10 @@ def evaluate(
     total = paddle.zeros([1])
     labels = paddle.zeros([1], "int64")
     done = 0
-    with open_batches(dataset, topology, batch_size=batch_size) as loader:
+    with (
+        progress.limited("evaluation"),
+        open_batches(dataset, topology, batch_size=batch_size) as loader,
+    ):
         for batch in islice(loader, batches):
             if should_stop():
                 return None

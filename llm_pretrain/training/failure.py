@@ -20,12 +20,14 @@ from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import topology
-from llm_pretrain.parallel.comm.lost_peer import missing_peers, say_failing
-from llm_pretrain.parallel.sharding.optimizer import NonFiniteGradientError
+from llm_pretrain.parallel.comm import epochs, topology
+from llm_pretrain.parallel.comm.epochs import EpochOver
+from llm_pretrain.parallel.comm.lost_peer import missing_peers, say_failing, stuck_peers
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
+from llm_pretrain.training.integrity import IntegrityError
 from llm_pretrain.training.saves import SavingError
+from llm_pretrain.training.stability import UnstableRunError
 
 USER_ERRORS = (
     ConfigError,
@@ -34,7 +36,8 @@ USER_ERRORS = (
     OperatorError,
     PreprocessError,
     SavingError,
-    NonFiniteGradientError,
+    UnstableRunError,
+    IntegrityError,
 )
 """Errors that the person who typed the config can mend: no traceback is needed."""
 _PATIENCE_SECONDS = 3.0
@@ -52,6 +55,8 @@ def reported_failures(alerts: Alerts | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if epochs.is_over(by_lost_connection=is_about_communication(error)):
+            raise EpochOver from None
         tell = alerts.failure if alerts and _is_news(error, alerts) else _tell_nobody
         if topology.current().world_size == 1:
             tell(_described(error))
@@ -64,7 +69,14 @@ def reported_failures(alerts: Alerts | None = None) -> Iterator[None]:
 
 
 def _is_news(error: Exception, alerts: Alerts) -> bool:
+    if epochs.number() and not _is_final(error):
+        return False  # the launcher gives this rank's place to another process
     return alerts.has_started or not isinstance(error, USER_ERRORS)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another process in this one's place would fail alike."""
+    return isinstance(error, USER_ERRORS) or is_fault(error)
 
 
 def _tell_nobody(message: str) -> None:
@@ -72,16 +84,26 @@ def _tell_nobody(message: str) -> None:
 
 
 def _described(error: Exception) -> str:
-    if isinstance(error, USER_ERRORS) or is_fault(error):
+    if _is_final(error):
         return f"error: {describe(error)}"
     return "".join(traceback.format_exception(error))
 
 
 def _report(error: Exception, tell: Callable[[str], None]) -> None:
     rank = topology.current().rank
+    if is_about_communication(error) and (stuck := stuck_peers()):
+        text = f"the job stands still: {stuck}."
+        epochs.failed(text, is_final=False)
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        # The store, which knows who was the first, may be what stands still.
+        if rank == (1 if stuck.startswith("rank 0 ") else 0):
+            say_failing()
+            tell(text)
+        return
     own = _described(error)
+    epochs.failed(own, is_final=_is_final(error))
     try:
-        text, is_first = _first_failure(own, rank, waits=_is_about_communication(error))
+        text, is_first = _first_failure(own, rank, waits=is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
         text, is_first = f"Rank 0 can't be reached. Rank {rank} failed:\n{own}{_missing()}", True
     print(text, file=sys.stderr, flush=True)
@@ -111,7 +133,7 @@ def _missing() -> str:
     return f"error: not heard from {missing}\n" if missing else ""
 
 
-def _is_about_communication(error: Exception) -> bool:
+def is_about_communication(error: Exception) -> bool:
     """Whether the error is what a rank sees when another one is gone."""
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ValueError) and any(

@@ -18,11 +18,14 @@ from typing import Any
 
 from llm_pretrain.checkpoint.checksums import DamagedCheckpointError, assert_whole
 from llm_pretrain.checkpoint.directory import (
+    Found,
     checkpoints_in,
     find_checkpoints,
     no_whole_checkpoint,
     read_state,
     refusal_of_named,
+    step_of,
+    whole_checkpoints,
 )
 from llm_pretrain.checkpoint.weight_files import open_weights
 from llm_pretrain.config import ConfigError, RunConfig, TrainingArguments
@@ -30,6 +33,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.monitor.reporter import readable_size
+from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.training.origin import changes, model_differences
 
 
@@ -137,6 +141,7 @@ def find_start(run: RunConfig, known_damage: Mapping[Path, str] | None = None) -
         training.resume_from_checkpoint,
         overwrite=training.overwrite_output_dir,
     )
+    found = _own_first(run, found)
     step, damaged, whole = 0, dict(found.incomplete), list(found.checkpoints)
     while whole:
         try:
@@ -154,6 +159,20 @@ def find_start(run: RunConfig, known_damage: Mapping[Path, str] | None = None) -
     return Start(tuple(whole), step, found.reason, damaged, max_steps)
 
 
+def _own_first(run: RunConfig, found: Found) -> Found:
+    """What this job has saved itself comes before where it was told to begin."""
+    began_at = epochs.began_at()
+    wanted = run.training.resume_from_checkpoint
+    if began_at is None or not (
+        run.training.overwrite_output_dir or wanted is False or isinstance(wanted, str)
+    ):
+        return found
+    saved = reversed(whole_checkpoints(run.training.output_dir))
+    own = [path for path in saved if step_of(path) > began_at]
+    reason = "this job has saved it" if own else found.reason
+    return Found([*own, *found.checkpoints], reason, found.incomplete)
+
+
 def examine_folders(
     run: RunConfig, known_damage: Mapping[Path, str] | None = None
 ) -> tuple[Start | None, list[str]]:
@@ -168,7 +187,8 @@ def examine_folders(
     if not _is_writable(existing):
         reason = f"{existing} is read-only for this user"
         return None, [f"output_dir: {output} cannot be written to: {reason}"]
-    problems = lock_problems(output)
+    # In a later epoch the folder is this job's; a rank of the one before may not have left it yet.
+    problems = lock_problems(output) if epochs.number() <= 1 else []
     if problems:
         return None, problems
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from crc32c import crc32c
 
 from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
-from llm_pretrain.config import RunConfig
+from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
@@ -211,6 +211,35 @@ def _summary(files: Mapping[str, Any]) -> str:
         return "none"
     noun = "file" if files["count"] == 1 else "files"
     return f"{files['count']} {noun} of {files['bytes']:,} bytes ({files['fingerprint']})"
+
+
+def sample_order(run: RunConfig, samples: int) -> dict[str, Any]:
+    """What the order of the samples depends on, besides the files."""
+    return {
+        "seed": run.training.seed,
+        "split": run.data.split,
+        "max_seq_length": run.data.max_seq_length,
+        "number of samples": samples,
+    }
+
+
+def accept_samples(
+    run: RunConfig, state: Mapping[str, Any], samples: int, per_step: int
+) -> list[str]:
+    """What to tell of the samples that a run goes on with from a checkpoint's state.
+
+    Raises:
+        ConfigError: they do not reach to the end.
+    """
+    problems = shortage(run, state, per_step, samples)
+    if problems:
+        raise ConfigError(problems)
+    before = state["sample_order"]
+    now = sample_order(run, samples)
+    changed = ", ".join(key for key, value in now.items() if before.get(key) != value)
+    if not changed:
+        return []
+    return [f"The samples come in another order from here on: it depends on {changed}."]
 
 
 def shortage(run: RunConfig, state: Mapping[str, Any], per_step: int, samples: int) -> list[str]:

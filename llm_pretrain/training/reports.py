@@ -22,10 +22,12 @@ from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.alerts import Alerts, plain
 from llm_pretrain.monitor.peak_flops import peak_flops
 from llm_pretrain.monitor.reporter import Reporter
+from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
 from llm_pretrain.training.goodput import RECORD_SECONDS, Goodput, in_words
 from llm_pretrain.training.run_record import add_goodput, command_to_go_on, write_run_record
+from llm_pretrain.training.stability import Decision
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Progress:
     best_metric: float | None = None
     best_step: int | None = None
     skipped_steps: int = 0
-    """Steps whose float16 gradient overflowed, so that they changed no weight."""
+    """Steps that changed no weight: float16 overflowed, or `on_spike` and `on_nan` said so."""
     evaluated_step: int | None = None
     """The last step that was evaluated."""
 
@@ -62,6 +64,8 @@ class Interval:
     """Sums over the steps since the last report, or since the start."""
 
     steps: int = 0
+    losses: int = 0
+    """That were finite, of which `loss` is the sum."""
     loss: float = 0.0
     seconds: float = 0.0
     tokens: int = 0
@@ -73,11 +77,27 @@ class Interval:
 
     def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
         self.steps += 1
-        self.loss += loss
+        if math.isfinite(loss):
+            self.losses += 1
+            self.loss += loss
         self.seconds += seconds
         self.tokens += tokens
         self.wait_seconds += wait_seconds
-        self.last = Interval(1, loss, seconds, tokens, wait_seconds)
+        self.last = Interval(
+            steps=1,
+            losses=int(math.isfinite(loss)),
+            loss=loss,
+            seconds=seconds,
+            tokens=tokens,
+            wait_seconds=wait_seconds,
+        )
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the finite losses; the last one if none was."""
+        if self.losses:
+            return self.loss / self.losses
+        return self.last.loss if self.last else math.nan
 
 
 class Reports:
@@ -104,6 +124,8 @@ class Reports:
         """Whether steps are being taken."""
         self.goodput = Goodput()
         self._recorded = -math.inf
+        self.of_ranks: dict[str, float | int] = {}
+        """What is known of the ranks' own times in the step before the last."""
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -193,6 +215,7 @@ class Reports:
         self.alerts.global_step = step
         self.goodput.step(step, last.seconds, last.wait_seconds)
         if self.reporter:
+            epochs.stepped(step)
             page = self.reporter.page
             page.count("steps_total")
             page.count("samples_total", last.tokens / self.run.data.max_seq_length)
@@ -227,13 +250,45 @@ class Reports:
         if self.reporter and self.run.training.do_train:
             self.reporter.goodput(self.goodput.record())
 
+    def unstable(self, decision: Decision, progress: Progress) -> None:
+        """A step that was not good, and what is done about it."""
+        follows = {
+            "apply": "The update is made all the same.",
+            "skip": f"Its update is skipped, {progress.skipped_steps} so far.",
+            "rewind": "The run goes back.",
+        }
+        if self.reporter and decision.action == "skip":
+            self.reporter.page.count("skipped_steps_total")
+        self.event(
+            decision.kind,
+            f"{decision.text} {follows[decision.action]}",
+            global_step=progress.global_step,
+            action=decision.action,
+            **decision.figures,
+        )
+
+    def gone_back(
+        self, progress: Progress, checkpoint: Path, step: int, passed_over: list[list[int]]
+    ) -> None:
+        """The run has the weights of a checkpoint of `step`, and will not train on the samples of
+        the steps since; `passed_over` is all of its `skip_data_intervals`."""
+        last = progress.global_step
+        steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
+        self.event(
+            "rewind",
+            f"Back at the weights of step {step} ({checkpoint}). The data of {steps} is passed "
+            f'over, as it is from the start with "skip_data_intervals": {passed_over}.',
+            global_step=last,
+            rewound_to=step,
+        )
+
     def step(
         self, progress: Progress, interval: Interval, result: StepResult, loss_scale: LossScale
     ) -> None:
         """A logged step, the last of `interval`; `loss_scale` is that of the next."""
         if not self.reporter:
             return
-        loss = interval.loss / interval.steps
+        loss = interval.mean_loss
         speed = self._tokens_per_second_per_device(interval)
         metrics: dict[str, float | int | str | None] = {
             "global_step": progress.global_step,
@@ -253,6 +308,7 @@ class Reports:
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,
             "goodput": self.goodput.share(),
+            **self.of_ranks,
         }
         if loss_scale.is_dynamic:
             metrics["loss_scale"] = loss_scale.value
@@ -277,6 +333,12 @@ class Reports:
                 }
             )
             self._record_goodput()
+
+    def rewound(self, step: int, to: int) -> None:
+        """The run has gone back within itself; what was logged of the steps since is void."""
+        self.message(f"The run goes back from step {step} to step {to}.")
+        if self.reporter:
+            self.reporter.note("rewind", {"global_step": step, "rewound_to": to})
 
     def signalled(self, number: int) -> None:
         """This process was told to end; the launcher, too, which then shows no rank's output."""
@@ -310,7 +372,7 @@ class Reports:
             metrics["skipped_steps"] = progress.skipped_steps
         if total.steps:
             metrics |= {
-                "train_loss": total.loss / total.steps,
+                "train_loss": total.mean_loss,
                 "tokens": total.tokens,
                 "tokens_per_second_per_device": self._tokens_per_second_per_device(total),
                 "max_memory_allocated": device.max_memory_allocated(),

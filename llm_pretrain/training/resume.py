@@ -11,6 +11,7 @@ from paddle import Tensor
 
 from llm_pretrain.checkpoint.checksums import DamagedCheckpointError
 from llm_pretrain.checkpoint.directory import (
+    checkpoint_path,
     checkpoints_in,
     no_whole_checkpoint,
     read_state,
@@ -18,8 +19,9 @@ from llm_pretrain.checkpoint.directory import (
     remove_unfinished,
     set_aside,
     step_of,
+    whole_checkpoints,
 )
-from llm_pretrain.checkpoint.load import load_optimizer
+from llm_pretrain.checkpoint.load import first_shards, load_optimizer
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
@@ -31,6 +33,7 @@ from llm_pretrain.training.agreement import bounds_over_ranks
 from llm_pretrain.training.folders import Start, assert_same_model, find_start
 from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.stage import first_values
 
 
 class Loaded(NamedTuple):
@@ -115,6 +118,33 @@ def load_newest(
     raise ConfigError([no_whole_checkpoint(run.training.output_dir, damaged)])
 
 
+def load_newest_before(
+    step: int,
+    output_dir: str,
+    elsewhere: Path | None,
+    optimizer: ShardedAdamW,
+    reports: Reports,
+) -> Loaded | None:
+    """The newest checkpoint of an earlier step that no rank finds damaged, the same on all ranks;
+    None if there is none. Says which are damaged.
+
+    Args:
+        elsewhere: what the run has gone on from, for it may lie in another folder.
+    """
+    found = [step_of(path) for path in whole_checkpoints(output_dir)]
+    # Nodes may have disks of their own.
+    steps = json.loads(collectives.gather_texts(json.dumps(found))[0])
+    candidates = [checkpoint_path(output_dir, each) for each in reversed(steps) if each < step]
+    if elsewhere is not None and elsewhere not in candidates:
+        candidates.append(elsewhere)
+    for checkpoint in candidates:
+        loaded = load_unless_damaged(checkpoint, optimizer)
+        if isinstance(loaded, Loaded):
+            return loaded
+        reports.message(f"{loaded}.")
+    return None
+
+
 def load_unless_damaged(checkpoint: Path, optimizer: ShardedAdamW) -> Loaded | str:
     """A checkpoint, or what the first rank that finds it damaged says; the same on every rank."""
     problem, loaded = "", None
@@ -126,6 +156,38 @@ def load_unless_damaged(checkpoint: Path, optimizer: ShardedAdamW) -> Loaded | s
         problem = str(error)
     problems = filter(None, collectives.gather_texts(problem))
     return next(problems, loaded or "")
+
+
+class Beginning(NamedTuple):
+    """What a run's first step begins with."""
+
+    checkpoint: Path | None
+    state: dict[str, Any]
+    """What a checkpoint would have of it, besides weights and the optimizer's shards."""
+
+
+def newest_state(
+    run: RunConfig, model: ModelConfig, optimizer: ShardedAdamW, beginning: Beginning
+) -> tuple[dict[str, Any], list[dict[str, Tensor]], int]:
+    """The newest state that all ranks can go back to within a run, and its optimizer's steps.
+
+    Raises:
+        ConfigError: there is none: the checkpoint that the run began with has vanished.
+    """
+    first = int(beginning.state["progress"]["global_step"])
+    found = {step_of(path): path for path in whole_checkpoints(run.training.output_dir)}
+    if beginning.checkpoint is not None:
+        found[first] = beginning.checkpoint
+    steps = [set(json.loads(text)) for text in collectives.gather_texts(json.dumps([*found]))]
+    for step in sorted(set.intersection(*steps), reverse=True):
+        loaded = load_unless_damaged(found[step], optimizer)
+        if isinstance(loaded, Loaded):
+            # The samples of the first step are those that the run chose, not the checkpoint.
+            state = beginning.state if step == first else loaded.state
+            return state, loaded.shards, loaded.steps
+    if beginning.checkpoint is not None:
+        raise ConfigError([f"there is no checkpoint to go back to in {run.training.output_dir}"])
+    return beginning.state, first_shards(optimizer.buckets, first_values(run, model)), 0
 
 
 def set_aside_later(run: RunConfig, start: Start, step: int, reports: Reports) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from llm_pretrain import machine
 from llm_pretrain.checkpoint.save import is_first_of_node
@@ -35,7 +36,7 @@ from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
-from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm import collectives, epochs
 from llm_pretrain.parallel.comm.lost_peer import say_training, watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
@@ -87,7 +88,14 @@ def run(arguments: Sequence[str]) -> int:
         alerts = alerts_of(run)
         with (
             reported_failures(alerts),
-            watched_peers(topology.rank, topology.world_size, timeout, alerts.by_program()),
+            watched_peers(
+                topology.rank,
+                topology.world_size,
+                timeout,
+                Path(run.training.output_dir, "stacks"),
+                # `llm-pretrain launch` replaces a rank that is killed.
+                None if epochs.number() else alerts.by_program(),
+            ),
             _own_output(run, topology, start),
         ):
             return train(run, model, topology, alerts)
@@ -202,6 +210,8 @@ def _train(
         say_training()
         if training.do_train:
             set_aside_later(run, start, trainer.progress.global_step, reports)
+            if topology.rank == 0:
+                epochs.began(trainer.progress.global_step)
             if not trainer.train():
                 with reports.spending("saving"):
                     trainer.save_model()

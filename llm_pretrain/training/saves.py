@@ -6,9 +6,12 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import paddle
+from paddle import Tensor
 
 from llm_pretrain.checkpoint.background import BackgroundSave
 from llm_pretrain.checkpoint.directory import checkpoint_path, step_of
@@ -63,20 +66,29 @@ class Saves:
         self._auto_seconds: float | None = None
         """Between two saves of `save_steps: auto`, when it is known."""
 
-    def wish(self) -> list[float]:
-        """What this rank has to say: is a save due by the clock, and is it still writing? `heed`
-        takes the largest of the ranks' numbers."""
+    def wish(self) -> Tensor:
+        """What this rank has to say, float32 [2]: is a save due by the clock, and is it still
+        writing? `heed` takes the largest of the ranks' numbers."""
         is_busy = self._background is not None and self._background.is_busy
-        return [float(self._is_due_by_clock()), float(is_busy)]
+        return paddle.to_tensor([self._is_due_by_clock(), is_busy], dtype="float32")
 
     def heed(self, wishes: Sequence[float]) -> None:
-        """Go on with what every rank has ended; all call it at the same step."""
+        """Go on with what every rank has ended; all call it at the same step, before its weights
+        change."""
+        self.settle()
         is_due, is_busy = wishes
         self._is_due = bool(is_due)
         self._steps += 1
         if self._is_under_way() and not is_busy:
             assert self._background is not None
             self._go_on(self._background.advance)
+
+    def settle(self) -> None:
+        """Return when weights and optimizer may change."""
+        if self._background is not None:
+            began = time.monotonic()
+            self._background.settle()
+            self._blocked_seconds += time.monotonic() - began
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint of this step is to be saved."""
@@ -108,11 +120,11 @@ class Saves:
     def _is_under_way(self) -> bool:
         return self._background is not None and self._background.part is not None
 
-    def save(self, step: int, state: dict[str, Any], best_step: int | None) -> None:
+    def save(self, step: int, state: dict[str, Any], spared: Collection[int]) -> None:
         """Save a checkpoint, or begin to.
 
         Args:
-            best_step: whose checkpoint is kept besides.
+            spared: steps whose checkpoints are kept besides.
 
         Raises:
             SavingError: it fails, as have so many before it.
@@ -125,6 +137,10 @@ class Saves:
                     "(while_saving: skip)."
                 )
                 return
+            self.reports.message(
+                f"Step {step} is saved when the checkpoint before it is written; training waits "
+                "(while_saving: wait)."
+            )
             self.finish()
         self._began = time.monotonic()
         self._blocked_seconds = 0.0
@@ -133,7 +149,7 @@ class Saves:
             checkpoint_path(training.output_dir, step),
             state,
             self._extras_that_are_there(),
-            Retention(training.save_total_limit, training.keep_every, best_step),
+            Retention(training.save_total_limit, training.keep_every, sorted(spared)),
         )
         self._decide()
         if self._background is None:

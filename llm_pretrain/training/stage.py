@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
-from llm_pretrain.checkpoint.load import load_weights
+from llm_pretrain.checkpoint.load import published_parts
 from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.config import RunConfig, TrainingArguments
@@ -19,7 +21,7 @@ from llm_pretrain.models.decoder import Chunk, Decoder
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import Sequences
 from llm_pretrain.parallel.pipeline.schedules import Place
-from llm_pretrain.parallel.sharding.pieces import initialize
+from llm_pretrain.parallel.sharding.pieces import Piece, fill, local_initial_values
 
 
 def layers_of_part(layers: int, part: int, parts: int) -> range:
@@ -53,20 +55,19 @@ def prepare_stage(
     finally:
         paddle.set_default_dtype("float32")
     if not is_resumed:
-        _give_values(stage, run, model)
+        if run.model.continue_training and is_first_of_node():
+            assert_undamaged(Path(run.model.model_name_or_path))
+        fill(stage, first_values(run, model))
     if training.recompute:
         recompute_activations(stage, training, topology)
     return stage
 
 
-def _give_values(stage: Decoder, run: RunConfig, model: ModelConfig) -> None:
+def first_values(run: RunConfig, model: ModelConfig) -> Callable[[Piece], np.ndarray]:
+    """What gives this rank's part of a piece before the first step."""
     if not run.model.continue_training:
-        initialize(stage, run.training.seed)
-        return
-    if is_first_of_node():
-        assert_undamaged(Path(run.model.model_name_or_path))
-    load_weights(
-        stage,
+        return partial(local_initial_values, seed=run.training.seed)
+    return published_parts(
         model,
         run.model.model_name_or_path,
         may_be_deeper=run.model.num_hidden_layers is not None,

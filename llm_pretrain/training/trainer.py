@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle import Tensor
 
 from llm_pretrain.checkpoint.directory import checkpoint_path
 from llm_pretrain.checkpoint.save import SavedState
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.machine.device import CopiesAhead
+from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import (
     LossScale,
-    NonFiniteGradientError,
     ShardedAdamW,
     StepResult,
 )
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.evaluate import evaluate
-from llm_pretrain.training.origin import changes, shortage
+from llm_pretrain.training.integrity import Integrity
+from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Interval, Progress, Reports
-from llm_pretrain.training.resume import Loaded, load_unless_damaged
+from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
+from llm_pretrain.training.stability import UnstableRunError
+from llm_pretrain.training.stragglers import Stragglers
+from llm_pretrain.training.update import Updates
 
 
 class Trainer:
@@ -77,6 +80,7 @@ class Trainer:
             Path(training.output_dir), pipeline.stage, model, self.optimizer, topology
         )
         self.saves = Saves(run, saved, reports, checkpoint_extras)
+        self.updates = Updates(run, self.optimizer, self.loss_scale, self.saves, reports)
         self.origin = origin
         self.changes: list[str] = []
         """Of the origin since the checkpoint that the run goes on from."""
@@ -85,9 +89,11 @@ class Trainer:
         self.total = Interval()
         self.has_saved_model = False
         self.is_rewound = False
-        """Whether the state is that of an earlier step than the samples that were read last."""
+        """Whether the weights are those of an earlier step than the samples that were read last."""
         self.evaluated = (-1, math.inf)
         """Step and loss of the last whole evaluation."""
+        self.integrity = Integrity(training, topology, self.optimizer, reports)
+        self.stragglers = Stragglers(training, topology, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -96,8 +102,10 @@ class Trainer:
             ConfigError: the data does not reach to the end.
         """
         state = loaded.state
+        self.saves.settle()
         self.progress = Progress.restore(state["progress"])
         self.loss_scale.restore(state["loss_scale"])
+        self.updates.stability.restore(state.get("stability"))
         self.optimizer.restore(loaded.shards, loaded.steps)
         self.saves.last = loaded.checkpoint
         if self.run.training.ignore_data_skip:
@@ -107,29 +115,9 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
-        order = [
-            key
-            for key, value in self._sample_order().items()
-            if state["sample_order"].get(key) != value
-        ]
-        if order:
-            self.reports.message(
-                f"The samples come in another order from here on: it depends on {', '.join(order)}."
-            )
-        assert self.datasets.train is not None
-        problems = shortage(self.run, state, self._samples_per_step(), len(self.datasets.train))
-        if problems:
-            raise ConfigError(problems)
-
-    def _sample_order(self) -> dict[str, Any]:
-        """What the order of the samples depends on, besides the files."""
-        assert self.datasets.train is not None
-        return {
-            "seed": self.run.training.seed,
-            "split": self.run.data.split,
-            "max_seq_length": self.run.data.max_seq_length,
-            "number of samples": len(self.datasets.train),
-        }
+        samples, per_step = len(self.datasets.train or ()), self._samples_per_step()
+        for line in accept_samples(self.run, state, samples, per_step):
+            self.reports.message(line)
 
     def _samples_per_step(self) -> int:
         training = self.run.training
@@ -140,13 +128,23 @@ class Trainer:
         )
 
     def train(self) -> int:
-        """Train to `max_steps`; return the signal that ended it early, or 0."""
+        """Train to `max_steps`; return the signal that ended it early, or 0.
+
+        Raises:
+            UnstableRunError: it has left its course, which the summary says, too.
+        """
         training = self.run.training
         self.reports.is_training = True
         self.stop.agree()
-        while self._has_steps_left():
-            with self._loader() as loader:
-                self._train_on(loader)
+        self.beginning = Beginning(self.saves.last, self._state())
+        try:
+            while self._has_steps_left():
+                with self._loader() as loader:
+                    self._train_on(loader)
+        except UnstableRunError as error:
+            self.saves.finish()
+            self.summarize(ended_by=error.kind)
+            raise
         self._finish_saves()
         self.reports.is_training = False
         last = self.progress.global_step
@@ -170,6 +168,7 @@ class Trainer:
         training = self.run.training
         interval = Interval()
         self.is_rewound = False
+        self.integrity.begin(self.progress.global_step)
         while self._has_steps_left() and not self.is_rewound:
             self.progress.global_step += 1
             result = self._step(loader, self.total, interval)
@@ -177,45 +176,59 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            if self.stop.agreed or self.saves.is_due(self.progress.global_step):
+            is_saved = bool(
+                self.stop.agreed or self.is_rewound or self.saves.is_due(self.progress.global_step)
+            )
+            self.integrity.compare(self.progress.global_step, saves=is_saved)
+            if is_saved:
                 self.save()
+
+    def go_back(self) -> None:
+        """Take up the newest state that was saved, or the first; the steps since are repeated."""
+        self.integrity.assert_may_repeat()
+        self.saves.finish()
+        step = self.progress.global_step
+        state, shards, steps = newest_state(self.run, self.model, self.optimizer, self.beginning)
+        self.progress = Progress.restore(state["progress"])
+        self.loss_scale.restore(state["loss_scale"])
+        self.updates.stability.restore(state.get("stability"))
+        self.optimizer.drop_gradients()
+        self.optimizer.restore(shards, steps)
+        self.evaluated = (-1, math.inf)
+        self.reports.rewound(step, self.progress.global_step)
 
     def _has_steps_left(self) -> bool:
         return self.progress.global_step < self.run.training.max_steps and not self.stop.agreed
 
     def _loader(self) -> Batches:
         assert self.datasets.train is not None
-        training = self.run.training
         return open_batches(
             self.datasets.train,
             self.topology,
-            batch_size=training.per_device_train_batch_size,
+            batch_size=self.run.training.per_device_train_batch_size,
             consumed_samples=self.progress.consumed_samples,
-            workers=training.dataloader_num_workers,
+            workers=self.run.training.dataloader_num_workers,
         )
 
     def _step(
         self, loader: Iterator[Batch], total: Interval, interval: Interval
     ) -> StepResult | None:
-        """One step of the optimizer; None where the step's data is to be passed over."""
+        """One step of the optimizer; None where the step's data is passed over."""
         training = self.run.training
-        began = time.perf_counter()
-        accumulation = training.gradient_accumulation_steps
-        batches = [next(loader) for _ in range(accumulation)]
+        began = progress.begin("the samples", step := self.progress.global_step)
+        batches = [next(loader) for _ in range(training.gradient_accumulation_steps)]
         samples = self._samples_per_step()
         self.progress.consumed_samples += samples
-        step = self.progress.global_step
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
             self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
             self.stop.agree()
+            progress.end(began)
             return None
         micro_batches = [
             part
             for batch in batches
             for part in split_batch(
-                batch.tokens,
-                batch.labels,
-                training.per_device_train_batch_size,
+                *(batch.tokens, batch.labels, training.per_device_train_batch_size),
                 ignored_label=IGNORED_LABEL,
                 first_sample=batch.first_sample,
                 seed=training.seed,
@@ -224,40 +237,41 @@ class Trainer:
             )
         ]
         self.copies.finish()
-        parts = accumulation * self.topology.batch_degree
-        self.optimizer.begin_step(len(micro_batches))
-        loss_sum = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
-        loss_sum = self.topology.sum_over_batch(loss_sum)
-        norm = self.optimizer.reduce_gradients()
+        parts = training.gradient_accumulation_steps * self.topology.batch_degree
+
+        def gradients() -> tuple[Tensor, Tensor]:
+            self.optimizer.begin_step(len(micro_batches))
+            own = self.pipeline.train(micro_batches, self.loss_scale.value / parts)
+            loss_sum = self.topology.sum_over_batch(self.integrity.note_part(step, own))
+            return loss_sum, self.optimizer.reduce_gradients()
+
+        loss_sum, norm = self.integrity.gradients(step, gradients)
+        wishes = self.stop.wish(
+            self.saves.wish(), self.integrity.doubts(norm), self.stragglers.own_time()
+        )
         # The one time in a step that the host waits for the device.
-        loss, norm, signal, *wishes = paddle.concat(
-            [loss_sum, norm, self.stop.wish(*self.saves.wish())]
-        ).tolist()
+        loss, norm, signal, is_due, is_writing, *known = collectives.read(
+            paddle.concat([loss_sum, norm, wishes])
+        )
         loss /= parts
         self.stop.agree(signal)
-        self.saves.heed(wishes)
-        try:
-            result = self.optimizer.step(norm, learning_rate_at(step, training), self.loss_scale)
-        except NonFiniteGradientError as error:
-            raise NonFiniteGradientError(
-                f"Step {step}: {error} The loss is {loss}. No weight has been changed and nothing "
-                f"saved since the last checkpoint. To pass over this data, resume with "
-                f'"skip_data_intervals": [[{step}, {step}]]; else lower learning_rate.'
-            ) from None
-        seconds = time.perf_counter() - began
+        self.saves.heed([is_due, is_writing])
+        self.stragglers.note(step, known[2:])
+        self.integrity.assert_intact(step, *known[:2])
+        self.integrity.before_update()
+        result, self.progress = self.updates.update(self.progress, loss, norm, samples)
+        self.is_rewound = result is None
+        self.integrity.after_update()
+        seconds = progress.end(began)
         tokens = samples * self.run.data.max_seq_length
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
             sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
-        if result.is_skipped:
-            self.progress.skipped_steps += 1
         return result
 
     def _report(self, result: StepResult, interval: Interval) -> bool:
         """Show what a step has come to; whether the interval's metrics were due."""
         training = self.run.training
-        if result.is_skipped:
-            self.reports.skipped(self.progress, self.loss_scale)
         self.reports.progressed(self.progress, interval)
         first = training.logging_first_step and self.progress.global_step == 1
         is_due = first or self._is_due(training.logging_strategy, training.logging_steps)
@@ -314,14 +328,20 @@ class Trainer:
     def save(self) -> None:
         """Save a checkpoint of this step, or begin to."""
         self._note_best()
-        state = {
+        spared = self.updates.stability.spared()
+        if self.run.training.load_best_model_at_end and self.progress.best_step is not None:
+            spared.add(self.progress.best_step)
+        self.saves.save(self.progress.global_step, self._state(), spared)
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint has besides weights and the optimizer's shards."""
+        return {
             "progress": self.progress.state(),
             "loss_scale": self.loss_scale.state(),
-            "sample_order": self._sample_order(),
+            "stability": self.updates.stability.state(),
+            "sample_order": sample_order(self.run, len(self.datasets.train or ())),
             "origin": self.origin,
         }
-        best = self.progress.best_step if self.run.training.load_best_model_at_end else None
-        self.saves.save(self.progress.global_step, state, best)
 
     def save_model(self) -> None:
         """Write the final weights to `output_dir`."""
@@ -344,8 +364,12 @@ class Trainer:
         self.optimizer.restore(best.shards, best.steps)
         self.reports.message(f"The final model is that of step {step}, the best evaluated.")
 
-    def summarize(self) -> None:
-        """Say what the run has done and left, and how to go on."""
+    def summarize(self, *, ended_by: str | None = None) -> None:
+        """Say what the run has done and left, and how to go on.
+
+        Args:
+            ended_by: what ended it before its last step, unless a signal did.
+        """
         training = self.run.training
         best = self.progress.best_step
         best_path = None if best is None else checkpoint_path(training.output_dir, best)
@@ -353,6 +377,8 @@ class Trainer:
             self.progress,
             self.total,
             {
+                "ended_by": ended_by,
+                "went_back_to": ", ".join(map(str, self.updates.stability.rewound_to)) or None,
                 "final_model": training.output_dir if self.has_saved_model else None,
                 "last_checkpoint": self.saves.last,
                 "best_checkpoint": best_path if best_path and best_path.is_dir() else None,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +122,34 @@ def test_publishing_replaces_an_older_one_of_the_same_step(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
+def test_replacing_one_never_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the process is killed at the worst moment: every rename is watched."""
+    make(tmp_path, 5)
+    writing = writing_path(tmp_path / "checkpoint-5")
+    writing.mkdir()
+    (writing / STATE_FILE).write_text('{"program": "llm_pretrain", "is_new": true}')
+    seen: list[list[str]] = []
+    replace, rmtree = os.replace, shutil.rmtree
+
+    def watched(action: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        seen.append(names(tmp_path))
+        action(*arguments, **options)
+        seen.append(names(tmp_path))
+
+    monkeypatch.setattr(os, "replace", lambda *names: watched(replace, *names))
+    monkeypatch.setattr(shutil, "rmtree", lambda *a, **options: watched(rmtree, *a, **options))
+    publish(tmp_path / "checkpoint-5", 0)
+    assert all(found == ["checkpoint-5"] for found in seen)
+    assert len(seen) >= 4
+    assert json.loads((tmp_path / "checkpoint-5" / STATE_FILE).read_text())["is_new"]
+
+
+def test_milestones_are_kept_and_do_not_count(tmp_path: Path) -> None:
+    make(tmp_path, 10, 20, 30, 35, 40, 50)
+    keep_newest(tmp_path, 2, keep_every=20)
+    assert names(tmp_path) == ["checkpoint-20", "checkpoint-35", "checkpoint-40", "checkpoint-50"]
+
+
 def test_what_is_set_aside_is_kept_under_another_name(tmp_path: Path) -> None:
     make(tmp_path, 5, 10)
     checkpoint = tmp_path / "checkpoint-10"
@@ -134,7 +166,7 @@ def test_what_is_set_aside_is_kept_under_another_name(tmp_path: Path) -> None:
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     make(tmp_path, 1, 2, 3, 4)
-    keep_newest(tmp_path, 2, best_step=1)
+    keep_newest(tmp_path, 2, spared=[1])
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
     keep_newest(tmp_path, None)
     assert len(names(tmp_path)) == 3

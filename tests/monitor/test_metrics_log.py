@@ -92,6 +92,19 @@ def test_a_run_from_the_start_supersedes_all(tmp_path: Path) -> None:
     assert [(line["run"], line["global_step"]) for line in read_metrics(tmp_path)] == [(3, 1)]
 
 
+def test_a_run_that_goes_back_supersedes_what_it_repeats(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.write("step", {"global_step": step, "loss": 1.0})
+    log.write("rewind", {"global_step": 3, "rewound_to": 1})
+    log.write("step", {"global_step": 2, "loss": 2.0})
+    log.close()
+    kept = [
+        (line["kind"], line["global_step"], line.get("loss")) for line in read_metrics(tmp_path)
+    ]
+    assert kept == [("step", 1, 1.0), ("rewind", 3, None), ("step", 2, 2.0)]
+
+
 def test_a_line_cut_short_harms_neither_reader_nor_next_run(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
     path = tmp_path / "train_log.jsonl"
@@ -108,3 +121,16 @@ def test_foreign_lines_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "train_log.jsonl").write_bytes(b'[1]\n{"run": "x"}\n\xff\xfe\n')
     write(tmp_path, 7)
     assert [line["global_step"] for line in read_metrics(tmp_path)] == [7]
+
+
+def test_steps_that_a_run_went_back_from_are_left_out(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.write("step", {"global_step": step, "loss": 1.0 * step})
+    log.write("event", {"event": "spike", "global_step": 4})
+    log.write("event", {"event": "rewind", "global_step": 4, "rewound_to": 2})
+    log.write("step", {"global_step": 5, "loss": 5.0})
+    log.close()
+    lines = read_metrics(tmp_path)
+    assert [line["global_step"] for line in lines if line["kind"] == "step"] == [1, 2, 5]
+    assert [line["event"] for line in lines if line["kind"] == "event"] == ["spike", "rewind"]

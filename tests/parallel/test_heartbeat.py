@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
+from llm_pretrain.parallel.comm.places import PLACE, Place, behind
 
 WATCHED_RANK = Path(__file__).with_name("watched_rank.py")
 HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
@@ -29,7 +32,14 @@ KILLED = -signal.SIGKILL
 class Rank:
     """A running stand-in for a rank."""
 
-    def __init__(self, rank: int, port: int = 0, alert: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        port: int = 0,
+        *,
+        has_place: bool = False,
+        alert: dict[str, str] | None = None,
+    ) -> None:
         settings = {
             "rank": rank,
             "hosts": HOSTS,
@@ -38,15 +48,24 @@ class Rank:
             "port": port,
             "alert": alert,
         }
+        self.place_file = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the rank)
+        if has_place:
+            settings["place_file"] = self.place_file.fileno()
+            self.be_at("the start", 0)
         self.process = subprocess.Popen(
             [sys.executable, "-I", str(WATCHED_RANK), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=(self.place_file.fileno(),) if has_place else (),
         )
         self.watch_process = int(self.read())
         self.port = int(self.read()) if rank == 0 else port
+
+    def be_at(self, name: str, count: int, *, waits: bool = False) -> None:
+        place = PLACE.pack(count, 7, waits, True, name.encode())
+        os.pwrite(self.place_file.fileno(), place, 0)
 
     def read(self) -> str:
         assert self.process.stdout is not None
@@ -68,10 +87,10 @@ class Rank:
 
 
 @contextmanager
-def job(alert: dict[str, str] | None = None) -> Iterator[list[Rank]]:
+def job(*, has_places: bool = False, alert: dict[str, str] | None = None) -> Iterator[list[Rank]]:
     with ExitStack() as stack:
-        ranks = [Rank(0, alert=alert)]
-        ranks += [Rank(rank, ranks[0].port) for rank in (1, 2)]
+        ranks = [Rank(0, has_place=has_places, alert=alert)]
+        ranks += [Rank(rank, ranks[0].port, has_place=has_places) for rank in (1, 2)]
         for rank in ranks:
             stack.callback(rank.process.communicate)
             stack.callback(rank.process.kill)
@@ -135,7 +154,7 @@ def test_a_rank_that_is_killed_in_training_is_told_once(
         "print(told['message'], file=open(told['file'], 'a'))\n"
     )
     told = tmp_path / "told"
-    with job({"program": str(program), "file": str(told)}) as ranks:
+    with job(alert={"program": str(program), "file": str(told)}) as ranks:
         for word in words:
             ranks[0 if word == "training" else lost].say(word)
         wait_for_answers(ranks, "$")
@@ -167,6 +186,29 @@ def test_every_rank_can_ask_who_is_missing() -> None:
         wait_for_answers(ranks, "$")
         ranks[2].process.kill()
         wait_for_answers(ranks[:2], f"rank 2 on {HOSTS[2]}, whose connection closed")
+
+
+def test_a_rank_that_the_others_wait_for_is_named() -> None:
+    with job(has_places=True) as ranks:
+        for count in range(1, 8):  # who goes on, if slowly, is left alone
+            for rank in ranks:
+                rank.be_at("forward", count)
+            time.sleep(TIMEOUT_SECONDS / 4)
+        for number in (0, 2):
+            ranks[number].be_at("all-reduce of ranks 0, 1, 2", 9, waits=True)
+        for rank in ranks:
+            status, errors = rank.end()
+            assert status == KILLED
+            assert f"error: the job stands still: rank 1 on {HOSTS[1]}, which waits for" in errors
+            assert "in step 7 at: forward. The others wait at: all-reduce of ranks" in errors
+
+
+def test_who_is_behind() -> None:
+    waiting, busy = Place(1, 5, waits=True), Place(1, 5)
+    assert behind({0: waiting, 1: busy}) == [1]
+    assert behind({0: Place(1, 5, process="T"), 1: busy}) == [0]
+    assert behind({0: waiting, 1: Place(1, 4, waits=True)}) == [1]
+    assert behind({0: waiting, 1: waiting}) == []
 
 
 def test_strangers_are_dropped() -> None:

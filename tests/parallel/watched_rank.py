@@ -5,15 +5,21 @@ It prints the watch's process id, then what the watch says; what it reads goes t
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-PARALLEL = Path(__file__).parents[2] / "llm_pretrain" / "parallel"
-HEARTBEAT = PARALLEL / "comm" / "heartbeat.py"
-assert HEARTBEAT.is_file()
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from llm_pretrain.parallel.comm.heartbeat import command
 
-watch = subprocess.Popen([sys.executable, "-I", str(HEARTBEAT)], stdin=subprocess.PIPE, text=True)
+place = json.loads(sys.argv[1]).get("place_file")
+watch = subprocess.Popen(
+    command(),
+    stdin=subprocess.PIPE,
+    text=True,
+    pass_fds=() if place is None else (place,),
+)
 assert watch.stdin is not None
 print(watch.pid, flush=True)
 print(sys.argv[1], file=watch.stdin, flush=True)

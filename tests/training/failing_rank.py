@@ -1,7 +1,8 @@
 """run_pretrain.py, with a fault on one rank. Usage: failing_rank.py RANK FAULT CONFIG …
 
 FAULT is "raise" (an exception in the third step), "kill" (the process dies there), "signal"
-(SIGTERM arrives there, on that rank alone), or "slow data" (its data takes 20 seconds to open).
+(SIGTERM arrives there, on that rank alone), "stop" (SIGSTOP does), "loop" (an endless loop begins
+there), "slow" (each step takes longer), or "slow data" (its data takes 20 seconds to open).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ rank, fault, *arguments = sys.argv[1:]
 is_faulty = os.environ.get("PADDLE_TRAINER_ID", "0") == rank
 build_datasets = run.build_datasets
 reduce_gradients = ShardedAdamW.reduce_gradients
+SIGNALS = {"kill": signal.SIGKILL, "signal": signal.SIGTERM, "stop": signal.SIGSTOP}
 calls = 0
 
 
@@ -29,10 +31,14 @@ def slow_datasets(*positional, **named):
 def faulty_reduction(*positional, **named):
     global calls
     calls += 1
-    if calls == 3 and is_faulty:
+    if fault == "slow" and is_faulty:
+        time.sleep(2)
+    elif calls == 3 and is_faulty:
         if fault == "raise":
             raise ArithmeticError("the planted fault")
-        os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGTERM)
+        while fault == "loop":
+            pass
+        os.kill(os.getpid(), SIGNALS[fault])
     return reduce_gradients(*positional, **named)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import RUN_PRETRAIN, Job, run_job
+from tests.launching import RUN_PRETRAIN, Job, events, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 FAULTY = Path(__file__).with_name("failing_rank.py")
@@ -61,6 +61,49 @@ def test_a_killed_rank_ends_the_job_and_is_told_by_who_is_left(
     console = job.console.read_text()
     assert f"rank {rank} status failed" in console
     assert f"Rank {1 - rank} failed" not in console, "a neighbour's error, as after a time-out"
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen", "timeout"),
+    [
+        ("stop", "whose process is stopped", 15),
+        ("loop", "which waits for no other", 15),
+        # Gloo gives up after 30 s.
+        pytest.param("stop", "whose process is stopped", 300, marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_stands_still_is_named(
+    fault: str, seen: str, timeout: int, config: Path, tmp_path: Path
+) -> None:
+    """Its process lives, and so does its watch."""
+    output = tmp_path / "out"
+    options = ("--distributed_timeout", timeout, "--output_dir", output)
+    began = time.monotonic()
+    with Job(FAULTY, 1, fault, config, *options, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait() != 0
+        took = time.monotonic() - began
+    console = job.output()
+    assert re.search(rf"error: the job stands still: rank 1 on \S+, {seen}", console)
+    assert "in step 3" in console
+    assert "The others wait at: " in console
+    assert "Traceback" not in console
+    stacks = {path.name: path.read_text() for path in (output / "stacks").iterdir()}
+    assert "faulty_reduction" in stacks["rank-1.txt"]
+    assert "collectives.py" in stacks["rank-0.txt"]
+    assert took < 100
+
+
+def test_a_slow_rank_is_named(config: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    options = ("--max_steps", 8, "--straggler_steps", 4, "--output_dir", output)
+    run_job(FAULTY, 1, "slow", config, *options, processes=2, log_dir=tmp_path / "log")
+    (warning,) = events(output, "straggler")
+    assert warning["rank"] == 1
+    assert warning["seconds"] > 1.5 * warning["median_seconds"]
+    last = logged(output)[-1]
+    assert last["slowest_rank"] == 1
+    assert last["slowest_rank_seconds"] > last["median_rank_seconds"]
+    assert last["waiting_share"] > 0.3
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path: Path) -> None:

@@ -81,15 +81,18 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_written_beside_the_training_is_what_would_have_been_written_at_once(
-    shared: Path, tmp_path: Path, layout: str
+    shared: Path, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     processes, options = LAYOUTS[layout]
     options = {"gradient_accumulation_steps": 4, **options}
     for name, is_beside in (("beside", True), ("at-once", False)):
         config = config_in(shared, tmp_path / name, use_async_save=is_beside, **options)
-        console = run_job(
-            RUN_PRETRAIN, config, processes=processes, log_dir=tmp_path / f"{name}-log"
-        )
+        if processes == 1:
+            assert run([str(config)]) == 0
+            console = capsys.readouterr().out
+        else:
+            log = tmp_path / f"{name}-log"
+            console = run_job(RUN_PRETRAIN, config, processes=processes, log_dir=log)
         assert ("written beside the training: a copy" in console) == is_beside
         assert steps_saved(tmp_path / name) == [3, 6, 8]
         assert not list((tmp_path / name).glob("*.writing"))

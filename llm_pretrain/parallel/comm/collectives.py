@@ -16,6 +16,7 @@ import paddle.distributed as dist
 from paddle.autograd import PyLayer
 
 from llm_pretrain.machine import device
+from llm_pretrain.parallel.comm.progress import waiting
 
 Group = Any
 """paddle.distributed's group, or None for a process that is alone."""
@@ -38,6 +39,32 @@ class _Done:
 
     def is_completed(self) -> bool:
         return True
+
+
+class _Marked:
+    """A task; whoever waits for it is seen to wait."""
+
+    def __init__(self, task: Task, name: str) -> None:
+        self.task, self.name = task, name
+
+    def wait(self) -> Any:
+        with waiting(self.name):
+            return self.task.wait()
+
+    def is_completed(self) -> bool:
+        return self.task.is_completed()
+
+
+def _named(operation: str, group: Group) -> str:
+    ranks = ", ".join(map(str, group.ranks[:8])) + (" …" if group.nranks > 8 else "")
+    return f"{operation} of ranks {ranks}"
+
+
+def _begun(operation: str, group: Group, begin: Callable[[], Task]) -> Task:
+    name = _named(operation, group)
+    with waiting(name):
+        task = begin()
+    return _Marked(task, name)
 
 
 class Arriving:
@@ -72,7 +99,8 @@ def is_alone(group: Group) -> bool:
 def all_reduce(tensor: paddle.Tensor, group: Group, operation: str = "sum") -> paddle.Tensor:
     """Reduce `tensor` over the group, in place, and return it."""
     if not is_alone(group):
-        dist.all_reduce(tensor, op=_OPERATIONS[operation], group=group)
+        with waiting(_named("all-reduce", group)):
+            dist.all_reduce(tensor, op=_OPERATIONS[operation], group=group)
     return tensor
 
 
@@ -80,27 +108,35 @@ def start_all_reduce(tensor: paddle.Tensor, group: Group, *, asynchronous: bool 
     """Begin to sum `tensor` over the group, in place."""
     if is_alone(group):
         return _Done()
-    return dist.stream.all_reduce(tensor, group=group, sync_op=not asynchronous)
+    return _begun(
+        "all-reduce",
+        group,
+        lambda: dist.stream.all_reduce(tensor, group=group, sync_op=not asynchronous),
+    )
 
 
 def broadcast(tensor: paddle.Tensor, source: int, group: Group) -> paddle.Tensor:
     """Give every rank of the group the tensor of global rank `source`, in place."""
     if not is_alone(group):
-        dist.broadcast(tensor, src=source, group=group)
+        with waiting(_named("broadcast", group)):
+            dist.broadcast(tensor, src=source, group=group)
     return tensor
 
 
 def start_send(tensor: paddle.Tensor, destination: int, group: Group) -> Task:
     """Begin to send to global rank `destination` of the group; `tensor` must live until then."""
-    return dist.stream.send(tensor, dst=destination, group=group, sync_op=False)
+    task = dist.stream.send(tensor, dst=destination, group=group, sync_op=False)
+    return _Marked(task, f"message to rank {destination}")
 
 
 def start_receive(
     tensor: paddle.Tensor, source: int, group: Group, *, asynchronous: bool = True
 ) -> Arriving:
     """Begin to fill `tensor` with what global rank `source` of the group sends."""
-    task = dist.stream.recv(tensor, src=source, group=group, sync_op=not asynchronous)
-    return Arriving(tensor, task)
+    name = f"message from rank {source}"
+    with waiting(name):
+        task = dist.stream.recv(tensor, src=source, group=group, sync_op=not asynchronous)
+    return Arriving(tensor, _Marked(task, name))
 
 
 def all_gather(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
@@ -108,7 +144,8 @@ def all_gather(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
     if is_alone(group):
         return tensor
     gathered = paddle.empty([group.nranks * tensor.shape[0], *tensor.shape[1:]], tensor.dtype)
-    dist.stream.all_gather(gathered, tensor, group=group, sync_op=True)
+    with waiting(_named("all-gather", group)):
+        dist.stream.all_gather(gathered, tensor, group=group, sync_op=True)
     return gathered
 
 
@@ -118,7 +155,11 @@ def all_gather_into(
     """Fill `whole` [degree * n] with the ranks' parts [n]; `part` may lie inside `whole`."""
     if is_alone(group):
         return _Done()
-    return dist.stream.all_gather(whole, part, group=group, sync_op=not asynchronous)
+    return _begun(
+        "all-gather",
+        group,
+        lambda: dist.stream.all_gather(whole, part, group=group, sync_op=not asynchronous),
+    )
 
 
 def reduce_scatter(
@@ -130,7 +171,11 @@ def reduce_scatter(
     """
     if is_alone(group):
         return _Done()
-    return dist.stream.reduce_scatter(part, whole, group=group, sync_op=not asynchronous)
+    return _begun(
+        "reduce-scatter",
+        group,
+        lambda: dist.stream.reduce_scatter(part, whole, group=group, sync_op=not asynchronous),
+    )
 
 
 def all_to_all(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
@@ -138,7 +183,8 @@ def all_to_all(tensor: paddle.Tensor, group: Group) -> paddle.Tensor:
     if is_alone(group):
         return tensor
     received = paddle.empty_like(tensor)
-    dist.stream.alltoall_single(received, tensor, group=group, sync_op=True)
+    with waiting(_named("all-to-all", group)):
+        dist.stream.alltoall_single(received, tensor, group=group, sync_op=True)
     return received
 
 
@@ -152,21 +198,32 @@ def start_shift(tensor: paddle.Tensor, group: Group) -> Arriving:
     ahead, behind = [0] * group.nranks, [0] * group.nranks
     ahead[(group.rank + 1) % group.nranks] = tensor.shape[0]
     behind[(group.rank - 1) % group.nranks] = tensor.shape[0]
-    task = dist.stream.alltoall_single(received, tensor, behind, ahead, group, sync_op=False)
-    return Arriving(received, task, tensor)
+    name = _named("shift in a ring", group)
+    with waiting(name):
+        task = dist.stream.alltoall_single(received, tensor, behind, ahead, group, sync_op=False)
+    return Arriving(received, _Marked(task, name), tensor)
 
 
 def barrier() -> None:
     """Wait for every process of the job."""
     if dist.is_initialized():
-        dist.barrier()
+        with waiting("barrier of all ranks"):
+            dist.barrier()
 
 
 def all_reduce_world(tensor: paddle.Tensor, operation: str = "sum") -> paddle.Tensor:
     """Reduce over every process of the job, in place, and return the tensor."""
     if dist.is_initialized():
-        dist.all_reduce(tensor, op=_OPERATIONS[operation])
+        with waiting("all-reduce of all ranks"):
+            dist.all_reduce(tensor, op=_OPERATIONS[operation])
     return tensor
+
+
+def read(tensor: paddle.Tensor) -> list[float]:
+    """A tensor's numbers: where host and device meet, and the device is where its peers are."""
+    with waiting("what the device computes"):
+        numbers: list[float] = tensor.tolist()
+    return numbers
 
 
 def all_gather_text(text: str, group: Group) -> list[str]:

@@ -58,7 +58,9 @@ class _Queue:
     """Runs one group's operations in the order in which they were begun."""
 
     def __init__(self) -> None:
-        self.waiting: queue.SimpleQueue[tuple[Future, Callable[[], Any]]] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self.last: Future | None = None
 
     def run(self, operation: Callable[[], Any], sync_op: bool) -> _Task:
@@ -78,7 +80,10 @@ class _Queue:
 
     def _work(self) -> None:
         while True:
-            future, operation = self.waiting.get()
+            task = self.waiting.get()
+            if task is None:
+                return
+            future, operation = task
             try:
                 operation()
             except BaseException as error:
@@ -86,7 +91,7 @@ class _Queue:
             else:
                 future.set_result(None)
             # The operation's tensors must not live until the next one comes.
-            del future, operation
+            del task, future, operation
 
 
 class _Operations:
@@ -99,6 +104,13 @@ class _Operations:
     def _queue(self, group: Any, destination: int = -1) -> _Queue:
         """The group's queue, or that of its messages to `destination`."""
         return self.queues.setdefault((id(group), destination), _Queue())
+
+    def close(self) -> None:
+        """End the threads, and part from the groups."""
+        for one in self.queues.values():
+            one.waiting.put(None)
+        self.queues.clear()
+        self.groups.forget()
 
     def all_reduce(
         self, group: Any, tensor: Any, operation: Any = internals.SUM, sync_op: bool = True
@@ -184,6 +196,9 @@ class _Operations:
         return _Task()
 
 
+_operations: _Operations | None = None
+
+
 def _parts(tensor: Any, sizes: list[int]) -> dict[int, Any]:
     """The part of every rank that has one."""
     ends = list(itertools.accumulate(sizes))
@@ -195,9 +210,10 @@ def _parts(tensor: Any, sizes: list[int]) -> dict[int, Any]:
 
 
 def install(timeout_seconds: int) -> None:
-    """Complete `paddle.distributed` over Gloo. Call once, before the first group is formed."""
+    """Complete `paddle.distributed` over Gloo. Call before an epoch's first group is formed."""
+    global _operations
     groups = Groups(timeout_seconds)
-    operations = _Operations(groups)
+    _operations = operations = _Operations(groups)
     process_group = internals.ProcessGroupGloo
     process_group.create = staticmethod(groups.create)
     methods: dict[str, Callable[..., _Task]] = {
@@ -212,6 +228,14 @@ def install(timeout_seconds: int) -> None:
     }
     for name, method in methods.items():
         setattr(process_group, name, _as_method(method))
+
+
+def uninstall() -> None:
+    """Let go of the groups of this epoch; the connections in them are lost already."""
+    global _operations
+    if _operations is not None:
+        _operations.close()
+    _operations = None
 
 
 def _as_method(operation: Callable[..., _Task]) -> Callable[..., _Task]:

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_pretrain.ops import internals
+from llm_pretrain.parallel.comm import epochs
 
 _PAIR_GROUP_IDS_FROM = 1 << 20
 """Beyond those of Paddle's groups."""
+_IDS_OF_AN_EPOCH = 1 << 21
+_EPOCHS_WITH_IDS = 1000
+"""Paddle keeps every group of a process by its number, of 31 bits, which is never free again; no
+process lives through so many epochs."""
 
 _create_group = internals.ProcessGroupGloo.create
 
@@ -36,6 +41,7 @@ class Groups:
 
     def __init__(self, timeout_seconds: int) -> None:
         self.timeout_seconds = timeout_seconds
+        self.first_id = epochs.number() % _EPOCHS_WITH_IDS * _IDS_OF_AN_EPOCH
         self.stores: list[Any] = []
         self.common: dict[int, tuple[Any, int]] = {}
         self.pairs: dict[str, _Pair] = {}
@@ -50,9 +56,14 @@ class Groups:
                 store = self._opened(self._published(common, key), world_size, is_host=True)
             else:
                 store = self._opened(self._looked_up(common, key), world_size, is_host=False)
-        group = _create_group(store, rank, world_size, group_id)
+        group = _create_group(store, rank, world_size, self.first_id + group_id)
         self.common[id(group)] = (common, group_id)
         return group
+
+    def forget(self) -> None:
+        """Let go of all groups and stores, which end with whoever holds them last."""
+        for kept in (self.stores, self.common, self.pairs, self.barriers):
+            kept.clear()
 
     def sender(self, group: Any, destination: int) -> Callable[[], Any]:
         """What forms, or finds, the two-member group for messages to `destination` of `group`.
@@ -85,7 +96,7 @@ class Groups:
         if pair.group is None:
             assert pair.address is not None
             store = self._opened(pair.address, 2, is_host=rank == 0)
-            pair.group = _create_group(store, rank, 2, pair.group_id)
+            pair.group = _create_group(store, rank, 2, self.first_id + pair.group_id)
         return pair.group
 
     def _published(self, common: Any, key: str) -> Address:

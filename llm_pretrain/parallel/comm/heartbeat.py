@@ -5,11 +5,16 @@ seconds. A rank that has been silent for nearly that long is lost, and so is one
 connection closed without a word of parting; its neighbours would wait for it for ever, or fail with
 errors that don't name it. Each watch then says which rank is lost and kills its own.
 
+A rank may also live and yet stand still: stopped, in an endless loop, in a read that never ends.
+Each writes where it is into memory that its watch reads, and each watch tells rank 0's. When none
+has gone on for nearly the time-out, the one that the others wait for is named, the stacks of all
+are written, and the job ends.
+
 The watch of rank 0 outlives a rank that is killed in training. Where no rank has said that it
 fails, it has another program tell of the failure (`alert`).
 
 It is a program and not a thread because a rank that waits for a lost peer may be held in C++ code
-with Python's lock. It needs the standard library alone, so that it starts at once. The rank speaks
+with Python's lock. It imports no Paddle, so that it starts at once. The rank speaks
 with it over its standard input, and its end is the end of the watch.
 
 Nothing that comes from the network is more than a line of text; a connection that does not begin
@@ -21,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import mmap
 import os
 import resource
 import selectors
@@ -31,7 +37,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
+
+from llm_pretrain.parallel.comm.places import PLACE, Place, described, moved, stand_still, state_of
 
 LOST_AFTER = 0.8
 """Of the time-out, so that the job has ended when it is over."""
@@ -39,6 +48,11 @@ LONGEST_BEAT_SECONDS = 5.0
 MISSING_AFTER_BEATS = 3
 GRACE_SECONDS = 5.0
 """A rank that fails has this long to be seen failing, by its launcher and its neighbours."""
+STUCK_AFTER_SECONDS = 10.0
+"""A rank whose communication has failed asks who stands still; for so long one may compute."""
+STACKS_SECONDS = 1.0
+"""What it takes to write a rank's stacks."""
+STACKS_SIGNAL = signal.SIGUSR2
 _LONGEST_LINE = 1 << 16
 
 
@@ -54,6 +68,12 @@ class Settings:
     """A secret of the job, without spaces."""
     port: int = 0
     """Where rank 0's watch listens, on its host."""
+    place_file: int | None = None
+    """Descriptor of the file that begins with the rank's `PLACE`."""
+    stacks_file: int | None = None
+    """Descriptor of the file to which the rank writes its stacks at `STACKS_SIGNAL`."""
+    stacks_directory: str = ""
+    """Where the stacks of a job that stands still are left."""
     alert: dict[str, str] | None = None
     """What tells of a rank that was killed: `program`, a file of Python, which gets all this and
     the `message` as a line of JSON."""
@@ -96,6 +116,7 @@ class Peer:
     heard: float = field(default_factory=time.monotonic)
     closed: float | None = None
     channel: Channel | None = None
+    place: Place = field(default_factory=Place)
 
     def describe(self, now: float) -> str:
         if self.closed is not None:
@@ -115,6 +136,12 @@ class Watch:
         ranks = range(1, len(settings.hosts)) if settings.rank == 0 else [0]
         self.peers = {rank: Peer(rank, settings.hosts[rank]) for rank in ranks}
         self.heard_of_missing = ""
+        self.heard_of_stuck = ""
+        self.place = Place()
+        self.has_left_stacks = False
+        self.places: mmap.mmap | None = None
+        if settings.place_file is not None:
+            self.places = mmap.mmap(settings.place_file, PLACE.size, access=mmap.ACCESS_READ)
         self.is_training = False
         self.is_explained = False
         """Whether a rank has said that it fails, and tells of that itself."""
@@ -178,10 +205,40 @@ class Watch:
                 is_lost = now - peer.closed > GRACE_SECONDS
             if is_lost:
                 self._end_rank(self.missing())
+        self._look_at_rank()
+        if self.settings.rank == 0 and stand_still(self._all_places(), limit, all_limited=True):
+            self._end_stuck(self.stuck())
         self._say_state()
 
     def _say_state(self) -> None:
-        self._say(f"missing {self.missing()}" if self.settings.rank == 0 else "here")
+        if self.settings.rank == 0:
+            self._say(f"missing {self.missing()}")
+            self._say(f"behind {self.stuck()}")
+        else:
+            place = self.place
+            told = [place.count, place.step, place.waits, place.is_limited, place.name]
+            self._say(f"here {json.dumps([*told, place.process])}")
+
+    def _look_at_rank(self) -> None:
+        """Note where this watch's own rank is."""
+        if self.places is None:
+            return
+        count, step, waits, is_limited, name = PLACE.unpack(self.places[: PLACE.size])
+        name = name.rstrip(b"\0").decode(errors="replace")
+        process = state_of(self.rank_process)
+        self.place = moved(self.place, [count, step, waits, is_limited, name, process])
+
+    def _all_places(self) -> dict[int, Place]:
+        return {rank: peer.place for rank, peer in self.peers.items()} | {0: self.place}
+
+    def stuck(self) -> str:
+        """Who stands still while the others wait, in words; "" where the job goes on."""
+        if self.settings.rank != 0:
+            return self.heard_of_stuck
+        seconds = min(STUCK_AFTER_SECONDS, LOST_AFTER * self.settings.timeout_seconds)
+        if not stand_still(self._all_places(), seconds):
+            return ""
+        return described(self._all_places(), self.settings.hosts)
 
     def _say(self, line: str) -> None:
         for peer in self.peers.values():
@@ -222,7 +279,16 @@ class Watch:
         peer.heard = time.monotonic()
         for line in lines:
             word, _, text = line.partition(" ")
-            if word == "missing":
+            if word == "here" and text:
+                with contextlib.suppress(ValueError, TypeError):
+                    peer.place = moved(peer.place, json.loads(text))
+            elif word == "behind":
+                self.heard_of_stuck = text
+            elif word == "stacks":
+                self._leave_stacks()
+            elif word == "stuck":
+                self._end_stuck(text)
+            elif word == "missing":
                 self.heard_of_missing = text
             elif word == "failing":
                 self.is_explained = True
@@ -249,6 +315,12 @@ class Watch:
         for word in words:
             if word == "missing?":
                 print(self.missing(), flush=True)
+            elif word == "stuck?":
+                self._look_at_rank()
+                print(self.stuck(), flush=True)
+                if self.stuck():
+                    self._say("stacks")
+                    self._leave_stacks()
             elif word == "training":
                 self.is_training = True
             elif word == "failing":
@@ -267,18 +339,50 @@ class Watch:
                 key.data()
         sys.exit(0)
 
+    def _leave_stacks(self) -> None:
+        """Have this watch's rank write its stacks, and keep them."""
+        settings = self.settings
+        if self.has_left_stacks or settings.stacks_file is None:
+            return
+        self.has_left_stacks = True
+        if settings.rank == 0:
+            self._say("stacks")
+        if os.getppid() != self.rank_process:
+            return
+        os.kill(self.rank_process, STACKS_SIGNAL)
+        if state_of(self.rank_process) == "T":
+            os.kill(self.rank_process, signal.SIGCONT)  # a stopped process has no say
+        time.sleep(STACKS_SECONDS)
+        with contextlib.suppress(OSError):
+            size = os.fstat(settings.stacks_file).st_size
+            file = Path(settings.stacks_directory) / f"rank-{settings.rank}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(os.pread(settings.stacks_file, size, 0))
+
+    def _end_stuck(self, late: str) -> NoReturn:
+        """End a job that stands still."""
+        if self.settings.rank == 0:
+            self._say(f"stuck {late}")
+        self._leave_stacks()
+        self._print_and_kill(
+            f"error: the job stands still: {late}. distributed_timeout is "
+            f"{self.settings.timeout_seconds:g} s; what each rank was at is in "
+            f"{self.settings.stacks_directory}."
+        )
+
     def _end_rank(self, lost: str) -> NoReturn:
         if self.settings.rank == 0:
             self._say(f"lost {lost}")
         own = self.settings.hosts[self.settings.rank]
-        print(
+        self._print_and_kill(
             f"error: lost {lost} (seen from rank {self.settings.rank} on {own}; "
             f"distributed_timeout is {self.settings.timeout_seconds:g} s). Is the link sound, and "
-            "that machine up? If so, that machine's console says why its rank ended.",
-            file=sys.stderr,
-            flush=True,
+            "that machine up? If so, that machine's console says why its rank ended."
         )
-        self._tell(f"lost {lost}")
+
+    def _print_and_kill(self, message: str) -> NoReturn:
+        print(message, file=sys.stderr, flush=True)
+        self._tell(message.removeprefix("error: "))
         if os.getppid() == self.rank_process:
             os.kill(self.rank_process, signal.SIGKILL)
         sys.exit(1)
@@ -299,6 +403,12 @@ class Watch:
             assert program.stdin is not None
             with program.stdin:
                 program.stdin.write(json.dumps({**alert, "message": text}) + "\n")
+
+
+def command() -> list[str]:
+    """What starts a watch, whatever the directory and the environment."""
+    start = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
+    return [sys.executable, "-I", "-c", start, str(Path(__file__).parents[3])]
 
 
 def main() -> NoReturn:
@@ -325,7 +435,3 @@ def _first_line() -> bytes:
             sys.exit(1)
         line += byte
     return line
-
-
-if __name__ == "__main__":
-    main()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import secrets
 import subprocess
-import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
 
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import heartbeat
+from llm_pretrain.parallel.comm import epochs, heartbeat, progress
 
 _KEY = "heartbeat"
 _watch: subprocess.Popen[str] | None = None
@@ -20,26 +25,47 @@ _watch: subprocess.Popen[str] | None = None
 
 @contextmanager
 def watched_peers(
-    rank: int, world_size: int, timeout_seconds: float, alert: dict[str, str] | None = None
+    rank: int,
+    world_size: int,
+    timeout_seconds: float,
+    stacks: Path,
+    alert: dict[str, str] | None = None,
 ) -> Iterator[None]:
     """Within the block a peer that is lost ends this process, with a message that names it.
 
     Lost is a peer whose process has ended, other than by leaving its own block, or that has given
-    no sign of life for nearly `timeout_seconds`. Every rank of the job enters the block once.
+    no sign of life for nearly `timeout_seconds`. Where all stand still for so long, the one that
+    the others wait for is named. Every rank of the job enters the block once.
 
     Args:
+        stacks: the directory in which a job that stands still leaves where each rank was.
         alert: a program that rank 0's watch has tell of it, see `heartbeat.Settings`.
     """
     global _watch
     if world_size == 1:
         yield
         return
-    _watch = _start_watch(rank, timeout_seconds, alert)
+    epochs.at_end(abandon_watch)
+    _watch = _start_watch(rank, timeout_seconds, stacks, alert)
     yield
     # Where the block raises, the watch goes on until the process ends and the peers learn of it.
-    with contextlib.suppress(OSError), _watch:
-        _ask("done")
+    if _watch is not None:
+        with contextlib.suppress(OSError), _watch:
+            _ask("done")
     _watch = None
+
+
+def abandon_watch() -> None:
+    """End the watch: its peers are of the past, and their end is known."""
+    global _watch
+    watch, _watch = _watch, None
+    if watch is not None:
+        watch.kill()
+        watch.wait()
+        for stream in (watch.stdin, watch.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
 
 def say_training() -> None:
@@ -60,17 +86,41 @@ def _say(word: str) -> None:
 
 def missing_peers() -> str:
     """The ranks that have not been heard from for a while, in words; "" where all is well."""
+    return _answer("missing?")
+
+
+def stuck_peers() -> str:
+    """The ranks that stand still while the others wait, in words; "" where none does.
+
+    If there are any, the stacks of all ranks are written.
+    """
+    stuck = _answer("stuck?")
+    if stuck:
+        time.sleep(2 * heartbeat.STACKS_SECONDS)
+    return stuck
+
+
+def _answer(question: str) -> str:
     if _watch is None or _watch.stdout is None:
         return ""
     try:
-        _ask("missing?")
+        _ask(question)
         return _watch.stdout.readline().strip()
     except OSError:  # the watch has ended
         return ""
 
 
+@cache
+def _stacks_file() -> BinaryIO:
+    """The file, without a name, to which this process writes its stacks at the watch's signal."""
+    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process)
+    # Not by Python's code, which a rank that is held in C++ would not come to.
+    faulthandler.register(heartbeat.STACKS_SIGNAL, file=file, all_threads=True)
+    return file
+
+
 def _start_watch(
-    rank: int, timeout_seconds: float, alert: dict[str, str] | None
+    rank: int, timeout_seconds: float, stacks: Path, alert: dict[str, str] | None
 ) -> subprocess.Popen[str]:
     store = internals.job_store()
     token, port = secrets.token_hex(16), 0
@@ -85,12 +135,16 @@ def _start_watch(
         "token": token,
         "port": port,
         "alert": alert if rank == 0 else None,
+        "place_file": progress.place_file().fileno(),
+        "stacks_file": _stacks_file().fileno(),
+        "stacks_directory": str(stacks),
     }
     watch = subprocess.Popen(
-        [sys.executable, "-I", heartbeat.__file__],
+        heartbeat.command(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        pass_fds=(progress.place_file().fileno(), _stacks_file().fileno()),
     )
     assert watch.stdin is not None
     assert watch.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from llm_pretrain import machine
 from llm_pretrain.config import Degrees
 from llm_pretrain.machine import device, launchers
 from llm_pretrain.ops import internals
+from llm_pretrain.parallel.comm import epochs, lost_peer
 from llm_pretrain.parallel.comm.collectives import Group, all_reduce
 from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
 from llm_pretrain.parallel.comm.meeting import meet
@@ -78,9 +80,10 @@ class Topology:
         return all_reduce(all_reduce(total, self.replica_group), self.sharding_group)
 
 
-_current = Topology(
+_ALONE = Topology(
     Degrees(data=1, sharding=1, tensor=1, pipeline=1, sep=1, context=1, virtual_pipeline=1)
 )
+_current = _ALONE
 
 
 def current() -> Topology:
@@ -99,7 +102,7 @@ def initialize(
     """Form the groups of `degrees` over the processes that the launcher started.
 
     Over Gloo on CPUs, over NCCL on GPUs, and over what Paddle has for other devices. Must be called
-    once, by every process.
+    once in an epoch, by every process.
 
     Raises:
         MeetingError: they are not all there within `timeout_seconds`.
@@ -113,6 +116,8 @@ def initialize(
         from llm_pretrain.parallel.comm import gloo
 
         gloo.install(timeout_seconds)
+        if epochs.number():
+            internals.open_job_stores_anew()
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
     wait_for_first_rank(timeout_seconds)
     from paddle.distributed import fleet
@@ -163,6 +168,19 @@ def initialize(
         message_groups=_message_groups(pipelines, pipeline_group, degrees),
     )
     return _current
+
+
+def leave() -> None:
+    """Part from the groups of an epoch that is over; `initialize` may be called again then."""
+    global _current
+    _current = _ALONE
+    lost_peer.abandon_watch()
+    # Paddle imports them where there are groups, and this may be called before there were any.
+    if "paddle.distributed.fleet" in sys.modules:
+        from llm_pretrain.parallel.comm import gloo
+
+        gloo.uninstall()
+        internals.forget_groups()
 
 
 def use(*, sequence_parallel: bool, shared_samples: bool = False) -> Topology:

@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import collectives
+from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.collectives import Arriving, Group, Task
 from llm_pretrain.parallel.comm.topology import MessageKind, Topology
 from llm_pretrain.parallel.layers.micro_batch import MicroBatch, Sequences
@@ -104,6 +104,7 @@ class _Run:
         self.loss_sum = paddle.zeros([1], "float32")
 
     def do(self, instruction: Instruction) -> None:
+        progress.at(f"{instruction.step} of micro-batch {instruction.micro_batch}")
         getattr(self, instruction.step)((instruction.chunk, instruction.micro_batch))
 
     def receive_input(self, at: Pass) -> None:

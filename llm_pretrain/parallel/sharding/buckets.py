@@ -121,6 +121,11 @@ class Bucket:
         """This rank's shard of the weights, float32 [shard]."""
         return self.weights.master
 
+    @property
+    def is_reducing(self) -> bool:
+        """Whether the reduction of a step's gradients has begun."""
+        return isinstance(self.gradients, WholeGradients) and self.gradients.started is not None
+
     def _shard_groups(self) -> tuple[Group, ...]:
         """The groups of ranks that hold the same shard and have other gradients for it."""
         topology = self.topology

@@ -30,11 +30,7 @@ class StepResult:
     global_norm: float
     """Norm of the mean gradient before clipping."""
     is_skipped: bool
-    """A float16 gradient overflowed: the weights are as they were."""
-
-
-class NonFiniteGradientError(FloatingPointError):
-    """The gradient is infinite or not a number, and no loss scale is to blame."""
+    """The weights are as they were: a float16 gradient overflowed, or the step was skipped."""
 
 
 class ShardedAdamW:
@@ -93,25 +89,24 @@ class ShardedAdamW:
 
     @paddle.no_grad()
     def step(self, norm: float, learning_rate: float, loss_scale: LossScale) -> StepResult:
-        """Clip and apply the reduced gradients, then clear them.
+        """Clip and apply the reduced gradients, unless they are not finite, then clear them.
 
         Args:
             norm: from `reduce_gradients`, of the scaled losses' gradients.
-
-        Raises:
-            NonFiniteGradientError: before any weight has changed.
         """
         norm /= loss_scale.value
         is_finite = math.isfinite(norm)
-        if not is_finite and not loss_scale.can_shrink:
-            raise NonFiniteGradientError(f"The norm of the gradient is {norm}.")
         if is_finite:
             self._apply(self._factor(norm) / loss_scale.value, learning_rate)
+        self.drop_gradients()
+        loss_scale.update(overflowed=not is_finite)
+        return StepResult(norm, is_skipped=not is_finite)
+
+    def drop_gradients(self) -> None:
+        """Forget the reduced gradients; without `step` before, nothing else has changed."""
         self.shards = []
         for bucket in self.buckets:
             bucket.clear_gradients()
-        loss_scale.update(overflowed=not is_finite)
-        return StepResult(norm, is_skipped=not is_finite)
 
     def _factor(self, norm: float) -> float:
         if self.max_norm <= 0.0 or norm <= self.max_norm:
@@ -209,10 +204,9 @@ class LossScale:
         self.is_dynamic = is_dynamic
         self.steps_without_overflow = 0
 
-    @property
-    def can_shrink(self) -> bool:
-        """Whether an overflow may be the scale's fault."""
-        return self.is_dynamic and self.value > 1.0
+    def overflows(self, norm: float) -> bool:
+        """Whether a gradient is not finite and that may be the scale's fault."""
+        return not math.isfinite(norm) and self.is_dynamic and self.value > 1.0
 
     def update(self, *, overflowed: bool) -> None:
         if not self.is_dynamic:

@@ -123,7 +123,12 @@ def initial_values(piece: Piece, seed: int) -> np.ndarray:
 
 def initialize(model: nn.Layer, seed: int) -> None:
     """Set every parameter of `model` to its initial values, the same in every layout."""
-    fill(model, lambda piece: initial_values(piece, seed)[local_block(piece)])
+    fill(model, lambda piece: local_initial_values(piece, seed))
+
+
+def local_initial_values(piece: Piece, seed: int) -> np.ndarray:
+    """This rank's part of the initial values."""
+    return initial_values(piece, seed)[local_block(piece)]
 
 
 def local_block(piece: Piece) -> tuple[slice, ...]:

@@ -1,0 +1,177 @@
+"""Launchers of several nodes: the first node's listens, and every other's keeps a connection to it.
+
+What goes over it are lines of JSON, of a bounded length. A connection whose first line is not that
+of a node of this job is dropped, and so is one that says what is none of these lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import selectors
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from llm_pretrain.launch.job import Job, say
+from llm_pretrain.launch.node import Node, Plan
+from llm_pretrain.parallel.comm.heartbeat import Channel
+
+PATIENCE_SECONDS = 600.0
+"""A machine may be started that much later than the first."""
+_SAY_AFTER_SECONDS = 10.0
+Address = tuple[str, int]
+
+
+class LinkError(RuntimeError):
+    """The launchers did not come together; the message says which are missing."""
+
+
+class Hub:
+    """The first node's side: hears every other node, and tells them all.
+
+    Args:
+        address: where the others come.
+    """
+
+    def __init__(
+        self, plan: Plan, address: Address, job: Job, selector: selectors.BaseSelector
+    ) -> None:
+        self.plan, self.job, self.selector = plan, job, selector
+        self.channels: dict[int, Channel] = {}
+        self._began_at = time.monotonic()
+        self._has_said = False
+        try:
+            self._listener = socket.create_server(("", address[1]), backlog=1024)
+        except OSError as error:
+            raise LinkError(
+                f"The machines of this job can't meet at port {address[1]}: {error.strerror}. "
+                "Another job may have it; give this one another in --master."
+            ) from error
+        self._listener.setblocking(False)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def is_whole(self) -> bool:
+        """Whether all nodes are there.
+
+        Raises:
+            LinkError: they are not, and it has been long.
+        """
+        missing = sorted(set(range(1, self.plan.nodes)) - self.channels.keys())
+        waited = time.monotonic() - self._began_at
+        if missing and waited > PATIENCE_SECONDS:
+            raise LinkError(f"The launchers of the machines {missing} did not come.")
+        if missing and waited > _SAY_AFTER_SECONDS and not self._has_said:
+            self._has_said = True
+            say(f"The launchers of the machines {missing} have not come yet …")
+        return not missing
+
+    def tell(self, said: Mapping[str, Any]) -> None:
+        """Send a word to every other node."""
+        for channel in self.channels.values():
+            channel.send(json.dumps(said))
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            channel = Channel(self._listener.accept()[0])
+            self.selector.register(
+                channel.connection, selectors.EVENT_READ, lambda: self._hear_stranger(channel)
+            )
+
+    def _hear_stranger(self, channel: Channel) -> None:
+        self.selector.unregister(channel.connection)
+        try:
+            said = json.loads(channel.receive()[0])
+            number, is_ours = int(said["node"]), said["job"] == _name_of(self.plan)
+        except (OSError, LookupError, ValueError, TypeError):
+            channel.connection.close()
+            return
+        if not is_ours or number in self.channels or not 0 < number < self.plan.nodes:
+            channel.send(
+                json.dumps(
+                    {"refused": "another job meets there, or this machine's number is taken"}
+                )
+            )
+            channel.connection.close()
+            return
+        self.channels[number] = channel
+        self.selector.register(
+            channel.connection, selectors.EVENT_READ, lambda: self._hear(number, channel)
+        )
+
+    def _hear(self, number: int, channel: Channel) -> None:
+        try:
+            for line in channel.receive():
+                self.job.hear(json.loads(line))
+        except BlockingIOError:
+            return
+        except (OSError, LookupError, ValueError, TypeError, AttributeError):
+            self.selector.unregister(channel.connection)
+            channel.connection.close()
+            del self.channels[number]
+            if not self.job.is_ending:
+                say(f"error: The launcher of machine {number} is gone: the job ends.")
+                self.job.end(1)
+
+
+class Uplink:
+    """Any other node's side.
+
+    Raises:
+        LinkError: the first node's launcher does not answer.
+    """
+
+    def __init__(
+        self, plan: Plan, address: Address, node: Node, selector: selectors.BaseSelector
+    ) -> None:
+        self.node, self.selector = node, selector
+        connection = _connected(address)
+        self.channel = Channel(connection)
+        self.channel.send(json.dumps({"node": plan.node_rank, "job": _name_of(plan)}))
+        selector.register(connection, selectors.EVENT_READ, self._hear)
+
+    def report(self, said: Mapping[str, Any]) -> None:
+        """Tell the first node of a rank of this one."""
+        self.channel.send(json.dumps(said))
+
+    def _hear(self) -> None:
+        try:
+            for line in self.channel.receive():
+                said = json.loads(line)
+                if "refused" in said:
+                    raise ConnectionRefusedError(said["refused"])
+                self.node.hear(said)
+        except BlockingIOError:
+            return
+        except (OSError, LookupError, ValueError, TypeError) as error:
+            self.selector.unregister(self.channel.connection)
+            self.channel.connection.close()
+            if self.node.status is None:
+                say(f"error: The first machine's launcher is gone ({error}): the job ends.")
+                self.node.hear({"end": 1})
+
+
+def _connected(address: Address) -> socket.socket:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    say_at = time.monotonic() + _SAY_AFTER_SECONDS
+    while True:
+        try:
+            return socket.create_connection(address, timeout=5)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise LinkError(
+                    f"The first machine's launcher does not answer at {address[0]}:{address[1]}: "
+                    f"{error}. Is it running, and is that port open between the machines?"
+                ) from error
+            if time.monotonic() > say_at:
+                say_at = float("inf")
+                say(f"No answer from {address[0]}:{address[1]} yet …")
+            time.sleep(0.1)
+
+
+def _name_of(plan: Plan) -> str:
+    """What the launchers of one job have in common."""
+    text = json.dumps([plan.nodes, plan.processes, list(plan.arguments)])
+    return hashlib.sha256(text.encode()).hexdigest()

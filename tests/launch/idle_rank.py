@@ -1,0 +1,53 @@
+"""Stands for a rank that trains, without Paddle. Usage: idle_rank.py DESCRIPTORS FOLDER FAULT.
+
+It leaves its place, its epoch and its process in FOLDER and waits for ever in a TCP connection,
+unless a file FOLDER/done is there: then it ends with the status in it. FAULT: "deaf" is a rank 0
+that never leaves its first epoch; "lost" one that says in its first epoch that a connection broke.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from llm_pretrain.parallel.comm import epochs
+from llm_pretrain.parallel.comm.epochs import EpochOver
+
+descriptors, folder, fault = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+seat = epochs.sit(socket.socket(fileno=int(descriptors.split(",")[0])))
+seat.say(ready=True)
+listener = socket.create_server(("127.0.0.1", 0))
+outgoing = socket.create_connection(listener.getsockname())
+incoming = listener.accept()[0]
+while True:
+    place = seat.take_place()
+    rank = int(os.environ["PADDLE_TRAINER_ID"])
+    try:
+        with seat.in_epoch():
+            epochs.began(0)
+            epochs.stepped(1)
+            note = f"{os.getpid()} {epochs.began_at()} {os.environ['PADDLE_MASTER']}"
+            (folder / f"{seat.epoch}-{rank}").write_text(note)
+            if fault == "lost" and rank == 0 and seat.epoch == 1:
+                time.sleep(0.5)
+                assert epochs.is_over(by_lost_connection=True)
+            while not (folder / "done").exists():
+                try:
+                    incoming.settimeout(0.05)
+                    if not incoming.recv(1):
+                        time.sleep(0.05)
+                except TimeoutError:
+                    pass
+                except EpochOver:
+                    if not (fault == "deaf" and rank == 0 and seat.epoch == 1):
+                        raise
+            status = int((folder / "done").read_text())
+            seat.say(ended=status)
+            sys.exit(status)
+    except EpochOver:
+        outgoing.close()
+        outgoing = socket.create_connection(listener.getsockname())
+        incoming = listener.accept()[0]

@@ -1,0 +1,245 @@
+"""The launcher with ranks that compute nothing: who is replaced, who stays, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llm_pretrain.launch.job import Job, Limits
+from tests.launching import free_port
+
+ROOT = Path(__file__).parents[2]
+IDLE = Path(__file__).with_name("idle_rank.py")
+SCRIPT = """
+import sys
+from pathlib import Path
+from llm_pretrain.launch.command import keep_alive
+from llm_pretrain.launch.job import Limits
+from llm_pretrain.launch.node import Plan
+from llm_pretrain.monitor.alerts import Alerts
+folder, processes, restarts, fault, idle, nodes, node, port = sys.argv[1:]
+plan = Plan(int(processes), int(nodes), int(node), "127.0.0.1", Path(folder) / f"log-{node}", 1,
+            [folder, fault], program=(sys.executable, idle))
+alerts = Alerts(folder, f"tee -a {folder}/events")
+sys.exit(keep_alive(plan, Limits(int(restarts), 3600), ("127.0.0.1", int(port)), alerts))
+"""
+
+
+class Idle:
+    """A job of idle ranks in a folder."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+        self.folder, self.process = folder, process
+
+    def note(self, epoch: int, rank: int) -> list[str]:
+        """Process, first step and meeting point, once that rank is in that epoch."""
+        path = self.folder / f"{epoch}-{rank}"
+        deadline = time.monotonic() + 60
+        while not path.exists() or not path.read_text():
+            assert time.monotonic() < deadline, f"{path}: {self.text()}"
+            time.sleep(0.02)
+        return path.read_text().split()
+
+    def processes(self, epoch: int, count: int) -> list[int]:
+        return [int(self.note(epoch, rank)[0]) for rank in range(count)]
+
+    def end(self, status: int = 0) -> int:
+        (self.folder / "done").write_text(str(status))
+        return self.process.wait(60)
+
+    def text(self) -> str:
+        return (self.folder / "console").read_text()
+
+
+@contextmanager
+def idle_job(
+    folder: Path,
+    *,
+    processes: int,
+    restarts: int = 10,
+    fault: str = "none",
+    nodes: int = 1,
+    node: int = 0,
+    port: int = 0,
+) -> Iterator[Idle]:
+    words = [folder, processes, restarts, fault, IDLE, nodes, node, port]
+    with (folder / "console").open("a") as console:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *map(str, words)],
+            stdout=console,
+            stderr=console,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+    try:
+        yield Idle(folder, process)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def connected(port: int) -> socket.socket:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_one_is_replaced_and_the_others_meet_it_elsewhere(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=3) as job:
+        before = job.processes(1, 3)
+        os.kill(before[1], signal.SIGKILL)
+        after = job.processes(2, 3)
+        assert [one == other for one, other in zip(before, after, strict=True)] == [
+            True,
+            False,
+            True,
+        ]
+        first, second = job.note(1, 0), job.note(2, 0)
+        assert (first[1], second[1]) == ("None", "0"), "the step at which the job has begun"
+        assert first[2] != second[2]
+        assert job.end() == 0
+    assert re.search(r"Rank 1 \(process \d+\) was killed by SIGKILL.*restart 1 of 10", job.text())
+    assert re.search(r"step 1 came \d\.\d s after the failure", job.text())
+
+
+def test_all_may_die_at_once_and_one_after_another(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2) as job:
+        for process in job.processes(1, 2):
+            os.kill(process, signal.SIGKILL)
+        for epoch in (2, 3):
+            os.kill(job.processes(epoch, 2)[0], signal.SIGKILL)
+        assert len(set(job.processes(4, 2))) == 2
+        assert job.end() == 0
+
+
+def test_a_rank_that_does_not_leave_its_epoch_is_replaced(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2, restarts=1, fault="deaf") as job:
+        deaf, killed = job.processes(1, 2)
+        os.kill(killed, signal.SIGKILL)
+        assert job.processes(3, 2)[0] != deaf
+        assert job.end() == 0
+    assert "Rank 0 did not leave its epoch and was killed" in job.text()
+
+
+def test_a_lost_connection_is_a_restart_of_the_same_processes(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2, fault="lost") as job:
+        assert job.processes(1, 2) == job.processes(2, 2)
+        assert job.end() == 0
+
+
+def test_the_last_restart_but_one_ends_the_job(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2, restarts=1) as job:
+        for epoch in (1, 2):
+            os.kill(job.processes(epoch, 2)[1], signal.SIGKILL)
+        assert job.process.wait(60) == 128 + signal.SIGKILL
+    assert "1 restarts within 3600 s are all" in job.text()
+    event = json.loads((tmp_path / "events").read_text())
+    assert event["event"] == "failure"
+    assert "was killed by SIGKILL" in event["message"]
+
+
+def test_an_error_that_a_rank_ends_with_ends_the_job(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2) as job:
+        job.processes(1, 2)
+        assert job.end(1) == 1
+    assert "restart" not in job.text()
+
+
+def test_the_end_of_the_launcher_is_that_of_its_ranks(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2) as job:
+        processes = job.processes(1, 2)
+        job.process.kill()
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{process}").exists() for process in processes):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_ranks_of_several_nodes_form_anew_wherever_one_dies(tmp_path: Path) -> None:
+    place = {"processes": 2, "nodes": 2, "port": free_port()}
+    with idle_job(tmp_path, node=1, **place) as second, idle_job(tmp_path, **place) as first:
+        before = first.processes(1, 4)
+        os.kill(before[3], signal.SIGKILL)
+        between = first.processes(2, 4)
+        assert [one == other for one, other in zip(before, between, strict=True)] == [
+            True,
+            True,
+            True,
+            False,
+        ]
+        os.kill(between[0], signal.SIGKILL)
+        after = first.processes(3, 4)
+        assert after[1:] == between[1:]
+        assert first.end() == 0
+        assert second.process.wait(60) == 0
+
+
+def test_a_lost_node_ends_the_job_on_all(tmp_path: Path) -> None:
+    place = {"processes": 1, "nodes": 3, "port": free_port()}
+    with (
+        idle_job(tmp_path, **place) as first,
+        idle_job(tmp_path, node=1, **place) as second,
+        idle_job(tmp_path, node=2, **place) as third,
+    ):
+        first.processes(1, 3)
+        third.process.kill()
+        assert first.process.wait(60) == 1
+        assert second.process.wait(60) == 1
+    assert "The launcher of machine 2 is gone" in first.text()
+
+
+def test_strangers_are_not_heard(tmp_path: Path) -> None:
+    place = {"processes": 1, "nodes": 2, "port": free_port()}
+    with idle_job(tmp_path, **place) as first:
+        for line in (b"", b"no JSON\n", b"{}\n", b"[1]\n", b'{"node": 1, "job": 1}\n', b"x" * 9999):
+            with connected(place["port"]) as stranger:
+                stranger.sendall(line)
+        with idle_job(tmp_path, node=1, **place) as second:
+            first.processes(1, 2)
+            assert first.end() == 0
+            assert second.process.wait(60) == 0
+
+
+def test_restarts_are_counted_within_the_window() -> None:
+    told: list[dict[str, object]] = []
+    job = Job(
+        2, "127.0.0.1", Limits(restarts=1, seconds=0.2), [lambda said: told.append(dict(said))]
+    )
+    death = {"died": 1, "how": "died", "status": 1, "failure": "", "counts": True}
+    job.begin()
+    for _ in range(3):
+        job.hear(death)
+        time.sleep(0.25)
+        job.tick()
+    assert [said.get("begin") for said in told] == [1, 2, 3, 4]
+    job.hear(death)
+    job.hear(death)
+    assert told[-1] == {"end": 1}
+
+
+def test_a_death_that_its_neighbours_tell_of_first_is_one_restart() -> None:
+    told: list[dict[str, object]] = []
+    nodes = [lambda said: told.append(dict(said))]
+    job = Job(2, "127.0.0.1", Limits(restarts=1, seconds=3600), nodes)
+    job.begin()
+    job.hear({"lost": 1})
+    job.hear({"died": 1, "how": "died", "status": 1, "failure": "", "counts": True})
+    for _ in range(15):
+        time.sleep(0.1)
+        job.tick()
+    assert [said.get("begin") for said in told] == [1, 2]

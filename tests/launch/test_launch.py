@@ -1,0 +1,203 @@
+"""Ranks that are killed under `llm-pretrain launch`: the others stay, the losses are the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.monitor.metrics_log import read_metrics
+from tests.launching import Job
+from tests.small_runs import small_config, write_config, write_data, write_model
+
+STEPS = 24
+SAVE_STEPS = 5
+
+
+def write_run(folder: Path, **changes: object) -> Path:
+    """A config of a run that saves at every fifth step."""
+    settings = {
+        "max_steps": STEPS,
+        "save_strategy": "steps",
+        "save_steps": SAVE_STEPS,
+        "gradient_accumulation_steps": 2,
+        "distributed_timeout": 60,
+        **changes,
+    }
+    contents = small_config(
+        write_model(folder / "model", num_hidden_layers=2),
+        write_data(folder / "data"),
+        folder / "out",
+        **settings,
+    )
+    return write_config(folder / "config.json", contents)
+
+
+class Launched(Job):
+    """A job under the launcher, in the folder of its config."""
+
+    def __init__(self, config: Path, *arguments: object, processes: int, log_dir: Path) -> None:
+        words = ("llm_pretrain", "launch", "--nproc", processes, "--log_dir", log_dir)
+        super().__init__(
+            Path("-m"),
+            *words,
+            config,
+            *arguments,
+            log_dir=log_dir,
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+
+    def __exit__(self, *details: object) -> None:
+        super().__exit__(*details)
+        print(*re.findall("launch: .*", self.text()), sep="\n")
+
+    def text(self) -> str:
+        return self.console.read_text(errors="replace")
+
+    def await_text(self, pattern: str, count: int = 1) -> None:
+        """Wait until the console has `pattern` so many times."""
+        self.await_(lambda: len(re.findall(pattern, self.text())) >= count, pattern)
+
+    def await_(self, is_so: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 200
+        while not is_so():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, f"no {what}:\n{self.output()}"
+            time.sleep(0.01)
+
+    def processes(self) -> dict[int, int]:
+        """The process of each rank."""
+        found = re.findall(r"launch: Rank (\d+) is process (\d+)\.", self.text())
+        return {int(rank): int(process) for rank, process in found}
+
+    def kill(self, rank: int) -> None:
+        os.kill(self.processes()[rank], signal.SIGKILL)
+
+
+def losses(output_dir: Path) -> list[tuple[int, float]]:
+    """Of every step, without those that were taken again."""
+    lines = [line for line in read_metrics(output_dir) if line["kind"] == "step"]
+    return [(line["global_step"], line["loss"]) for line in lines]
+
+
+def undisturbed(config: Path, folder: Path, processes: int) -> list[tuple[int, float]]:
+    output = folder / "undisturbed"
+    arguments = ("--output_dir", output)
+    with Launched(
+        config, *arguments, processes=processes, log_dir=folder / "log-undisturbed"
+    ) as job:
+        assert job.wait() == 0, job.output()
+    return losses(output)
+
+
+def test_a_rank_killed_in_a_step_is_replaced_while_the_other_stays(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    expected = undisturbed(config, tmp_path, 2)
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        job.await_text("global_step: 7,")
+        first = job.processes()
+        job.kill(1)
+        job.await_text("Training goes on: step 6")
+        second = job.processes()
+        assert second[0] == first[0]
+        assert second[1] != first[1]
+        job.await_text("global_step: 13,")
+        job.kill(0)
+        job.await_text("Training goes on: step 11")
+        third = job.processes()
+        assert third[1] == second[1]
+        assert third[0] != second[0]
+        assert job.wait() == 0, job.output()
+    assert losses(tmp_path / "out") == expected
+    assert max(line["run"] for line in read_metrics(tmp_path / "out")) == 3
+    assert not list((tmp_path / "out").glob("*.writing"))
+
+
+def test_ranks_killed_at_the_start_and_in_a_save_of_four(tmp_path: Path) -> None:
+    config = write_run(tmp_path, tensor_parallel_degree=2, sharding="stage1")
+    expected = undisturbed(config, tmp_path, 4)
+    with Launched(config, processes=4, log_dir=tmp_path / "log") as job:
+        job.await_text("Rank 3 is process")
+        job.kill(2)
+        job.await_text("Rank 2 is process", 2)
+        job.await_text("Training starts at step 0")
+        job.kill(0)
+        job.await_text("global_step: 2,")
+        survivors = job.processes()
+        writing = tmp_path / "out" / f"checkpoint-{2 * SAVE_STEPS}.writing"
+        job.await_(writing.exists, "save")
+        job.kill(3)
+        job.await_text("Rank 3 is process", 2)
+        job.await_text("global_step: 12,")
+        after = job.processes()
+        assert {rank for rank in after if after[rank] != survivors[rank]} == {3}
+        assert job.wait() == 0, job.output()
+    assert losses(tmp_path / "out") == expected
+
+
+def test_an_error_in_the_config_is_said_once_and_not_tried_again(tmp_path: Path) -> None:
+    config = write_run(tmp_path, learning_rat=1)
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait() == 1
+        assert "Rank 0 is" not in job.text(), "found before any process is started"
+        assert len(re.findall("learning_rat\\b", job.text())) == 1
+
+
+def test_an_error_that_only_the_ranks_find_is_not_tried_again(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    for file in (tmp_path / "data").iterdir():
+        file.unlink()
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        assert job.wait() == 1, job.output()
+    assert "restart" not in job.text()
+    assert len(re.findall("^error: ", job.text(), re.MULTILINE)) == 1, job.text()
+
+
+def test_too_many_restarts_end_the_job(tmp_path: Path) -> None:
+    config = write_run(tmp_path, max_restarts=1, max_steps=10_000, save_strategy="no")
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        job.await_text("global_step: 2,")
+        job.kill(1)
+        job.await_text("Training goes on: step 1")
+        job.kill(1)
+        assert job.wait(60) == 128 + signal.SIGKILL, job.output()
+    assert re.search(r"error: Rank 1 .*was killed by SIGKILL, and 1 restarts", job.text())
+    for process in job.processes().values():
+        assert not Path(f"/proc/{process}").exists()
+
+
+def test_a_signal_saves_and_ends_the_job(tmp_path: Path) -> None:
+    config = write_run(tmp_path, max_steps=10_000, save_strategy="no")
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        job.await_text("global_step: 2,")
+        job.process.terminate()
+        assert job.wait(60) == 128 + signal.SIGTERM, job.output()
+    assert "SIGTERM received" in job.text()
+    assert re.search(r"Saved .*/checkpoint-\d+", job.text())
+
+
+@pytest.mark.slow
+def test_restarts_leave_nothing_behind(tmp_path: Path) -> None:
+    """Rank 0 lives through all restarts."""
+    config = write_run(tmp_path, max_steps=10_000, max_restarts=100, save_strategy="no")
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        sizes = []
+        for restart in range(21):
+            job.await_text("Training goes on" if restart else "global_step: 1,", max(1, restart))
+            process = Path(f"/proc/{job.processes()[0]}")
+            pages = int((process / "statm").read_text().split()[1])
+            counts = (len(list((process / part).iterdir())) for part in ("fd", "task"))
+            sizes.append((pages * 4 // 1024, *counts))
+            job.await_text("global_step: 2,", restart + 1)
+            job.kill(1)
+        print(sizes)
+        assert re.findall("Rank 0 is process", job.text()) == ["Rank 0 is process"]
+    megabytes, descriptors, threads = zip(*sizes, strict=True)
+    assert max(megabytes) - megabytes[0] < 80
+    assert max(descriptors) < 300
+    assert max(threads) < 100

@@ -22,6 +22,7 @@ from llm_pretrain.launch.links import Address, Hub, LinkError, Uplink
 from llm_pretrain.launch.node import Node, Plan
 from llm_pretrain.machine import launchers
 from llm_pretrain.machine.terminal import print_error
+from llm_pretrain.monitor.alerts import Alerts
 
 PORT = 8476
 """Where the launchers of several machines meet on the first one."""
@@ -57,17 +58,20 @@ def main(arguments: Sequence[str]) -> int:
     )
     limits = Limits(run.training.max_restarts, run.training.restart_window)
     try:
-        return keep_alive(plan, limits, master)
+        training = run.training
+        alerts = Alerts(training.output_dir, training.alert_command, training.alert_url)
+        return keep_alive(plan, limits, master, alerts)
     except LinkError as error:
         print_error(str(error))
         return 1
 
 
-def keep_alive(plan: Plan, limits: Limits, master: Address) -> int:
+def keep_alive(plan: Plan, limits: Limits, master: Address, alerts: Alerts | None = None) -> int:
     """Run a job to its end; its exit status.
 
     Args:
         master: where the launchers of several nodes meet, on the first one.
+        alerts: gets the failure that is the last which `limits` allow.
 
     Raises:
         LinkError: they don't.
@@ -100,6 +104,8 @@ def keep_alive(plan: Plan, limits: Limits, master: Address) -> int:
                     job.signal(number)
         finally:
             node.kill()
+    if alerts is not None and job.gave_up:
+        alerts.failure(job.gave_up)
     assert node.status is not None
     return node.status
 

@@ -50,6 +50,8 @@ class Job:
     signalled: int = 0
     """The signal that told the launcher to end the job."""
     is_ending: bool = False
+    gave_up: str = ""
+    """The last failure, of a job that has had too many."""
     _restarts: deque[float] = field(default_factory=deque)
     _next_epoch_at: float | None = None
     _failed_at: float | None = None
@@ -142,6 +144,7 @@ class Job:
             )
             if failure:
                 say(failure.rstrip())
+            self.gave_up = "\n".join(filter(None, (what, failure)))
             self.end(status)
             return
         if counts:

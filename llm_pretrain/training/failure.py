@@ -22,7 +22,7 @@ from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, topology
 from llm_pretrain.parallel.comm.epochs import EpochOver
-from llm_pretrain.parallel.comm.lost_peer import missing_peers, stuck_peers
+from llm_pretrain.parallel.comm.lost_peer import missing_peers, say_failing, stuck_peers
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
 from llm_pretrain.training.integrity import IntegrityError
@@ -69,7 +69,14 @@ def reported_failures(alerts: Alerts | None = None) -> Iterator[None]:
 
 
 def _is_news(error: Exception, alerts: Alerts) -> bool:
+    if epochs.number() and not _is_final(error):
+        return False  # the launcher gives this rank's place to another process
     return alerts.has_started or not isinstance(error, USER_ERRORS)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another process in this one's place would fail alike."""
+    return isinstance(error, USER_ERRORS) or is_fault(error)
 
 
 def _tell_nobody(message: str) -> None:
@@ -77,7 +84,7 @@ def _tell_nobody(message: str) -> None:
 
 
 def _described(error: Exception) -> str:
-    if isinstance(error, USER_ERRORS) or is_fault(error):
+    if _is_final(error):
         return f"error: {describe(error)}"
     return "".join(traceback.format_exception(error))
 
@@ -90,16 +97,18 @@ def _report(error: Exception, tell: Callable[[str], None]) -> None:
         print(f"error: {text}", file=sys.stderr, flush=True)
         # The store, which knows who was the first, may be what stands still.
         if rank == (1 if stuck.startswith("rank 0 ") else 0):
+            say_failing()
             tell(text)
         return
     own = _described(error)
-    epochs.failed(own, is_final=isinstance(error, USER_ERRORS) or is_fault(error))
+    epochs.failed(own, is_final=_is_final(error))
     try:
         text, is_first = _first_failure(own, rank, waits=is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
-        text, is_first = f"Rank {rank} failed:\n{own}{_missing()}", True
+        text, is_first = f"Rank 0 can't be reached. Rank {rank} failed:\n{own}{_missing()}", True
     print(text, file=sys.stderr, flush=True)
     if is_first:
+        say_failing()
         tell(text)
 
 

@@ -257,6 +257,8 @@ class Reports:
             "skip": f"Its update is skipped, {progress.skipped_steps} so far.",
             "rewind": "The run goes back.",
         }
+        if self.reporter and decision.action == "skip":
+            self.reporter.page.count("skipped_steps_total")
         self.event(
             decision.kind,
             f"{decision.text} {follows[decision.action]}",

@@ -37,7 +37,7 @@ from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, epochs
-from llm_pretrain.parallel.comm.lost_peer import watched_peers
+from llm_pretrain.parallel.comm.lost_peer import say_training, watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
 from llm_pretrain.parallel.pipeline.executor import Pipeline
@@ -89,7 +89,12 @@ def run(arguments: Sequence[str]) -> int:
         with (
             reported_failures(alerts),
             watched_peers(
-                topology.rank, topology.world_size, timeout, Path(run.training.output_dir, "stacks")
+                topology.rank,
+                topology.world_size,
+                timeout,
+                Path(run.training.output_dir, "stacks"),
+                # `llm-pretrain launch` replaces a rank that is killed.
+                None if epochs.number() else alerts.by_program(),
             ),
             _own_output(run, topology, start),
         ):
@@ -202,6 +207,7 @@ def _train(
             trainer.restore(load_newest(start, run, model, trainer.optimizer, reports))
         collectives.barrier()
         reports.start(trainer.progress, trainer.origin, operators, trainer.changes)
+        say_training()
         if training.do_train:
             set_aside_later(run, start, trainer.progress.global_step, reports)
             if topology.rank == 0:

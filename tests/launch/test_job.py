@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -24,10 +25,12 @@ from pathlib import Path
 from llm_pretrain.launch.command import keep_alive
 from llm_pretrain.launch.job import Limits
 from llm_pretrain.launch.node import Plan
+from llm_pretrain.monitor.alerts import Alerts
 folder, processes, restarts, fault, idle, nodes, node, port = sys.argv[1:]
 plan = Plan(int(processes), int(nodes), int(node), "127.0.0.1", Path(folder) / f"log-{node}", 1,
             [folder, fault], program=(sys.executable, idle))
-sys.exit(keep_alive(plan, Limits(int(restarts), 3600), ("127.0.0.1", int(port))))
+alerts = Alerts(folder, f"tee -a {folder}/events")
+sys.exit(keep_alive(plan, Limits(int(restarts), 3600), ("127.0.0.1", int(port)), alerts))
 """
 
 
@@ -145,6 +148,9 @@ def test_the_last_restart_but_one_ends_the_job(tmp_path: Path) -> None:
             os.kill(job.processes(epoch, 2)[1], signal.SIGKILL)
         assert job.process.wait(60) == 128 + signal.SIGKILL
     assert "1 restarts within 3600 s are all" in job.text()
+    event = json.loads((tmp_path / "events").read_text())
+    assert event["event"] == "failure"
+    assert "was killed by SIGKILL" in event["message"]
 
 
 def test_an_error_that_a_rank_ends_with_ends_the_job(tmp_path: Path) -> None:

@@ -32,13 +32,21 @@ KILLED = -signal.SIGKILL
 class Rank:
     """A running stand-in for a rank."""
 
-    def __init__(self, rank: int, port: int = 0, *, has_place: bool = False) -> None:
+    def __init__(
+        self,
+        rank: int,
+        port: int = 0,
+        *,
+        has_place: bool = False,
+        alert: dict[str, str] | None = None,
+    ) -> None:
         settings = {
             "rank": rank,
             "hosts": HOSTS,
             "timeout_seconds": TIMEOUT_SECONDS,
             "token": "secret",
             "port": port,
+            "alert": alert,
         }
         self.place_file = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the rank)
         if has_place:
@@ -79,9 +87,9 @@ class Rank:
 
 
 @contextmanager
-def job(*, has_places: bool = False) -> Iterator[list[Rank]]:
+def job(*, has_places: bool = False, alert: dict[str, str] | None = None) -> Iterator[list[Rank]]:
     with ExitStack() as stack:
-        ranks = [Rank(0, has_place=has_places)]
+        ranks = [Rank(0, has_place=has_places, alert=alert)]
         ranks += [Rank(rank, ranks[0].port, has_place=has_places) for rank in (1, 2)]
         for rank in ranks:
             stack.callback(rank.process.communicate)
@@ -131,6 +139,37 @@ def test_a_silent_rank_ends_the_others(lost: int) -> None:
                     assert f"lost rank {lost} on {HOSTS[lost]}, silent for" in errors
         finally:
             os.kill(ranks[lost].watch_process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("words", [(), ("training",), ("training", "failing")])
+def test_a_rank_that_is_killed_in_training_is_told_once(
+    tmp_path: Path, lost: int, words: tuple[str, ...]
+) -> None:
+    """Unless a rank tells itself that it fails."""
+    program = tmp_path / "tell.py"
+    program.write_text(
+        "import json, sys\n"
+        "told = json.loads(sys.stdin.readline())\n"
+        "print(told['message'], file=open(told['file'], 'a'))\n"
+    )
+    told = tmp_path / "told"
+    with job(alert={"program": str(program), "file": str(told)}) as ranks:
+        for word in words:
+            ranks[0 if word == "training" else lost].say(word)
+        wait_for_answers(ranks, "$")
+        ranks[lost].process.kill()
+        for rank in ranks:
+            rank.end()
+        deadline = time.monotonic() + (PATIENCE_SECONDS if words == ("training",) else 1.0)
+        while not told.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+    if words == ("training",):
+        (line,) = told.read_text().splitlines()
+        assert line.startswith(f"lost rank {lost}")
+    else:
+        assert not told.exists()
 
 
 def wait_for_answers(ranks: list[Rank], expected: str) -> None:

@@ -43,12 +43,24 @@ def test_an_error_on_one_rank_is_what_the_console_shows(
     assert event["global_step"] == 2
 
 
-def test_a_killed_rank_ends_the_job(config: Path, tmp_path: Path) -> None:
-    with Job(FAULTY, 1, "kill", config, processes=2, log_dir=tmp_path / "log") as job:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_job_and_is_told_by_who_is_left(
+    config: Path, tmp_path: Path, rank: int
+) -> None:
+    events = tmp_path / "events"
+    told = ("--alert_command", f"tee -a {events}")
+    with Job(FAULTY, rank, "kill", config, *told, processes=2, log_dir=tmp_path / "log") as job:
         assert job.wait() != 0
+    deadline = time.monotonic() + 30
+    while not (events.exists() and events.read_text()):
+        assert time.monotonic() < deadline, job.output()
+        time.sleep(0.1)
+    (event,) = map(json.loads, events.read_text().splitlines())
+    assert event["event"] == "failure"
+    assert f"rank {rank}" in event["message"].lower()
     console = job.console.read_text()
-    assert "rank 1 status failed" in console
-    assert "Rank 0 failed" not in console, "a neighbour's error, as after a time-out"
+    assert f"rank {rank} status failed" in console
+    assert f"Rank {1 - rank} failed" not in console, "a neighbour's error, as after a time-out"
 
 
 @pytest.mark.parametrize(

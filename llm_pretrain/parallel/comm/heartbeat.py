@@ -10,6 +10,9 @@ Each writes where it is into memory that its watch reads, and each watch tells r
 has gone on for nearly the time-out, the one that the others wait for is named, the stacks of all
 are written, and the job ends.
 
+The watch of rank 0 outlives a rank that is killed in training. Where no rank has said that it
+fails, it has another program tell of the failure (`alert`).
+
 It is a program and not a thread because a rank that waits for a lost peer may be held in C++ code
 with Python's lock. It imports no Paddle, so that it starts at once. The rank speaks
 with it over its standard input, and its end is the end of the watch.
@@ -29,6 +32,7 @@ import resource
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -70,6 +74,9 @@ class Settings:
     """Descriptor of the file to which the rank writes its stacks at `STACKS_SIGNAL`."""
     stacks_directory: str = ""
     """Where the stacks of a job that stands still are left."""
+    alert: dict[str, str] | None = None
+    """What tells of a rank that was killed: `program`, a file of Python, which gets all this and
+    the `message` as a line of JSON."""
 
 
 class Channel:
@@ -135,6 +142,9 @@ class Watch:
         self.places: mmap.mmap | None = None
         if settings.place_file is not None:
             self.places = mmap.mmap(settings.place_file, PLACE.size, access=mmap.ACCESS_READ)
+        self.is_training = False
+        self.is_explained = False
+        """Whether a rank has said that it fails, and tells of that itself."""
         self.selector = selectors.DefaultSelector()
         self._on_input(sys.stdin.buffer.fileno(), self._hear_rank)
 
@@ -280,6 +290,8 @@ class Watch:
                 self._end_stuck(text)
             elif word == "missing":
                 self.heard_of_missing = text
+            elif word == "failing":
+                self.is_explained = True
             elif word == "lost":
                 self._end_rank(text)
             elif word == "done":
@@ -297,7 +309,9 @@ class Watch:
         """Answer this watch's own rank."""
         words = os.read(0, 4096).decode().split()
         if not words:
-            sys.exit(1)  # the rank has ended without a word, and so do our connections
+            own = f"rank {self.settings.rank}, whose process has ended without a word"
+            self._tell(f"lost {self.missing() or own}")
+            sys.exit(1)  # the rank has ended, and so do our connections
         for word in words:
             if word == "missing?":
                 print(self.missing(), flush=True)
@@ -307,6 +321,11 @@ class Watch:
                 if self.stuck():
                     self._say("stacks")
                     self._leave_stacks()
+            elif word == "training":
+                self.is_training = True
+            elif word == "failing":
+                self.is_explained = True
+                self._say(word)
             elif word == "done":
                 self._leave()
 
@@ -363,9 +382,27 @@ class Watch:
 
     def _print_and_kill(self, message: str) -> NoReturn:
         print(message, file=sys.stderr, flush=True)
+        self._tell(message.removeprefix("error: "))
         if os.getppid() == self.rank_process:
             os.kill(self.rank_process, signal.SIGKILL)
         sys.exit(1)
+
+    def _tell(self, text: str) -> None:
+        """Have the failure told by a program that nobody waits for."""
+        alert = self.settings.alert
+        if alert is None or not self.is_training or self.is_explained:
+            return
+        with contextlib.suppress(OSError):
+            program = subprocess.Popen(
+                [sys.executable, "-I", alert["program"]],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+            assert program.stdin is not None
+            with program.stdin:
+                program.stdin.write(json.dumps({**alert, "message": text}) + "\n")
 
 
 def command() -> list[str]:

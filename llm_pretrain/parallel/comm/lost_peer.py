@@ -25,7 +25,11 @@ _watch: subprocess.Popen[str] | None = None
 
 @contextmanager
 def watched_peers(
-    rank: int, world_size: int, timeout_seconds: float, stacks: Path
+    rank: int,
+    world_size: int,
+    timeout_seconds: float,
+    stacks: Path,
+    alert: dict[str, str] | None = None,
 ) -> Iterator[None]:
     """Within the block a peer that is lost ends this process, with a message that names it.
 
@@ -35,13 +39,14 @@ def watched_peers(
 
     Args:
         stacks: the directory in which a job that stands still leaves where each rank was.
+        alert: a program that rank 0's watch has tell of it, see `heartbeat.Settings`.
     """
     global _watch
     if world_size == 1:
         yield
         return
     epochs.at_end(abandon_watch)
-    _watch = _start_watch(rank, timeout_seconds, stacks)
+    _watch = _start_watch(rank, timeout_seconds, stacks, alert)
     yield
     # Where the block raises, the watch goes on until the process ends and the peers learn of it.
     if _watch is not None:
@@ -61,6 +66,22 @@ def abandon_watch() -> None:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+def say_training() -> None:
+    """Have the watch know that the run is under way: a loss from here on is told."""
+    _say("training")
+
+
+def say_failing() -> None:
+    """Have the watches know that this rank fails by itself, and tells why."""
+    _say("failing")
+
+
+def _say(word: str) -> None:
+    if _watch is not None:
+        with contextlib.suppress(OSError):  # the watch has ended
+            _ask(word)
 
 
 def missing_peers() -> str:
@@ -98,7 +119,9 @@ def _stacks_file() -> BinaryIO:
     return file
 
 
-def _start_watch(rank: int, timeout_seconds: float, stacks: Path) -> subprocess.Popen[str]:
+def _start_watch(
+    rank: int, timeout_seconds: float, stacks: Path, alert: dict[str, str] | None
+) -> subprocess.Popen[str]:
     store = internals.job_store()
     token, port = secrets.token_hex(16), 0
     if rank != 0:
@@ -111,6 +134,7 @@ def _start_watch(rank: int, timeout_seconds: float, stacks: Path) -> subprocess.
         "timeout_seconds": timeout_seconds,
         "token": token,
         "port": port,
+        "alert": alert if rank == 0 else None,
         "place_file": progress.place_file().fileno(),
         "stacks_file": _stacks_file().fileno(),
         "stacks_directory": str(stacks),

@@ -89,7 +89,8 @@ def test_a_rank_that_stands_still_is_named(
     assert "Traceback" not in console
     stacks = {path.name: path.read_text() for path in (output / "stacks").iterdir()}
     assert "faulty_reduction" in stacks["rank-1.txt"]
-    assert "collectives.py" in stacks["rank-0.txt"]
+    # Whom Gloo has told is past its collective when it asks who stands still.
+    assert ("collectives.py" if timeout < 30 else "stuck_peers") in stacks["rank-0.txt"]
     assert took < 100
 
 

@@ -35,6 +35,7 @@ from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, epochs
+from llm_pretrain.parallel.comm.epochs import EpochOver
 from llm_pretrain.parallel.comm.lost_peer import watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
@@ -90,6 +91,8 @@ def run(arguments: Sequence[str]) -> int:
         ):
             return train(run, model, topology)
     except MeetingError as error:
+        if epochs.is_over(by_lost_connection=True):
+            raise EpochOver from None
         # Whoever is there says it: the first of the node may be the one that is missing.
         print_error(str(error))
         return 1

@@ -27,6 +27,7 @@ from llm_pretrain.monitor.alerts import Alerts
 PORT = 8476
 """Where the launchers of several machines meet on the first one."""
 _TICK_SECONDS = 0.2
+_SHORT_TICK_SECONDS = 0.02
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DESCRIPTION = """\
 Start the processes of a job and keep it alive: a rank that dies is replaced while the other
@@ -96,7 +97,8 @@ def keep_alive(plan: Plan, limits: Limits, master: Address, alerts: Alerts | Non
                     job.tick()
                     if job.epoch == 0 and (hub is None or hub.is_whole()):
                         job.begin()
-                for key, _ in selector.select(_TICK_SECONDS):
+                seconds = _SHORT_TICK_SECONDS if job.is_forming else _TICK_SECONDS
+                for key, _ in selector.select(seconds):
                     key.data()
                 while received:
                     number = received.pop(0)

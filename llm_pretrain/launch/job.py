@@ -57,6 +57,11 @@ class Job:
     _failed_at: float | None = None
     _lost_at: float | None = None
 
+    @property
+    def is_forming(self) -> bool:
+        """Whether an epoch is about to begin."""
+        return self._next_epoch_at is not None
+
     def begin(self) -> None:
         """Begin an epoch: every rank meets at a new port."""
         self.epoch += 1

@@ -37,6 +37,7 @@ from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, epochs
+from llm_pretrain.parallel.comm.epochs import EpochOver
 from llm_pretrain.parallel.comm.lost_peer import say_training, watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
@@ -100,6 +101,8 @@ def run(arguments: Sequence[str]) -> int:
         ):
             return train(run, model, topology, alerts)
     except MeetingError as error:
+        if epochs.is_over(by_lost_connection=True):
+            raise EpochOver from None
         # Whoever is there says it: the first of the node may be the one that is missing.
         print_error(str(error))
         return 1

@@ -2,7 +2,8 @@
 
 It leaves its place, its epoch and its process in FOLDER and waits for ever in a TCP connection,
 unless a file FOLDER/done is there: then it ends with the status in it. FAULT: "deaf" is a rank 0
-that never leaves its first epoch; "lost" one that says in its first epoch that a connection broke.
+that never leaves its first epoch; "lost" one that says in its first epoch that a connection broke;
+"reload" one that loads its program anew after it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ while True:
             seat.say(ended=status)
             sys.exit(status)
     except EpochOver:
+        if fault == "reload" and rank == 0 and seat.epoch == 1:
+            seat.say(loading=True)
+            time.sleep(0.2)  # what the launcher says meanwhile is lost with this program
+            os.execv(sys.executable, [sys.executable, *sys.argv])
         outgoing.close()
         outgoing = socket.create_connection(listener.getsockname())
         incoming = listener.accept()[0]

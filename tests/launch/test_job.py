@@ -136,6 +136,14 @@ def test_a_rank_that_does_not_leave_its_epoch_is_replaced(tmp_path: Path) -> Non
     assert "Rank 0 did not leave its epoch and was killed" in job.text()
 
 
+def test_a_process_that_loads_its_program_anew_keeps_its_number(tmp_path: Path) -> None:
+    with idle_job(tmp_path, processes=2, fault="reload") as job:
+        loads, killed = job.processes(1, 2)
+        os.kill(killed, signal.SIGKILL)
+        assert job.processes(2, 2)[0] == loads
+        assert job.end() == 0
+
+
 def test_a_lost_connection_is_a_restart_of_the_same_processes(tmp_path: Path) -> None:
     with idle_job(tmp_path, processes=2, fault="lost") as job:
         assert job.processes(1, 2) == job.processes(2, 2)

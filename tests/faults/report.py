@@ -19,7 +19,7 @@ _HEAD = """\
 `make storm` does faults to running jobs of `llm-pretrain launch`; a seed draws the rank, the moment
 and the place. After each it compares loss and gradient norm of every step with those of a run in
 which nothing failed, bit for bit, and looks whether a published checkpoint is lost. The model is
-tiny and saves every 5 steps, beside the training; bits are compared every 5 steps. A fault counts as
+tiny and saves every 5 steps, beside the training; bits are compared every 5 steps. A fault is
 survived when the curve is the same, the run goes on, and nothing that was published is lost.
 """
 

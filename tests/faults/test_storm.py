@@ -1,4 +1,4 @@
-"""Faults on running jobs: a few in the ordinary tests, a thousand and an hour of them in the slow."""
+"""Faults on running jobs: a few in the ordinary tests, a thousand and an hour's in the slow."""
 
 from __future__ import annotations
 

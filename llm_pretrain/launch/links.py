@@ -17,7 +17,7 @@ from typing import Any
 
 from llm_pretrain.launch.job import Job, say
 from llm_pretrain.launch.node import Node, Plan
-from llm_pretrain.parallel.comm.heartbeat import Channel
+from llm_pretrain.parallel.comm.channel import Channel
 
 PATIENCE_SECONDS = 600.0
 """A machine may be started that much later than the first."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from llm_pretrain.launch.job import how_it_died, say
 from llm_pretrain.machine import SIGNAL_STATUS
-from llm_pretrain.parallel.comm.heartbeat import Channel
+from llm_pretrain.parallel.comm.channel import Channel
 
 _PATIENCE_SECONDS = 10.0
 """A process that has not left its epoch by then is killed, and its rank given to another."""

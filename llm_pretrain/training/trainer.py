@@ -27,10 +27,11 @@ from llm_pretrain.parallel.sharding.optimizer import (
     StepResult,
 )
 from llm_pretrain.training.agreement import StopSignal
+from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import evaluate
 from llm_pretrain.training.integrity import Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
-from llm_pretrain.training.reports import Interval, Progress, Reports
+from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.training_arguments import learning_rate_at
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
-from llm_pretrain.training.reports import Progress, Reports
+from llm_pretrain.training.counts import Progress
+from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import load_newest_before
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.stability import Decision, Stability, Step

@@ -36,10 +36,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from llm_pretrain.parallel.comm.channel import Channel, Peer
 from llm_pretrain.parallel.comm.places import PLACE, Place, described, moved, stand_still, state_of
 
 LOST_AFTER = 0.8
@@ -53,7 +54,6 @@ STUCK_AFTER_SECONDS = 10.0
 STACKS_SECONDS = 1.0
 """What it takes to write a rank's stacks."""
 STACKS_SIGNAL = signal.SIGUSR2
-_LONGEST_LINE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -77,53 +77,6 @@ class Settings:
     alert: dict[str, str] | None = None
     """What tells of a rank that was killed: `program`, a file of Python, which gets all this and
     the `message` as a line of JSON."""
-
-
-class Channel:
-    """Lines of text over a connection, none of which is ever waited for."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self.connection = connection
-        self._rest = b""
-
-    def receive(self) -> list[str]:
-        """The lines that have come.
-
-        Raises:
-            OSError: the other side is gone, or is none of ours.
-        """
-        data = self.connection.recv(4096)
-        if not data:
-            raise ConnectionResetError("closed by the other side")
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST_LINE:
-            raise ConnectionAbortedError("a line without end")
-        return [line.decode(errors="replace") for line in lines]
-
-    def send(self, line: str) -> None:
-        """Say a line; what a full or broken connection loses shows as silence over there."""
-        with contextlib.suppress(OSError):
-            self.connection.send(f"{line}\n".encode())
-
-
-@dataclass
-class Peer:
-    """Another rank as it is seen from here."""
-
-    rank: int
-    host: str
-    heard: float = field(default_factory=time.monotonic)
-    closed: float | None = None
-    channel: Channel | None = None
-    place: Place = field(default_factory=Place)
-
-    def describe(self, now: float) -> str:
-        if self.closed is not None:
-            state = f"whose connection closed {now - self.closed:.0f} s ago"
-        else:
-            state = f"silent for {now - self.heard:.0f} s"
-        return f"rank {self.rank} on {self.host}, {state}"
 
 
 class Watch:

@@ -29,7 +29,7 @@ from llm_pretrain.parallel.sharding.optimizer import (
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import evaluate
-from llm_pretrain.training.integrity import Integrity
+from llm_pretrain.training.integrity import FlippedBitsError, Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
@@ -141,7 +141,10 @@ class Trainer:
         try:
             while self._has_steps_left():
                 with self._loader() as loader:
-                    self._train_on(loader)
+                    try:
+                        self._train_on(loader)
+                    except FlippedBitsError:
+                        self.go_back()
         except UnstableRunError as error:
             self.saves.finish()
             self.summarize(ended_by=error.kind)

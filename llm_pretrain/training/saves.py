@@ -87,7 +87,8 @@ class Saves:
         """Return when weights and optimizer may change."""
         if self._background is not None:
             began = time.monotonic()
-            self._background.settle()
+            with self.reports.spending("saving"):
+                self._background.settle()
             self._blocked_seconds += time.monotonic() - began
 
     def is_due(self, step: int) -> bool:

@@ -88,6 +88,8 @@ def runs(folder: Path, environment: Environment) -> dict[str, dict[str, Path]]:
         cases["read-by-processes"] = {**options, **SHARDED, "dataloader_num_workers": 2}
         cases["evaluated"] = resumed(device, SHARDED) | {"do_train": False}
         if device == DEVICE:
+            # What is copied from the device and written beside the training are the same files.
+            cases["whole"]["use_async_save"] = True
             cases["from-the-cpu"] = resumed("cpu", SHARDED)
         found[device] = launch(
             folder,

@@ -54,17 +54,20 @@ class Storm:
             time.sleep(self.pause_seconds)
         time.sleep(draw.uniform(0, LONGEST_WAIT_SECONDS))
         newest, reached = job.newest_checkpoint(), job.last_step()
-        lines = len(job.lines())
+        lines = job.lines()
+        before = max(line["run"] for line in lines)
         began = time.time()
         problem = ""
         try:
             KINDS[kind](job, draw)
             job.wait_until(lambda: job.last_step() > reached or job.has_ended(), "the next step")
-            steps = [line for line in job.lines()[lines:] if line["kind"] == "step"]
+            steps = [line for line in job.lines()[len(lines) :] if line["kind"] == "step"]
             problem = self._problem(job, newest, kind)
         except (HungError, AssertionError) as error:
             problem, steps = str(error) or "failed", []
         after = [line for line in steps if line["time"] > began]
+        # A job that was started again has made steps when it is back, not while it ended.
+        after = [line for line in after if line["run"] > before] or after
         found = {
             "survived": not problem,
             "problem": problem,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
@@ -66,7 +67,8 @@ def differences(held: Sequence[Held], sums: Tensor, topology: Topology) -> Tenso
     whole = [number for number, value in enumerate(held) if value.is_whole]
     compared = [(sums, topology.replica_group)]
     if whole:
-        compared.append((sums[paddle.to_tensor(whole)], topology.sharding_group))
+        of_whole = paddle.concat([internals.view(sums, each, each + 1) for each in whole])
+        compared.append((of_whole, topology.sharding_group))
     for own, group in compared:
         if not collectives.is_alone(group):
             rows = collectives.all_gather(own, group).reshape([group.nranks, -1])

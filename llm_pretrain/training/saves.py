@@ -121,18 +121,23 @@ class Saves:
     def _is_under_way(self) -> bool:
         return self._background is not None and self._background.part is not None
 
-    def save(self, step: int, state: dict[str, Any], spared: Collection[int]) -> None:
+    def save(
+        self, step: int, state: dict[str, Any], spared: Collection[int], *, is_needed: bool
+    ) -> None:
         """Save a checkpoint, or begin to.
 
         Args:
             spared: steps whose checkpoints are kept besides.
+            is_needed: whether this one may not be skipped: a signal ends the run with it, or it
+                says that the run has gone back.
 
         Raises:
             SavingError: it fails, as have so many before it.
         """
         training = self.training
         if self._is_under_way():
-            if training.while_saving == "skip" and step != training.max_steps:
+            is_needed |= step == training.max_steps
+            if training.while_saving == "skip" and not is_needed:
                 self.reports.message(
                     f"Step {step} is not saved: the checkpoint before it is still being written "
                     "(while_saving: skip)."

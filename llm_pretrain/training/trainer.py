@@ -335,7 +335,8 @@ class Trainer:
         spared = self.updates.stability.spared()
         if self.run.training.load_best_model_at_end and self.progress.best_step is not None:
             spared.add(self.progress.best_step)
-        self.saves.save(self.progress.global_step, self._state(), spared)
+        is_needed = bool(self.stop.agreed) or self.is_rewound
+        self.saves.save(self.progress.global_step, self._state(), spared, is_needed=is_needed)
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint has besides weights and the optimizer's shards."""

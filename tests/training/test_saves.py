@@ -21,7 +21,7 @@ from llm_pretrain.checkpoint.checksums import FILE_NAME as CHECKSUMS_FILE
 from llm_pretrain.checkpoint.checksums import assert_whole
 from llm_pretrain.checkpoint.directory import STATE_FILE, checkpoints_in, step_of
 from llm_pretrain.training.run import run
-from llm_pretrain.training.saves import best_interval
+from llm_pretrain.training.saves import Saves, best_interval
 from tests.launching import RUN_PRETRAIN, Job, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
@@ -181,6 +181,22 @@ def test_a_save_that_comes_while_another_is_written(
     for step in (4, 6):
         skipped = f"Step {step} is not saved: the checkpoint before it is still being written"
         assert (skipped in text) == (policy == "skip")
+
+
+def test_what_a_signal_saves_is_never_skipped(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    save = Saves.save
+
+    def save_and_signal(self: Saves, step: int, *arguments: Any, **options: Any) -> None:
+        save(self, step, *arguments, **options)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Saves, "save", save_and_signal)
+    config = config_in(shared, output, while_saving="skip", save_steps=2)
+    assert run([str(config)]) == 128 + signal.SIGTERM
+    assert steps_saved(output) == [2, 3]
 
 
 def test_the_limit_spares_milestones(shared: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 """The types that weights may have."""
 _LARGEST = {"float16": 65504.0, "bfloat16": 2.0**127 * (2 - 2.0**-7)}
 _TILE = 256
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 16
 
 
 class UnreadableFileError(ValueError):
@@ -211,9 +211,8 @@ class SafetensorsWriter:
         self._file = file
         self._reserved = reserved
         self._entries: dict[str, dict[str, Any]] = {}
-        self._crc = 0
-        """CRC-32C of the values."""
-        self._header = b""
+        self._crc = self._header_crc = 0
+        """CRC-32C of the values, and of what stands before them."""
         file.seek(8 + reserved)
 
     def has_room(self, size: int, limit: int) -> bool:
@@ -239,9 +238,10 @@ class SafetensorsWriter:
     def write_header(self, metadata: dict[str, str]) -> None:
         """Say what the file holds, when all of it has been added."""
         header = json.dumps({"__metadata__": metadata, **self._entries}).encode()
-        self._header = struct.pack("<Q", self._reserved) + header.ljust(self._reserved)
+        content = struct.pack("<Q", self._reserved) + header.ljust(self._reserved)
+        self._header_crc = crc32c(content)
         self._file.seek(0)
-        self._file.write(self._header)
+        self._file.write(content)
 
     def compare_with(self, path: Path) -> None:
         """Read the file at `path` from its disk.
@@ -251,12 +251,13 @@ class SafetensorsWriter:
         """
         flush_file(path)
         crc = size = 0
+        block = memoryview(bytearray(_BLOCK_BYTES))
         with path.open("rb", buffering=0) as file:
             # What is on the disk, not what the system still has in memory of it.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            is_same = file.read(len(self._header)) == self._header
-            while block := file.read(_BLOCK_BYTES):
-                crc = crc32c(block, crc)
-                size += len(block)
-        if not is_same or (crc, size) != (self._crc, self.size):
+            header_crc = crc32c(file.read(8 + self._reserved))
+            while count := file.readinto(block):
+                crc = crc32c(block[:count], crc)
+                size += count
+        if (header_crc, crc, size) != (self._header_crc, self._crc, self.size):
             raise OSError(errno.EIO, "what is read back is not what was written", str(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_pretrain.checkpoint.directory import checkpoints_in
 from tests.launching import RUN_PRETRAIN, Job, events, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
@@ -122,7 +123,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_says_what_to_do(tmp_path
     assert "skip_data_intervals" in job.output()
     (event,) = map(json.loads, (tmp_path / "events").read_text().splitlines())
     assert event["event"] == "failure"
-    assert event["message"].startswith("error: Step 2: ")
+    assert event["message"].startswith("error: Not finite at step 2: ")
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
@@ -176,9 +177,12 @@ def test_a_file_that_can_not_be_written_is_a_sentence_and_spares_the_last_checkp
     console = job.console.read_text()
     assert "Traceback" not in console
     (line,) = {line for line in console.splitlines() if line.startswith("error: ")}
-    assert f"{output}/checkpoint-2" in line
+    assert "could not be saved 3 times in a row" in line
+    assert f"the newest checkpoint is {output}/checkpoint-1" in line
+    assert f"{output}/checkpoint-3" in line
     assert "File too large; `ulimit -f`" in line
-    assert not (output / "checkpoint-2").exists()
+    assert f"{output}/checkpoint-2" in console, "the first that failed was said, too"
+    assert checkpoints_in(output) == [output / "checkpoint-1"]
     assert contents_of(output / "checkpoint-1") == before
     assert contents_of(output) == final
 

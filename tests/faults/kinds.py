@@ -53,7 +53,7 @@ def end_job(job: Job, draw: random.Random) -> None:
     assert job.process is not None
     send(job.process.pid, signal.SIGTERM)
     job.wait_until(job.has_ended, "the end after SIGTERM")
-    job.start()
+    _start_again(job)
 
 
 def fill_disk(job: Job, draw: random.Random) -> None:
@@ -110,7 +110,7 @@ def not_a_number(job: Job, draw: random.Random) -> None:
     assert job.process is not None
     assert job.process.returncode == 1
     assert "Not finite at step" in job.console.read_text(errors="replace")
-    job.start()
+    _start_again(job)
 
 
 def flip_in_memory(job: Job, draw: random.Random) -> None:
@@ -147,6 +147,16 @@ def _one_rank(job: Job, draw: random.Random) -> tuple[int, int]:
     ranks = sorted(job.ranks().items())
     assert ranks, "no rank is alive"
     return draw.choice(ranks)
+
+
+def _start_again(job: Job) -> None:
+    """Start the same command; return when it has made a step, or all were made before."""
+    before = len(job.lines())
+    job.start()
+    job.wait_until(
+        lambda: any(line["kind"] == "step" for line in job.lines()[before:]) or job.has_ended(),
+        "a step of the job that goes on",
+    )
 
 
 def _replaced_after(job: Job, action: Callable[[], None]) -> None:

@@ -115,7 +115,7 @@ def not_a_number(job: Job, draw: random.Random) -> None:
 
 def flip_in_memory(job: Job, draw: random.Random) -> None:
     """A bit flips in a weight, a master or a moment: the run goes back and names the rank."""
-    found = len(_events(job, "integrity"))
+    rewound = _rewound(job)
     entry = {
         "kind": "flip",
         "value": draw.choice(["weights", "master", "moment1", "moment2"]),
@@ -125,7 +125,7 @@ def flip_in_memory(job: Job, draw: random.Random) -> None:
     }
     _inject(job, draw, entry)
     job.wait_until(
-        lambda: len(_events(job, "integrity")) > found or job.has_ended(), "a flip that is found"
+        lambda: _rewound(job) > rewound or job.has_ended(), "a flip that is found and undone"
     )
 
 
@@ -195,6 +195,11 @@ def _inject(job: Job, draw: random.Random, entry: dict[str, Any]) -> None:
     job.wait_until(
         lambda: not path.exists() or job.has_ended(), "a step at which the fault is done"
     )
+
+
+def _rewound(job: Job) -> int:
+    """How often the run has gone back."""
+    return sum("rewound_to" in line for line in job.lines())
 
 
 def _events(job: Job, event: str) -> list[dict[str, Any]]:

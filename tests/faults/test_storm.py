@@ -22,7 +22,10 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_shower(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shower(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(storm, "STEPS", {2: 120})
     assert storm.run(len(QUICK), 1, ["dp2"], QUICK, 0) == 0, capsys.readouterr().out
     text = report.page(storm.results())
     assert f"**{len(QUICK)} of {len(QUICK)}** faults were survived" in text

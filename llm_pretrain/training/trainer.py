@@ -304,15 +304,14 @@ class Trainer:
     def _evaluate(self, dataset: Dataset, batches: int) -> dict[str, float] | None:
         """The metrics; None where a signal broke the evaluation off."""
         training = self.run.training
+        size = training.per_device_eval_batch_size
         in_pipeline = self.topology.degrees.pipeline > 1
         metrics = evaluate(
             self.pipeline,
             dataset,
             self.topology,
-            batch_size=training.per_device_eval_batch_size,
-            micro_batch_size=training.per_device_train_batch_size
-            if in_pipeline
-            else training.per_device_eval_batch_size,
+            batch_size=size,
+            micro_batch_size=training.per_device_train_batch_size if in_pipeline else size,
             batches=batches,
             should_stop=lambda: bool(self.stop.agree()),
         )

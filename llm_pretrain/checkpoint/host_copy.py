@@ -6,11 +6,9 @@ import ctypes
 import math
 import mmap
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -55,26 +53,6 @@ class HostMemory:
 
     def close(self) -> None:
         os.close(self.descriptor)
-
-
-def free_memory() -> int:
-    """Bytes that programs of this machine, or of this container, could still take."""
-    lines = dict(line.split(":") for line in _read("/proc/meminfo").splitlines() if ":" in line)
-    kilobytes = lines.get("MemAvailable", "0 kB").split()[0]
-    free = [int(kilobytes) * 1024]
-    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        # What files have in memory counts as used, though it makes room when asked to.
-        files = re.search(r"^inactive_file (\d+)$", _read("/sys/fs/cgroup/memory.stat"), re.M)
-        free.append(int(limit) - int(used) + int(files[1] if files else 0))
-    return max(min(free), 0)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
 
 
 class CopyPlan:

@@ -6,7 +6,6 @@ It hears what all nodes tell of their ranks, and tells them all.
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_pretrain.machine import SIGNAL_STATUS
+from llm_pretrain.machine.launchers import free_port
 
 _GATHERING_SECONDS = 0.05
 """Ranks that die together are replaced together."""
@@ -190,10 +190,3 @@ def how_it_died(status: int) -> str:
         return f"was killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"was killed by signal {-status}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port

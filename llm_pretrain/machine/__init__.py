@@ -18,6 +18,7 @@ import importlib.util
 import io
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -167,6 +168,19 @@ def available_cores(
     cores = {processor.core for processor in processors if processor.number in affinity}
     count = len(cores) or len(affinity)
     return max(1, count if quota is None else min(count, int(quota)))
+
+
+def free_memory() -> int:
+    """Bytes that programs of this machine, or of this container, could still take."""
+    lines = dict(line.split(":") for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    kilobytes = lines.get("MemAvailable", "0 kB").split()[0]
+    free = [int(kilobytes) * 1024]
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        # What files have in memory counts as used, though it makes room when asked to.
+        files = re.search(r"^inactive_file (\d+)$", _read("/sys/fs/cgroup/memory.stat"), re.M)
+        free.append(int(limit) - int(used) + int(files[1] if files else 0))
+    return max(min(free), 0)
 
 
 def paddle_is_quiet() -> bool:

@@ -370,3 +370,17 @@ def _is_launcher(command: list[str]) -> bool:
 
 def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def hosts_of_ranks(environment: Mapping[str, str]) -> list[str]:
+    """The host of each rank, as the launcher says; [""] where it does not."""
+    endpoints = environment.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
+    return [endpoint.rpartition(":")[0] for endpoint in endpoints]
+
+
+def free_port() -> int:
+    """A port of this machine at which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -15,10 +15,11 @@ from paddle import Tensor
 
 from llm_pretrain.checkpoint.background import BackgroundSave
 from llm_pretrain.checkpoint.directory import checkpoint_path, step_of
-from llm_pretrain.checkpoint.host_copy import CopyPlan, free_memory
+from llm_pretrain.checkpoint.host_copy import CopyPlan
 from llm_pretrain.checkpoint.part import Retention
 from llm_pretrain.checkpoint.save import FailedSaveError, SavedState, save_checkpoint, save_weights
 from llm_pretrain.config import RunConfig
+from llm_pretrain.machine import free_memory
 from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.training.reports import Reports

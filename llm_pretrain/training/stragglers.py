@@ -15,6 +15,7 @@ from paddle import Tensor
 
 from llm_pretrain.config import TrainingArguments
 from llm_pretrain.machine.device import to_device
+from llm_pretrain.machine.launchers import hosts_of_ranks
 from llm_pretrain.parallel.comm import progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.training.reports import Reports
@@ -69,5 +70,5 @@ class Stragglers:
 
 
 def _host_of(rank: int) -> str:
-    endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
-    return endpoints[rank].rpartition(":")[0] if rank < len(endpoints) else "an unknown host"
+    hosts = hosts_of_ranks(os.environ)
+    return hosts[rank] if rank < len(hosts) else "an unknown host"

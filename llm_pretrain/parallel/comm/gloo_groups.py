@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llm_pretrain.machine.launchers import free_port
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs
 
@@ -128,12 +129,6 @@ class Groups:
             common.set(f"{key}/open", b"1")
         else:
             common.get(f"{key}/open")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until_listening(host: str, port: int, timeout_seconds: float) -> None:

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from llm_pretrain.machine.launchers import hosts_of_ranks
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, heartbeat, progress
 
@@ -127,10 +128,9 @@ def _start_watch(
     if rank != 0:
         token, _, number = store.get(_KEY).decode().partition(" ")
         port = int(number)
-    endpoints = os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")
     settings = {
         "rank": rank,
-        "hosts": [endpoint.rpartition(":")[0] for endpoint in endpoints],
+        "hosts": hosts_of_ranks(os.environ),
         "timeout_seconds": timeout_seconds,
         "token": token,
         "port": port,

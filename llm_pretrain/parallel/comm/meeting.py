@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_pretrain.parallel.comm.gloo_groups import free_port
+from llm_pretrain.machine.launchers import free_port, hosts_of_ranks
 
 PATIENCE_SECONDS = 20.0
 """How long ranks of one machine that no launcher started wait for one another at most."""
@@ -67,7 +67,7 @@ def meet(timeout_seconds: float, *, doubt: str = "") -> None:
     host, _, port = (os.environ.get("PADDLE_MASTER") or endpoints[0]).rpartition(":")
     if not port.isdigit():
         raise MeetingError(f"PADDLE_MASTER is {host}:{port}, which has no port. {doubt}".strip())
-    hosts = {endpoint.rpartition(":")[0] for endpoint in endpoints}
+    hosts = set(hosts_of_ranks(os.environ))
     is_short = bool(doubt) and len(hosts) == 1
     seconds = min(timeout_seconds, PATIENCE_SECONDS) if is_short else timeout_seconds
     if rank == 0:

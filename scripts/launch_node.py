@@ -78,7 +78,7 @@ def main() -> None:
     interface = interface_of(own)
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    if "run_pretrain.py" in rest:
+    if any(os.path.basename(argument) == "run_pretrain.py" for argument in rest):
         # It would list its options, and warn of a compiler's cache that nothing needs.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:No ccache found")
         command = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import paddle
+import numpy as np
 from paddle import Tensor
 
 from llm_pretrain.checkpoint.background import BackgroundSave
@@ -20,6 +20,7 @@ from llm_pretrain.checkpoint.part import Retention
 from llm_pretrain.checkpoint.save import FailedSaveError, SavedState, save_checkpoint, save_weights
 from llm_pretrain.config import RunConfig
 from llm_pretrain.machine import free_memory
+from llm_pretrain.machine.device import to_device
 from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.training.reports import Reports
@@ -71,7 +72,7 @@ class Saves:
         """What this rank has to say, float32 [2]: is a save due by the clock, and is it still
         writing? `heed` takes the largest of the ranks' numbers."""
         is_busy = self._background is not None and self._background.is_busy
-        return paddle.to_tensor([self._is_due_by_clock(), is_busy], dtype="float32")
+        return to_device(np.array([self._is_due_by_clock(), is_busy], np.float32))
 
     def heed(self, wishes: Sequence[float]) -> None:
         """Go on with what every rank has ended; all call it at the same step, before its weights

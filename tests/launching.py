@@ -15,7 +15,7 @@ from llm_pretrain.machine import environment_without_choices
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_PRETRAIN = ROOT / "run_pretrain.py"
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 600
 """Until a job counts as hung: many times what it takes on a machine that does much else besides."""
 
 

@@ -7,7 +7,6 @@ of a node of this job is dropped, and so is one that says what is none of these 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import selectors
 import socket
@@ -84,16 +83,18 @@ class Hub:
         self.selector.unregister(channel.connection)
         try:
             said = json.loads(channel.receive()[0])
-            number, is_ours = int(said["node"]), said["job"] == _name_of(self.plan)
+            number, size = int(said["node"]), said["size"]
         except (OSError, LookupError, ValueError, TypeError):
             channel.connection.close()
             return
-        if not is_ours or number in self.channels or not 0 < number < self.plan.nodes:
-            channel.send(
-                json.dumps(
-                    {"refused": "another job meets there, or this machine's number is taken"}
-                )
-            )
+        problem = None
+        if size != _size_of(self.plan):
+            nodes, processes = _size_of(self.plan)
+            problem = f"the job that meets there is of {nodes} machines × {processes} processes"
+        elif number in self.channels or not 0 < number < self.plan.nodes:
+            problem = f"another machine has come as number {number}"
+        if problem:
+            channel.send(json.dumps({"refused": problem}))
             channel.connection.close()
             return
         self.channels[number] = channel
@@ -129,7 +130,7 @@ class Uplink:
         self.node, self.selector = node, selector
         connection = _connected(address)
         self.channel = Channel(connection)
-        self.channel.send(json.dumps({"node": plan.node_rank, "job": _name_of(plan)}))
+        self.channel.send(json.dumps({"node": plan.node_rank, "size": _size_of(plan)}))
         selector.register(connection, selectors.EVENT_READ, self._hear)
 
     def report(self, said: Mapping[str, Any]) -> None:
@@ -141,16 +142,20 @@ class Uplink:
             for line in self.channel.receive():
                 said = json.loads(line)
                 if "refused" in said:
-                    raise ConnectionRefusedError(said["refused"])
+                    self._end(f"The first machine's launcher refuses this one: {said['refused']}.")
+                    return
                 self.node.hear(said)
         except BlockingIOError:
             return
         except (OSError, LookupError, ValueError, TypeError) as error:
-            self.selector.unregister(self.channel.connection)
-            self.channel.connection.close()
-            if self.node.status is None:
-                say(f"error: The first machine's launcher is gone ({error}): the job ends.")
-                self.node.hear({"end": 1})
+            self._end(f"The first machine's launcher is gone ({error}): the job ends.")
+
+    def _end(self, why: str) -> None:
+        self.selector.unregister(self.channel.connection)
+        self.channel.connection.close()
+        if self.node.status is None:
+            say(f"error: {why}")
+            self.node.hear({"end": 1})
 
 
 def _connected(address: Address) -> socket.socket:
@@ -171,7 +176,6 @@ def _connected(address: Address) -> socket.socket:
             time.sleep(0.1)
 
 
-def _name_of(plan: Plan) -> str:
-    """What the launchers of one job have in common."""
-    text = json.dumps([plan.nodes, plan.processes, list(plan.arguments)])
-    return hashlib.sha256(text.encode()).hexdigest()
+def _size_of(plan: Plan) -> list[int]:
+    """Of a job, in machines and in processes on each; the ranks compare their configurations."""
+    return [plan.nodes, plan.processes]

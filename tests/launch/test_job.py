@@ -251,3 +251,15 @@ def test_a_death_that_its_neighbours_tell_of_first_is_one_restart() -> None:
         time.sleep(0.1)
         job.tick()
     assert [said.get("begin") for said in told] == [1, 2]
+
+
+def test_a_machine_of_another_job_is_refused(tmp_path: Path) -> None:
+    port = free_port()
+    other = tmp_path / "other"
+    other.mkdir()
+    with (
+        idle_job(tmp_path, processes=2, nodes=2, port=port),
+        idle_job(other, processes=3, nodes=2, node=1, port=port) as stranger,
+    ):
+        assert stranger.process.wait(60) == 1
+    assert "the job that meets there is of 2 machines × 2 processes" in stranger.text()

@@ -200,15 +200,3 @@ def test_restarts_leave_nothing_behind(tmp_path: Path) -> None:
     assert max(megabytes) - megabytes[0] < 80
     assert max(descriptors) < 300
     assert max(threads) < 100
-
-
-def test_a_machine_of_another_job_is_refused(tmp_path: Path) -> None:
-    port = free_port()
-    other = tmp_path / "other"
-    other.mkdir()
-    with (
-        idle_job(tmp_path, processes=2, nodes=2, port=port),
-        idle_job(other, processes=3, nodes=2, node=1, port=port) as stranger,
-    ):
-        assert stranger.process.wait(60) == 1
-    assert "the job that meets there is of 2 machines × 2 processes" in stranger.text()

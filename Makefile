@@ -62,9 +62,9 @@ emulated-device: .venv/ready
 COMPILER := $(shell command -v $(CXX) 2>/dev/null)
 demo: demo-data .venv/imported $(if $(COMPILER),ops)
 	@$(if $(COMPILER),,echo "No C++ compiler ($(CXX)): the demo runs on Paddle's own operators.")
-	$(BIN)/python -m llm_pretrain.demo $(ARGS)
+	$(BIN)/python -m llm_pretrain.cli.demo $(ARGS)
 demo-data: .venv/ready
-	@$(BIN)/python -m llm_pretrain.demo.data
+	@$(BIN)/python -m llm_pretrain.cli.demo.data
 .venv/imported: .venv/ready
 	@$(BIN)/python -c 'import llm_pretrain.training.run, paddle.distributed.launch.main'
 	@touch $@

@@ -60,7 +60,7 @@ if nvidia-smi --list-gpus >/dev/null 2>&1; then
     # Random weights unless the published ones have been downloaded there.
     if [ -d facebook/llama-7b ]; then arguments+=(--continue_training 1); fi
 else
-    "$PYTHON" -m llm_pretrain.demo.data
+    "$PYTHON" -m llm_pretrain.cli.demo.data
     processes=(--nproc_per_node 8)
     arguments+=(
         --model_name_or_path configs/llama/demo_model

@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).parent.parent / "llm_pretrain"
 # From the top down; a line's members may not import one another, except as EXTRA says.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
-    frozenset({"demo"}),
     frozenset({"cli"}),
     frozenset({"launch"}),
+    frozenset({"planning"}),
     frozenset({"training"}),
     frozenset({"checkpoint", "monitor"}),
     frozenset({"preprocess"}),

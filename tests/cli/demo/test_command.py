@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from llm_pretrain.demo.command import run_command
+from llm_pretrain.cli.demo.command import run_command
 from tests.launching import PATIENCE_SECONDS
 
 LAUNCHER = """
@@ -26,7 +26,7 @@ sys.exit(15)
 """
 DEMO = """
 import sys
-from llm_pretrain.demo.command import run_command
+from llm_pretrain.cli.demo.command import run_command
 from tests.launching import PATIENCE_SECONDS
 sys.exit(run_command(["-c", sys.argv[1]]))
 """

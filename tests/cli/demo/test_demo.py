@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.demo import data
+from llm_pretrain.cli.demo import data
 from llm_pretrain.monitor.metrics_log import read_metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXTS = [f"Return the number of things that are {i} or more than {i * i}." for i in range(400)]
 SHORT = "--eval_iters 1 --eval_steps 4 --logging_steps 1 --save_steps 1000000 --report_to none"
 

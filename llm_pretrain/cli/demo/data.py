@@ -1,4 +1,4 @@
-"""The demo's data: `python -m llm_pretrain.demo.data` makes it without training.
+"""The demo's data: `python -m llm_pretrain.cli.demo.data` makes it without training.
 
 Its text is English that every Python carries: its reference topics and its library's docstrings.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.demo.command import run_command
+from llm_pretrain.cli.demo.command import run_command
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.preprocess import train_bpe
 

@@ -1,4 +1,4 @@
-"""Runs the demo: `python -m llm_pretrain.demo [--key value …]`, the keys those of a training."""
+"""Runs the demo: `python -m llm_pretrain.cli.demo [--key value …]`, the keys as in a training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from llm_pretrain.cli.demo.command import STOPPED, run_command
+from llm_pretrain.cli.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
-from llm_pretrain.demo.command import STOPPED, run_command
-from llm_pretrain.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.monitor.console import Console, sparkline
 from llm_pretrain.monitor.metrics_log import read_line, read_metrics

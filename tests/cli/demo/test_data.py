@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llm_pretrain.demo.data import documents, write_corpus
+from llm_pretrain.cli.demo.data import documents, write_corpus
 
 
 def test_the_corpus_is_english_enough_and_the_same_each_time(tmp_path: Path) -> None:

@@ -156,9 +156,6 @@ class MetricsServer:
         address, _, port = str(place).rpartition(":")
         address = address.strip("[]") or LOOPBACK
 
-        class Handler(_Handler):
-            text = page.text
-
         class Server(ThreadingTCPServer):
             # Not HTTPServer, which asks the name service for the host's name.
             address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -168,7 +165,7 @@ class MetricsServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that has gone is no matter of the console's."""
 
-        self._server = Server((address, int(port)), Handler)
+        self._server = Server((address, int(port)), _handler_of(page))
         host = f"[{address}]" if ":" in address else address
         self.url = f"http://{host}:{self._server.server_address[1]}/metrics"
         threading.Thread(
@@ -180,23 +177,22 @@ class MetricsServer:
         self._server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _CLIENT_SECONDS
+def _handler_of(page: MetricsPage) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _CLIENT_SECONDS
 
-    @staticmethod
-    def text() -> str:
-        raise NotImplementedError
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/metrics":
+                self.send_error(404)
+                return
+            body = page.text().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", _CONTENT_TYPE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
-    def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404)
-            return
-        body = self.text().encode()
-        self.send_response(200)
-        self.send_header("Content-Type", _CONTENT_TYPE)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        def log_message(self, *_: object) -> None:
+            """Nothing on the console."""
 
-    def log_message(self, *_: object) -> None:
-        """Nothing on the console."""
+    return Handler

@@ -2,7 +2,8 @@
 
 FAULT is "raise" (an exception in the third step), "kill" (the process dies there), "signal"
 (SIGTERM arrives there, on that rank alone), "stop" (SIGSTOP does), "loop" (an endless loop begins
-there), "slow" (each step takes longer), or "slow data" (its data takes 20 seconds to open).
+there), "read" (a read that never returns), "slow" (each step takes longer), or "slow data" (its
+data takes 20 seconds to open).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def faulty_reduction(*positional, **named):
             raise ArithmeticError("the planted fault")
         while fault == "loop":
             pass
+        if fault == "read":
+            reader, _ = os.pipe()
+            os.read(reader, 1)
         os.kill(os.getpid(), SIGNALS[fault])
     return reduce_gradients(*positional, **named)
 

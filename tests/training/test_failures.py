@@ -69,6 +69,7 @@ def test_a_killed_rank_ends_the_job_and_is_told_by_who_is_left(
     [
         ("stop", "whose process is stopped", 15),
         ("loop", "which waits for no other", 15),
+        ("read", "which waits for no other", 15),
         # Gloo gives up after 30 s.
         pytest.param("stop", "whose process is stopped", 300, marks=pytest.mark.slow),
     ],
@@ -92,7 +93,7 @@ def test_a_rank_that_stands_still_is_named(
     assert "faulty_reduction" in stacks["rank-1.txt"]
     # Whom Gloo has told is past its collective when it asks who stands still.
     assert ("collectives.py" if timeout < 30 else "stuck_peers") in stacks["rank-0.txt"]
-    assert took < 100
+    assert took < 300
 
 
 def test_a_slow_rank_is_named(config: Path, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "pipeline": (2, {"pipeline_parallel_degree": 2}),
     "data": (2, {}),
 }
+FLOAT16 = {"fp16": True, "scale_loss": 1024.0}
 CASES: dict[str, tuple[dict[int, str], dict[str, Any]]] = {
     "clean": ({}, {}),
     "without 8": ({}, {"skip_data_intervals": [[8, 8]]}),
@@ -198,6 +199,8 @@ CASES: dict[str, tuple[dict[int, str], dict[str, Any]]] = {
         {"on_spike": "rewind", "on_nan": "rewind", "max_rewinds": 2},
     ),
     "no checkpoint": ({2: "nan"}, {"on_nan": "rewind"}),
+    "without 7 and 8, float16": ({}, {"skip_data_intervals": [[7, 8]], **FLOAT16}),
+    "loss rewind, float16": ({8: "loss"}, {"on_spike": "rewind", **FLOAT16}),
 }
 Runs = Callable[[str], Path]
 
@@ -326,6 +329,18 @@ def test_a_run_that_went_back_is_as_if_the_data_had_been_passed_over(
     assert checkpoints(output) == expected, "what it went back to is not removed"
     assert values_in(output / "checkpoint-6") == values_in(told / "checkpoint-6")
     assert values_in(output) == values_in(told), "the final model"
+
+
+def test_going_back_takes_up_the_loss_scale_of_float16(layout: Runs) -> None:
+    output, told = layout("loss rewind, float16"), layout("without 7 and 8, float16")
+    assert curve(output) == curve(told)
+    assert len(curve(output)) == STEPS - 2
+    scales, expected = (
+        json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["loss_scale"]
+        for run in (output, told)
+    )
+    assert scales == expected
+    assert scales["steps_without_overflow"] == STEPS - 2
 
 
 @pytest.mark.parametrize("fault", ["gradient", "nan"])

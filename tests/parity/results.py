@@ -13,16 +13,18 @@ FOLDER = ROOT / "output" / "parity"
 
 
 def commit() -> str:
-    """The commit of the working tree, with a + where the package differs from it."""
+    """The last commit that changed the package, its operators or the grid; with a + where the
+    working tree differs from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    rooms = ("llm_pretrain", "tests/parity", "tests/emulated_device")
+    rooms = ("llm_pretrain", "external_ops", "tests/parity", "tests/emulated_device")
     changed = git("status", "--porcelain", "--", *rooms)
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    last = git("log", "-1", "--abbrev=12", "--format=%h", "--", *rooms)
+    return last + ("+" if changed else "")
 
 
 def record(name: str, passed: Iterable[tuple[str, Cell]], device: str = "cpu") -> None:

@@ -125,6 +125,8 @@ def spread(runs: list[Steps]) -> dict[str, float]:
     for one, other in itertools.combinations(runs, 2):
         for _, metric, relative in differences(one, other):
             largest[metric] = max(largest[metric], relative)
+    # Both are losses, and two evaluations of a run tell little of their spread.
+    largest["eval_loss"] = max(largest["eval_loss"], largest["loss"])
     return largest
 
 

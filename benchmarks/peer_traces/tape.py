@@ -58,6 +58,8 @@ class Tape:
         events: the trace so far.
         part: what new values are for.
         receives_gradient: what the program does with a weight's gradient, once there is one.
+        has_gradient_tensors: whether a weight's gradient is a tensor of its own, before what the
+            program does with it.
         width: bytes of an element of weights and activations.
         dtype: its name.
     """
@@ -68,6 +70,7 @@ class Tape:
         self.receives_gradient = receives_gradient
         self.dtype = dtype
         self.width = 2
+        self.has_gradient_tensors = True
         self._numbers = 0
         self._nodes: list[tuple[int, Backward]] = []
         self._gradients: dict[int, Value] = {}
@@ -125,7 +128,7 @@ class Tape:
         def play(gradient: Value) -> None:
             made = [(number, self.value(size)) for number, size in wanted]
             of_weight = None
-            if weight is not None:
+            if weight is not None and self.has_gradient_tensors:
                 of_weight = self.value(weight.elements * self.width, "gradients")
             self.events.extend(backward)
             kept.clear()
@@ -162,9 +165,7 @@ class Tape:
 
         def play(gradient: Value) -> None:
             place = len(self._nodes)
-            self.mark("recompute")
             again = function(kept[0])
-            self.mark("backward")
             self._gradients[again.number] = gradient
             del again
             kept.clear()

@@ -77,7 +77,7 @@ class Step:
         """Cast a shard and send it to all."""
         return [
             Traffic("cast", 6 * elements // self.ranks),
-            Message("all-gather", 2 * elements, self.axis, self.ranks, number),
+            Message("all-gather", 2 * elements, self.axis, self.ranks),
         ]
 
     def reduce(self, elements: int, number: int) -> list[Event]:
@@ -85,8 +85,11 @@ class Step:
         size = self.gradient_width * elements
         cast = [Traffic("cast", 6 * elements)] if self.gradient_width == 4 else []
         return [
+            # Parameters are views of one tensor, so their gradients are put together.
+            Traffic("concat gradients", 4 * elements),
             *cast,
-            Message("reduce-scatter", size, self.axis, self.ranks, number),
+            Traffic("divide", 2 * size),
+            Message("reduce-scatter", size, self.axis, self.ranks),
             Traffic("add gradient", 12 * elements // self.ranks),
         ]
 
@@ -140,7 +143,8 @@ class Step:
         tape, hidden, inner = self.tape, self.hidden, self.inner
         normed = elementwise(tape, "norm", [value], saves=[value])
         mixed = self.linear(normed, hidden, 3 * hidden)
-        output = self.linear(self.attention(mixed), hidden, hidden)
+        apart = Traffic("concat backward", 2 * mixed.size)
+        output = self.linear(self.attention(tape.in_place(mixed, backward=[apart])), hidden, hidden)
         del normed, mixed
         value = elementwise(tape, "add", [value, output])
         del output

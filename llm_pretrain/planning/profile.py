@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
-from llm_pretrain.planning.trace import Allocation, Event, Mark, Release
+from llm_pretrain.planning.trace import Allocation, Event, Mark, Part, Release
 
 Bytes = Mapping[str, float]
 """Bytes by part of memory (`trace.Part`)."""
@@ -20,6 +21,8 @@ class Stretch:
     held_before: Bytes
     peak: Bytes
     held_after: Bytes
+    apart: Bytes
+    """The peak of what passes make and the peak of states, each at its own moment."""
 
 
 def total(memory: Bytes) -> float:
@@ -31,39 +34,79 @@ def plus(one: Bytes, other: Bytes, times: float = 1.0) -> Bytes:
     return {part: one.get(part, 0.0) + times * other.get(part, 0.0) for part in {**one, **other}}
 
 
+OF_PASSES = ("activations", "logits", "other")
+"""Parts that a micro-batch's size decides on; the others are of states."""
+
+
+class _Highest:
+    """The highest point of the parts `names`, as their sum goes up and down."""
+
+    def __init__(self, held: Mapping[str, float], names: Container[str] | None) -> None:
+        self._held = held
+        self._names = names
+        self.now = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        self._highest = self.now
+        self._peak: dict[str, float] | None = self._copy()
+
+    def changed(self, part: str, size: float) -> None:
+        """`size` bytes more (or less) are about to be held."""
+        if self._names is not None and part not in self._names:
+            return
+        if size < 0 and self._peak is None:
+            self._peak = self._copy()
+        self.now += size
+        if self.now > self._highest:
+            self._highest, self._peak = self.now, None
+
+    def peak(self) -> dict[str, float]:
+        return self._copy() if self._peak is None else self._peak
+
+    def _copy(self) -> dict[str, float]:
+        names = self._names
+        return {part: held for part, held in self._held.items() if names is None or part in names}
+
+
 def profile(events: Iterable[Event]) -> list[Stretch]:
     """The stretches of a trace, in order; what a backward pass computes again belongs to it."""
     held: defaultdict[str, float] = defaultdict(float)
-    now = peak_total = 0.0
+    states = frozenset(get_args(Part)) - frozenset(OF_PASSES)
+    whole, passes, states_alone = (_Highest(held, names) for names in (None, OF_PASSES, states))
+    all_three = (whole, passes, states_alone)
     sizes: dict[int, tuple[str, int]] = {}
     stretches: list[Stretch] = []
-    mark, before, peak = Mark("start"), {}, {}
+    mark, before = Mark("start"), dict(held)
+    recomputes = False
 
-    def close() -> None:
-        stretches.append(Stretch(mark, before, peak, dict(held)))
+    def change(part: str, size: float) -> None:
+        for highest in all_three:
+            highest.changed(part, size)
+        held[part] += size
+
+    def ended() -> Stretch:
+        apart = {**passes.peak(), **states_alone.peak()}
+        return Stretch(mark, before, whole.peak(), dict(held), apart)
 
     for event in events:
         match event:
             case Allocation():
                 sizes[event.number] = (event.part, event.size)
-                held[event.part] += event.size
-                now += event.size
-                if now > peak_total:
-                    peak_total, peak = now, None
-            case Release():
-                if peak is None:
-                    peak = dict(held)
+                change(event.part, event.size)
+            case Release() if event.number in sizes:
                 part, size = sizes.pop(event.number)
-                held[part] -= size
-                now -= size
-            case Mark() if event.phase != "recompute":
-                if peak is None:
-                    peak = dict(held)
-                close()
-                mark, before, peak, peak_total = event, dict(held), dict(held), now
-    if peak is None:
-        peak = dict(held)
-    close()
+                change(part, -size)
+            case Mark():
+                recomputes, was_recomputing = event.phase == "recompute", recomputes
+                if recomputes or was_recomputing:
+                    continue
+                stretches.append(ended())
+                mark, before = event, dict(held)
+                for highest in all_three:
+                    highest.begin()
+    stretches.append(ended())
     return stretches
 
 

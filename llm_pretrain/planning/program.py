@@ -53,6 +53,7 @@ def _train(
     from llm_pretrain.training.stage import prepare_stage
 
     training = run.training
+    _mark_passes()
     with _at_place_of(run, degrees, rank) as topology:
         set_compute_dtype(training.compute_dtype)
         _choose_operators(run)
@@ -70,6 +71,21 @@ def _train(
             norm = optimizer.reduce_gradients()
             optimizer.step(1.0, 1.0, loss_scale)
             del micro_batches, loss_sum, norm
+
+
+def _mark_passes() -> None:
+    """Let every pass through a pipeline begin with a mark."""
+    from llm_pretrain.parallel.pipeline import executor
+    from llm_pretrain.planning.shapes.storage import recorder
+
+    class MarkedRun(executor._Run):
+        def do(self, instruction: Any) -> None:
+            if instruction.step in ("forward", "backward"):
+                recorder.mark(instruction.step, instruction.micro_batch, instruction.chunk)
+            super().do(instruction)
+
+    if executor._Run.__name__ != MarkedRun.__name__:
+        executor._Run = MarkedRun  # type: ignore[misc]
 
 
 @contextmanager

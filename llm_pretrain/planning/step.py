@@ -43,9 +43,11 @@ class StageTime:
 
 
 def stage_time(sections: Sequence[Section]) -> StageTime:
-    """The stage whose sections these are."""
+    """The stage whose sections these are; of several steps, in the last."""
+    updates = [number for number, each in enumerate(sections) if each.mark.phase == "update"]
+    begin = updates[-2] + 1 if len(updates) > 1 else 0
     stage = StageTime()
-    for section in sections:
+    for section in sections[begin:]:
         phase, chunk = section.mark.phase, section.mark.chunk or 0
         if phase in ("forward", "backward"):
             passes: dict[int, list[Seconds]] = getattr(stage, phase)

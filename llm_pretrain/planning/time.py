@@ -202,13 +202,16 @@ def sections(
     free: dict[Axis, float] = {}
     ends: dict[int, tuple[float, Axis]] = {}
     section = Section(Mark("start"))
+    recomputes = False
     for event in line:
         match event:
             case Work():
                 add(section.seconds, event.seconds)
                 now += sum(event.seconds.values())
             case Mark():
-                if event.phase == "recompute":
+                # What is computed again belongs to the pass that needs it and goes on after it.
+                recomputes, was_recomputing = event.phase == "recompute", recomputes
+                if recomputes or was_recomputing:
                     continue
                 if section.mark.phase != "start":
                     yield section

@@ -44,7 +44,7 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[list[Event]]:
         """The events of the block, whose memory is given back by its end."""
-        self.events, self.phase, self.number = [], "start", 0
+        self.events, self.phase = [], "start"
         try:
             yield self.events
         finally:

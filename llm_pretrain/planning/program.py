@@ -23,6 +23,7 @@ def trace_step(
     *,
     device: str = "cpu",
     steps: int = 2,
+    by_references: bool = False,
 ) -> Trace:
     """What a rank does from the building of its part of the model to the end of some steps.
 
@@ -30,6 +31,7 @@ def trace_step(
         rank: in a job of these degrees.
         device: "cpu" or "gpu".
         steps: the first has no gradients to begin with, later ones are alike.
+        by_references: as where the operators in C++ or CUDA are not built.
 
     Raises:
         RuntimeError: Paddle is imported in this process.
@@ -37,9 +39,20 @@ def trace_step(
     shapes.install(device)
     from llm_pretrain.planning.shapes.storage import recorder
 
+    _forget_tables()
     with recorder.recording() as events:
+        _choose_operators(run, by_references=by_references)
         _train(run, model, degrees, rank, steps)
     return Trace(events)
+
+
+def _forget_tables() -> None:
+    """Let the trace make what a process makes once and keeps."""
+    from llm_pretrain.models import position
+    from llm_pretrain.ops import mask
+
+    position._tables.cache_clear()
+    mask._future.cache_clear()
 
 
 def _train(
@@ -53,11 +66,10 @@ def _train(
     from llm_pretrain.training.stage import prepare_stage
 
     training = run.training
-    _mark_passes()
     with _at_place_of(run, degrees, rank) as topology:
         set_compute_dtype(training.compute_dtype)
-        _choose_operators(run)
         stage = prepare_stage(run, model, topology, is_resumed=True)
+        _mark_blocks(stage)
         pipeline = Pipeline(
             stage, topology, hidden_size=model.hidden_size, activation_dtype=training.weight_dtype
         )
@@ -66,26 +78,13 @@ def _train(
         for _ in range(steps):
             micro_batches = _micro_batches(run, model)
             optimizer.begin_step(len(micro_batches))
-            loss_sum = topology.sum_over_batch(pipeline.train(micro_batches, 1.0))
+            with _marked_passes():
+                loss_sum = pipeline.train(micro_batches, 1.0)
+            topology.sum_over_batch(loss_sum)
             recorder.mark("update")
             norm = optimizer.reduce_gradients()
             optimizer.step(1.0, 1.0, loss_scale)
             del micro_batches, loss_sum, norm
-
-
-def _mark_passes() -> None:
-    """Let every pass through a pipeline begin with a mark."""
-    from llm_pretrain.parallel.pipeline import executor
-    from llm_pretrain.planning.shapes.storage import recorder
-
-    class MarkedRun(executor._Run):
-        def do(self, instruction: Any) -> None:
-            if instruction.step in ("forward", "backward"):
-                recorder.mark(instruction.step, instruction.micro_batch, instruction.chunk)
-            super().do(instruction)
-
-    if executor._Run.__name__ != MarkedRun.__name__:
-        executor._Run = MarkedRun  # type: ignore[misc]
 
 
 @contextmanager
@@ -102,7 +101,48 @@ def _at_place_of(run: RunConfig, degrees: Degrees, rank: int) -> Iterator[Any]:
         yield place
 
 
-def _choose_operators(run: RunConfig) -> None:
+@contextmanager
+def _marked_passes() -> Iterator[None]:
+    """Mark each pass of a micro-batch through a chunk."""
+    from llm_pretrain.parallel.pipeline import executor
+    from llm_pretrain.planning.shapes.storage import recorder
+
+    class MarkedRun(executor.ScheduleRun):
+        def do(self, instruction: Any) -> None:
+            if instruction.step in ("forward", "backward"):
+                recorder.mark(instruction.step, instruction.micro_batch, instruction.chunk)
+            super().do(instruction)
+
+    plain, executor.ScheduleRun = executor.ScheduleRun, MarkedRun  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        executor.ScheduleRun = plain  # type: ignore[misc]
+
+
+def _mark_blocks(stage: Any) -> None:
+    """Mark where each decoder block begins, forward and backward, and where the last ends."""
+    from llm_pretrain.models.decoder import DecoderBlock
+    from llm_pretrain.planning.shapes.storage import recorder
+    from llm_pretrain.training.stage import BlockRun
+
+    def begin(block: int, phase: Any) -> None:
+        last = recorder.last
+        recorder.mark(phase, last.micro_batch, last.chunk, block)
+
+    def end(block: int, output: Any) -> None:
+        begin(block + 1, "forward")
+        if not output.stop_gradient:
+            output.register_hook(lambda _: begin(block, "backward"))
+
+    for layers in stage.chunks:
+        blocks = [layer for layer in layers if isinstance(layer, (DecoderBlock, BlockRun))]
+        for number, block in enumerate(blocks):
+            block.register_forward_pre_hook(lambda *_, at=number: begin(at, "forward"))
+            block.register_forward_post_hook(lambda _, __, output, at=number: end(at, output))
+
+
+def _choose_operators(run: RunConfig, *, by_references: bool) -> None:
     """Let the implementations serve that are on the device, in C++ or CUDA before all others."""
     from llm_pretrain.machine import device
     from llm_pretrain.ops import OPERATORS
@@ -117,17 +157,15 @@ def _choose_operators(run: RunConfig) -> None:
     ours = CPP if device.kind() == "cpu" else CUDA
     dtype = run.training.compute_dtype
     for operator in OPERATORS.values():
-        switch = getattr(run.model, operator.switch) if operator.switch else None
-        serving = []
-        for name in (ours, PADDLE, HOPPER) if switch is not False else ():
-            module = operator.implementations[name]
-            if (
-                module is not None
-                and dtype in getattr(module, "DTYPES", (dtype,))
-                and (name == ours or module.device_has_kernel())
-            ):
-                serving.append(name)
-        operator.serve_by(*serving)
+        is_off = by_references or (operator.switch and getattr(run.model, operator.switch) is False)
+        serving = [
+            name
+            for name in (ours, PADDLE, HOPPER)
+            if (module := operator.implementations[name]) is not None
+            and dtype in getattr(module, "DTYPES", (dtype,))
+            and (name == ours or module.device_has_kernel())
+        ]
+        operator.serve_by(*([] if is_off else serving))
 
 
 def _micro_batches(run: RunConfig, model: ModelConfig) -> list[Any]:

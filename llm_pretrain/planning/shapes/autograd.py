@@ -307,11 +307,11 @@ def recompute(
                 if wanted is not None:
                     storage[wanted] = x if x.grad is not None else Tensor(x.impl.copy())
 
-            phase = recorder.phase
-            recorder.mark("recompute")
+            now = recorder.last
+            recorder.mark("recompute", now.micro_batch, now.chunk, now.block)
             with set_grad_enabled(True), saved_tensors_hooks(keep, keep):
                 function(*arguments, **options)
-            recorder.mark(phase)
+            recorder.mark(now.phase, now.micro_batch, now.chunk, now.block)
         return storage.pop(holder)
 
     with saved_tensors_hooks(pack, unpack):

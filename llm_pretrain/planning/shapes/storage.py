@@ -6,6 +6,7 @@ for it: the innermost function of the program on the stack, by the file or the n
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,40 +32,48 @@ _BY_PLACE: dict[str, Part] = {
 
 
 class Recorder:
-    """Writes events while one is wanted; memory that was taken before is known by its size alone."""
+    """Writes the events of one trace after another."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.phase: Phase = "start"
+        self.last = Mark("start")
         self.number = 0
-        self.current = 0
-        """Bytes that are held."""
+        """Of the newest memory."""
+        self.first = 1
         self._parts: dict[CodeType, Part | None] = {}
 
     @contextmanager
     def recording(self) -> Iterator[list[Event]]:
-        """The events of the block, whose memory is given back by its end."""
-        self.events, self.phase = [], "start"
+        """The events of the block. Memory of before plays no part in them."""
+        self.events, self.last, self.first = [], Mark("start"), self.number + 1
+        # What only the collector could free, a backward pass that never came, Paddle never frees.
+        is_collecting = gc.isenabled()
+        gc.disable()
         try:
             yield self.events
         finally:
             self.events = []
+            if is_collecting:
+                gc.enable()
 
     def take(self, size: int) -> int:
         self.number += 1
-        self.current += size
         self.events.append(Allocation(self.number, size, self._part()))
         return self.number
 
-    def give_back(self, number: int, size: int) -> None:
-        self.current -= size
-        self.events.append(Release(number))
+    def give_back(self, number: int) -> None:
+        if number >= self.first:
+            self.events.append(Release(number))
 
     def mark(
-        self, phase: Phase, micro_batch: int | None = None, chunk: int | None = None
+        self,
+        phase: Phase,
+        micro_batch: int | None = None,
+        chunk: int | None = None,
+        block: int | None = None,
     ) -> None:
-        self.phase = phase
-        self.events.append(Mark(phase, micro_batch, chunk))
+        self.last = Mark(phase, micro_batch, chunk, block)
+        self.events.append(self.last)
 
     def _part(self) -> Part:
         frame: FrameType | None = sys._getframe(2)
@@ -94,7 +103,7 @@ class Storage:
         self.number = recorder.take(size)
 
     def __del__(self) -> None:
-        recorder.give_back(self.number, self.size)
+        recorder.give_back(self.number)
 
 
 class DType:

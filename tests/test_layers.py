@@ -19,6 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"demo"}),
     frozenset({"cli"}),
     frozenset({"launch"}),
+    frozenset({"planning"}),
     frozenset({"training"}),
     frozenset({"checkpoint", "monitor"}),
     frozenset({"preprocess"}),

@@ -14,8 +14,6 @@ From the sources (llmfoundry/models/mpt, scripts/train/yamls, composer/trainer):
 
 from __future__ import annotations
 
-from benchmarks.peer_traces.peer_run import PeerRun
-from benchmarks.peer_traces.tape import Tape, Value, Weight, elementwise
 from llm_pretrain.planning.trace import (
     AttentionProduct,
     Axis,
@@ -25,6 +23,8 @@ from llm_pretrain.planning.trace import (
     Traffic,
     Wait,
 )
+from peer_traces.peer_run import PeerRun
+from peer_traces.tape import Tape, Value, elementwise
 
 UPDATE_TRAFFIC = 92
 """Bytes read and written per parameter: weight decay (8), both moments (12 and 16), root (8), its
@@ -183,9 +183,7 @@ class Step:
                 *([Wait(scatters[index + 1])] if index + 1 < layers else []),
             ]
             weights = tape.value(2 * self.block, "weights")
-            value = tape.in_place(
-                value, forward=[Wait(gathers[index]), *following], backward=after
-            )
+            value = tape.in_place(value, forward=[Wait(gathers[index]), *following], backward=after)
             if peer.recompute == "full":
                 value = tape.checkpoint(self.layer, value)
             else:

@@ -19,9 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.peer_traces.peer_run import PeerRun
-from benchmarks.peer_traces.tape import Tape, Value, Weight, elementwise
-from llm_pretrain.planning.trace import AttentionProduct, Message, Product, Traffic, Wait
+from llm_pretrain.planning.trace import (
+    AttentionProduct,
+    Axis,
+    Event,
+    Message,
+    Product,
+    Traffic,
+    Wait,
+)
+from peer_traces.peer_run import PeerRun
+from peer_traces.tape import Tape, Value, Weight, elementwise
 
 UPDATE_TRAFFIC = 54
 """Bytes read and written per parameter once a step: gradients tested for infinities (4), their norm
@@ -79,7 +87,7 @@ class Step:
         tape, peer = self.tape, self.peer
         tape.mark("update")
         ranks = peer.degrees.dataset
-        axis = "sharding" if peer.degrees.sharding > 1 else "data"
+        axis: Axis = "sharding" if peer.degrees.sharding > 1 else "data"
         if ranks > 1 and peer.stage:
             tape.events.append(Message("reduce-scatter", 4 * self.count, axis, ranks))
         elif ranks > 1:
@@ -110,7 +118,7 @@ class Step:
         first, second = tape.new_number(), tape.new_number()
         if not self.is_split:
             reduce = Message("all-reduce", whole, "tensor", self.tensor, first)
-            back = [to_input, reduce, to_weight, Wait(first)]
+            back: list[Event] = [to_input, reduce, to_weight, Wait(first)]
             return tape.apply([value], size, saves=[value], forward=[product], backward=back)
         gather = Message("all-gather", whole, "tensor", self.tensor)
         again = Message("all-gather", whole, "tensor", self.tensor, first)
@@ -255,7 +263,10 @@ class Step:
         """Rows of the table, summed over ranks, positions, and dropout."""
         tape = self.tape
         whole = 2 * self.tokens * self.hidden
-        kind = "reduce-scatter" if self.is_split else "all-reduce"
+        reduce = Message("all-reduce", whole, "tensor", self.tensor)
+        gather = Message("all-gather", whole, "tensor", self.tensor)
+        if self.is_split:
+            reduce = Message("reduce-scatter", whole, "tensor", self.tensor)
         value = tape.apply(
             [],
             whole,
@@ -265,7 +276,7 @@ class Step:
         value = tape.apply(
             [value],
             self.boundary,
-            forward=[Message(kind, whole, "tensor", self.tensor)],
-            backward=[Message("all-gather", whole, "tensor", self.tensor)] if self.is_split else [],
+            forward=[reduce],
+            backward=[gather] if self.is_split else [],
         )
         return elementwise(tape, "dropout", [value], extra=self.boundary // 2)

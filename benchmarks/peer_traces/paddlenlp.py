@@ -4,180 +4,28 @@ From the sources, of which the installed versions (Paddle 3.3, PaddleNLP 3.0.0b4
 matters:
 
 - `paddlenlp/transformers/llama/modeling.py`, `qwen/modeling.py`: the forward pass, one projection
-  each for query, key, value, gate and up (Qwen: one for the first three), SwiGLU from two operators,
-  the core of attention without flash attention where there is ALiBi.
+  each for query, key, value, gate and up (Qwen: one for the first three, and rotary embedding in
+  float32 from single operators, as an earlier version of its file has it), SwiGLU from two,
+  ALiBi and the mask as one tensor of the scores' size that flash attention reads. Before every
+  forward pass the host looks whether the mask is causal, and so waits for the device
+  (`is_casual_mask`, PaddleNLP pull request 7057 of October 2023).
 - `paddle/distributed/fleet/layers/mpu/mp_ops.py`: with tensor parallelism every column-parallel
   layer copies its input (`_c_identity`) and keeps that copy; going back it reduces its gradient, so
   that a layer of LLaMA has five all-reduces going back for two going forth. The gradient of a
   row-parallel layer's output is copied, too.
-- `paddle/distributed/fleet/meta_parallel/sharding/group_sharded_*stage2.py`: whole tensors go to the
-  rank that has the least; gradients are reduced to it one by one in every micro-batch, and freed;
-  the parameters lie in one buffer for each rank, which is sent to all after the step.
-- `paddlenlp/trainer/trainer.py`: no gradients in float32 unless `amp_master_grad`.
+
+What lives from step to step is in `paddlenlp_states.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-from benchmarks.peer_traces.peer_run import PeerRun
-from benchmarks.peer_traces.tape import Tape, Value, Weight, elementwise, linear
 from llm_pretrain.planning.trace import AttentionProduct, Event, Message, Product, Traffic
-
-GRADIENT_BUFFER = 2**23
-"""Elements of small parameters' gradients for one owner; `buffer_max_size` of
-`group_sharded_parallel`."""
-
-MASTER_AND_MOMENTS = 12
-"""Bytes per parameter."""
+from peer_traces.paddlenlp_states import States
+from peer_traces.tape import Value, elementwise, linear
 
 
-@dataclass
-class Step:
-    """What lives from step to step on a rank, and the forward pass."""
-
-    peer: PeerRun
-    read_elsewhere: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        peer = self.peer
-        self.tape = Tape(self._receive_gradient, peer.dtype)
-        self.weights = {weight.name: weight for weight in self._weights()}
-        self.own: dict[str, Value] = {}
-        self.moments: list[Value] = []
-        self.owner = self._owners()
-
-    # Parameters
-
-    def _weights(self) -> Iterator[Weight]:
-        peer, model = self.peer, self.peer.model
-        tensor = peer.degrees.tensor
-        hidden, inner = model.hidden_size, model.intermediate_size
-        heads = model.num_attention_heads * model.head_dim
-        pairs = model.num_key_value_heads * model.head_dim
-        table = -(-model.vocab_size // tensor) * hidden
-        if model.vocab_size % tensor:
-            table = model.vocab_size * hidden
-        if peer.is_first(0):
-            yield Weight("embedding", table)
-            if model.learned_positions is not None:
-                yield Weight("positions", model.max_position_embeddings * hidden)
-        for layer in (layer for chunk in range(peer.chunks) for layer in peer.layers(chunk)):
-            if self.fuses_qkv:
-                yield Weight(f"{layer}.qkv", hidden * (heads + 2 * pairs) // tensor)
-            else:
-                yield Weight(f"{layer}.q", hidden * heads // tensor)
-                yield Weight(f"{layer}.k", hidden * pairs // tensor)
-                yield Weight(f"{layer}.v", hidden * pairs // tensor)
-            yield Weight(f"{layer}.o", hidden * heads // tensor)
-            if model.is_gated:
-                yield Weight(f"{layer}.gate", hidden * inner // tensor)
-            yield Weight(f"{layer}.down", hidden * inner // tensor)
-            yield Weight(f"{layer}.up", hidden * inner // tensor)
-            yield Weight(f"{layer}.norm", hidden)
-            yield Weight(f"{layer}.second norm", hidden)
-        if peer.is_last(peer.chunks - 1):
-            yield Weight("norm", hidden)
-            if not model.tie_word_embeddings or not peer.is_first(0):
-                yield Weight("head", table)
-
-    @property
-    def fuses_qkv(self) -> bool:
-        """Whether one projection gives queries, keys and values."""
-        return self.peer.model.family == "qwen" or self.peer.model.fuse_attention_qkv
-
-    def _owners(self) -> dict[str, int]:
-        """Which rank of sharding has a parameter's states: the one with the least so far."""
-        sizes = [0] * self.peer.degrees.sharding
-        owner = {}
-        for weight in self.weights.values():
-            owner[weight.name] = sizes.index(min(sizes))
-            sizes[owner[weight.name]] += weight.elements
-        return owner
-
-    def is_own(self, weight: Weight) -> bool:
-        """Whether this rank, the first, has the parameter's states."""
-        return self.peer.stage == 0 or self.owner[weight.name] == 0
-
-    # Start, update
-
-    def start(self) -> None:
-        """Parameters, then what sharding makes of them."""
-        tape, peer = self.tape, self.peer
-        tape.mark("start")
-        self.parameters = {
-            weight.name: tape.value(2 * weight.elements, "weights")
-            for weight in self.weights.values()
-        }
-        owned = [weight for weight in self.weights.values() if self.is_own(weight)]
-        self.masters = [
-            tape.value(4 * weight.elements, "optimizer")
-            for weight in sorted(owned, key=lambda weight: weight.elements)
-        ]
-        if peer.stage >= 2 and peer.degrees.sharding > 1:
-            for rank in range(peer.degrees.sharding):
-                names = [name for name in self.weights if self.owner[name] == rank]
-                size = sum(self.weights[name].elements for name in names)
-                for name in names:
-                    del self.parameters[name]
-                self.parameters[f"of rank {rank}"] = tape.value(2 * size, "weights")
-            self._start_gradient_buffers()
-
-    def _start_gradient_buffers(self) -> None:
-        """Gradients that are small lie in a buffer for each owner."""
-        filled = [0] * self.peer.degrees.sharding
-        self.in_buffer: set[str] = set()
-        for weight in self.weights.values():
-            rank = self.owner[weight.name]
-            if filled[rank] + weight.elements <= GRADIENT_BUFFER:
-                filled[rank] += weight.elements
-                self.in_buffer.add(weight.name)
-        self.buffers = [self.tape.value(2 * size, "gradients") for size in filled]
-
-    def update(self) -> None:
-        """Gradients of stage 1 and of data parallelism, clipping, AdamW, parameters to all."""
-        tape, peer = self.tape, self.peer
-        tape.mark("update")
-        sharding = peer.degrees.sharding
-        total = sum(weight.elements for weight in self.weights.values())
-        owned = [weight for weight in self.weights.values() if self.is_own(weight)]
-        count = sum(weight.elements for weight in owned)
-        if peer.stage == 1 and sharding > 1:
-            tape.events.append(Message("all-reduce", 2 * total, "sharding", sharding))
-        if peer.degrees.data > 1:
-            tape.events.append(Message("all-reduce", 2 * total, "data", peer.degrees.data))
-        tape.events += [Traffic("norm of gradients", 2 * count), Traffic("clip", 4 * count)]
-        for weight in owned:
-            if len(self.moments) < 2 * len(owned):
-                self.moments += [tape.value(4 * weight.elements, "optimizer") for _ in range(2)]
-            tape.events.append(Traffic("AdamW", (2 * MASTER_AND_MOMENTS + 4) * weight.elements))
-        if sharding > 1 and peer.stage:
-            for rank in range(sharding):
-                names = [name for name in self.weights if self.owner[name] == rank]
-                size = sum(self.weights[name].elements for name in names)
-                tape.events.append(Message("broadcast", 2 * size, "sharding", sharding))
-        # clear_grad sets gradients to zero and keeps their memory.
-        tape.events.append(Traffic("zero gradients", 2 * count))
-
-    def _receive_gradient(self, weight: Weight, gradient: Value) -> None:
-        """Reduced to its owner and freed there where it isn't; else added up."""
-        tape, peer = self.tape, self.peer
-        if peer.stage >= 2 and peer.degrees.sharding > 1:
-            if weight.name in self.in_buffer:
-                tape.events.append(Traffic("add gradient", 6 * weight.elements))
-                return
-            size = 2 * weight.elements
-            tape.events.append(Message("broadcast", size, "sharding", peer.degrees.sharding))
-            self.read_elsewhere.add(gradient.number)
-            if self.owner[weight.name] != 0:
-                return
-        if weight.name in self.own:
-            tape.events.append(Traffic("add gradient", 6 * weight.elements))
-        else:
-            self.own[weight.name] = gradient
-
-    # Forward
+class Step(States):
+    """A rank of a run: its states, and the forward pass."""
 
     def copied(self, value: Value) -> Value:
         """The input of a column-parallel layer, by `_c_identity`."""
@@ -241,21 +89,17 @@ class Step:
 
     def attention(self, value: Value, layer: int) -> Value:
         """All of a layer's attention, from the normalised input."""
-        tape, peer, model = self.tape, self.peer, self.peer.model
+        model = self.peer.model
         heads = model.num_attention_heads * model.head_dim
         pairs = model.num_key_value_heads * model.head_dim
         if self.fuses_qkv:
             mixed = self.column(value, f"{layer}.qkv", heads + 2 * pairs)
-            part = mixed.size // 3
-            split = tape.apply(
-                [mixed],
-                mixed.size,
-                forward=[Traffic("split", 2 * mixed.size)],
-                backward=[Traffic("concat", 2 * mixed.size)],
-            )
-            del mixed, part
-            query, key_value = self.rotated_fused(split)
-            output = self.core(query, query, key_value)
+            turned = mixed.size * (heads + pairs) // (heads + 2 * pairs)
+            both = self.split_off(mixed, turned)
+            content = self.split_off(mixed, mixed.size - turned)
+            del mixed
+            both = self.rotated(both)
+            output = self.core(both, both, content)
         else:
             query = self.column(value, f"{layer}.q", heads)
             key = self.column(value, f"{layer}.k", pairs)
@@ -266,19 +110,32 @@ class Step:
         return self.row(output, f"{layer}.o", heads)
 
     def rotated(self, value: Value) -> Value:
-        """Rotary embedding of queries or keys, fused, which keeps nothing but tables."""
-        return elementwise(self.tape, "rope", [value])
+        """Rotary embedding of queries or keys; fused, it keeps nothing but tables."""
+        tape = self.tape
+        is_qwen = self.peer.model.family == "qwen"
+        if self.peer.run.model.use_fused_rope and not is_qwen:
+            return elementwise(tape, "rope", [value])
+        # Qwen's, which isn't fused, is in float32.
+        narrow = value.size
+        if is_qwen:
+            value = elementwise(tape, "cast", [value], size=2 * narrow)
+        halves = Traffic("slice, negate, concat", 5 * value.size)
+        turned = tape.apply([value], value.size, forward=[halves], backward=[halves])
+        cosine = elementwise(tape, "multiply", [value], saves=[value])
+        sine = elementwise(tape, "multiply", [turned], saves=[turned])
+        del value, turned
+        total = elementwise(tape, "add", [cosine, sine])
+        del cosine, sine
+        return elementwise(tape, "cast", [total], size=narrow) if is_qwen else total
 
-    def rotated_fused(self, split: Value) -> tuple[Value, Value]:
-        """Queries and keys after rotation, as one value, and what they came from."""
-        size = split.size * 2 // 3
-        together = self.tape.apply(
-            [split],
+    def split_off(self, mixed: Value, size: int) -> Value:
+        """A part of `size` bytes; gradients of all parts are put together again."""
+        return self.tape.apply(
+            [mixed],
             size,
-            forward=[Traffic("rope", 2 * size)],
-            backward=[Traffic("rope backward", 2 * size)],
+            forward=[Traffic("split", 2 * size)],
+            backward=[Traffic("concat", 2 * size)],
         )
-        return together, split
 
     def core(self, query: Value, key: Value, content: Value) -> Value:
         """softmax(QKᵀ)V."""
@@ -287,11 +144,12 @@ class Step:
         heads = model.num_attention_heads // tensor
         size = peer.tokens * heads * model.head_dim * 2
         held = list(dict.fromkeys((query, key, content)))
-        uses_flash = peer.run.model.use_flash_attention and not model.alibi
+        uses_flash = peer.run.model.use_flash_attention
 
         def compute(_: Value) -> Value:
             if not uses_flash:
                 return self.core_with_scores(held, size, heads)
+            biases = [self.bias(heads)] if model.alibi else []
 
             def product(*, is_backward: bool) -> Event:
                 return AttentionProduct(
@@ -302,23 +160,31 @@ class Step:
                     keys=peer.sequence,
                     head_size=model.head_dim,
                     dtype=peer.dtype,
-                    is_causal=True,
+                    is_causal=not model.alibi,
                     is_backward=is_backward,
                 )
 
+            read = [Traffic("read bias", bias.size) for bias in biases]
             return self.tape.apply(
                 held,
                 size,
-                saves=held,
+                saves=[*held, *biases],
                 saves_output=True,
                 extra=4 * heads * peer.tokens,
-                forward=[product(is_backward=False)],
-                backward=[product(is_backward=True)],
+                forward=[product(is_backward=False), *read],
+                backward=[product(is_backward=True), *read],
             )
 
         if peer.recompute == "core_attn":
             return self.tape.checkpoint(compute, query)
         return compute(query)
+
+    def bias(self, heads: int) -> Value:
+        """The mask and ALiBi as one tensor of all scores' size, which flash attention reads."""
+        size = self.peer.micro_batch * heads * self.peer.sequence**2 * 2
+        value = self.tape.value(size)
+        self.tape.events += [Traffic("cast mask", size // heads), Traffic("add ALiBi", size)]
+        return value
 
     def core_with_scores(self, held: list[Value], size: int, heads: int) -> Value:
         """The scores are there: product, bias and mask added, softmax in float32, cast, product."""

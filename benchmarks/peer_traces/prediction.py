@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.peer_traces import llm_foundry, megatron, paddlenlp
-from benchmarks.peer_traces.peer_run import PeerRun
-from benchmarks.peer_traces.steps import Step, boundary_size, record
 from llm_pretrain.planning.allocator import MemoryPeak, replay
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.step import StageTime, stage_time, step_time
 from llm_pretrain.planning.time import message_seconds, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Message
+from peer_traces import llm_foundry, megatron, paddlenlp
+from peer_traces.peer_run import PeerRun
+from peer_traces.steps import Step, boundary_size, record
 
 PROGRAMS: Mapping[str, Callable[[PeerRun], Step]] = {
     "paddlenlp": paddlenlp.Step,
@@ -60,7 +60,9 @@ class Prediction:
         return content
 
 
-def predict(program: str, peer: PeerRun, machine: Machine, *, with_memory: bool = True) -> Prediction:
+def predict(
+    program: str, peer: PeerRun, machine: Machine, *, with_memory: bool = True
+) -> Prediction:
     """Both, or the speed alone."""
     make = PROGRAMS[program]
     stages = stage_times(make, peer, machine)
@@ -82,9 +84,8 @@ def memory_of(step: Step, *, steps: int = 2) -> MemoryPeak:
     count = min(peer.micro_batches, in_flight)
     if peer.chunks > 1:
         count = -(-count // peer.degrees.pipeline) * peer.degrees.pipeline
-    return replay(
-        record(step, micro_batches=count, steps=steps), read_elsewhere=step.read_elsewhere
-    )
+    events = record(step, micro_batches=count, steps=steps)
+    return replay(events, read_elsewhere=step.read_elsewhere, meets_at="forward")
 
 
 def stage_times(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from benchmarks.peer_traces.peer_run import PeerRun
-from benchmarks.peer_traces.tape import Backward, Tape, Value
 from llm_pretrain.parallel.pipeline.schedules import Place, training_schedule
 from llm_pretrain.planning.trace import Event, Traffic
+from peer_traces.peer_run import PeerRun
+from peer_traces.tape import Backward, Tape, Value
 
 
 class Step(Protocol):

@@ -179,9 +179,7 @@ class Tape:
         nodes, self._nodes = self._nodes, []
         return nodes
 
-    def play_backward(
-        self, nodes: list[tuple[int, Backward]], gradient: Value
-    ) -> Value | None:
+    def play_backward(self, nodes: list[tuple[int, Backward]], gradient: Value) -> Value | None:
         """The backward pass of what `take_nodes` gave, from the gradient of its last result; the
         gradient of its first input, if that needs one."""
         assert not self._nodes

@@ -3,8 +3,8 @@ in pieces that are too small.
 
 Its rules are those of `paddle/phi/core/memory/allocation/auto_growth_best_fit_allocator.cc`: sizes
 are rounded up to 256 bytes; the smallest free block that is large enough serves, its upper end; a
-block that becomes free joins its free neighbours; if none is large enough, a chunk is taken from the
-device. Chunks go back only where the device has no more.
+block that becomes free joins its free neighbours; if none is large enough, a chunk is taken from
+the device. Chunks go back only where the device has no more.
 
 A block that another stream reads, of a collective say, is free again only when the device has come
 past that (`stream_safe_cuda_allocator.cc`), and the host is ahead of the device by as much as the
@@ -22,8 +22,10 @@ from llm_pretrain.planning.trace import (
     Allocation,
     AttentionProduct,
     Event,
+    Mark,
     Message,
     Part,
+    Phase,
     Product,
     Release,
     Traffic,
@@ -37,7 +39,7 @@ LAUNCHES_AHEAD = 1024
 https://stackoverflow.com/questions/53970187 measured about 1000 per stream."""
 
 
-class OutOfMemory(Exception):
+class OutOfMemoryError(Exception):
     """A chunk was needed that the device has not."""
 
 
@@ -78,7 +80,7 @@ class BestFitAllocator:
         """A block of at least `size` bytes.
 
         Raises:
-            OutOfMemory: no block is free, and the device has no chunk for one.
+            OutOfMemoryError: no block is free, and the device has no chunk for one.
         """
         size = _aligned(size)
         place = bisect_left(self._free, (size, -1))
@@ -116,7 +118,9 @@ class BestFitAllocator:
         if self._capacity is not None and self.reserved + size > self._capacity:
             self.release_idle_chunks()
             if self.reserved + size > self._capacity:
-                raise OutOfMemory(f"{size} bytes on top of {self.reserved}, of {self._capacity}")
+                raise OutOfMemoryError(
+                    f"{size} bytes on top of {self.reserved}, of {self._capacity}"
+                )
         self._chunks[self._next_address] = size
         self._add_free(Block(size, self._next_address))
         self.reserved += size
@@ -150,6 +154,7 @@ def replay(
     *,
     read_elsewhere: Collection[int] = (),
     launches_ahead: int = LAUNCHES_AHEAD,
+    meets_at: Phase | None = None,
     chunk_size: int = 0,
     capacity: int | None = None,
 ) -> MemoryPeak:
@@ -158,9 +163,10 @@ def replay(
     Args:
         read_elsewhere: numbers of the allocations that another stream reads: each is free only
             when the host has launched `launches_ahead` more kernels since its release.
+        meets_at: at whose begin the host waits for the device, if the program does that.
 
     Raises:
-        OutOfMemory: the trace needs more than `capacity`.
+        OutOfMemoryError: the trace needs more than `capacity`.
     """
     allocator = BestFitAllocator(chunk_size=chunk_size, capacity=capacity)
     blocks: dict[int, tuple[Block, Part]] = {}
@@ -188,6 +194,8 @@ def replay(
             else:
                 allocator.release(block)
                 in_use[part] -= block.size
+        elif isinstance(event, Mark) and event.phase == meets_at:
+            launches += launches_ahead
         elif isinstance(event, Product | AttentionProduct | Traffic | Message):
             launches += 1
     return peak._replace(reserved=reserved)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_pretrain.planning.allocator import BestFitAllocator, OutOfMemory, replay
-from llm_pretrain.planning.trace import Allocation, Event, Release, Traffic
+from llm_pretrain.planning.allocator import BestFitAllocator, OutOfMemoryError, replay
+from llm_pretrain.planning.trace import Allocation, Event, Mark, Release, Traffic
 
 KIB = 1024
 
@@ -71,7 +71,7 @@ def test_idle_chunks_go_back_where_the_device_has_no_more() -> None:
     allocator.allocate(8 * KIB)
     assert allocator.reserved == 10 * KIB
     allocator.release(kept)
-    with pytest.raises(OutOfMemory, match="of 10240"):
+    with pytest.raises(OutOfMemoryError, match="of 10240"):
         allocator.allocate(3 * KIB)
 
 
@@ -103,3 +103,14 @@ def test_what_another_stream_reads_is_free_later() -> None:
 
     assert peak(launches=2) == 2 * KIB
     assert peak(launches=3) == KIB
+
+
+def test_where_the_host_waits_for_the_device_all_that_was_late_is_free() -> None:
+    events: list[Event] = [
+        Allocation(0, KIB, "gradients"),
+        Release(0),
+        Mark("forward"),
+        Allocation(1, KIB, "activations"),
+    ]
+    assert replay(events, read_elsewhere={0}).reserved == 2 * KIB
+    assert replay(events, read_elsewhere={0}, meets_at="forward").reserved == KIB

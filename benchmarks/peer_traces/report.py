@@ -239,7 +239,7 @@ that GPU.
 
 _PADDLENLP = (
     "8 × A100 80G, 4096 tokens. Memory is `max_memory_reserved`: that is what the script behind "
-    "the table read. The one fitted number is that of llama-7b's speed; nothing is fitted to memory.",
+    "the table read. The one fitted number is that of llama-7b's speed; none is fitted to memory.",
 )
 _FLAGPERF = (
     "The same program in other layouts, by others on other machines; nothing is fitted here. "

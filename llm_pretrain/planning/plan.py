@@ -151,7 +151,7 @@ class Planner:
         degrees = layout.degrees
         order = self.run.training.hybrid_parallel_topo_order
         spans = spans_of(degrees, order, self.machine.devices_per_node)
-        kinds: dict[tuple[tuple[int, ...], bool, bool], StageTime] = {}
+        kinds: dict[StageKind, StageTime] = {}
         stages: list[StageTime] = []
         fullest, sent = 0, 0
         memory: Bytes = {}
@@ -189,10 +189,11 @@ class Planner:
         return run_with(self.run, replace(layout, accumulation=accumulation))
 
 
-def stage_kind(
-    model: ModelConfig, degrees: Degrees, stage: int
-) -> tuple[tuple[int, ...], bool, bool]:
-    """What decides on a stage's work: the blocks of its chunks, and the model's ends."""
+StageKind = tuple[tuple[int, ...], bool, bool]
+"""What decides on a stage's work: the blocks of its chunks, and whether it has the model's ends."""
+
+
+def stage_kind(model: ModelConfig, degrees: Degrees, stage: int) -> StageKind:
     ranks, chunks = degrees.pipeline, degrees.virtual_pipeline
     layers, parts = model.num_hidden_layers, ranks * chunks
     blocks = tuple(

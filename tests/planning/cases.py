@@ -97,6 +97,8 @@ QUICK = tuple(
         (LLAMA, grid.PP2VP2, {}, False),
     )
 )
-CASES = tuple(dict.fromkeys([*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS], ())) if (
-    False
-) else (*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS)
+CASES = (
+    tuple(dict.fromkeys([*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS], ()))
+    if (False)
+    else (*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS)
+)

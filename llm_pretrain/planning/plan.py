@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
@@ -115,7 +114,7 @@ class Planner:
         every = training.save_steps if isinstance(training.save_steps, int) else 0
         seconds = step.seconds.copy()
         tokens = layout.micro_batch * layout.accumulation * run.data.max_seq_length
-        seconds["data"] += tokens * _TOKEN_BYTES / self.machine.host_bandwidth
+        seconds["input"] += tokens * _TOKEN_BYTES / self.machine.host_bandwidth
         if training.save_strategy == "steps" and every > 0:
             seconds["saves"] += save / every
         step = StepTime(seconds, step.stage)
@@ -164,6 +163,7 @@ class Planner:
                     self.model,
                     degrees,
                     stage_rank(degrees, order, stage),
+                    steps=2,
                 )
                 line = timeline(trace.events, self.machine)
                 kinds[kind] = stage_time(list(sections(line, spans, self.machine)))
@@ -212,10 +212,3 @@ def largest_message(trace: Trace) -> int:
         ),
         default=0,
     )
-
-
-def share_of(parts: Mapping[str, float]) -> dict[str, float]:
-    """Each part's share of the sum, the largest first."""
-    whole = sum(parts.values()) or 1.0
-    ordered = sorted(parts.items(), key=lambda item: -item[1])
-    return {part: value / whole for part, value in ordered if value > 0}

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from llm_pretrain.config import Degrees, RunConfig
 from llm_pretrain.config.degrees import ORDERS
@@ -23,8 +23,14 @@ from llm_pretrain.planning.step import StageTime, stage_time
 from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Event, Message, Trace
 
-Tracer = Callable[[RunConfig, ModelConfig, Degrees, int], Trace]
-"""The trace of a rank of a run, as `program.trace_step` gives it."""
+
+class Tracer(Protocol):
+    """Gives the trace of some steps of a rank of a run, as `program.trace_step` does."""
+
+    def __call__(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace: ...
+
 
 Place = str
 """Of a unit: "first" has the embedding, "last" the head."""
@@ -129,7 +135,7 @@ class Units:
         order = run.training.hybrid_parallel_topo_order
         rank = stage_rank(unit.degrees, order, 0 if place == "first" else 1)
         model = replace(self.model, num_hidden_layers=2 * blocks)
-        return self.trace(run, model, unit.degrees, rank).events
+        return self.trace(run, model, unit.degrees, rank, steps=1).events
 
     def _unit(self, layout: Layout, **changes: Any) -> Layout:
         return replace(

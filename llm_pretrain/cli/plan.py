@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
 from llm_pretrain.planning.calibrate import calibrated
-from llm_pretrain.planning.layouts import Layout, own_layout, run_with, samples_a_step
+from llm_pretrain.planning.layouts import Layout, layout_of, own_layout, run_with, samples_a_step
 from llm_pretrain.planning.machines import (
     MEASURED,
     Machine,
     load_machine,
-    machine_of_device,
+    machine_of_this_device,
     names,
     read_machine,
     to_json,
@@ -36,7 +36,7 @@ from llm_pretrain.planning.picture import draw
 from llm_pretrain.planning.plan import Plan, Planner
 from llm_pretrain.planning.report import as_json, details, table, why
 from llm_pretrain.planning.search import Found, search
-from llm_pretrain.planning.trace import Trace
+from llm_pretrain.planning.trace import Part, Trace
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.preflight import model_config_of
 
@@ -125,9 +125,9 @@ def _plan(options: _Options, words: Sequence[str]) -> int:
     if options.calibrate:
         return _calibrate(options, run, model, machine)
     samples = samples_a_step(run, options.gpus)
-    trace = tracer(machine)
-    found = search(run, model, machine, trace, devices=options.gpus, samples=samples)
-    own, own_problem = _own(run, model, machine, trace, options.gpus)
+    program = ThisProgram(machine)
+    found = search(run, model, machine, program, devices=options.gpus, samples=samples)
+    own, own_problem = _own(run, model, machine, program, options.gpus)
     if options.json:
         print(json.dumps(_as_json(found, own, own_problem, machine, samples), indent=2))
     else:
@@ -157,17 +157,6 @@ def find_machine(name: str) -> Machine:
     return load_machine(known)
 
 
-def machine_of_this_device() -> str | None:
-    """The name of the machine with the first GPU here; None where there is none that is known."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    first = done.stdout.strip().partition("\n")[0]
-    return machine_of_device(first) if done.returncode == 0 and first else None
-
-
 def _measured() -> Machine:
     """This machine, by a process of its own: measuring needs Paddle, and a plan needs it away."""
     command = [sys.executable, "-m", "llm_pretrain.planning.measure"]
@@ -177,18 +166,65 @@ def _measured() -> Machine:
     return read_machine(json.loads(done.stdout.splitlines()[-1]), MEASURED, MEASURED)
 
 
-def tracer(machine: Machine) -> Any:
-    """What gives the trace of a rank of this program on the machine's device."""
-    device = "cpu" if machine.name == MEASURED else "gpu"
+def describe_own_plan(
+    run: RunConfig, model: ModelConfig, degrees: Degrees, machine_name: str, columns: int
+) -> tuple[list[str], list[str]]:
+    """What a run takes on a machine, in lines of at most `columns`; and why it can't be had.
+
+    Raises:
+        ConfigError: there is no such machine.
+    """
+    machine = find_machine(machine_name)
+    program = ThisProgram(machine)
+    plan = Planner(run, model, machine, program).plan(layout_of(run, degrees))
+    lines = [
+        f"on {degrees.world_size} × {machine.name}: "
+        f"{plan.tokens_per_second_per_device:,.0f} tokens/s/device, MFU {plan.mfu:.1%}, "
+        f"{plan.days:,.1f} days, {plan.device_hours:,.0f} device-hours",
+        *details(plan, machine, columns),
+    ]
+    if total(plan.memory) <= machine.memory:
+        return lines, []
+    samples = plan_batches(run, degrees).samples_per_step
+    found = search(run, model, machine, program, devices=degrees.world_size, samples=samples)
+    return lines, [f"{why(plan, (), machine)}; {_nearest(plan, found)}"]
+
+
+def _nearest(plan: Plan, found: Found) -> str:
+    """What to change so that it fits."""
+    if not found.plans:
+        return f"none of {found.considered:,} layouts of so many devices does: take more of them"
+    own = plan.layout.keys()
+
+    def changes(other: Plan) -> dict[str, Any]:
+        return {key: value for key, value in other.layout.keys().items() if value != own[key]}
+
+    nearest = min(found.plans, key=lambda other: len(changes(other)))
+    values = ", ".join(f"{key} {json.dumps(value)}" for key, value in changes(nearest).items())
+    return f"the nearest that does has {values}"
+
+
+class ThisProgram:
+    """This program on a machine's devices, by its own code on a Paddle that has shapes only."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.device = "cpu" if machine.name == MEASURED else "gpu"
 
     def trace(
-        run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
     ) -> Trace:
         from llm_pretrain.planning.program import trace_step
 
-        return trace_step(run, model, degrees, rank, device=device, steps=steps)
+        return trace_step(run, model, degrees, rank, device=self.device, steps=steps)
 
-    return trace
+    def memory(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
+    ) -> Mapping[Part, int]:
+        from llm_pretrain.planning import shapes
+        from llm_pretrain.planning.prediction import memory_of_rank
+
+        shapes.install(self.device)
+        return memory_of_rank(run, model, degrees, rank, device=self.device).parts
 
 
 def _model(run: RunConfig) -> ModelConfig:
@@ -199,11 +235,9 @@ def _model(run: RunConfig) -> ModelConfig:
 
 
 def _own(
-    run: RunConfig, model: ModelConfig, machine: Machine, trace: Any, devices: int
+    run: RunConfig, model: ModelConfig, machine: Machine, program: ThisProgram, devices: int
 ) -> tuple[Plan | None, str]:
     """The plan of the configuration's own layout, or why it has none."""
-    from llm_pretrain.config import check_layout
-
     try:
         layout, _ = own_layout(run, devices)
     except ConfigError as error:
@@ -211,7 +245,7 @@ def _own(
     problems = check_layout(run, model, layout.degrees)
     if problems:
         return None, "; ".join(problems)
-    return Planner(run, model, machine, trace).plan(layout), ""
+    return Planner(run, model, machine, program).plan(layout), ""
 
 
 def _lines(
@@ -279,7 +313,9 @@ def _as_json(
 
 def _calibrate(options: _Options, run: RunConfig, model: ModelConfig, machine: Machine) -> int:
     layout, _ = own_layout(run, options.gpus)
-    fitted, report = calibrated(run, model, machine, tracer(machine), layout, options.calibrate)
+    fitted, report = calibrated(
+        run, model, machine, ThisProgram(machine), layout, options.calibrate
+    )
     for line in report:
         print(terminal.fit(line))
     if options.write:

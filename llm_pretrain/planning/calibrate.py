@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -12,8 +13,8 @@ from llm_pretrain.planning.layouts import Layout
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.plan import Planner
 from llm_pretrain.planning.report import readable_seconds
-from llm_pretrain.planning.trace import Trace
-from llm_pretrain.planning.units import Tracer
+from llm_pretrain.planning.trace import Part, Trace
+from llm_pretrain.planning.units import Program
 
 _ROUNDS = 8
 _EXACT = 1e-4
@@ -46,11 +47,32 @@ def logged_step_seconds(path: str) -> float:
     return median(seconds[1:])
 
 
+class _Remembering:
+    """A program of which each trace is made once: it is the same at whatever rates."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._traces: dict[tuple[int, int], Trace] = {}
+
+    def trace(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace:
+        key = (model.num_hidden_layers, rank)
+        if key not in self._traces:
+            self._traces[key] = self.program.trace(run, model, degrees, rank, steps=steps)
+        return self._traces[key]
+
+    def memory(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
+    ) -> Mapping[Part, int]:
+        return {}  # plays no part in the time
+
+
 def calibrated(
     run: RunConfig,
     model: ModelConfig,
     machine: Machine,
-    trace: Tracer,
+    program: Program,
     layout: Layout,
     log: str,
 ) -> tuple[Machine, list[str]]:
@@ -60,17 +82,11 @@ def calibrated(
         ConfigError: no share of the rates makes it so.
     """
     measured = logged_step_seconds(log)
-    traces: dict[int, Trace] = {}
-
-    def once(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int) -> Trace:
-        """A rank's trace, which is the same for whatever rates."""
-        if rank not in traces:
-            traces[rank] = trace(run, model, degrees, rank, steps=steps)
-        return traces[rank]
+    program = _Remembering(program)
 
     def seconds(sustained: float) -> float:
         fitted = machine.refitted(sustained, "")
-        return Planner(run, model, fitted, once).plan(layout).step.total
+        return Planner(run, model, fitted, program).plan(layout).step.total
 
     before = seconds(machine.sustained)
     low = high = 1.0 / machine.sustained

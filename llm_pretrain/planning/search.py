@@ -18,7 +18,7 @@ from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
 from llm_pretrain.planning.time import add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
-from llm_pretrain.planning.units import Moment, Parts, Tracer, Units, combine
+from llm_pretrain.planning.units import Moment, Parts, Program, Units, combine
 
 SHOWN = 5
 _CANDIDATES = 12
@@ -46,20 +46,20 @@ def search(
     run: RunConfig,
     model: ModelConfig,
     machine: Machine,
-    trace: Tracer,
+    program: Program,
     *,
     devices: int,
     samples: int,
 ) -> Found:
     """The best layouts of a run on so many devices, at `samples` a step over all of them."""
-    return _Search(Planner(run, model, machine, trace), devices, samples).run()
+    return _Search(Planner(run, model, machine, program), devices, samples).run()
 
 
 class _Search:
     def __init__(self, planner: Planner, devices: int, samples: int) -> None:
         self.planner = planner
         self.model, self.machine = planner.model, planner.machine
-        self.units = Units(planner.run, planner.model, planner.machine, planner.trace)
+        self.units = Units(planner.run, planner.model, planner.machine, planner.program)
         self.order = planner.run.training.hybrid_parallel_topo_order
         self.frames = list(frames(planner.run, planner.model, devices, samples))
         # Without scores in memory there is nothing of the core that recompute could save.

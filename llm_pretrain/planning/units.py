@@ -8,7 +8,7 @@ traces stands for thousands of layouts. The best of them are traced whole afterw
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Protocol, get_args
@@ -21,15 +21,21 @@ from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile, total
 from llm_pretrain.planning.step import StageTime, stage_time
 from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
-from llm_pretrain.planning.trace import Event, Message, Trace
+from llm_pretrain.planning.trace import Event, Message, Part, Trace
 
 
-class Tracer(Protocol):
-    """Gives the trace of some steps of a rank of a run, as `program.trace_step` does."""
+class Program(Protocol):
+    """The program that is planned for: what a rank of a run does, and what it holds."""
 
-    def __call__(
+    def trace(
         self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
-    ) -> Trace: ...
+    ) -> Trace:
+        """The events of some steps of a rank."""
+
+    def memory(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
+    ) -> Mapping[Part, int]:
+        """Bytes that a rank holds at its fullest, by part."""
 
 
 Place = str
@@ -91,13 +97,15 @@ class Costs:
 class Units:
     """Unit costs, each made when it is first asked for."""
 
-    def __init__(self, run: RunConfig, model: ModelConfig, machine: Machine, trace: Tracer) -> None:
+    def __init__(
+        self, run: RunConfig, model: ModelConfig, machine: Machine, program: Program
+    ) -> None:
         self.run = replace(
             run, training=run.training.model_copy(update={"no_recompute_layers": None})
         )
         self.model = model
         self.machine = machine
-        self.trace = trace
+        self.program = program
         self._events = functools.lru_cache(maxsize=None)(self._traced)
         self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
         self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
@@ -135,7 +143,7 @@ class Units:
         order = run.training.hybrid_parallel_topo_order
         rank = stage_rank(unit.degrees, order, 0 if place == "first" else 1)
         model = replace(self.model, num_hidden_layers=2 * blocks)
-        return self.trace(run, model, unit.degrees, rank, steps=1).events
+        return self.program.trace(run, model, unit.degrees, rank, steps=1).events
 
     def _unit(self, layout: Layout, **changes: Any) -> Layout:
         return replace(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import subprocess
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,6 +158,17 @@ def machine_of_device(device_name: str) -> str | None:
         and set(_words(content["device"])) <= words
     ]
     return max(matches)[1] if matches else None
+
+
+def machine_of_this_device() -> str | None:
+    """The name of the machine with the first GPU here; None where there is none that is known."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    first = done.stdout.strip().partition("\n")[0]
+    return machine_of_device(first) if done.returncode == 0 and first else None
 
 
 def _words(name: str) -> list[str]:

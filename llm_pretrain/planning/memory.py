@@ -33,34 +33,45 @@ def steps_begin(trace: Trace) -> int:
     )
 
 
+def last_step_begins(trace: Trace) -> int:
+    """The event with which the last step begins."""
+    begins, is_between = 0, True
+    for number, event in enumerate(trace.events):
+        if isinstance(event, Mark):
+            if is_between and event.phase == "forward":
+                begins = number
+            is_between = event.phase in ("start", "update")
+    return begins
+
+
 def fullest(trace: Trace, *, begin: int = 0) -> Memory:
     """The fullest moment from an event on."""
+    return max(moments(trace, begin=begin), key=lambda memory: memory.bytes)
+
+
+def moments(trace: Trace, *, begin: int = 0) -> list[Memory]:
+    """The fullest moment under each mark from an event on, in order."""
     sizes: dict[int, int] = {}
-    held = most = 0
-    at = begin
+    parts: dict[int, Part] = {}
+    held: Counter[Part] = Counter()
+    total = most = 0
+    moment = Mark("start")
+    found: list[Memory] = []
+    snapshot: dict[Part, int] = {}
     for number, event in enumerate(trace.events):
         if isinstance(event, Allocation):
-            sizes[event.number] = event.size
-            held += event.size
-            if held > most and number >= begin:
-                most, at = held, number
+            sizes[event.number], parts[event.number] = event.size, event.part
+            held[event.part] += event.size
+            total += event.size
+            if total > most:
+                most, snapshot = total, dict(held)
         elif isinstance(event, Release):
-            held -= sizes[event.number]
-    return _at(trace, at)
-
-
-def _at(trace: Trace, last: int) -> Memory:
-    """What is held after the event of that number."""
-    alive: dict[int, Allocation] = {}
-    moment = Mark("start")
-    for event in trace.events[: last + 1]:
-        if isinstance(event, Allocation):
-            alive[event.number] = event
-        elif isinstance(event, Release):
-            del alive[event.number]
+            size = sizes.pop(event.number)
+            held[parts[event.number]] -= size
+            total -= size
         elif isinstance(event, Mark):
-            moment = event
-    parts: Counter[Part] = Counter()
-    for each in alive.values():
-        parts[each.part] += each.size
-    return Memory(sum(parts.values()), dict(parts), moment)
+            if number > begin:
+                found.append(Memory(most, snapshot, moment))
+            moment, most, snapshot = event, total, dict(held)
+    found.append(Memory(most, snapshot, moment))
+    return found

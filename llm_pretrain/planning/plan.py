@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.run_config import evaluation_share
-from llm_pretrain.parallel.pipeline.schedules import Place, warm_up_passes
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
-from llm_pretrain.planning.profile import Bytes, peak_of, profile, total
+from llm_pretrain.planning.profile import Bytes, total
 from llm_pretrain.planning.step import StageTime, StepTime, stage_time, step_time
-from llm_pretrain.planning.time import message_seconds, sections, spans_of, timeline
+from llm_pretrain.planning.time import (
+    Seconds,
+    add,
+    message_seconds,
+    sections,
+    spans_of,
+    timeline,
+)
 from llm_pretrain.planning.trace import Message, Trace
-from llm_pretrain.planning.units import Tracer, stage_rank
+from llm_pretrain.planning.units import Program, stage_rank
 
 FRAGMENTS = 0.03
 """Of what is allocated, in the gaps of a best-fit allocator at sizes that stay the same
@@ -79,6 +85,8 @@ class Plan:
         return self.run_seconds / 3600 * self.devices
 
 
+FEW = 2
+"""Blocks of a chunk that are traced, and one more: what each further block adds is the same."""
 OUTSIDE = ("fragments", "context", "group buffers")
 """Parts of memory that are no tensors."""
 
@@ -96,13 +104,15 @@ def with_outside(memory: Bytes, degrees: Degrees, machine: Machine) -> dict[str,
 
 
 class Planner:
-    """Plans layouts of one run on one machine; `trace` gives the trace of a rank."""
+    """Plans layouts of one run of one program on one machine."""
 
-    def __init__(self, run: RunConfig, model: ModelConfig, machine: Machine, trace: Tracer) -> None:
+    def __init__(
+        self, run: RunConfig, model: ModelConfig, machine: Machine, program: Program
+    ) -> None:
         self.run = run
         self.model = model
         self.machine = machine
-        self.trace = trace
+        self.program = program
         self.peak = machine.peak(run.training.compute_dtype)
         self.plan = functools.lru_cache(maxsize=None)(self._plan)
 
@@ -115,7 +125,7 @@ class Planner:
         every = training.save_steps if isinstance(training.save_steps, int) else 0
         seconds = step.seconds.copy()
         tokens = layout.micro_batch * layout.accumulation * run.data.max_seq_length
-        seconds["data"] += tokens * _TOKEN_BYTES / self.machine.host_bandwidth
+        seconds["input"] += tokens * _TOKEN_BYTES / self.machine.host_bandwidth
         if training.save_strategy == "steps" and every > 0:
             seconds["saves"] += save / every
         step = StepTime(seconds, step.stage)
@@ -147,11 +157,10 @@ class Planner:
         return parameters * float(weight + states), parameters * share / self.machine.host_bandwidth
 
     def _plan(self, layout: Layout) -> Plan:
-        """From traces of the layout itself: of one rank of each kind of stage."""
         degrees = layout.degrees
         order = self.run.training.hybrid_parallel_topo_order
         spans = spans_of(degrees, order, self.machine.devices_per_node)
-        kinds: dict[tuple[tuple[int, ...], bool, bool], StageTime] = {}
+        kinds: dict[StageKind, StageTime] = {}
         stages: list[StageTime] = []
         fullest, sent = 0, 0
         memory: Bytes = {}
@@ -159,18 +168,12 @@ class Planner:
             kind = stage_kind(self.model, degrees, stage)
             # Of stages of one kind the first keeps the most passes, and none computes otherwise.
             if kind not in kinds:
-                trace = self.trace(
-                    self._shortened(layout, stage),
-                    self.model,
-                    degrees,
-                    stage_rank(degrees, order, stage),
-                )
-                line = timeline(trace.events, self.machine)
-                kinds[kind] = stage_time(list(sections(line, spans, self.machine)))
-                peak = peak_of(profile(trace.events))
-                if total(peak) > total(memory):
-                    fullest, memory = stage, peak
-                sent = max(sent, largest_message(trace))
+                kinds[kind], size = self._stage(layout, stage, kind)
+                sent = max(sent, size)
+                rank = stage_rank(degrees, order, stage)
+                held = self.program.memory(run_with(self.run, layout), self.model, degrees, rank)
+                if sum(held.values()) > total(memory):
+                    fullest, memory = stage, dict(held)
             stages.append(kinds[kind])
         message = Message("send", sent, "pipeline", 2)
         step = step_time(
@@ -181,24 +184,66 @@ class Planner:
         )
         return self.finish(layout, memory, fullest, step)
 
-    def _shortened(self, layout: Layout, stage: int) -> RunConfig:
-        """The run with as few micro-batches as keep as many passes at once."""
+    def _stage(self, layout: Layout, stage: int, kind: StageKind) -> tuple[StageTime, int]:
+        """A stage's time, and the bytes of its messages to others, from few blocks a chunk."""
+        blocks = kind[0]
+        if max(blocks) <= FEW + 1:
+            return self._traced(layout, stage, self.model)
+        parts = layout.pipeline * layout.virtual
+        few, more = (
+            self._traced(layout, stage, replace(self.model, num_hidden_layers=parts * count))
+            for count in (FEW, FEW + 1)
+        )
+        return grown(few[0], more[0], [count - FEW for count in blocks]), few[1]
+
+    def _traced(self, layout: Layout, stage: int, model: ModelConfig) -> tuple[StageTime, int]:
+        degrees, order = layout.degrees, self.run.training.hybrid_parallel_topo_order
+        rank = stage_rank(degrees, order, stage)
+        run = self._shortened(layout)
+        trace = self.program.trace(run, model, degrees, rank, steps=2)
+        spans = spans_of(degrees, order, self.machine.devices_per_node)
+        line = timeline(trace.events, self.machine)
+        return stage_time(list(sections(line, spans, self.machine))), largest_message(trace)
+
+    def _shortened(self, layout: Layout) -> RunConfig:
+        """The run with as few micro-batches as have a first and a last."""
         ranks, chunks = layout.pipeline, layout.virtual
-        needed = 2 * ranks if chunks > 1 else warm_up_passes(Place(stage, ranks)) + 2
+        needed = ranks if chunks > 1 else 2
         accumulation = min(layout.accumulation, needed)
         return run_with(self.run, replace(layout, accumulation=accumulation))
 
 
-def stage_kind(
-    model: ModelConfig, degrees: Degrees, stage: int
-) -> tuple[tuple[int, ...], bool, bool]:
-    """What decides on a stage's work: the blocks of its chunks, and the model's ends."""
+StageKind = tuple[tuple[int, ...], bool, bool]
+"""What decides on a stage's work: the blocks of its chunks, and whether it has the model's ends."""
+
+
+def stage_kind(model: ModelConfig, degrees: Degrees, stage: int) -> StageKind:
     ranks, chunks = degrees.pipeline, degrees.virtual_pipeline
     layers, parts = model.num_hidden_layers, ranks * chunks
     blocks = tuple(
         (part + 1) * layers // parts - part * layers // parts for part in range(stage, parts, ranks)
     )
     return blocks, stage == 0, stage == ranks - 1
+
+
+def grown(few: StageTime, more: StageTime, further: Sequence[int]) -> StageTime:
+    """A stage of as many blocks `further` in each chunk as `few` has, where `more` has one more."""
+    stage = StageTime()
+    for phase in ("forward", "backward"):
+        for chunk, count in enumerate(further):
+            passes: dict[int, list[Seconds]] = getattr(stage, phase)
+            pairs = zip(getattr(few, phase)[chunk], getattr(more, phase)[chunk], strict=True)
+            for small, large in pairs:
+                passes[chunk].append(_on_line(small, large, count))
+    stage.once = _on_line(few.once, more.once, sum(further) / len(further))
+    return stage
+
+
+def _on_line(small: Seconds, large: Seconds, place: float) -> Seconds:
+    seconds = small.copy()
+    add(seconds, large, place)
+    add(seconds, small, -place)
+    return seconds
 
 
 def largest_message(trace: Trace) -> int:
@@ -211,10 +256,3 @@ def largest_message(trace: Trace) -> int:
         ),
         default=0,
     )
-
-
-def share_of(parts: Mapping[str, float]) -> dict[str, float]:
-    """Each part's share of the sum, the largest first."""
-    whole = sum(parts.values()) or 1.0
-    ordered = sorted(parts.items(), key=lambda item: -item[1])
-    return {part: value / whole for part, value in ordered if value > 0}

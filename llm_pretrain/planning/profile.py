@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+from llm_pretrain.planning.time import begins
 from llm_pretrain.planning.trace import Allocation, Event, Mark, Part, Release
 
 Bytes = Mapping[str, float]
@@ -79,7 +80,6 @@ def profile(events: Iterable[Event]) -> list[Stretch]:
     sizes: dict[int, tuple[str, int]] = {}
     stretches: list[Stretch] = []
     mark, before = Mark("start"), dict(held)
-    recomputes = False
 
     def change(part: str, size: float) -> None:
         for highest in all_three:
@@ -99,8 +99,7 @@ def profile(events: Iterable[Event]) -> list[Stretch]:
                 part, size = sizes.pop(event.number)
                 change(part, -size)
             case Mark():
-                recomputes, was_recomputing = event.phase == "recompute", recomputes
-                if recomputes or was_recomputing:
+                if not begins(event, mark):
                     continue
                 stretches.append(ended())
                 mark, before = event, dict(held)

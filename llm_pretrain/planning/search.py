@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import heapq
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import RunConfig
@@ -12,16 +13,18 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel.pipeline.schedules import Place, warm_up_passes
 from llm_pretrain.planning.layouts import RECOMPUTE, Layout, frames, with_sharding
 from llm_pretrain.planning.machines import Machine
-from llm_pretrain.planning.plan import Plan, Planner, with_outside
-from llm_pretrain.planning.profile import Bytes, plus, total
+from llm_pretrain.planning.plan import Plan, Planner, StageKind, stage_kind, with_outside
+from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
-from llm_pretrain.planning.time import message_seconds, spans_of
+from llm_pretrain.planning.time import add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
-from llm_pretrain.planning.units import Costs, Parts, Tracer, Units, combine
+from llm_pretrain.planning.units import Moment, Parts, Program, Units, combine
 
 SHOWN = 5
-_CANDIDATES = 16
+_CANDIDATES = 12
 """Layouts whose schedules are played, of which the best are traced whole."""
+_SLACK = 1.03
+"""Sums of unit costs may say a little more memory than a whole trace, which decides."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +46,45 @@ def search(
     run: RunConfig,
     model: ModelConfig,
     machine: Machine,
-    trace: Tracer,
+    program: Program,
     *,
     devices: int,
     samples: int,
 ) -> Found:
     """The best layouts of a run on so many devices, at `samples` a step over all of them."""
-    return _Search(Planner(run, model, machine, trace), devices, samples).run()
+    return _Search(Planner(run, model, machine, program), devices, samples).run()
 
 
 class _Search:
     def __init__(self, planner: Planner, devices: int, samples: int) -> None:
         self.planner = planner
         self.model, self.machine = planner.model, planner.machine
-        self.units = Units(planner.run, planner.model, planner.machine, planner.trace)
+        self.units = Units(planner.run, planner.model, planner.machine, planner.program)
         self.order = planner.run.training.hybrid_parallel_topo_order
         self.frames = list(frames(planner.run, planner.model, devices, samples))
-        self.parts = functools.lru_cache(maxsize=None)(self._parts)
-        length = planner.run.data.max_seq_length
-        self.tokens_per_device = samples * length / devices
+        # Without scores in memory there is nothing of the core that recompute could save.
+        self.recompute = [
+            kind for kind in RECOMPUTE if kind != "core_attn" or not self.model.use_flash_attention
+        ]
+        self.length = planner.run.data.max_seq_length
+        self.tokens_per_device = samples * self.length / devices
+        shapes = planner.model.tensor_shapes()
+        matrices = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) > 1}
+        in_blocks = {name: size for name, size in matrices.items() if name.startswith("layers.")}
+        self.block_weights = float(sum(in_blocks.values()))
+        self.attention_weights = float(
+            sum(size for name, size in in_blocks.items() if ".attention." in name)
+        )
+        head = planner.model.vocab_size * planner.model.hidden_size
+        self.matrix_weights = self.block_weights + head
 
     def run(self) -> Found:
         estimates = self._estimates()
-        played = sorted((self._played(layout) for _, layout in estimates), key=lambda each: each[0])
+        played = sorted(
+            (layout for _, layout in estimates), key=lambda layout: self._step(layout).total
+        )
         plans: list[Plan] = []
-        for _, layout in played:
+        for layout in played:
             plan = self.planner.plan(layout)
             if total(plan.memory) <= self.machine.memory:
                 plans.append(plan)
@@ -83,7 +100,7 @@ class _Search:
         kinds = [
             (self._bound(frame, recompute), number, frame, recompute)
             for number, frame in enumerate(self.frames)
-            for recompute in RECOMPUTE
+            for recompute in self.recompute
         ]
         kinds.sort(key=lambda each: each[:2])
         best: list[tuple[float, int, Layout]] = []
@@ -96,7 +113,7 @@ class _Search:
                 seconds = self._seconds(layout)
                 if len(best) == _CANDIDATES and seconds >= -best[0][0]:
                     continue
-                if total(self._memory(layout)) > self.machine.memory:
+                if self._size(layout) > _SLACK * self.machine.memory:
                     continue
                 heapq.heappush(best, (-seconds, -number, layout))
                 if len(best) > _CANDIDATES:
@@ -104,91 +121,91 @@ class _Search:
         return sorted(((-seconds, layout) for seconds, _, layout in best), key=lambda one: one[0])
 
     def _bound(self, frame: Layout, recompute: str) -> float:
-        """Seconds that a step takes at least: the products of matrices, and the pipeline's wait.
+        """Seconds that a step takes at least.
 
-        6 operations for each weight of a matrix and token, 8 where blocks are computed twice.
+        Products: 6 operations for each weight of a matrix and token, and 2 more for those that are
+        computed twice; attention, half of it masked; the messages of tensor parallelism forward,
+        which each block waits for twice; and the pipeline's wait.
         """
-        model = self.model
-        table = model.vocab_size * model.hidden_size
-        weights = model.parameter_count() - (0 if model.tie_word_embeddings else table)
-        flops = 6.0 * weights * self.tokens_per_device
-        if recompute == "full":
-            flops += 2.0 * (weights - table) * self.tokens_per_device
+        machine, model, tokens = self.machine, self.model, self.tokens_per_device
         dtype = self.planner.run.training.compute_dtype
-        work = flops / self.machine.product_rate(1e15, dtype)
+        twice = {"full": self.block_weights, "full_attn": self.attention_weights}
+        weights = 6.0 * self.matrix_weights + 2.0 * twice.get(recompute, 0.0)
+        width = model.num_attention_heads * model.head_dim
+        scores = 2.0 * model.num_hidden_layers * width * self.length * tokens
+        forward, backward = machine.attention_forward, machine.attention_backward
+        attention = scores * (1.0 / forward + 2.5 / backward) / machine.sustained
+        work = weights * tokens / machine.product_rate(1e15, dtype) + attention / self.planner.peak
+        if frame.tensor > 1:
+            bytes_each = 4 if self.planner.run.training.weight_dtype == "float32" else 2
+            size = frame.micro_batch * self.length * model.hidden_size * bytes_each
+            message = Message("all-reduce", size // frame.degrees.sequence, "tensor", frame.tensor)
+            spans = spans_of(frame.degrees, self.order, machine.devices_per_node)
+            each = message_seconds(message, spans["tensor"], machine)
+            blocks = model.num_hidden_layers / frame.pipeline
+            work += 2.0 * blocks * frame.accumulation * each
         passes = frame.accumulation * frame.virtual
         return work * (passes + frame.pipeline - 1) / passes
 
-    def _parts(self, shape: Layout, states: Layout) -> Parts:
-        one, other = self.units.shape(shape), self.units.states(states)
-        return Parts(
-            combine((1.0, one.block), (1.0, other.block)),
-            combine((1.0, one.embedding), (1.0, other.embedding)),
-            combine((1.0, one.head), (1.0, other.head)),
-        )
-
-    def _of(self, layout: Layout) -> Parts:
-        shape = replace(
-            layout, pipeline=2, virtual=1, accumulation=2, sharding="", sharding_degree=1, data=1
-        )
-        states = replace(
-            layout,
-            pipeline=layout.pipeline if layout.data > 1 else 2,
-            virtual=1,
-            accumulation=2,
-            micro_batch=1,
-            recompute="",
-            sequence_parallel=False,
-        )
-        return self.parts(shape, states)
+    def _of(self, layout: Layout) -> tuple[Parts, Parts]:
+        return self.units.shape(layout), self.units.states(layout)
 
     def _seconds(self, layout: Layout) -> float:
         """Of a step, its stages being alike but for the model's ends."""
-        parts = self._of(layout)
+        both = self._of(layout)
+        ends = max if layout.pipeline > 1 else sum
         blocks = -(-self.model.num_hidden_layers // layout.pipeline)
-        block, ends = _pass_seconds(parts.block), 0.0
-        embedding, head = _pass_seconds(parts.embedding), _pass_seconds(parts.head)
-        ends = max(embedding, head) if layout.pipeline > 1 else embedding + head
-        once = [sum(part.time.once.values()) for part in (parts.block, parts.embedding, parts.head)]
-        wait = (layout.pipeline - 1) * blocks * block / layout.virtual
-        return (
-            layout.accumulation * (blocks * block + ends)
-            + wait
-            + blocks * once[0]
-            + (max(once[1:]) if layout.pipeline > 1 else sum(once[1:]))
+        block = sum(parts.block.pass_seconds for parts in both)
+        end = ends(
+            [
+                sum(each)
+                for each in zip(
+                    *((parts.embedding.pass_seconds, parts.head.pass_seconds) for parts in both),
+                    strict=True,
+                )
+            ]
         )
+        once = sum(parts.block.once_seconds for parts in both)
+        last = ends(
+            [
+                sum(each)
+                for each in zip(
+                    *((parts.embedding.once_seconds, parts.head.once_seconds) for parts in both),
+                    strict=True,
+                )
+            ]
+        )
+        wait = (layout.pipeline - 1) * blocks * block / layout.virtual
+        return layout.accumulation * (blocks * block + end) + wait + blocks * once + last
 
-    def _memory(self, layout: Layout) -> Bytes:
-        """Of the fullest rank, which is one of the first stage or of the last."""
-        memories = [memory for memory, _ in self._stage_memories(layout)]
-        return max(memories, key=total)
-
-    def _stage_memories(self, layout: Layout) -> Iterator[tuple[Bytes, int]]:
-        parts, layers = self._of(layout), self.model.num_hidden_layers
+    def _size(self, layout: Layout) -> float:
+        """Bytes of the fullest rank, which is one of the first stage or of the last."""
+        both, layers = self._of(layout), self.model.num_hidden_layers
         ranks, chunks = layout.pipeline, layout.virtual
-        for stage in sorted({0, ranks - 1}):
+        most = 0.0
+        for stage in {0, ranks - 1}:
             blocks = (stage + 1) * layers // ranks - stage * layers // ranks
-            costs = parts.stage(blocks, is_first=stage == 0, is_last=stage == ranks - 1)
             passes = warm_up_passes(Place(stage, ranks, chunks)) + 1
-            in_flight = min(passes, layout.accumulation * chunks) / chunks
-            yield with_outside(stage_peak(costs, in_flight), layout.degrees, self.machine), stage
-
-    def _played(self, layout: Layout) -> tuple[float, Layout]:
-        return self._step(layout).total, layout
+            more = min(passes, layout.accumulation * chunks) / chunks - 1.0
+            terms = [
+                term
+                for parts in both
+                for term in parts.terms(blocks, is_first=stage == 0, is_last=stage == ranks - 1)
+            ]
+            kept = more * sum(factor * costs.kept_bytes for factor, costs in terms)
+            for moment in terms[0][1].heights:
+                height = sum(factor * costs.heights.get(moment, 0.0) for factor, costs in terms)
+                most = max(most, height + (kept if _keeps(moment) else 0.0))
+        return total(with_outside({"tensors": most}, layout.degrees, self.machine))
 
     def _step(self, layout: Layout) -> StepTime:
-        parts, ranks, chunks = self._of(layout), layout.pipeline, layout.virtual
-        layers, count = self.model.num_hidden_layers, layout.pipeline * layout.virtual
+        both, ranks, chunks = self._of(layout), layout.pipeline, layout.virtual
+        kinds: dict[StageKind, StageTime] = {}
         stages: list[StageTime] = []
-        kinds: dict[tuple[object, ...], StageTime] = {}
         for rank in range(ranks):
-            blocks = tuple(
-                (part + 1) * layers // count - part * layers // count
-                for part in range(rank, count, ranks)
-            )
-            kind = (blocks, rank == 0, rank == ranks - 1)
+            kind = stage_kind(self.model, layout.degrees, rank)
             if kind not in kinds:
-                kinds[kind] = _composed(parts, *kind)
+                kinds[kind] = _composed(both, kind)
             stages.append(kinds[kind])
         return step_time(stages, chunks, layout.accumulation, self._message(layout))
 
@@ -215,7 +232,7 @@ class _Search:
         ]
         if not least:
             return None
-        return self.planner.plan(min(least, key=lambda layout: total(self._memory(layout))))
+        return self.planner.plan(min(least, key=self._size))
 
 
 def _kinds_of_sharding(ranks: int) -> int:
@@ -227,34 +244,29 @@ def _one(ranks: int) -> Layout:
     return Layout(1, 1, 1, 1, 1, False, "", 1, ranks, "", 1, 1)
 
 
-def _pass_seconds(costs: Costs) -> float:
-    """Forward and backward, of a micro-batch in the midst of a step."""
-    return sum(
-        sum(seconds[0].values()) for seconds in (costs.time.forward[0], costs.time.backward[0])
-    )
+def _keeps(moment: Moment) -> bool:
+    """Whether other passes are kept then, too: the last backward pass of a step is alone."""
+    phase, micro_batch = moment
+    return phase == "forward" or (phase == "backward" and micro_batch == 0)
 
 
-def stage_peak(costs: Costs, in_flight: float) -> Bytes:
-    """The peak of a stage that keeps `in_flight` passes at once, by part."""
-    peaks: list[Bytes] = []
-    for (phase, micro_batch), peak in costs.peaks.items():
-        # The last backward pass of a step is alone.
-        keeps = phase == "forward" or (phase == "backward" and micro_batch == 0)
-        peaks.append(plus(peak, costs.kept, in_flight - 1.0) if keeps else peak)
-    return max(peaks, key=total)
-
-
-def _composed(parts: Parts, blocks: Sequence[int], is_first: bool, is_last: bool) -> StageTime:
-    """A stage of these blocks, by chunk."""
+def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
+    """A stage of that kind, by chunk."""
+    counts, is_first, is_last = kind
     stage = StageTime()
-    for chunk, count in enumerate(blocks):
-        costs = parts.stage(
-            count,
-            is_first=is_first and chunk == 0,
-            is_last=is_last and chunk == len(blocks) - 1,
+    for chunk, count in enumerate(counts):
+        costs = combine(
+            *(
+                term
+                for parts in both
+                for term in parts.terms(
+                    count,
+                    is_first=is_first and chunk == 0,
+                    is_last=is_last and chunk == len(counts) - 1,
+                )
+            )
         )
         stage.forward[chunk] = costs.time.forward[0]
         stage.backward[chunk] = costs.time.backward[0]
-        for part, seconds in costs.time.once.items():
-            stage.once[part] += seconds
+        add(stage.once, costs.time.once)
     return stage

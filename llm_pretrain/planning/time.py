@@ -165,6 +165,8 @@ def timeline(events: Iterable[Event], machine: Machine) -> list[Timed]:
                 _work(line)["attention"] += attention_seconds(event, machine)
             case Traffic():
                 _work(line)["memory"] += traffic_seconds(event, machine)
+            case Mark() if event.block is not None or event.phase == "recompute":
+                continue
             case Message() | Wait() | Mark():
                 line.append(event)
     return line
@@ -190,6 +192,18 @@ class Section:
         return sum(self.seconds.values())
 
 
+def begins(mark: Mark, section: Mark) -> bool:
+    """Whether a mark begins a section after that of `section`: another pass, or the update.
+
+    Blocks, and what a backward pass computes again, are of the pass.
+    """
+    return mark.phase != "recompute" and (mark.phase, mark.micro_batch, mark.chunk) != (
+        section.phase,
+        section.micro_batch,
+        section.chunk,
+    )
+
+
 def sections(
     line: Sequence[Timed], spans: Mapping[Axis, Span], machine: Machine
 ) -> Iterator[Section]:
@@ -202,16 +216,13 @@ def sections(
     free: dict[Axis, float] = {}
     ends: dict[int, tuple[float, Axis]] = {}
     section = Section(Mark("start"))
-    recomputes = False
     for event in line:
         match event:
             case Work():
                 add(section.seconds, event.seconds)
                 now += sum(event.seconds.values())
             case Mark():
-                # What is computed again belongs to the pass that needs it and goes on after it.
-                recomputes, was_recomputing = event.phase == "recompute", recomputes
-                if recomputes or was_recomputing:
+                if not begins(event, section.mark):
                     continue
                 if section.mark.phase != "start":
                     yield section

@@ -1,29 +1,42 @@
 """What a block, an embedding and a head take, from traces of one and two blocks.
 
 A stage's time and memory are linear in its blocks; each event's sizes are linear in the samples of
-a micro-batch, and in the inverse of the ranks that share a state. So a handful of short traces
-stands for thousands of layouts. The best of them are traced whole afterwards.
+a micro-batch, and in the inverse of the ranks that share matrices or states. So a handful of short
+traces stands for thousands of layouts. The best of them are traced whole afterwards.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol, get_args
 
 from llm_pretrain.config import Degrees, RunConfig
 from llm_pretrain.config.degrees import ORDERS
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
-from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile
+from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile, total
 from llm_pretrain.planning.step import StageTime, stage_time
 from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
-from llm_pretrain.planning.trace import Event, Message, Trace
+from llm_pretrain.planning.trace import Event, Message, Part, Trace
 
-Tracer = Callable[[RunConfig, ModelConfig, Degrees, int], Trace]
-"""The trace of a rank of a run, as `program.trace_step` gives it."""
+
+class Program(Protocol):
+    """The program that is planned for: what a rank of a run does, and what it holds."""
+
+    def trace(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace:
+        """The events of some steps of a rank."""
+
+    def memory(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
+    ) -> Mapping[Part, int]:
+        """Bytes that a rank holds at its fullest, by part."""
+
 
 Place = str
 """Of a unit: "first" has the embedding, "last" the head."""
@@ -61,17 +74,38 @@ class Costs:
     peaks: dict[Moment, Bytes]
     kept: Bytes
 
+    @cached_property
+    def pass_seconds(self) -> float:
+        """Forward and backward, of a micro-batch in the midst of a step."""
+        passes = (self.time.forward[0], self.time.backward[0])
+        return sum(sum(seconds[0].values()) for seconds in passes)
+
+    @cached_property
+    def once_seconds(self) -> float:
+        return sum(self.time.once.values())
+
+    @cached_property
+    def heights(self) -> dict[Moment, float]:
+        """The peaks, all parts together."""
+        return {moment: total(peak) for moment, peak in self.peaks.items()}
+
+    @cached_property
+    def kept_bytes(self) -> float:
+        return total(self.kept)
+
 
 class Units:
     """Unit costs, each made when it is first asked for."""
 
-    def __init__(self, run: RunConfig, model: ModelConfig, machine: Machine, trace: Tracer) -> None:
+    def __init__(
+        self, run: RunConfig, model: ModelConfig, machine: Machine, program: Program
+    ) -> None:
         self.run = replace(
             run, training=run.training.model_copy(update={"no_recompute_layers": None})
         )
         self.model = model
         self.machine = machine
-        self.trace = trace
+        self.program = program
         self._events = functools.lru_cache(maxsize=None)(self._traced)
         self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
         self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
@@ -97,11 +131,19 @@ class Units:
 
     def _traced(self, unit: Layout, place: Place, blocks: int) -> list[Event]:
         """Of a pipeline of two stages with so many blocks each."""
+        # Beyond its key heads a model's ranks hold copies of them.
+        if 4 < unit.tensor <= self.model.num_key_value_heads:
+            two, four = (
+                self._events(replace(unit, tensor=degree), place, blocks) for degree in (2, 4)
+            )
+            events = blend(two, four, (0.5 - 1.0 / unit.tensor) / 0.25)
+            if events is not None:
+                return events
         run = run_with(self.run, unit)
         order = run.training.hybrid_parallel_topo_order
         rank = stage_rank(unit.degrees, order, 0 if place == "first" else 1)
         model = replace(self.model, num_hidden_layers=2 * blocks)
-        return self.trace(run, model, unit.degrees, rank).events
+        return self.program.trace(run, model, unit.degrees, rank, steps=1).events
 
     def _unit(self, layout: Layout, **changes: Any) -> Layout:
         return replace(
@@ -144,7 +186,7 @@ class Units:
         spans = spans_of(layout.degrees, order, self.machine.devices_per_node)
         actual = [
             replace(event, ranks=spans[event.axis].ranks)
-            if isinstance(event, Message) and event.axis in ("sharding", "data", "replica")
+            if isinstance(event, Message) and event.axis != "pipeline"
             else event
             for event in events
         ]
@@ -183,7 +225,7 @@ def blend(one: Sequence[Event], two: Sequence[Event], place: float) -> list[Even
         if type(left) is not type(right):
             return None
         changed: dict[str, Any] = {}
-        for name in _names(left.__class__):
+        for name in _NAMES[type(left)]:
             low, high = getattr(left, name), getattr(right, name)
             if low == high or name in ("number", "ranks"):
                 continue
@@ -194,9 +236,9 @@ def blend(one: Sequence[Event], two: Sequence[Event], place: float) -> list[Even
     return events
 
 
-@functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))
+_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(each.name for each in fields(kind)) for kind in get_args(Event)
+}
 
 
 def combine(*terms: tuple[float, Costs]) -> Costs:
@@ -231,11 +273,12 @@ class Parts:
     embedding: Costs
     head: Costs
 
-    def stage(self, blocks: float, *, is_first: bool, is_last: bool) -> Costs:
+    def terms(self, blocks: float, *, is_first: bool, is_last: bool) -> list[tuple[float, Costs]]:
+        """What a stage of so many blocks is the sum of."""
         terms = [(blocks, self.block)]
         terms += [(1.0, self.embedding)] if is_first else []
         terms += [(1.0, self.head)] if is_last else []
-        return combine(*terms)
+        return terms
 
 
 def _parts(costs: Callable[[Place, int], Costs], least: int = 1) -> Parts:

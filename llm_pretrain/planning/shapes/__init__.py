@@ -23,6 +23,7 @@ from typing import Any
 from llm_pretrain.planning.shapes import (
     autograd,
     collectives,
+    cuda,
     functional,
     layers,
     operators,
@@ -77,8 +78,8 @@ def install(device: str = "cpu", *, capability: tuple[int, int] = (8, 0)) -> Non
     elif not getattr(present, "is_of_shapes", False):
         raise RuntimeError("Paddle is imported: a process that trains can't trace with shapes")
     tensor.place.kind = device
-    cuda = sys.modules["paddle"].device.cuda
-    cuda.get_device_capability = lambda *_: capability
+    of_cuda = sys.modules["paddle"].device.cuda
+    of_cuda.get_device_capability = lambda *_: capability
 
 
 def _chosen(module: ModuleType, names: tuple[str, ...]) -> dict[str, Any]:
@@ -92,6 +93,16 @@ def _unused(name: str) -> Any:
         raise UnknownToShapesError(name)
 
     return refuse
+
+
+class _Event:
+    """Of a device that has always done what it was given."""
+
+    def record(self) -> None:
+        """Nothing to remember."""
+
+    def query(self) -> bool:
+        return True
 
 
 def _make_modules() -> None:
@@ -136,7 +147,9 @@ def _make_modules() -> None:
         "paddle.device",
         get_device=lambda: f"{tensor.place.kind}{':0' * (tensor.place.kind != 'cpu')}",
         cuda=SimpleNamespace(),
+        Event=_Event,
     )
+    sys.modules["llm_ops_cuda"] = cuda
     _Module(
         "paddle",
         **storage.DTYPES,
@@ -147,8 +160,8 @@ def _make_modules() -> None:
         sum=operators.total,
         no_grad=autograd.no_grad,
         create_parameter=layers.create_parameter,
-        CPUPlace=lambda: None,
-        CUDAPinnedPlace=lambda: None,
+        CPUPlace=lambda: "host",
+        CUDAPinnedPlace=lambda: "host",
         set_flags=lambda flags: None,
         _C_ops=SimpleNamespace(adamw_=lambda *_: None),
         nn=nn,

@@ -61,8 +61,8 @@ def _log_sums_backward(R: int, H: int, V: int, x: Any, dtype: int, *others: Any)
 
 
 def _packed_bytes(m: int, n: int, k: int, size: int) -> None:
-    """2 bytes a number: oneDNN's order for these sizes is as long as the weight, but for padding."""
-    ctypes.c_int64.from_address(size).value = 2 * n * k
+    """oneDNN's order on a processor with matrix tiles: 64 columns by 32 rows at a time."""
+    ctypes.c_int64.from_address(size).value = 2 * (-(-n // 64) * 64) * (-(-k // 32) * 32)
 
 
 def _norm(name: str, operands: int) -> Callable[..., None]:

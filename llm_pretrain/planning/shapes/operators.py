@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from llm_pretrain.planning.shapes import tensor as tensors
 from llm_pretrain.planning.shapes.autograd import record
 from llm_pretrain.planning.shapes.storage import DTYPES, DType, Storage, dtype_of, recorder
 from llm_pretrain.planning.shapes.tensor import (
+    Impl,
     Tensor,
     UnknownToShapesError,
     new,
@@ -64,11 +66,14 @@ def arange(end: int, dtype: str | DType = "int64") -> Tensor:
     return new([end], dtype)
 
 
-def to_tensor(data: Any, dtype: str | DType | None = None, **_: Any) -> Tensor:
+def to_tensor(data: Any, dtype: str | DType | None = None, place: Any = None) -> Tensor:
+    """`place` is the host's, whose memory is not the device's."""
     array = np.asarray(data)
     if dtype is None:
         is_python = not isinstance(data, (np.ndarray, np.generic))
         dtype = "float32" if is_python and array.dtype == np.float64 else str(array.dtype)
+    if place is not None and tensors.place.is_gpu_place():
+        return Tensor(Impl(Storage(0), list(array.shape), dtype_of(dtype)))
     return new(array.shape, dtype)
 
 

@@ -27,6 +27,7 @@ _BY_PLACE: dict[str, Part] = {
     "vocabulary_slices.py": "logits",
     "linear_cross_entropy.py": "logits",
     "layers.py:create_parameter": "weights",
+    "operands.py:_packed": "weights",
 }
 """By a file of the program, or a function in it."""
 
@@ -103,7 +104,9 @@ class Storage:
         self.number = recorder.take(size)
 
     def __del__(self) -> None:
-        recorder.give_back(self.number)
+        # A module's names are gone when its process ends.
+        if recorder is not None:
+            recorder.give_back(self.number)
 
 
 class DType:

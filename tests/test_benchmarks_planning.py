@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -141,13 +142,19 @@ def test_one_prediction_is_printed() -> None:
     words = ["--program", "paddlenlp", "--gpu", "a100-80g", "--gpus", "8", "--json"]
     keys = ["--num_hidden_layers", "2", "--gradient_accumulation_steps", "1"]
     result = subprocess.run(
-        [*command, config, *words, *keys], cwd=ROOT, capture_output=True, text=True, check=True
+        [*command, config, *words, *keys],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     content = json.loads(result.stdout)
     assert content["tokens_per_second_per_device"] > 0
     assert content["max_memory_reserved_mib"] >= content["max_memory_allocated_mib"] > 0
     wrong = subprocess.run(
         [*command, config, *words, "--tensor_parallel_degree", "3"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -171,6 +171,8 @@ class Step(States):
                 saves=[*held, *biases],
                 saves_output=True,
                 extra=4 * heads * peer.tokens,
+                # The gradient of the queries adds up in float32.
+                workspace=2 * size,
                 forward=[product(is_backward=False), *read],
                 backward=[product(is_backward=True), *read],
             )
@@ -238,11 +240,18 @@ class Step(States):
             attended = tape.checkpoint(lambda each: self.attention(each, layer), normed)
         else:
             attended = self.attention(normed, layer)
+        attended = self.dropped(attended)
         value = elementwise(tape, "add", [residual, attended])
         del attended, normed
         residual = value
         value = self.feed_forward(self.norm(value, f"{layer}.second norm"), layer)
-        return elementwise(tape, "add", [residual, value])
+        return elementwise(tape, "add", [residual, self.dropped(value)])
+
+    def dropped(self, value: Value) -> Value:
+        """Dropout, which keeps a byte for each element; GPT has it."""
+        if not self.peer.model.hidden_dropout:
+            return value
+        return elementwise(self.tape, "dropout", [value], extra=value.size // 2)
 
     def forward(self, chunk: int, received: Value | None) -> Value:
         """The embedding or what was received, this stage's layers, and the head and the loss."""

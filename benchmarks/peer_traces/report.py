@@ -126,7 +126,7 @@ def _page(compared: Sequence[Compared]) -> list[str]:
     named = [each for each in tables["paddlenlp"] if each.row.name in NAMED]
     lines += ["", _within(named)]
     lines += ["", "## PaddleNLP, by FlagPerf", "", *_FLAGPERF, "", *_rows(tables["flagperf"])]
-    lines += ["", "## Order of layouts", "", *_orders(tables["flagperf"])]
+    lines += ["", "## Order of layouts", "", *_orders([*tables["flagperf"], *tables["megatron"]])]
     lines += ["", "## Megatron-LM", "", *_MEGATRON, "", *_rows(tables["megatron"])]
     lines += ["", "## llm-foundry", "", *_FOUNDRY, "", *_groups(tables["llm_foundry"])]
     return [*lines, "", "### Every row", "", *_rows(tables["llm_foundry"])]
@@ -222,8 +222,17 @@ def _orders(compared: Sequence[Compared]) -> list[str]:
             for values in (predicted, measured)
         ]
         lines.append(f"| {sweep} | {len(members)} | {correlations[-1]:.2f} | {' | '.join(best)} |")
-    lines += ["", f"Mean: {statistics.mean(correlations):.2f}; the goal is 0.9."]
-    return lines
+    larger = [
+        found
+        for found, members in zip(correlations, sweeps.values(), strict=True)
+        if len(members) > 2
+    ]
+    return [
+        *lines,
+        "",
+        f"Mean: {statistics.mean(correlations):.2f}, of the sweeps of more than two layouts "
+        f"{statistics.mean(larger):.2f}; the goal is 0.9.",
+    ]
 
 
 _INTRODUCTION = """\

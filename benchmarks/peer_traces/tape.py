@@ -104,6 +104,7 @@ class Tape:
         saves: Iterable[Value] = (),
         saves_output: bool = False,
         extra: float = 0,
+        workspace: float = 0,
         forward: Costs = (),
         backward: Costs = (),
         weight: Weight | None = None,
@@ -113,6 +114,7 @@ class Tape:
         Args:
             saves: which inputs the backward pass reads.
             extra: bytes of what is written for the backward pass alone.
+            workspace: bytes that the backward pass needs while it runs.
             weight: a parameter that gets a gradient.
         """
         result = self.value(size)
@@ -130,7 +132,9 @@ class Tape:
             of_weight = None
             if weight is not None and self.has_gradient_tensors:
                 of_weight = self.value(weight.elements * self.width, "gradients")
+            room = self.value(workspace, "other") if workspace else None
             self.events.extend(backward)
+            del room
             kept.clear()
             for number, value in made:
                 self.add_gradient(number, value)

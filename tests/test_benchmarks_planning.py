@@ -22,6 +22,7 @@ from peer_traces.report import model_flops, spearman  # noqa: E402
 from peer_traces.steps import record  # noqa: E402
 from peer_traces.tape import Tape, Weight, elementwise, linear  # noqa: E402
 
+from llm_pretrain.config import ConfigError  # noqa: E402
 from llm_pretrain.planning.allocator import replay  # noqa: E402
 from llm_pretrain.planning.trace import Allocation, Product, Release  # noqa: E402
 
@@ -161,3 +162,11 @@ def test_one_prediction_is_printed() -> None:
     )
     assert wrong.returncode == 1
     assert "tensor_parallel_degree" in wrong.stderr
+
+
+def test_what_a_model_has_not_is_refused() -> None:
+    row = next(row for row in published() if row.name == "facebook/llama-7b")
+    config = str(ROOT / "configs/llama/pretrain-llama_7b-tp2sd4_stage2.json")
+    run = read_run([config, "--sharding", "stage3"], 8)
+    with pytest.raises(ConfigError, match="sharding stage3: the model of paddlenlp hasn't it"):
+        predict(row.program, run, machine_of(row.program, row.gpu))

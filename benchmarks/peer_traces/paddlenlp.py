@@ -28,9 +28,17 @@ class Step(States):
     """A rank of a run: its states, and the forward pass."""
 
     def copied(self, value: Value) -> Value:
-        """The input of a column-parallel layer, by `_c_identity`."""
+        """The input of a column-parallel layer: by `_c_identity`, or with sequence parallelism
+        gathered."""
         tensor = self.peer.degrees.tensor
         if tensor == 1:
+            return value
+        if self.is_split:
+            whole = value.size * tensor
+            gather = Message("all-gather", whole, "tensor", tensor)
+            scatter = Message("reduce-scatter", whole, "tensor", tensor)
+            return self.tape.apply([value], whole, forward=[gather], backward=[scatter])
+        if self.skips_copies:
             return value
         copy = Traffic("copy", 2 * value.size)
         reduce = Message("all-reduce", value.size, "tensor", tensor)
@@ -41,7 +49,14 @@ class Step(States):
         tensor = self.peer.degrees.tensor
         if tensor == 1:
             return value
+        if self.is_split:
+            scatter = Message("reduce-scatter", value.size, "tensor", tensor)
+            gather = Message("all-gather", value.size, "tensor", tensor)
+            part = value.size // tensor
+            return self.tape.apply([value], part, forward=[scatter], backward=[gather])
         reduce = Message("all-reduce", value.size, "tensor", tensor)
+        if self.skips_copies:
+            return self.tape.in_place(value, forward=[reduce])
         copy = Traffic("copy", 2 * value.size)
         return self.tape.apply([value], value.size, forward=[reduce], backward=[copy])
 
@@ -49,14 +64,15 @@ class Step(States):
         """A column-parallel layer of the whole model's `columns`."""
         peer = self.peer
         share = columns // peer.degrees.tensor
-        return linear(
-            self.tape,
-            self.copied(value),
-            peer.tokens,
-            self.weights[name],
-            peer.model.hidden_size,
-            share,
-        )
+        copy = self.copied(value)
+        hidden = peer.model.hidden_size
+        result = linear(self.tape, copy, peer.tokens, self.weights[name], hidden, share)
+        if copy is value and peer.degrees.tensor > 1:
+            # The gradient of each layer's input is reduced though nothing was copied.
+            whole = 2 * peer.tokens * hidden
+            reduce = Message("all-reduce", whole, "tensor", peer.degrees.tensor)
+            return self.tape.in_place(result, backward=[reduce])
+        return result
 
     def row(self, value: Value, name: str, inner: int) -> Value:
         """A row-parallel layer of the whole model's `inner`."""
@@ -69,7 +85,7 @@ class Step(States):
 
     def norm(self, value: Value, name: str) -> Value:
         """RMS norm, fused, which keeps its input and a number for each token."""
-        statistics = 4 * self.peer.tokens
+        statistics = 2 * value.size // self.peer.model.hidden_size
         weight = self.weights[name]
         if self.peer.run.model.use_fused_rms_norm or self.peer.model.norm == "layer_norm":
             return elementwise(
@@ -219,7 +235,14 @@ class Step(States):
         """SwiGLU from two operators, or GELU."""
         model = self.peer.model
         inner = model.intermediate_size
-        if model.is_gated:
+        if model.is_gated and self.fuses_ffn:
+            both = self.column(value, f"{layer}.gate and up", 2 * inner)
+            gate, up = self.split_off(both, both.size // 2), self.split_off(both, both.size // 2)
+            del both
+            gate = elementwise(self.tape, "silu", [gate], saves=[gate])
+            middle = elementwise(self.tape, "multiply", [gate, up], saves=[gate, up])
+            del gate, up
+        elif model.is_gated:
             gate = self.column(value, f"{layer}.gate", inner)
             gate = elementwise(self.tape, "silu", [gate], saves=[gate])
             up = self.column(value, f"{layer}.up", inner)

@@ -62,10 +62,13 @@ class States:
                 yield Weight(f"{layer}.k", hidden * pairs // tensor)
                 yield Weight(f"{layer}.v", hidden * pairs // tensor)
             yield Weight(f"{layer}.o", hidden * heads // tensor)
-            if model.is_gated:
+            if model.is_gated and self.fuses_ffn:
+                yield Weight(f"{layer}.gate and up", 2 * hidden * inner // tensor)
+            elif model.is_gated:
                 yield Weight(f"{layer}.gate", hidden * inner // tensor)
             yield Weight(f"{layer}.down", hidden * inner // tensor)
-            yield Weight(f"{layer}.up", hidden * inner // tensor)
+            if not (model.is_gated and self.fuses_ffn):
+                yield Weight(f"{layer}.up", hidden * inner // tensor)
             yield Weight(f"{layer}.norm", hidden)
             yield Weight(f"{layer}.second norm", hidden)
         if peer.is_last(peer.chunks - 1):
@@ -77,6 +80,26 @@ class States:
     def fuses_qkv(self) -> bool:
         """Whether one projection gives queries, keys and values."""
         return self.peer.model.family == "qwen" or self.peer.model.fuse_attention_qkv
+
+    @property
+    def fuses_ffn(self) -> bool:
+        """Whether one projection gives gate and up."""
+        return self.peer.model.fuse_attention_ffn
+
+    @property
+    def is_split(self) -> bool:
+        """Whether ranks of tensor parallelism have parts of the sequence between its layers."""
+        return self.peer.run.training.sequence_parallel and self.peer.degrees.tensor > 1
+
+    @property
+    def skips_copies(self) -> bool:
+        """Whether `_c_identity` is left out."""
+        return "enable_mp_skip_c_identity" in self.peer.run.training.tensor_parallel_config
+
+    @property
+    def gradient_width(self) -> int:
+        """Bytes of an element of what gradients are added to."""
+        return 4 if self.peer.run.training.amp_master_grad else 2
 
     def _owners(self) -> dict[str, int]:
         """Which rank of sharding has a parameter's states: the one with the least so far."""
@@ -124,7 +147,7 @@ class States:
             if filled[rank] + weight.elements <= GRADIENT_BUFFER:
                 filled[rank] += weight.elements
                 self.in_buffer.add(weight.name)
-        self.buffers = [self.tape.value(2 * size, "gradients") for size in filled]
+        self.buffers = [self.tape.value(self.gradient_width * size, "gradients") for size in filled]
 
     def update(self) -> None:
         """Gradients of stage 1 and of data parallelism, clipping, AdamW, parameters to all."""
@@ -134,36 +157,47 @@ class States:
         total = sum(weight.elements for weight in self.weights.values())
         owned = [weight for weight in self.weights.values() if self.is_own(weight)]
         count = sum(weight.elements for weight in owned)
+        width = self.gradient_width
         if peer.stage == 1 and sharding > 1:
-            tape.events.append(Message("all-reduce", 2 * total, "sharding", sharding))
+            tape.events.append(Message("all-reduce", width * total, "sharding", sharding))
         if peer.degrees.data > 1:
-            tape.events.append(Message("all-reduce", 2 * total, "data", peer.degrees.data))
-        tape.events += [Traffic("norm of gradients", 2 * count), Traffic("clip", 4 * count)]
+            tape.events.append(Message("all-reduce", width * total, "data", peer.degrees.data))
+        tape.events += [
+            Traffic("norm of gradients", width * count),
+            Traffic("clip", 2 * width * count),
+        ]
         for weight in owned:
             if len(self.moments) < 2 * len(owned):
                 self.moments += [tape.value(4 * weight.elements, "optimizer") for _ in range(2)]
-            tape.events.append(Traffic("AdamW", (2 * MASTER_AND_MOMENTS + 4) * weight.elements))
+            tape.events.append(
+                Traffic("AdamW", (2 * MASTER_AND_MOMENTS + 2 + width) * weight.elements)
+            )
         if sharding > 1 and peer.stage:
             for rank in range(sharding):
                 names = [name for name in self.weights if self.owner[name] == rank]
                 size = sum(self.weights[name].elements for name in names)
                 tape.events.append(Message("broadcast", 2 * size, "sharding", sharding))
         # clear_grad sets gradients to zero and keeps their memory.
-        tape.events.append(Traffic("zero gradients", 2 * count))
+        tape.events.append(Traffic("zero gradients", width * count))
 
     def _receive_gradient(self, weight: Weight, gradient: Value) -> None:
         """Reduced to its owner and freed there where it isn't; else added up."""
         tape, peer = self.tape, self.peer
-        if peer.stage >= 2 and peer.degrees.sharding > 1:
-            if weight.name in self.in_buffer:
-                tape.events.append(Traffic("add gradient", 6 * weight.elements))
-                return
-            size = 2 * weight.elements
+        width = self.gradient_width
+        add = Traffic("add gradient", (2 + 2 * width) * weight.elements)
+        is_sharded = peer.stage >= 2 and peer.degrees.sharding > 1
+        if is_sharded and weight.name in self.in_buffer:
+            tape.events.append(add)
+            return
+        if weight.name in self.own:
+            tape.events.append(add)
+        elif width == 4:
+            gradient = tape.value(4 * weight.elements, "gradients")
+            tape.events.append(Traffic("cast gradient", 6 * weight.elements))
+        if is_sharded:
+            size = width * weight.elements
             tape.events.append(Message("broadcast", size, "sharding", peer.degrees.sharding))
             self.read_elsewhere.add(gradient.number)
             if self.owner[weight.name] != 0:
                 return
-        if weight.name in self.own:
-            tape.events.append(Traffic("add gradient", 6 * weight.elements))
-        else:
-            self.own[weight.name] = gradient
+        self.own.setdefault(weight.name, gradient)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llm_pretrain.config import ConfigError
 from llm_pretrain.planning.allocator import MemoryPeak, replay
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.step import StageTime, stage_time, step_time
@@ -65,6 +66,8 @@ def predict(
 ) -> Prediction:
     """Both, or the speed alone."""
     make = PROGRAMS[program]
+    if problems := _not_modelled(program, peer):
+        raise ConfigError(problems)
     stages = stage_times(make, peer, machine)
     spans = spans_of(
         peer.degrees, peer.run.training.hybrid_parallel_topo_order, machine.devices_per_node
@@ -75,6 +78,27 @@ def predict(
     speed = peer.tokens_per_step / time.total / peer.degrees.world_size
     memory = memory_of(make(peer)) if with_memory else None
     return Prediction(speed, time.seconds, memory)
+
+
+def _not_modelled(program: str, peer: PeerRun) -> list[str]:
+    """What a run asks for that the program's model hasn't."""
+    degrees = peer.degrees
+    asks = {
+        "sep_parallel_degree and context_parallel_degree": degrees.sequence > 1,
+        "sharding stage3": peer.stage == 3 and program != "llm_foundry",
+        "sharding stage2": peer.stage == 2 and program == "megatron",
+        "sharding stage1": peer.stage == 1 and program == "llm_foundry",
+        "tensor_parallel_degree": degrees.tensor > 1 and program == "llm_foundry",
+        "pipeline_parallel_degree": degrees.pipeline > 1 and program == "llm_foundry",
+        "grouped key and value heads": program != "paddlenlp"
+        and peer.model.num_key_value_heads != peer.model.num_attention_heads,
+        "a gated feed-forward layer": program != "paddlenlp" and peer.model.is_gated,
+        "recompute_granularity full_attn": peer.recompute == "full_attn" and program != "paddlenlp",
+        "recompute_granularity core_attn": peer.recompute == "core_attn"
+        and program == "llm_foundry",
+        "no_recompute_layers": bool(peer.run.training.no_recompute_layers),
+    }
+    return [f"{key}: the model of {program} hasn't it" for key, asked in asks.items() if asked]
 
 
 def memory_of(step: Step, *, steps: int = 2) -> MemoryPeak:

@@ -17,6 +17,7 @@ from llm_pretrain.config import (
     ConfigError,
     Degrees,
     RunConfig,
+    check_layout,
     describe_batches,
     describe_config,
     describe_layout,
@@ -208,8 +209,7 @@ def _check_plan(
     # What only a plan needs is read only for one.
     from llm_pretrain.cli.plan import describe_own_plan
 
-    if report.problems:
-        report.notices.append("--gpu: what a run with problems takes is not predicted")
+    if check_layout(run, model, degrees):
         return
     try:
         lines, problems = describe_own_plan(run, model, degrees, machine_name, report.columns - 2)

@@ -15,7 +15,9 @@ from llm_pretrain.config import (
     ConfigError,
     Degrees,
     RunConfig,
+    check_layout,
     examine,
+    plan_batches,
     split_command_line,
 )
 from llm_pretrain.config.model_config import ModelConfig
@@ -34,6 +36,7 @@ from llm_pretrain.planning.machines import (
 )
 from llm_pretrain.planning.picture import draw
 from llm_pretrain.planning.plan import Plan, Planner
+from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.report import as_json, details, table, why
 from llm_pretrain.planning.search import Found, search
 from llm_pretrain.planning.trace import Part, Trace

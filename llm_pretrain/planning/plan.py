@@ -173,7 +173,8 @@ class Planner:
                 rank = stage_rank(degrees, order, stage)
                 held = self.program.memory(run_with(self.run, layout), self.model, degrees, rank)
                 if sum(held.values()) > total(memory):
-                    fullest, memory = stage, dict(held)
+                    fullest = stage
+                    memory = {str(part): float(size) for part, size in held.items()}
             stages.append(kinds[kind])
         message = Message("send", sent, "pipeline", 2)
         step = step_time(

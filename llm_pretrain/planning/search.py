@@ -100,6 +100,7 @@ class _Search:
         kinds = [
             (self._bound(frame, recompute), number, frame, recompute)
             for number, frame in enumerate(self.frames)
+            if self._least_bytes(frame) <= self.machine.memory
             for recompute in self.recompute
         ]
         kinds.sort(key=lambda each: each[:2])
@@ -119,6 +120,23 @@ class _Search:
                 if len(best) > _CANDIDATES:
                     heapq.heappop(best)
         return sorted(((-seconds, layout) for seconds, _, layout in best), key=lambda one: one[0])
+
+    def _least_bytes(self, frame: Layout) -> float:
+        """Bytes that the first stage keeps at least: what enters each of its blocks, of each pass
+        that is under way, even where it computes them again."""
+        model, training = self.model, self.planner.run.training
+        width = 4 if training.weight_dtype == "float32" else 2
+        parts = frame.degrees.sequence * (frame.tensor if frame.sequence_parallel else 1)
+        tokens = frame.micro_batch * self.length / parts
+        blocks = model.num_hidden_layers // frame.pipeline
+        passes = (
+            min(
+                warm_up_passes(Place(0, frame.pipeline, frame.virtual)) + 1,
+                frame.accumulation * frame.virtual,
+            )
+            / frame.virtual
+        )
+        return width * tokens * model.hidden_size * blocks * passes
 
     def _bound(self, frame: Layout, recompute: str) -> float:
         """Seconds that a step takes at least.

@@ -8,7 +8,7 @@ From the sources (llmfoundry/models/mpt, scripts/train/yamls, composer/trainer):
   bfloat16, DEFAULT (O1) gradients in float32.
 - FSDP fetches one block ahead, so that communication goes on beside computation; but NCCL's kernels
   take processors and bandwidth from it. It is reckoned as if it went on beside nothing: of the
-  tables' rows the speeds then err by 8.3 % in the mean, against 9.1 % if it cost nothing.
+  tables' rows the speeds then err by 8.3 % in the mean, against 9.0 % if it cost nothing.
 - MPT: LayerNorm in low precision, one projection for queries, keys and values, flash attention,
   GELU on its own, biases, learned positions, the head tied to the embedding.
 - Activation checkpointing around every block.

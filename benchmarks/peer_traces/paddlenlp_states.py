@@ -195,6 +195,9 @@ class States:
             gradient = tape.value(4 * weight.elements, "gradients")
             tape.events.append(Traffic("cast gradient", 6 * weight.elements))
         if is_sharded:
+            if peer.dtype == "float16":
+                # By the number of ranks, before the sum can overflow.
+                tape.events.append(Traffic("scale gradient", 4 * weight.elements))
             size = width * weight.elements
             tape.events.append(Message("broadcast", size, "sharding", peer.degrees.sharding))
             self.read_elsewhere.add(gradient.number)

@@ -255,9 +255,9 @@ _MISSES = """\
   did not, gradients that wait for their reduction would be held longer, and all rows would lie
   between −3.0 and +1.9 %. Of the two, the source was followed.
 - Qwen's speed (−7 %): rotary embedding in float32 gives its memory and costs too much time.
-- Sharding stage 2 with tensor parallelism (4 to 8 % too fast under FlagPerf, and the reason for
-  the two orders of layouts that are not right): each of the 225 reductions of a micro-batch seems
-  to cost about 0.2 ms more than its bytes.
+- Sharding stage 2 with tensor parallelism (4 to 8 % too fast under FlagPerf, so that two layouts
+  of LLaMA-7B on 80 GB change places): each of the 225 reductions of a micro-batch seems to cost
+  about 0.2 ms more than its bytes.
 - FlagPerf's 40 GB cards (15 to 25 % too fast): what machine they are in is not published, and the
   order of three layouts within 3 % of each other is not found.
 - Memory of LLaMA-13B in four stages under FlagPerf: the published figures fall by 11 GiB from

@@ -28,6 +28,8 @@ usage: llm-pretrain COMMAND …
       say what a run would do, and what is wrong with it
   check --schema
       print the JSON schema of configurations
+  plan [CONFIG] --gpus N [--gpu NAME] [--key value …]
+      the fastest layouts on N devices, their memory and cost, before one is held
   preprocess …
       turn text into .bin/.idx files
   inspect PREFIX …
@@ -160,6 +162,12 @@ def _check(arguments: Sequence[str]) -> int:
     return check.main(arguments)
 
 
+def _plan(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import plan
+
+    return plan.main(arguments)
+
+
 def _preprocess(arguments: Sequence[str]) -> int:
     from llm_pretrain import preprocess
 
@@ -198,6 +206,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "launch": _launch,
     "check": _check,
+    "plan": _plan,
     "preprocess": _preprocess,
     "inspect": _inspect,
     "merge": _merge,

@@ -17,6 +17,7 @@ from llm_pretrain.config import (
     ConfigError,
     Degrees,
     RunConfig,
+    check_layout,
     describe_batches,
     describe_config,
     describe_layout,
@@ -41,6 +42,7 @@ from llm_pretrain.data import (
 )
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
+from llm_pretrain.planning.machines import machine_of_this_device
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.folders import (
     Start,
@@ -63,7 +65,7 @@ from llm_pretrain.training.preflight import (
 )
 
 USAGE = """\
-usage: llm-pretrain check [CONFIG] [--world_size N]
+usage: llm-pretrain check [CONFIG] [--world_size N] [--gpu NAME|FILE.json]
                           [--verbose] [--verify] [--key value …]
        llm-pretrain check --schema
 
@@ -71,6 +73,9 @@ Prints what the configuration sets and where, the model, its weights, the data, 
 processes (by default the fewest that the degrees need), the batch and the schedule, and lists \
 every problem. The exit status is 1 if there is one.
 
+  --gpu NAME|FILE.json
+      what the run takes on such devices, as `llm-pretrain plan --help` names them; by default on \
+this machine's GPU. What doesn't fit is a problem
   --verbose
       every key, every file of the data, and the settings of the machine
   --verify
@@ -90,11 +95,14 @@ def main(arguments: Sequence[str]) -> int:
     report = Report(is_verbose="--verbose" in arguments, verifies="--verify" in arguments)
     own = ("--verbose", "--verify")
     try:
-        world_size, rest = _take_world_size([word for word in arguments if word not in own])
+        words = [word for word in arguments if word not in own]
+        world_size, words = _take_world_size(words)
+        gpu, words = _take_value(words, "__gpu")
+        machine_name = gpu or machine_of_this_device()
     except ConfigError as error:
         report.problems += error.problems
     else:
-        _check(report, world_size, rest)
+        _check(report, world_size, machine_name, words)
     return report.finish()
 
 
@@ -129,15 +137,7 @@ class Report:
 
 def _take_world_size(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
     """The value of --world_size, which is no key of a configuration, and the other words."""
-    rest: list[str] = []
-    value: str | None = None
-    words = iter(arguments)
-    for word in words:
-        name, equals, text = word.partition("=")
-        if name.replace("-", "_") == "__world_size":
-            value = text if equals else next(words, "")
-        else:
-            rest.append(word)
+    value, rest = _take_value(arguments, "__world_size")
     if value is None:
         return None, rest
     if not re.fullmatch("0*[1-9][0-9]{0,9}", value):
@@ -145,7 +145,23 @@ def _take_world_size(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
     return int(value), rest
 
 
-def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> None:
+def _take_value(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option (its dashes as `_`), None without it, and the other words."""
+    rest: list[str] = []
+    value: str | None = None
+    words = iter(arguments)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name.replace("-", "_") == option:
+            value = text if equals else next(words, "")
+        else:
+            rest.append(word)
+    return value, rest
+
+
+def _check(
+    report: Report, world_size: int | None, machine_name: str | None, arguments: Sequence[str]
+) -> None:
     run, problems = examine(*split_command_line(arguments))
     report.problems += problems
     if run is None:
@@ -176,12 +192,32 @@ def _check(report: Report, world_size: int | None, arguments: Sequence[str]) -> 
     if degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
         report.section("LEARNING RATE", [describe_schedule(run)])
+        if model is not None and machine_name is not None:
+            _check_plan(report, run, model, degrees, machine_name)
         if model is not None:
             saves, notices = describe_saves(run, model)
             report.section("SAVES", saves)
             report.notices += notices
         if sources is not None and run.knows_data():
             _check_data(report, run, degrees, model, sources)
+
+
+def _check_plan(
+    report: Report, run: RunConfig, model: ModelConfig, degrees: Degrees, machine_name: str
+) -> None:
+    """What the run takes on the machine; that it doesn't fit there is a problem."""
+    # What only a plan needs is read only for one.
+    from llm_pretrain.cli.plan import describe_own_plan
+
+    if check_layout(run, model, degrees):
+        return
+    try:
+        lines, problems = describe_own_plan(run, model, degrees, machine_name, report.columns - 2)
+    except ConfigError as error:
+        report.problems += error.problems
+        return
+    report.section("PLAN", lines)
+    report.problems += problems
 
 
 def _find_start(report: Report, run: RunConfig) -> Start | None:

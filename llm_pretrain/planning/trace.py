@@ -107,11 +107,13 @@ class Wait:
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a phase, or a micro-batch within it, begins."""
+    """Where a phase, or a micro-batch within it, or a decoder block within that, begins."""
 
     phase: Phase
     micro_batch: int | None = None
     chunk: int | None = None
+    block: int | None = None
+    """Of the rank's blocks in the chunk, from 0."""
 
 
 Event = Allocation | Release | Product | AttentionProduct | Traffic | Message | Wait | Mark

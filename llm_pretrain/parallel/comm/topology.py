@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -89,6 +90,17 @@ _current = _ALONE
 def current() -> Topology:
     """The layout of this job; a single process before `initialize`."""
     return _current
+
+
+@contextmanager
+def at(place: Topology) -> Iterator[None]:
+    """Be, within the block, at a place in a layout whose groups nobody forms."""
+    global _current
+    before, _current = _current, place
+    try:
+        yield
+    finally:
+        _current = before
 
 
 def world_size() -> int:

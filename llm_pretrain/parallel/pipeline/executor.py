@@ -69,7 +69,7 @@ class Pipeline:
     def _run(
         self, schedule: list[Instruction], micro_batches: Sequence[MicroBatch], loss_factor: float
     ) -> Tensor:
-        run = _Run(self, schedule, micro_batches, loss_factor)
+        run = ScheduleRun(self, schedule, micro_batches, loss_factor)
         for instruction in schedule:
             run.do(instruction)
         self.messages.finish()
@@ -79,7 +79,7 @@ class Pipeline:
         return run.loss_sum
 
 
-class _Run:
+class ScheduleRun:
     """One run through a schedule: what is held between its instructions, each a method here."""
 
     def __init__(

@@ -1,0 +1,1 @@
+"""Models of other programs' steps, as traces, to try the planner on what they published."""

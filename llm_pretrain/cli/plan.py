@@ -1,0 +1,358 @@
+"""`llm-pretrain plan`: the best layouts of a run on a machine, before one is held."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_pretrain.config import (
+    ConfigError,
+    Degrees,
+    RunConfig,
+    check_layout,
+    examine,
+    plan_batches,
+    split_command_line,
+)
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.machine import terminal
+from llm_pretrain.machine.terminal import print_error, wrap
+from llm_pretrain.planning.calibrate import calibrated
+from llm_pretrain.planning.layouts import Layout, layout_of, own_layout, run_with, samples_a_step
+from llm_pretrain.planning.machines import (
+    MEASURED,
+    Machine,
+    load_machine,
+    machine_of_this_device,
+    names,
+    read_machine,
+    to_json,
+)
+from llm_pretrain.planning.picture import draw
+from llm_pretrain.planning.plan import Plan, Planner
+from llm_pretrain.planning.profile import total
+from llm_pretrain.planning.report import as_json, details, table, why
+from llm_pretrain.planning.search import Found, search
+from llm_pretrain.planning.trace import Part, Trace
+from llm_pretrain.preprocess import PreprocessError
+from llm_pretrain.training.preflight import model_config_of
+
+USAGE = f"""\
+usage: llm-pretrain plan [CONFIG] --gpus N [--gpu NAME|FILE.json]
+                         [--json] [--write FILE] [--svg FILE]
+                         [--calibrate train_log.jsonl] [--key value …]
+
+Predicts memory, speed and cost of every layout that the run could have on N devices, at the same \
+number of samples a step, and prints the five fastest that fit, and why the configuration's own \
+layout is among them or is not. It takes no device.
+
+  --gpus N
+      how many devices
+  --gpu NAME|FILE.json
+      {", ".join(names())}, {MEASURED} (this machine, measured now), or a file with a machine's \
+numbers; by default this machine's GPU
+  --json
+      the plans as JSON
+  --write FILE
+      the configuration with the best layout, as JSON; with --calibrate the machine's file
+  --svg FILE
+      a picture of the plans
+  --calibrate train_log.jsonl
+      what a run of the configuration on N devices has logged: its speed becomes the machine's"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Plan a run; the exit status is 1 for a problem, or where nothing fits."""
+    if "-h" in arguments or "--help" in arguments:
+        print(terminal.fit(USAGE))
+        return 0
+    try:
+        return _plan(*_take_options(arguments))
+    except ConfigError as error:
+        for problem in error.problems:
+            print_error(problem)
+        return 1
+
+
+@dataclass
+class _Options:
+    gpus: int = 0
+    gpu: str = ""
+    write: str = ""
+    svg: str = ""
+    calibrate: str = ""
+    json: bool = False
+
+
+def _take_options(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
+    """This command's own options, and the words of the configuration."""
+    options, rest = _Options(), []
+    words = iter(arguments)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name == "--json":
+            options.json = True
+        elif name in ("--gpus", "--gpu", "--write", "--svg", "--calibrate"):
+            value = text if equals else next(words, "")
+            if not value or value.startswith("--"):
+                raise ConfigError([f"command line: {name}: needs a value"])
+            if name == "--gpus":
+                options.gpus = _number(value)
+            else:
+                setattr(options, name[2:], value)
+        else:
+            rest.append(word)
+    if not options.gpus:
+        raise ConfigError(["command line: --gpus: needed: on how many devices?"])
+    return options, rest
+
+
+def _number(value: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,6}", value):
+        raise ConfigError([f"command line: --gpus: {value!r} is no number of devices"])
+    return int(value)
+
+
+def _plan(options: _Options, words: Sequence[str]) -> int:
+    run, problems = examine(*split_command_line(words))
+    if run is None or not (run.knows_model() and run.knows_layout()):
+        raise ConfigError(problems)
+    machine = find_machine(options.gpu)
+    model = _model(run)
+    if options.calibrate:
+        return _calibrate(options, run, model, machine)
+    samples = samples_a_step(run, options.gpus)
+    program = ThisProgram(machine)
+    found = search(run, model, machine, program, devices=options.gpus, samples=samples)
+    own, own_problem = _own(run, model, machine, program, options.gpus)
+    if options.json:
+        print(json.dumps(_as_json(found, own, own_problem, machine, samples), indent=2))
+    else:
+        print("\n".join(_lines(run, model, machine, found, own, own_problem, options, samples)))
+        _section("NOTICES", (f"`llm-pretrain check` says: {problem}" for problem in problems))
+    if found.plans and options.write:
+        _write(options.write, configuration(run, found.plans[0].layout))
+    if found.plans and options.svg:
+        _save(options.svg, draw(found.plans, machine))
+    return 0 if found.plans else 1
+
+
+def find_machine(name: str) -> Machine:
+    """The machine of that name, or with this machine's GPU.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name.lower() == MEASURED:
+        return _measured()
+    known = name or machine_of_this_device()
+    if known is None:
+        choices = ", ".join((*names(), MEASURED))
+        raise ConfigError(
+            [f"--gpu: needed, since no GPU is known here; there are {choices}, or name a JSON file"]
+        )
+    return load_machine(known)
+
+
+def _measured() -> Machine:
+    """This machine, by a process of its own: measuring needs Paddle, and a plan needs it away."""
+    command = [sys.executable, "-m", "llm_pretrain.planning.measure"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise ConfigError([f"--gpu {MEASURED}: this machine could not be measured"])
+    return read_machine(json.loads(done.stdout.splitlines()[-1]), MEASURED, MEASURED)
+
+
+def describe_own_plan(
+    run: RunConfig, model: ModelConfig, degrees: Degrees, machine_name: str, columns: int
+) -> tuple[list[str], list[str]]:
+    """What a run takes on a machine, in lines of at most `columns`; and why it can't be had.
+
+    Raises:
+        ConfigError: there is no such machine.
+    """
+    machine = find_machine(machine_name)
+    program = ThisProgram(machine)
+    plan = Planner(run, model, machine, program).plan(layout_of(run, degrees))
+    lines = [
+        f"on {degrees.world_size} × {machine.name}: "
+        f"{plan.tokens_per_second_per_device:,.0f} tokens/s/device, MFU {plan.mfu:.1%}, "
+        f"{plan.days:,.1f} days, {plan.device_hours:,.0f} device-hours",
+        *details(plan, machine, columns),
+    ]
+    if total(plan.memory) <= machine.memory:
+        return lines, []
+    samples = plan_batches(run, degrees).samples_per_step
+    found = search(run, model, machine, program, devices=degrees.world_size, samples=samples)
+    return lines, [f"{why(plan, (), machine)}; {_nearest(plan, found)}"]
+
+
+def _nearest(plan: Plan, found: Found) -> str:
+    """What to change so that it fits."""
+    if not found.plans:
+        return f"none of {found.considered:,} layouts of so many devices does: take more of them"
+    own = plan.layout.keys()
+
+    def changes(other: Plan) -> dict[str, Any]:
+        return {key: value for key, value in other.layout.keys().items() if value != own[key]}
+
+    nearest = min(found.plans, key=lambda other: len(changes(other)))
+    values = ", ".join(f"{key} {json.dumps(value)}" for key, value in changes(nearest).items())
+    return f"the nearest that does has {values}"
+
+
+class ThisProgram:
+    """This program on a machine's devices, by its own code on a Paddle that has shapes only."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.device = "cpu" if machine.name == MEASURED else "gpu"
+
+    def trace(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace:
+        from llm_pretrain.planning.program import trace_step
+
+        return trace_step(run, model, degrees, rank, device=self.device, steps=steps)
+
+    def memory(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
+    ) -> Mapping[Part, int]:
+        from llm_pretrain.planning import shapes
+        from llm_pretrain.planning.prediction import memory_of_rank
+
+        shapes.install(self.device)
+        return memory_of_rank(run, model, degrees, rank, device=self.device).parts
+
+
+def _model(run: RunConfig) -> ModelConfig:
+    try:
+        return model_config_of(run)
+    except PreprocessError as error:
+        raise ConfigError([str(error)]) from None
+
+
+def _own(
+    run: RunConfig, model: ModelConfig, machine: Machine, program: ThisProgram, devices: int
+) -> tuple[Plan | None, str]:
+    """The plan of the configuration's own layout, or why it has none."""
+    try:
+        layout, _ = own_layout(run, devices)
+    except ConfigError as error:
+        return None, "; ".join(error.problems)
+    problems = check_layout(run, model, layout.degrees)
+    if problems:
+        return None, "; ".join(problems)
+    return Planner(run, model, machine, program).plan(layout), ""
+
+
+def _lines(
+    run: RunConfig,
+    model: ModelConfig,
+    machine: Machine,
+    found: Found,
+    own: Plan | None,
+    own_problem: str,
+    options: _Options,
+    samples: int,
+) -> Iterable[str]:
+    columns = terminal.width()
+
+    def fitted(lines: Iterable[str], indent: int = 2) -> Iterable[str]:
+        for line in lines:
+            yield from wrap(f"{'':{indent}}{line}", columns)
+
+    yield "RUN"
+    yield from fitted(
+        [
+            f"{run.model.model_name_or_path}: {model.parameter_count():,} parameters, "
+            f"{samples:,} samples of {run.data.max_seq_length:,} tokens a step, "
+            f"{run.training.max_steps:,} steps",
+            f"{options.gpus} × {machine.name}: {machine.description}",
+        ]
+    )
+    yield ""
+    if not found.plans:
+        yield f"NONE of {found.considered:,} layouts FITS"
+        if found.smallest is not None:
+            yield from fitted(["the one that needs the least memory:"])
+            yield from fitted([found.smallest.layout.describe()], 4)
+            yield from fitted(details(found.smallest, machine, columns - 4), 4)
+    else:
+        yield f"THE BEST of {found.considered:,} layouts"
+        yield from fitted(table(found.plans))
+    for number, plan in enumerate(found.plans, 1):
+        yield ""
+        yield from wrap(f"{number}  {plan.layout.describe()}", columns)
+        yield from fitted(details(plan, machine, columns - 2))
+    yield ""
+    yield "YOUR LAYOUT"
+    if own is None:
+        yield from fitted([f"is none on {options.gpus} devices: {own_problem}"])
+    else:
+        yield from fitted([why(own, found.plans, machine)])
+        if own.layout not in [plan.layout for plan in found.plans]:
+            yield from fitted(details(own, machine, columns - 2))
+    yield ""
+
+
+def _as_json(
+    found: Found, own: Plan | None, own_problem: str, machine: Machine, samples: int
+) -> dict[str, Any]:
+    return {
+        "machine": machine.name,
+        "samples_per_step": samples,
+        "layouts": found.considered,
+        "plans": [as_json(plan) for plan in found.plans],
+        "own": as_json(own) if own is not None else None,
+        "why": why(own, found.plans, machine) if own is not None else own_problem,
+    }
+
+
+def _calibrate(options: _Options, run: RunConfig, model: ModelConfig, machine: Machine) -> int:
+    layout, _ = own_layout(run, options.gpus)
+    fitted, report = calibrated(
+        run, model, machine, ThisProgram(machine), layout, options.calibrate
+    )
+    for line in report:
+        print(terminal.fit(line))
+    if options.write:
+        _write(options.write, to_json(fitted))
+    return 0
+
+
+def configuration(run: RunConfig, layout: Layout) -> dict[str, Any]:
+    """The keys of a file that asks for the run in that layout: what its author gave, and those."""
+    given = {
+        key: value
+        for key, value in run.values().items()
+        if run.sources[key] != "default" and not run.sources[key].startswith("from ")
+    }
+    ours = {**given, **layout.keys()}
+    # What is a default in any run needs no line, unless it takes the place of another.
+    defaults = run_with(run, layout).training.__class__.model_fields
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in ours.items()
+        if key in given or key not in defaults or value != defaults[key].default
+    }
+
+
+def _write(path: str, content: dict[str, Any]) -> None:
+    _save(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _save(path: str, text: str) -> None:
+    Path(path).write_text(text, encoding="utf-8")
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _section(title: str, lines: Iterable[str]) -> None:
+    fitted = [part for line in lines for part in wrap(f"  {line}", terminal.width())]
+    if fitted:
+        print("\n".join((title, *fitted)), end="\n\n")

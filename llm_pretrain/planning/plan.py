@@ -1,0 +1,259 @@
+"""What a layout takes on a machine: memory of its fullest rank, time of a step, and of the run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llm_pretrain.config import Degrees, RunConfig, plan_batches
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.run_config import evaluation_share
+from llm_pretrain.planning.layouts import Layout, run_with
+from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.profile import Bytes, total
+from llm_pretrain.planning.step import StageTime, StepTime, stage_time, step_time
+from llm_pretrain.planning.time import (
+    Seconds,
+    add,
+    message_seconds,
+    sections,
+    spans_of,
+    timeline,
+)
+from llm_pretrain.planning.trace import Message, Trace
+from llm_pretrain.planning.units import Program, stage_rank
+
+FRAGMENTS = 0.03
+"""Of what is allocated, in the gaps of a best-fit allocator at sizes that stay the same
+(docs/planning.md)."""
+_TOKEN_BYTES = 16
+"""A token's id and its label, int64."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The prediction for one layout.
+
+    Attributes:
+        memory: of the fullest rank, bytes by part, at its peak; with "fragments", "context" and
+            "group buffers", which Paddle does not count as allocated.
+        fullest_stage: of the pipeline, where that rank stands.
+        step: time of a step.
+        tokens_per_step: of the whole job.
+        flops_per_token: as the logged MFU counts them.
+        peak: FLOP/s of a device in the dtype of the run's products.
+        run_seconds: of all steps, with evaluations.
+        checkpoint_bytes: of one, of all ranks together.
+        save_seconds: what training waits for each.
+    """
+
+    layout: Layout
+    memory: Bytes
+    fullest_stage: int
+    step: StepTime
+    tokens_per_step: int
+    flops_per_token: int
+    peak: float
+    run_seconds: float
+    checkpoint_bytes: float
+    save_seconds: float
+
+    @property
+    def devices(self) -> int:
+        return self.layout.degrees.world_size
+
+    @property
+    def allocated(self) -> float:
+        """Bytes, as `max_memory_allocated` counts them."""
+        return sum(size for part, size in self.memory.items() if part not in OUTSIDE)
+
+    @property
+    def tokens_per_second_per_device(self) -> float:
+        return self.tokens_per_step / self.step.total / self.devices
+
+    @property
+    def mfu(self) -> float:
+        return self.tokens_per_second_per_device * self.flops_per_token / self.peak
+
+    @property
+    def days(self) -> float:
+        return self.run_seconds / 86400
+
+    @property
+    def device_hours(self) -> float:
+        return self.run_seconds / 3600 * self.devices
+
+
+FEW = 2
+"""Blocks of a chunk that are traced, and one more: what each further block adds is the same."""
+OUTSIDE = ("fragments", "context", "group buffers")
+"""Parts of memory that are no tensors."""
+
+
+def with_outside(memory: Bytes, degrees: Degrees, machine: Machine) -> dict[str, float]:
+    """A peak of tensors with what the device holds besides."""
+    axes = (degrees.tensor, degrees.pipeline, degrees.sharding, degrees.data, degrees.sequence)
+    groups = sum(ranks > 1 for ranks in axes) + (degrees.world_size > 1)
+    return {
+        **memory,
+        "fragments": FRAGMENTS * total(memory),
+        "context": machine.context,
+        "group buffers": groups * machine.group_buffers,
+    }
+
+
+class Planner:
+    """Plans layouts of one run of one program on one machine."""
+
+    def __init__(
+        self, run: RunConfig, model: ModelConfig, machine: Machine, program: Program
+    ) -> None:
+        self.run = run
+        self.model = model
+        self.machine = machine
+        self.program = program
+        self.peak = machine.peak(run.training.compute_dtype)
+        self.plan = functools.lru_cache(maxsize=None)(self._plan)
+
+    def finish(self, layout: Layout, memory: Bytes, stage: int, step: StepTime) -> Plan:
+        """The plan of a layout whose peak of tensors and step are known."""
+        run, degrees = run_with(self.run, layout), layout.degrees
+        batches = plan_batches(run, degrees)
+        size, save = self._checkpoint(degrees)
+        training = run.training
+        every = training.save_steps if isinstance(training.save_steps, int) else 0
+        seconds = step.seconds.copy()
+        tokens = layout.micro_batch * layout.accumulation * run.data.max_seq_length
+        seconds["input"] += tokens * _TOKEN_BYTES / self.machine.host_bandwidth
+        if training.save_strategy == "steps" and every > 0:
+            seconds["saves"] += save / every
+        step = StepTime(seconds, step.stage)
+        return Plan(
+            layout=layout,
+            memory=with_outside(memory, degrees, self.machine),
+            fullest_stage=stage,
+            step=step,
+            tokens_per_step=batches.tokens_per_step,
+            flops_per_token=self.model.flops_per_token(run.data.max_seq_length),
+            peak=self.peak,
+            run_seconds=max(training.max_steps, 0)
+            * step.total
+            / (1.0 - min(evaluation_share(run, batches), 0.99)),
+            checkpoint_bytes=size,
+            save_seconds=save,
+        )
+
+    def _checkpoint(self, degrees: Degrees) -> tuple[float, float]:
+        """Bytes of a checkpoint, and the seconds in which a rank copies its share to the host.
+
+        Writing goes on beside the training (docs/checkpoints.md).
+        """
+        weight = 4 if self.run.training.weight_dtype == "float32" else 2
+        states = 8 if weight == 4 else 12
+        parameters = self.model.parameter_count()
+        share = weight / (degrees.tensor * degrees.pipeline)
+        share += states / (degrees.tensor * degrees.pipeline * degrees.sharding)
+        return parameters * float(weight + states), parameters * share / self.machine.host_bandwidth
+
+    def _plan(self, layout: Layout) -> Plan:
+        degrees = layout.degrees
+        order = self.run.training.hybrid_parallel_topo_order
+        spans = spans_of(degrees, order, self.machine.devices_per_node)
+        kinds: dict[StageKind, StageTime] = {}
+        stages: list[StageTime] = []
+        fullest, sent = 0, 0
+        memory: Bytes = {}
+        for stage in range(degrees.pipeline):
+            kind = stage_kind(self.model, degrees, stage)
+            # Of stages of one kind the first keeps the most passes, and none computes otherwise.
+            if kind not in kinds:
+                kinds[kind], size = self._stage(layout, stage, kind)
+                sent = max(sent, size)
+                rank = stage_rank(degrees, order, stage)
+                held = self.program.memory(run_with(self.run, layout), self.model, degrees, rank)
+                if sum(held.values()) > total(memory):
+                    fullest = stage
+                    memory = {str(part): float(size) for part, size in held.items()}
+            stages.append(kinds[kind])
+        message = Message("send", sent, "pipeline", 2)
+        step = step_time(
+            stages,
+            degrees.virtual_pipeline,
+            layout.accumulation,
+            message_seconds(message, spans["pipeline"], self.machine) if sent else 0.0,
+        )
+        return self.finish(layout, memory, fullest, step)
+
+    def _stage(self, layout: Layout, stage: int, kind: StageKind) -> tuple[StageTime, int]:
+        """A stage's time, and the bytes of its messages to others, from few blocks a chunk."""
+        blocks = kind[0]
+        if max(blocks) <= FEW + 1:
+            return self._traced(layout, stage, self.model)
+        parts = layout.pipeline * layout.virtual
+        few, more = (
+            self._traced(layout, stage, replace(self.model, num_hidden_layers=parts * count))
+            for count in (FEW, FEW + 1)
+        )
+        return grown(few[0], more[0], [count - FEW for count in blocks]), few[1]
+
+    def _traced(self, layout: Layout, stage: int, model: ModelConfig) -> tuple[StageTime, int]:
+        degrees, order = layout.degrees, self.run.training.hybrid_parallel_topo_order
+        rank = stage_rank(degrees, order, stage)
+        run = self._shortened(layout)
+        trace = self.program.trace(run, model, degrees, rank, steps=2)
+        spans = spans_of(degrees, order, self.machine.devices_per_node)
+        line = timeline(trace.events, self.machine)
+        return stage_time(list(sections(line, spans, self.machine))), largest_message(trace)
+
+    def _shortened(self, layout: Layout) -> RunConfig:
+        """The run with as few micro-batches as have a first and a last."""
+        ranks, chunks = layout.pipeline, layout.virtual
+        needed = ranks if chunks > 1 else 2
+        accumulation = min(layout.accumulation, needed)
+        return run_with(self.run, replace(layout, accumulation=accumulation))
+
+
+StageKind = tuple[tuple[int, ...], bool, bool]
+"""What decides on a stage's work: the blocks of its chunks, and whether it has the model's ends."""
+
+
+def stage_kind(model: ModelConfig, degrees: Degrees, stage: int) -> StageKind:
+    ranks, chunks = degrees.pipeline, degrees.virtual_pipeline
+    layers, parts = model.num_hidden_layers, ranks * chunks
+    blocks = tuple(
+        (part + 1) * layers // parts - part * layers // parts for part in range(stage, parts, ranks)
+    )
+    return blocks, stage == 0, stage == ranks - 1
+
+
+def grown(few: StageTime, more: StageTime, further: Sequence[int]) -> StageTime:
+    """A stage of as many blocks `further` in each chunk as `few` has, where `more` has one more."""
+    stage = StageTime()
+    for phase in ("forward", "backward"):
+        for chunk, count in enumerate(further):
+            passes: dict[int, list[Seconds]] = getattr(stage, phase)
+            pairs = zip(getattr(few, phase)[chunk], getattr(more, phase)[chunk], strict=True)
+            for small, large in pairs:
+                passes[chunk].append(_on_line(small, large, count))
+    stage.once = _on_line(few.once, more.once, sum(further) / len(further))
+    return stage
+
+
+def _on_line(small: Seconds, large: Seconds, place: float) -> Seconds:
+    seconds = small.copy()
+    add(seconds, large, place)
+    add(seconds, small, -place)
+    return seconds
+
+
+def largest_message(trace: Trace) -> int:
+    """Bytes of the largest message to another stage."""
+    return max(
+        (
+            event.size
+            for event in trace.events
+            if isinstance(event, Message) and event.kind in ("send", "receive")
+        ),
+        default=0,
+    )

@@ -1,0 +1,149 @@
+"""Plans as text for a terminal, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.plan import Plan
+from llm_pretrain.planning.profile import total
+
+GIB = 2.0**30
+TIME_PARTS: dict[str, str] = {
+    "products": "products of matrices",
+    "attention": "attention",
+    "memory": "memory-bound operators",
+    "tensor": "messages, tensor parallel",
+    "sequence": "messages, split sequences",
+    "pipeline": "messages, ends of the pipeline",
+    "sharding": "messages, sharding",
+    "data": "messages, data parallel",
+    "replica": "messages, replicas",
+    "world": "messages, all ranks",
+    "bubble": "pipeline bubble",
+    "input": "data to the device",
+    "saves": "saves",
+}
+"""What each part of a step's time is, in the order in which they are shown."""
+MEMORY_PARTS: dict[str, str] = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "masters and moments",
+    "activations": "activations",
+    "logits": "logits",
+    "communication": "communication buffers",
+    "other": "within operators",
+    "fragments": "fragments",
+    "context": "context of the device",
+    "group buffers": "buffers of the groups",
+}
+_LEAST_SHOWN = 0.0005
+
+
+def table(plans: Sequence[Plan]) -> list[str]:
+    """Two lines for each plan, its layout and its figures, under a title."""
+    lines = ["    tokens/s/device     MFU    days   device-hours   GiB of a device"]
+    for number, plan in enumerate(plans, 1):
+        lines.append(f"{number}  {plan.layout.describe()}")
+        lines.append(
+            f"{plan.tokens_per_second_per_device:19,.0f}{plan.mfu:8.1%}{plan.days:8,.1f}"
+            f"{plan.device_hours:15,.0f}{total(plan.memory) / GIB:18,.1f}"
+        )
+    return lines
+
+
+def details(plan: Plan, machine: Machine, columns: int) -> Iterator[str]:
+    """Memory and time of a plan, part by part, each with a bar."""
+    size = total(plan.memory)
+    stage = f", stage {plan.fullest_stage}" if plan.layout.pipeline > 1 else ""
+    yield (
+        f"memory of the fullest rank{stage}: {size / GIB:,.1f} of {machine.memory / GIB:,.1f} GiB, "
+        f"of which Paddle allocates {plan.allocated / GIB:,.1f}"
+    )
+    yield from bars(plan.memory, MEMORY_PARTS, GIB, "GiB", columns, of=machine.memory)
+    yield f"time of a step: {readable_seconds(plan.step.total)}"
+    yield from bars(plan.step.seconds, TIME_PARTS, 1.0, "s", columns, of=plan.step.total)
+    every = "" if not plan.save_seconds else f", for which training waits {_short(plan)}"
+    yield f"a checkpoint takes {plan.checkpoint_bytes / GIB:,.1f} GiB of the disk{every}"
+
+
+def _short(plan: Plan) -> str:
+    return readable_seconds(plan.save_seconds)
+
+
+def bars(
+    parts: Mapping[str, float],
+    titles: Mapping[str, str],
+    unit: float,
+    unit_name: str,
+    columns: int,
+    *,
+    of: float,
+) -> Iterator[str]:
+    """A line for each part that is there: what it is, how much, a bar of its share of `of`."""
+    width = max(map(len, titles.values()))
+    room = columns - width - 2 - 9 - len(unit_name) - 3
+    for part, title in titles.items():
+        value = parts.get(part, 0.0)
+        if of <= 0 or value / of < _LEAST_SHOWN:
+            continue
+        bar = "█" * max(0, min(room, round(value / of * room)))
+        number = value / unit
+        text = f"{number:8,.2f}" if number >= 0.01 else f"{number:8.4f}"
+        yield f"  {title:<{width}}{text} {unit_name}  {bar or '▏'}"
+
+
+def readable_seconds(seconds: float) -> str:
+    """`8.73 s`, `12.5 ms`."""
+    return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.3g} ms"
+
+
+def why(own: Plan, plans: Sequence[Plan], machine: Machine) -> str:
+    """Why a configuration's own layout is among the best, or is not."""
+    name = f"yours, {own.layout.describe()},"
+    for number, plan in enumerate(plans, 1):
+        if plan.layout == own.layout:
+            return f"{name} is number {number}"
+    over = total(own.memory) - machine.memory
+    if over > 0:
+        part, size = max(own.memory.items(), key=lambda item: item[1])
+        return (
+            f"{name} doesn't fit: its fullest rank needs {total(own.memory) / GIB:,.1f} GiB of the "
+            f"{machine.memory / GIB:,.1f} there are, {over / GIB:,.1f} too many; its "
+            f"{MEMORY_PARTS.get(part, part)} alone are {size / GIB:,.1f}"
+        )
+    if not plans:
+        return f"{name} fits"
+    best = plans[0]
+    slower = 1.0 - own.tokens_per_second_per_device / best.tokens_per_second_per_device
+    more = {
+        part: own.step.seconds.get(part, 0.0) - best.step.seconds.get(part, 0.0)
+        for part in TIME_PARTS
+    }
+    part = max(more, key=lambda each: more[each])
+    return (
+        f"{name} fits, with {own.tokens_per_second_per_device:,.0f} tokens/s/device, "
+        f"{slower:.1%} slower than the first: {TIME_PARTS[part]} "
+        f"{readable_seconds(more[part])} a step more"
+    )
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """A plan for programs; bytes, seconds."""
+    return {
+        "layout": plan.layout.describe(),
+        "keys": plan.layout.keys(),
+        "tokens_per_second_per_device": plan.tokens_per_second_per_device,
+        "mfu": plan.mfu,
+        "days": plan.days,
+        "device_hours": plan.device_hours,
+        "max_memory_allocated_mib": plan.allocated / 2**20,
+        "memory_bytes": total(plan.memory),
+        "memory_by_part": dict(plan.memory),
+        "fullest_stage": plan.fullest_stage,
+        "step_seconds": plan.step.total,
+        "time_by_part": dict(plan.step.seconds),
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "save_seconds": plan.save_seconds,
+    }

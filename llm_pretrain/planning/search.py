@@ -1,0 +1,290 @@
+"""The best of all layouts: cheap bounds first, then sums of unit costs, then whole traces."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llm_pretrain.config import RunConfig
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.parallel.pipeline.schedules import Place, warm_up_passes
+from llm_pretrain.planning.layouts import RECOMPUTE, Layout, frames, with_sharding
+from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.plan import Plan, Planner, StageKind, stage_kind, with_outside
+from llm_pretrain.planning.profile import total
+from llm_pretrain.planning.step import StageTime, StepTime, step_time
+from llm_pretrain.planning.time import add, message_seconds, spans_of
+from llm_pretrain.planning.trace import Message
+from llm_pretrain.planning.units import Moment, Parts, Program, Units, combine
+
+SHOWN = 5
+_CANDIDATES = 12
+"""Layouts whose schedules are played, of which the best are traced whole."""
+_SLACK = 1.03
+"""Sums of unit costs may say a little more memory than a whole trace, which decides."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        plans: the best that fit, the fastest first.
+        considered: the legal layouts there are.
+        smallest: where none fits, the layout that comes nearest.
+    """
+
+    plans: tuple[Plan, ...]
+    considered: int
+    smallest: Plan | None
+
+
+def search(
+    run: RunConfig,
+    model: ModelConfig,
+    machine: Machine,
+    program: Program,
+    *,
+    devices: int,
+    samples: int,
+) -> Found:
+    """The best layouts of a run on so many devices, at `samples` a step over all of them."""
+    return _Search(Planner(run, model, machine, program), devices, samples).run()
+
+
+class _Search:
+    def __init__(self, planner: Planner, devices: int, samples: int) -> None:
+        self.planner = planner
+        self.model, self.machine = planner.model, planner.machine
+        self.units = Units(planner.run, planner.model, planner.machine, planner.program)
+        self.order = planner.run.training.hybrid_parallel_topo_order
+        self.frames = list(frames(planner.run, planner.model, devices, samples))
+        # Without scores in memory there is nothing of the core that recompute could save.
+        self.recompute = [
+            kind for kind in RECOMPUTE if kind != "core_attn" or not self.model.use_flash_attention
+        ]
+        self.length = planner.run.data.max_seq_length
+        self.tokens_per_device = samples * self.length / devices
+        shapes = planner.model.tensor_shapes()
+        matrices = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) > 1}
+        in_blocks = {name: size for name, size in matrices.items() if name.startswith("layers.")}
+        self.block_weights = float(sum(in_blocks.values()))
+        self.attention_weights = float(
+            sum(size for name, size in in_blocks.items() if ".attention." in name)
+        )
+        head = planner.model.vocab_size * planner.model.hidden_size
+        self.matrix_weights = self.block_weights + head
+
+    def run(self) -> Found:
+        estimates = self._estimates()
+        played = sorted(
+            (layout for _, layout in estimates), key=lambda layout: self._step(layout).total
+        )
+        plans: list[Plan] = []
+        for layout in played:
+            plan = self.planner.plan(layout)
+            if total(plan.memory) <= self.machine.memory:
+                plans.append(plan)
+            if len(plans) == SHOWN:
+                break
+        plans.sort(key=lambda plan: plan.step.total)
+        considered = sum(len(RECOMPUTE) * _kinds_of_sharding(frame.data) for frame in self.frames)
+        smallest = None if plans else self._smallest()
+        return Found(tuple(plans), considered, smallest)
+
+    def _estimates(self) -> list[tuple[float, Layout]]:
+        """The fastest layouts by sums of unit costs that fit, some more than are wanted."""
+        kinds = [
+            (self._bound(frame, recompute), number, frame, recompute)
+            for number, frame in enumerate(self.frames)
+            if self._least_bytes(frame) <= self.machine.memory
+            for recompute in self.recompute
+        ]
+        kinds.sort(key=lambda each: each[:2])
+        best: list[tuple[float, int, Layout]] = []
+        number = 0
+        for bound, _, frame, recompute in kinds:
+            if len(best) == _CANDIDATES and bound >= -best[0][0]:
+                break
+            for layout in with_sharding(replace(frame, recompute=recompute)):
+                number += 1
+                seconds = self._seconds(layout)
+                if len(best) == _CANDIDATES and seconds >= -best[0][0]:
+                    continue
+                if self._size(layout) > _SLACK * self.machine.memory:
+                    continue
+                heapq.heappush(best, (-seconds, -number, layout))
+                if len(best) > _CANDIDATES:
+                    heapq.heappop(best)
+        return sorted(((-seconds, layout) for seconds, _, layout in best), key=lambda one: one[0])
+
+    def _least_bytes(self, frame: Layout) -> float:
+        """Bytes that the first stage keeps at least: what enters each of its blocks, of each pass
+        that is under way, even where it computes them again."""
+        model, training = self.model, self.planner.run.training
+        width = 4 if training.weight_dtype == "float32" else 2
+        parts = frame.degrees.sequence * (frame.tensor if frame.sequence_parallel else 1)
+        tokens = frame.micro_batch * self.length / parts
+        blocks = model.num_hidden_layers // frame.pipeline
+        passes = (
+            min(
+                warm_up_passes(Place(0, frame.pipeline, frame.virtual)) + 1,
+                frame.accumulation * frame.virtual,
+            )
+            / frame.virtual
+        )
+        return width * tokens * model.hidden_size * blocks * passes
+
+    def _bound(self, frame: Layout, recompute: str) -> float:
+        """Seconds that a step takes at least.
+
+        Products: 6 operations for each weight of a matrix and token, and 2 more for those that are
+        computed twice; attention, half of it masked; the messages of tensor parallelism forward,
+        which each block waits for twice; and the pipeline's wait.
+        """
+        machine, model, tokens = self.machine, self.model, self.tokens_per_device
+        dtype = self.planner.run.training.compute_dtype
+        twice = {"full": self.block_weights, "full_attn": self.attention_weights}
+        weights = 6.0 * self.matrix_weights + 2.0 * twice.get(recompute, 0.0)
+        width = model.num_attention_heads * model.head_dim
+        scores = 2.0 * model.num_hidden_layers * width * self.length * tokens
+        forward, backward = machine.attention_forward, machine.attention_backward
+        attention = scores * (1.0 / forward + 2.5 / backward) / machine.sustained
+        work = weights * tokens / machine.product_rate(1e15, dtype) + attention / self.planner.peak
+        if frame.tensor > 1:
+            bytes_each = 4 if self.planner.run.training.weight_dtype == "float32" else 2
+            size = frame.micro_batch * self.length * model.hidden_size * bytes_each
+            message = Message("all-reduce", size // frame.degrees.sequence, "tensor", frame.tensor)
+            spans = spans_of(frame.degrees, self.order, machine.devices_per_node)
+            each = message_seconds(message, spans["tensor"], machine)
+            blocks = model.num_hidden_layers / frame.pipeline
+            work += 2.0 * blocks * frame.accumulation * each
+        passes = frame.accumulation * frame.virtual
+        return work * (passes + frame.pipeline - 1) / passes
+
+    def _of(self, layout: Layout) -> tuple[Parts, Parts]:
+        return self.units.shape(layout), self.units.states(layout)
+
+    def _seconds(self, layout: Layout) -> float:
+        """Of a step, its stages being alike but for the model's ends."""
+        both = self._of(layout)
+        ends = max if layout.pipeline > 1 else sum
+        blocks = -(-self.model.num_hidden_layers // layout.pipeline)
+        block = sum(parts.block.pass_seconds for parts in both)
+        end = ends(
+            [
+                sum(each)
+                for each in zip(
+                    *((parts.embedding.pass_seconds, parts.head.pass_seconds) for parts in both),
+                    strict=True,
+                )
+            ]
+        )
+        once = sum(parts.block.once_seconds for parts in both)
+        last = ends(
+            [
+                sum(each)
+                for each in zip(
+                    *((parts.embedding.once_seconds, parts.head.once_seconds) for parts in both),
+                    strict=True,
+                )
+            ]
+        )
+        wait = (layout.pipeline - 1) * blocks * block / layout.virtual
+        return layout.accumulation * (blocks * block + end) + wait + blocks * once + last
+
+    def _size(self, layout: Layout) -> float:
+        """Bytes of the fullest rank, which is one of the first stage or of the last."""
+        both, layers = self._of(layout), self.model.num_hidden_layers
+        ranks, chunks = layout.pipeline, layout.virtual
+        most = 0.0
+        for stage in {0, ranks - 1}:
+            blocks = (stage + 1) * layers // ranks - stage * layers // ranks
+            passes = warm_up_passes(Place(stage, ranks, chunks)) + 1
+            more = min(passes, layout.accumulation * chunks) / chunks - 1.0
+            terms = [
+                term
+                for parts in both
+                for term in parts.terms(blocks, is_first=stage == 0, is_last=stage == ranks - 1)
+            ]
+            kept = more * sum(factor * costs.kept_bytes for factor, costs in terms)
+            for moment in terms[0][1].heights:
+                height = sum(factor * costs.heights.get(moment, 0.0) for factor, costs in terms)
+                most = max(most, height + (kept if _keeps(moment) else 0.0))
+        return total(with_outside({"tensors": most}, layout.degrees, self.machine))
+
+    def _step(self, layout: Layout) -> StepTime:
+        both, ranks, chunks = self._of(layout), layout.pipeline, layout.virtual
+        kinds: dict[StageKind, StageTime] = {}
+        stages: list[StageTime] = []
+        for rank in range(ranks):
+            kind = stage_kind(self.model, layout.degrees, rank)
+            if kind not in kinds:
+                kinds[kind] = _composed(both, kind)
+            stages.append(kinds[kind])
+        return step_time(stages, chunks, layout.accumulation, self._message(layout))
+
+    def _message(self, layout: Layout) -> float:
+        if layout.pipeline == 1:
+            return 0.0
+        run = self.planner.run
+        length = run.data.max_seq_length // layout.degrees.sequence
+        length //= layout.tensor if layout.sequence_parallel else 1
+        size = 4 if run.training.weight_dtype == "float32" else 2
+        size *= layout.micro_batch * length * self.model.hidden_size
+        spans = spans_of(layout.degrees, self.order, self.machine.devices_per_node)
+        message = Message("send", size, "pipeline", layout.pipeline)
+        return message_seconds(message, spans["pipeline"], self.machine)
+
+    def _smallest(self) -> Plan | None:
+        """The layout of the least memory, though it doesn't fit."""
+        least = [
+            layout
+            for frame in self.frames
+            if frame.micro_batch == 1
+            for layout in with_sharding(replace(frame, recompute="full"))
+            if layout.data == 1 and layout.virtual == 1
+        ]
+        if not least:
+            return None
+        return self.planner.plan(min(least, key=self._size))
+
+
+def _kinds_of_sharding(ranks: int) -> int:
+    return sum(1 for _ in with_sharding(_one(ranks)))
+
+
+@functools.cache
+def _one(ranks: int) -> Layout:
+    return Layout(1, 1, 1, 1, 1, False, "", 1, ranks, "", 1, 1)
+
+
+def _keeps(moment: Moment) -> bool:
+    """Whether other passes are kept then, too: the last backward pass of a step is alone."""
+    phase, micro_batch = moment
+    return phase == "forward" or (phase == "backward" and micro_batch == 0)
+
+
+def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
+    """A stage of that kind, by chunk."""
+    counts, is_first, is_last = kind
+    stage = StageTime()
+    for chunk, count in enumerate(counts):
+        costs = combine(
+            *(
+                term
+                for parts in both
+                for term in parts.terms(
+                    count,
+                    is_first=is_first and chunk == 0,
+                    is_last=is_last and chunk == len(counts) - 1,
+                )
+            )
+        )
+        stage.forward[chunk] = costs.time.forward[0]
+        stage.backward[chunk] = costs.time.backward[0]
+        add(stage.once, costs.time.once)
+    return stage

@@ -1,0 +1,289 @@
+"""What a block, an embedding and a head take, from traces of one and two blocks.
+
+A stage's time and memory are linear in its blocks; each event's sizes are linear in the samples of
+a micro-batch, and in the inverse of the ranks that share matrices or states. So a handful of short
+traces stands for thousands of layouts. The best of them are traced whole afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Protocol, get_args
+
+from llm_pretrain.config import Degrees, RunConfig
+from llm_pretrain.config.degrees import ORDERS
+from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.planning.layouts import Layout, run_with
+from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile, total
+from llm_pretrain.planning.step import StageTime, stage_time
+from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
+from llm_pretrain.planning.trace import Event, Message, Part, Trace
+
+
+class Program(Protocol):
+    """The program that is planned for: what a rank of a run does, and what it holds."""
+
+    def trace(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace:
+        """The events of some steps of a rank."""
+
+    def memory(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
+    ) -> Mapping[Part, int]:
+        """Bytes that a rank holds at its fullest, by part."""
+
+
+Place = str
+"""Of a unit: "first" has the embedding, "last" the head."""
+Moment = tuple[str, int | None]
+"""Of a step: a phase, and of a pass the micro-batch."""
+_MICRO_BATCHES = 2
+
+
+def stage_rank(degrees: Degrees, order: str, stage: int) -> int:
+    """The first rank of a stage of the first pipeline."""
+    sizes = {
+        "data": degrees.data,
+        "pipeline": degrees.pipeline,
+        "sharding": degrees.sharding,
+        "sep": degrees.sequence,
+        "tensor": degrees.tensor,
+    }
+    axes = ORDERS[order]
+    for axis in axes[axes.index("pipeline") + 1 :]:
+        stage *= sizes[axis]
+    return stage
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Time and memory of a stage, or a part of what they are the sum of.
+
+    Attributes:
+        time: of a step of two micro-batches.
+        peaks: of memory by part, at each moment, where one pass is kept, the one that is computed.
+        kept: what a pass keeps for its backward pass.
+    """
+
+    time: StageTime
+    peaks: dict[Moment, Bytes]
+    kept: Bytes
+
+    @cached_property
+    def pass_seconds(self) -> float:
+        """Forward and backward, of a micro-batch in the midst of a step."""
+        passes = (self.time.forward[0], self.time.backward[0])
+        return sum(sum(seconds[0].values()) for seconds in passes)
+
+    @cached_property
+    def once_seconds(self) -> float:
+        return sum(self.time.once.values())
+
+    @cached_property
+    def heights(self) -> dict[Moment, float]:
+        """The peaks, all parts together."""
+        return {moment: total(peak) for moment, peak in self.peaks.items()}
+
+    @cached_property
+    def kept_bytes(self) -> float:
+        return total(self.kept)
+
+
+class Units:
+    """Unit costs, each made when it is first asked for."""
+
+    def __init__(
+        self, run: RunConfig, model: ModelConfig, machine: Machine, program: Program
+    ) -> None:
+        self.run = replace(
+            run, training=run.training.model_copy(update={"no_recompute_layers": None})
+        )
+        self.model = model
+        self.machine = machine
+        self.program = program
+        self._events = functools.lru_cache(maxsize=None)(self._traced)
+        self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
+        self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
+
+    def shape(self, layout: Layout) -> Parts:
+        """What a layout's micro-batches take without data parallelism."""
+        return self._shape_parts(self._unit(layout, sharding="", sharding_degree=1, data=1))
+
+    def states(self, layout: Layout) -> Parts:
+        """What a layout's data-parallel ranks add to that, or take away."""
+        # The way from one data-parallel rank to the next depends on the stages in between.
+        pipeline = layout.pipeline if layout.data > 1 else 2
+        unit = self._unit(layout, micro_batch=1, recompute="", sequence_parallel=False)
+        return self._state_parts(replace(unit, pipeline=pipeline))
+
+    def _parts_of_shape(self, unit: Layout) -> Parts:
+        return _parts(lambda place, blocks: self._shape(unit, place, blocks))
+
+    def _parts_of_states(self, unit: Layout) -> Parts:
+        # Weights that are gathered when they are needed are those of two blocks at a time.
+        least = 2 if unit.stage == 3 else 1
+        return _parts(lambda place, blocks: self._states(unit, place, blocks), least)
+
+    def _traced(self, unit: Layout, place: Place, blocks: int) -> list[Event]:
+        """Of a pipeline of two stages with so many blocks each."""
+        # Beyond its key heads a model's ranks hold copies of them.
+        if 4 < unit.tensor <= self.model.num_key_value_heads:
+            two, four = (
+                self._events(replace(unit, tensor=degree), place, blocks) for degree in (2, 4)
+            )
+            events = blend(two, four, (0.5 - 1.0 / unit.tensor) / 0.25)
+            if events is not None:
+                return events
+        run = run_with(self.run, unit)
+        order = run.training.hybrid_parallel_topo_order
+        rank = stage_rank(unit.degrees, order, 0 if place == "first" else 1)
+        model = replace(self.model, num_hidden_layers=2 * blocks)
+        return self.program.trace(run, model, unit.degrees, rank, steps=1).events
+
+    def _unit(self, layout: Layout, **changes: Any) -> Layout:
+        return replace(
+            layout,
+            pipeline=2,
+            virtual=1,
+            accumulation=_MICRO_BATCHES,
+            **changes,
+        )
+
+    def _shape(self, unit: Layout, place: Place, blocks: int) -> Costs:
+        samples = unit.micro_batch
+        one, two = (
+            self._events(replace(unit, micro_batch=number), place, blocks) for number in (1, 2)
+        )
+        events = blend(one, two, samples - 1.0)
+        if events is None:
+            events = self._events(unit, place, blocks)
+        return self._costs(events, unit, place)
+
+    def _states(self, layout: Layout, place: Place, blocks: int) -> Costs:
+        plain = replace(layout, pipeline=2, data=min(layout.data, 2))
+        events = None
+        if layout.sharding:
+            two, four = (
+                self._events(replace(plain, sharding_degree=degree), place, blocks)
+                for degree in (2, 4)
+            )
+            events = blend(two, four, (0.5 - 1.0 / layout.sharding_degree) / 0.25)
+        if events is None:
+            events = self._events(plain, place, blocks)
+        bare = replace(plain, sharding="", sharding_degree=1, data=1)
+        return combine(
+            (1.0, self._costs(events, layout, place)),
+            (-1.0, self._costs(self._events(bare, place, blocks), bare, place)),
+        )
+
+    def _costs(self, events: Sequence[Event], layout: Layout, place: Place) -> Costs:
+        order = self.run.training.hybrid_parallel_topo_order
+        spans = spans_of(layout.degrees, order, self.machine.devices_per_node)
+        actual = [
+            replace(event, ranks=spans[event.axis].ranks)
+            if isinstance(event, Message) and event.axis != "pipeline"
+            else event
+            for event in events
+        ]
+        time = stage_time(list(sections(timeline(actual, self.machine), spans, self.machine)))
+        stretches = profile(events)
+        # The first pass may make what stays.
+        *_, last = (each for each in stretches if each.mark.phase == "forward")
+        kept = {
+            part: size - last.held_before.get(part, 0.0)
+            for part, size in last.held_after.items()
+            if part in OF_PASSES
+        }
+        peaks: dict[Moment, Bytes] = {}
+        passes = 0
+        for each in stretches:
+            # Others that are kept at the same time are counted where the stage is known.
+            passes += each.mark.phase == "forward"
+            moment = (each.mark.phase, each.mark.micro_batch)
+            peaks[moment] = plus(each.apart, kept, float(min(0, 1 - passes)))
+            passes -= each.mark.phase == "backward"
+        return Costs(time, peaks, kept)
+
+
+def blend(one: Sequence[Event], two: Sequence[Event], place: float) -> list[Event] | None:
+    """The events on the line through two traces of the same kind: `one` at 0, `two` at 1.
+
+    None where the traces differ in more than numbers.
+    """
+    if len(one) != len(two):
+        return None
+    events: list[Event] = []
+    for left, right in zip(one, two, strict=True):
+        if left == right:
+            events.append(left)
+            continue
+        if type(left) is not type(right):
+            return None
+        changed: dict[str, Any] = {}
+        for name in _NAMES[type(left)]:
+            low, high = getattr(left, name), getattr(right, name)
+            if low == high or name in ("number", "ranks"):
+                continue
+            if not isinstance(low, int) or not isinstance(high, int):
+                return None
+            changed[name] = round(low + place * (high - low))
+        events.append(replace(left, **changed))
+    return events
+
+
+_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(each.name for each in fields(kind)) for kind in get_args(Event)
+}
+
+
+def combine(*terms: tuple[float, Costs]) -> Costs:
+    """The sum of costs, each times its factor."""
+    time = StageTime()
+    peaks: dict[Moment, Bytes] = {}
+    kept: Bytes = {}
+    for factor, costs in terms:
+        for phase in ("forward", "backward"):
+            mine: list[Seconds] = getattr(time, phase)[0]
+            theirs: list[Seconds] = getattr(costs.time, phase)[0]
+            for number, seconds in enumerate(theirs):
+                if number == len(mine):
+                    mine.append(_none())
+                add(mine[number], seconds, factor)
+        add(time.once, costs.time.once, factor)
+        for moment, peak in costs.peaks.items():
+            peaks[moment] = plus(peaks.get(moment, {}), peak, factor)
+        kept = plus(kept, costs.kept, factor)
+    return Costs(time, peaks, kept)
+
+
+def _none() -> Seconds:
+    return StageTime().once
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a stage is the sum of: each of its blocks, and what the first and the last have."""
+
+    block: Costs
+    embedding: Costs
+    head: Costs
+
+    def terms(self, blocks: float, *, is_first: bool, is_last: bool) -> list[tuple[float, Costs]]:
+        """What a stage of so many blocks is the sum of."""
+        terms = [(blocks, self.block)]
+        terms += [(1.0, self.embedding)] if is_first else []
+        terms += [(1.0, self.head)] if is_last else []
+        return terms
+
+
+def _parts(costs: Callable[[Place, int], Costs], least: int = 1) -> Parts:
+    """From stages of `least` blocks and of one more."""
+    first, longer, last = costs("first", least), costs("first", least + 1), costs("last", least)
+    block = combine((1.0, longer), (-1.0, first))
+    ends = (combine((1.0, end), (-float(least), block)) for end in (first, last))
+    return Parts(block, *ends)

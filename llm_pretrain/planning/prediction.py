@@ -1,8 +1,9 @@
 """The memory of a layout, of models of any depth: from traces of a few blocks.
 
-Between two marks of a trace memory is a linear function of the number of blocks: each block leaves as
-much as the one before it, and takes as much again on the way back. Two depths therefore give all, of
-the first blocks of a pass and of the last; between these the fullest lies at one of the ends.
+Between two marks of a trace memory is a linear function of the number of blocks: each block leaves
+as much as the one before it, and takes as much again on the way back. Two depths therefore give
+all, of the first blocks of a pass and of the last; between these the fullest lies at one of the
+ends.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from llm_pretrain.config import Degrees, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.memory import Memory, last_step_begins, moments
 from llm_pretrain.planning.program import trace_step
+from llm_pretrain.planning.ranks import Ranks
 from llm_pretrain.planning.trace import Mark
 
 _ENDS = 3
-"""Blocks at either end of a pass that are told apart: two reductions may be under way behind one."""
+"""Blocks at either end of a pass that are told apart: two reductions may go on behind one."""
 _FEW = 2 * _ENDS
 """Blocks of a chunk that are traced; and one more."""
 
@@ -38,11 +40,6 @@ def predicted_memory(
     Raises:
         RuntimeError: Paddle is imported in this process.
     """
-    from llm_pretrain.planning import shapes
-
-    shapes.install(device)
-    from llm_pretrain.planning.ranks import Ranks
-
     ranks = Ranks(degrees, run.training.hybrid_parallel_topo_order)
     found = []
     for stage in range(degrees.pipeline):
@@ -100,12 +97,8 @@ def with_few_micro_batches(run: RunConfig, degrees: Degrees) -> RunConfig:
     return replace(run, training=training)
 
 
-def _blocks_of_chunk(
-    model: ModelConfig, degrees: Degrees, rank: int, run: RunConfig
-) -> int | None:
+def _blocks_of_chunk(model: ModelConfig, degrees: Degrees, rank: int, run: RunConfig) -> int | None:
     """The blocks of each chunk of the rank; None where chunks or blocks are not alike."""
-    from llm_pretrain.planning.ranks import Ranks
-
     training = run.training
     if training.recompute and (training.no_recompute_layers or training.pp_recompute_interval != 1):
         return None

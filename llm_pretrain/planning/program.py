@@ -55,9 +55,7 @@ def _forget_tables() -> None:
     mask._future.cache_clear()
 
 
-def _train(
-    run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, steps: int
-) -> None:
+def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, steps: int) -> None:
     # They import Paddle: the one of shapes stands there by now.
     from llm_pretrain.ops.operator import set_compute_dtype
     from llm_pretrain.parallel.pipeline.executor import Pipeline
@@ -74,7 +72,9 @@ def _train(
             stage, topology, hidden_size=model.hidden_size, activation_dtype=training.weight_dtype
         )
         loss_scale = LossScale(1.0, is_dynamic=False)
-        optimizer = ShardedAdamW(stage, training, topology, tied_embedding=model.tie_word_embeddings)
+        optimizer = ShardedAdamW(
+            stage, training, topology, tied_embedding=model.tie_word_embeddings
+        )
         for _ in range(steps):
             micro_batches = _micro_batches(run, model)
             optimizer.begin_step(len(micro_batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,15 @@ class Case:
         """The options, in a table's words."""
         said = [f"{key} {value}" for key, value in self.options.items()]
         return ", ".join([*said, *(["references"] if self.by_references else [])]) or "–"
+
+
+def unlike(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Of cases that are alike the first."""
+    found: dict[tuple[str, ...], Case] = {}
+    for case in cases:
+        key = (case.model, case.layout.name, str(case.layout.layers), case.text)
+        found.setdefault(key, case)
+    return tuple(found.values())
 
 
 LLAMA, GROUPED, GPT = "LLaMA-65B", "LLaMA2-70B", "GPT3"
@@ -98,4 +108,4 @@ QUICK = tuple(
         (LLAMA, grid.PP2VP2, {}, False),
     )
 )
-CASES = (*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS)
+CASES = unlike((*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS))

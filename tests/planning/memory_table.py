@@ -30,8 +30,8 @@ What the trainer holds besides, the loss and the norm that it reads, are some by
 pipeline may hold a message or two more than predicted, hidden states of a micro-batch each, that
 have not left when the next is sent: this depends on the other rank's time.
 
-| Model | layout | options | rank | measured | predicted | difference |
-|---|---|---|---|---|---|---|
+| Model | layers | layout | options | rank | measured | predicted | difference |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -49,7 +49,7 @@ def page(rows: Sequence[Row], commit: str) -> str:
         relative=100 * (largest.predicted / largest.measured - 1),
     )
     return head + "".join(
-        f"| {row.case.model} | {row.case.layout.name} | {row.case.text} | {row.rank} "
+        f"| {row.case.model} | {row.case.layout.layers} | {row.case.layout.name} | {row.case.text} | {row.rank} "
         f"| {row.measured:,} | {row.predicted:,} | {row.predicted - row.measured:+,} |\n"
         for row in rows
     )

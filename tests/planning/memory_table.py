@@ -49,8 +49,9 @@ def page(rows: Sequence[Row], commit: str) -> str:
         relative=100 * (largest.predicted / largest.measured - 1),
     )
     return head + "".join(
-        f"| {row.case.model} | {row.case.layout.layers} | {row.case.layout.name} | {row.case.text} | {row.rank} "
-        f"| {row.measured:,} | {row.predicted:,} | {row.predicted - row.measured:+,} |\n"
+        f"| {row.case.model} | {row.case.layout.layers} | {row.case.layout.name} | {row.case.text} "
+        f"| {row.rank} | {row.measured:,} | {row.predicted:,} "
+        f"| {row.predicted - row.measured:+,} |\n"
         for row in rows
     )
 

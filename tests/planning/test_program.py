@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ flops = sum(2 * p.count * p.rows * p.inner * p.columns for p in events if isinst
 print(flops)
 """)
     assert result.returncode == 0, result.stderr
-    # Of 4 blocks and the head, whose logits are computed again: 64 wide, 32 in keys, 128 in between.
+    # Of 4 blocks and the head, whose logits are computed again: 64 wide, 32 keys, 128 between.
     block, head = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128, 64 * 128
     tokens = 2 * 2 * 32
     assert int(result.stdout) == 2 * tokens * (3 * 4 * block + 4 * head)
@@ -84,7 +85,7 @@ print(sorted(found))
         sharding="stage2",
     )
     assert result.returncode == 0, result.stderr
-    found = eval(result.stdout)
+    found = ast.literal_eval(result.stdout)
     assert ("reduce-scatter", "sharding", 2) in found
     assert ("all-gather", "sharding", 2) in found
     assert ("all-reduce", "tensor", 2) in found

@@ -96,10 +96,15 @@ def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, step
 def _at_place_of(run: RunConfig, degrees: Degrees, rank: int) -> Iterator[Any]:
     """Be that rank within the block."""
     from llm_pretrain.parallel.comm import topology
+    from llm_pretrain.parallel.pipeline.schedules import Place, warm_up_passes
 
     ranks = Ranks(degrees, run.training.hybrid_parallel_topo_order)
     world.size, world.rank = degrees.world_size, rank
     place = ranks.topology(rank, sequence_parallel=run.training.sequence_parallel)
+    # The rank that receives may be as far behind as the schedule lets it.
+    world.ahead = warm_up_passes(
+        Place(place.pipeline_rank, degrees.pipeline, degrees.virtual_pipeline)
+    )
     with topology.at(place):
         yield place
 

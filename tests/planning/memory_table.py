@@ -26,9 +26,10 @@ Paddle. A test demands that they differ by no more than 0.5 % or 64 KiB.
 {rows} rows: {exact} differ by less than 64 bytes, {close} by no more than the bound, {far} by more.
 The largest difference is {largest:+,} bytes, {relative:+.2f} %.
 
-What the trainer holds besides, the loss and the norm that it reads, are some bytes. Ranks of a
-pipeline may hold a message or two more than predicted, hidden states of a micro-batch each, that
-have not left when the next is sent: this depends on the other rank's time.
+What the trainer holds besides, the loss and the norm that it reads, are some bytes. Messages
+between ranks of a pipeline, hidden states of a micro-batch each, are counted as if the other rank
+took them as late as the schedule lets it; in a training this depends on time, and some have left
+before.
 
 | Model | layers | layout | options | rank | measured | predicted | difference |
 |---|---|---|---|---|---|---|---|

@@ -75,6 +75,24 @@ print(*sorted(event.part for event in held.values()))
     assert result.stdout.split() == kept
 
 
+def test_weights_gradients_and_states_are_told_apart(run: Any) -> None:
+    result = run(
+        """
+from llm_pretrain.planning.memory import fullest
+parts = fullest(Trace(trace(1, 0, device="gpu"))).parts
+print(parts["weights"], parts["gradients"], parts["optimizer"])
+""",
+        bf16=True,
+        fp16_opt_level="O2",
+        amp_master_grad=True,
+    )
+    assert result.returncode == 0, result.stderr
+    weights, gradients, states = map(int, result.stdout.split())
+    count = gradients // 4
+    assert states == 12 * count
+    assert weights == 2 * count
+
+
 def test_what_ranks_send_is_told_by_axis(run: Any) -> None:
     result = run(
         """

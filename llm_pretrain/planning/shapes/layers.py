@@ -16,6 +16,11 @@ def create_parameter(
     return Parameter(new(shape, dtype or default.dtype).impl)
 
 
+def weight_of_layer(shape: list[int], dtype: str | DType | None) -> Parameter:
+    """A parameter of the model, by which its memory is known."""
+    return Parameter(new(shape, dtype or default.dtype).impl)
+
+
 class Constant:
     """An initializer, of values that nobody has."""
 
@@ -54,7 +59,7 @@ class Layer:
     def create_parameter(
         self, shape: list[int], dtype: str | None = None, default_initializer: Any = None
     ) -> Parameter:
-        return create_parameter(shape, dtype, default_initializer)
+        return weight_of_layer(shape, dtype)
 
     def add_parameter(self, name: str, parameter: Parameter) -> None:
         setattr(self, name, parameter)

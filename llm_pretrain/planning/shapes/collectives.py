@@ -48,6 +48,9 @@ class World:
     size = 1
     rank = 0
     messages = 0
+    ahead = 0
+    """Messages that wait for their receiver when another is sent: as many as may at most."""
+    sent = 0
 
 
 world = World()
@@ -77,8 +80,20 @@ def broadcast(tensor: Tensor, src: int, group: Group, sync_op: bool = True) -> T
     return _sent("broadcast", tensor.bytes, group, sync_op)
 
 
+class _Leaving(Task):
+    """A message, which is there when enough others have been sent after it."""
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__(number)
+        world.sent += 1
+        self.leaves = world.sent + world.ahead
+
+    def is_completed(self) -> bool:
+        return world.sent >= self.leaves
+
+
 def send(tensor: Tensor, dst: int, group: Group, sync_op: bool = True) -> Task:
-    return _sent("send", tensor.bytes, group, sync_op)
+    return _Leaving(_sent("send", tensor.bytes, group, sync_op).number)
 
 
 def recv(tensor: Tensor, src: int, group: Group, sync_op: bool = True) -> Task:

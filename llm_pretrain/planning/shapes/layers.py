@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from llm_pretrain.planning.shapes.operators import default
+from llm_pretrain.planning.shapes.movement import default
 from llm_pretrain.planning.shapes.storage import DType
 from llm_pretrain.planning.shapes.tensor import Parameter, Tensor, UnknownToShapesError, new
 
@@ -13,6 +13,11 @@ from llm_pretrain.planning.shapes.tensor import Parameter, Tensor, UnknownToShap
 def create_parameter(
     shape: list[int], dtype: str | DType | None = None, default_initializer: Any = None
 ) -> Parameter:
+    return Parameter(new(shape, dtype or default.dtype).impl)
+
+
+def weight_of_layer(shape: list[int], dtype: str | DType | None) -> Parameter:
+    """A parameter of the model, by which its memory is known."""
     return Parameter(new(shape, dtype or default.dtype).impl)
 
 
@@ -54,7 +59,7 @@ class Layer:
     def create_parameter(
         self, shape: list[int], dtype: str | None = None, default_initializer: Any = None
     ) -> Parameter:
-        return create_parameter(shape, dtype, default_initializer)
+        return weight_of_layer(shape, dtype)
 
     def add_parameter(self, name: str, parameter: Parameter) -> None:
         setattr(self, name, parameter)

@@ -26,7 +26,7 @@ _BY_PLACE: dict[str, Part] = {
     "vocabulary.py:losses_of_logits": "logits",
     "vocabulary_slices.py": "logits",
     "linear_cross_entropy.py": "logits",
-    "layers.py:create_parameter": "weights",
+    "layers.py:weight_of_layer": "weights",
     "operands.py:_packed": "weights",
 }
 """By a file of the program, or a function in it."""

@@ -15,7 +15,8 @@ from llm_pretrain.config import examine
 from llm_pretrain.planning.machines import load_machine, read_machine
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ("configs/llama/tiny.json", "--per_device_train_batch_size", "4")
+MODEL = ("--model_name_or_path", "meta-llama/Llama-2-7b", "--num_hidden_layers", "4")
+CONFIG = ("configs/llama/tiny.json", *MODEL, "--max_seq_length", "1024")
 # The smallest space that has layouts of several kinds.
 TWO = ("--gpus", "2", "--gpu", "a100-80g")
 
@@ -57,7 +58,7 @@ def test_what_is_written_has_the_best_layout(planned: tuple[Path, str]) -> None:
     folder, printed = planned
     run, _ = examine(folder / "best.json")
     assert run is not None
-    given, _ = examine(CONFIG[0])
+    given, _ = examine(CONFIG[0], CONFIG[1:])
     assert given is not None
     assert run.model == given.model
     assert run.training.max_steps == given.training.max_steps
@@ -93,12 +94,20 @@ def test_the_same_as_json_and_one_option_of_the_run() -> None:
 
 def test_what_cannot_fit_is_refused_with_the_nearest_that_does(tmp_path: Path) -> None:
     machine = json.loads((ROOT / "llm_pretrain/planning/machines/a100-80g.json").read_text())
-    machine["memory"]["value"] = 3.0e9
+    machine["memory"]["value"] = 20.0e9
     small = tmp_path / "small.json"
     small.write_text(json.dumps(machine))
     big = ("--max_seq_length", "8192", "--per_device_train_batch_size", "512")
     done = llm_pretrain(
-        "check", CONFIG[0], *big, "--world_size", "2", "--gpu", str(small), "--recompute", "false"
+        "check",
+        *CONFIG[:-2],
+        *big,
+        "--world_size",
+        "2",
+        "--gpu",
+        str(small),
+        "--recompute",
+        "false",
     )
     assert done.returncode == 1
     told = " ".join(done.stderr.split())

@@ -32,7 +32,10 @@ LAYERS: tuple[frozenset[str], ...] = (
 EXTRA = frozenset({("parallel", "ops")})
 # The rooms of `parallel`, from the top down.
 PARALLEL = ("pipeline", "layers", "sharding", "comm")
-WITHOUT_PADDLE = ("config", "data", "preprocess", "cli", "cli.check", "cli.plan", "launch.command")
+WITHOUT_PADDLE = (
+    *("config", "data", "preprocess", "cli", "cli.check", "cli.plan", "launch.command"),
+    *("planning.prediction", "planning.program"),
+)
 
 
 def modules() -> list[Path]:

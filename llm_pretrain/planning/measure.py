@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -96,7 +97,7 @@ def _products(dtype: str) -> list[tuple[float, float]]:
         x = paddle.ones([side, side]).astype(dtype)
         weight = paddle.ones([side, side]).astype(dtype)
         flops = 2.0 * side**3
-        table.append((flops, flops / seconds_of(lambda x=x, weight=weight: ops.linear(x, weight))))
+        table.append((flops, flops / seconds_of(partial(ops.linear, x, weight))))
     return table
 
 
@@ -175,7 +176,7 @@ def measure_messages(path: str) -> None:
     for size in _MESSAGES:
         x = paddle.ones([max(size // 4, 1)])
         group = here.tensor_group
-        found.append(seconds_of(lambda x=x, group=group: collectives.all_reduce(x, group)))
+        found.append(seconds_of(partial(collectives.all_reduce, x, group)))
     if here.rank == 0:
         Path(path).write_text(json.dumps(found))
 

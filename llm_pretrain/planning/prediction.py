@@ -1,8 +1,9 @@
 """The memory of a layout, of models of any depth: from traces of a few blocks.
 
-Between two marks of a trace memory is a linear function of the number of blocks: each block leaves as
-much as the one before it, and takes as much again on the way back. Two depths therefore give all, of
-the first blocks of a pass and of the last; between these the fullest lies at one of the ends.
+Between two marks of a trace memory is a linear function of the number of blocks: each block leaves
+as much as the one before it, and takes as much again on the way back. Two depths therefore give
+all, of the first blocks of a pass and of the last; between these the fullest lies at one of the
+ends.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from llm_pretrain.config import Degrees, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.memory import Memory, last_step_begins, moments
 from llm_pretrain.planning.program import trace_step
+from llm_pretrain.planning.ranks import Ranks
 from llm_pretrain.planning.trace import Mark
 
-_ENDS = 2
-"""Blocks at either end of a pass that are told apart."""
+_ENDS = 3
+"""Blocks at either end of a pass that are told apart: two reductions may go on behind one."""
 _FEW = 2 * _ENDS
 """Blocks of a chunk that are traced; and one more."""
 
@@ -38,11 +40,6 @@ def predicted_memory(
     Raises:
         RuntimeError: Paddle is imported in this process.
     """
-    from llm_pretrain.planning import shapes
-
-    shapes.install(device)
-    from llm_pretrain.planning.ranks import Ranks
-
     ranks = Ranks(degrees, run.training.hybrid_parallel_topo_order)
     found = []
     for stage in range(degrees.pipeline):
@@ -60,34 +57,48 @@ def memory_of_rank(
     Exact but for buckets: of `sharding_comm_buffer_size_MB` as they are, what lives for one bucket
     alone, while it is updated, is counted as if all of the rank's vectors or matrices were in one.
     """
-    run = with_few_micro_batches(run, degrees)
+    whole, run = run, with_few_micro_batches(run, degrees)
+    waiting = _bytes_of_batches(whole, degrees) - _bytes_of_batches(run, degrees)
     parts = degrees.pipeline * degrees.virtual_pipeline
     blocks = _blocks_of_chunk(model, degrees, rank, run)
     if blocks is None or blocks <= _FEW + 1:
-        return max(_moments(run, model, degrees, rank, device), key=lambda one: one.bytes)
+        found = _moments(run, model, degrees, rank, device)
+        return _with_activations(max(found, key=lambda one: one.bytes), waiting)
     few, more = (
-        _by_place(_moments(run, replace(model, num_hidden_layers=parts * count), degrees, rank, device), count)
+        _by_place(_moments(run, _of_depth(model, parts * count), degrees, rank, device), count)
         for count in (_FEW, _FEW + 1)
     )
-    grown = (_grown(few[place], more[place], blocks - _FEW) for place in few)
-    return max(grown, key=lambda one: one.bytes)
+    grown = [_grown(few[place], more[place], blocks - _FEW) for place in few]
+    return _with_activations(max(grown, key=lambda one: one.bytes), waiting)
+
+
+def _of_depth(model: ModelConfig, layers: int) -> ModelConfig:
+    return replace(model, num_hidden_layers=layers)
+
+
+def _bytes_of_batches(run: RunConfig, degrees: Degrees) -> int:
+    """Tokens and labels of a step, int64, which the rank holds throughout."""
+    training = run.training
+    samples = training.gradient_accumulation_steps * training.per_device_train_batch_size
+    return 2 * 8 * samples * run.data.max_seq_length // degrees.sequence
+
+
+def _with_activations(memory: Memory, size: int) -> Memory:
+    parts = {**memory.parts, "activations": memory.parts.get("activations", 0) + size}
+    return replace(memory, bytes=memory.bytes + size, parts=parts)
 
 
 def with_few_micro_batches(run: RunConfig, degrees: Degrees) -> RunConfig:
     """The run with no more micro-batches a step than fill a pipeline and then go round once."""
     ranks, chunks = degrees.pipeline, degrees.virtual_pipeline
-    needed = 2 if ranks == 1 else ranks + 1 if chunks == 1 else 4 * ranks
+    needed = 2 if ranks == 1 else ranks + 1 if chunks == 1 else 3 * ranks
     count = min(run.training.gradient_accumulation_steps, needed)
     training = run.training.model_copy(update={"gradient_accumulation_steps": count})
     return replace(run, training=training)
 
 
-def _blocks_of_chunk(
-    model: ModelConfig, degrees: Degrees, rank: int, run: RunConfig
-) -> int | None:
+def _blocks_of_chunk(model: ModelConfig, degrees: Degrees, rank: int, run: RunConfig) -> int | None:
     """The blocks of each chunk of the rank; None where chunks or blocks are not alike."""
-    from llm_pretrain.planning.ranks import Ranks
-
     training = run.training
     if training.recompute and (training.no_recompute_layers or training.pp_recompute_interval != 1):
         return None
@@ -119,8 +130,8 @@ def _by_place(found: list[Memory], blocks: int) -> dict[tuple[object, ...], Memo
     return places
 
 
-def _place_of(mark: Mark, blocks: int) -> int | str | None:
-    """From the front 0, 1, …; from the end -1, -2, …, and 0 behind it."""
+def _place_of(mark: Mark, blocks: int) -> str | None:
+    """Which block from the front, or from the end, where 0 is behind the last; None of others."""
     if mark.block is None:
         return "whole"
     if mark.block < _ENDS:

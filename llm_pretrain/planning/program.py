@@ -1,4 +1,7 @@
-"""The events of a rank of a run, from the trainer's own code on a paddle of shapes."""
+"""The events of a rank of a run, from the trainer's own code on a paddle of shapes.
+
+What imports Paddle is imported within functions, when the paddle of shapes stands in its place.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ import numpy as np
 from llm_pretrain.config import Degrees, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning import shapes
+from llm_pretrain.planning.ranks import Ranks
+from llm_pretrain.planning.shapes.collectives import world
+from llm_pretrain.planning.shapes.native import NativeLibrary
+from llm_pretrain.planning.shapes.storage import recorder
 from llm_pretrain.planning.trace import Trace
 
 
@@ -37,7 +44,6 @@ def trace_step(
         RuntimeError: Paddle is imported in this process.
     """
     shapes.install(device)
-    from llm_pretrain.planning.shapes.storage import recorder
 
     _forget_tables()
     with recorder.recording() as events:
@@ -55,14 +61,11 @@ def _forget_tables() -> None:
     mask._future.cache_clear()
 
 
-def _train(
-    run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, steps: int
-) -> None:
-    # They import Paddle: the one of shapes stands there by now.
+def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, steps: int) -> None:
+    """As `training.run` and the trainer do, without data, reports and checkpoints."""
     from llm_pretrain.ops.operator import set_compute_dtype
     from llm_pretrain.parallel.pipeline.executor import Pipeline
     from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
-    from llm_pretrain.planning.shapes.storage import recorder
     from llm_pretrain.training.stage import prepare_stage
 
     training = run.training
@@ -74,7 +77,9 @@ def _train(
             stage, topology, hidden_size=model.hidden_size, activation_dtype=training.weight_dtype
         )
         loss_scale = LossScale(1.0, is_dynamic=False)
-        optimizer = ShardedAdamW(stage, training, topology, tied_embedding=model.tie_word_embeddings)
+        optimizer = ShardedAdamW(
+            stage, training, topology, tied_embedding=model.tie_word_embeddings
+        )
         for _ in range(steps):
             micro_batches = _micro_batches(run, model)
             optimizer.begin_step(len(micro_batches))
@@ -91,8 +96,6 @@ def _train(
 def _at_place_of(run: RunConfig, degrees: Degrees, rank: int) -> Iterator[Any]:
     """Be that rank within the block."""
     from llm_pretrain.parallel.comm import topology
-    from llm_pretrain.planning.ranks import Ranks
-    from llm_pretrain.planning.shapes.collectives import world
 
     ranks = Ranks(degrees, run.training.hybrid_parallel_topo_order)
     world.size, world.rank = degrees.world_size, rank
@@ -105,7 +108,6 @@ def _at_place_of(run: RunConfig, degrees: Degrees, rank: int) -> Iterator[Any]:
 def _marked_passes() -> Iterator[None]:
     """Mark each pass of a micro-batch through a chunk."""
     from llm_pretrain.parallel.pipeline import executor
-    from llm_pretrain.planning.shapes.storage import recorder
 
     class MarkedRun(executor.ScheduleRun):
         def do(self, instruction: Any) -> None:
@@ -123,7 +125,6 @@ def _marked_passes() -> Iterator[None]:
 def _mark_blocks(stage: Any) -> None:
     """Mark where each decoder block begins, forward and backward, and where the last ends."""
     from llm_pretrain.models.decoder import DecoderBlock
-    from llm_pretrain.planning.shapes.storage import recorder
     from llm_pretrain.training.stage import BlockRun
 
     def begin(block: int, phase: Any) -> None:
@@ -148,7 +149,6 @@ def _choose_operators(run: RunConfig, *, by_references: bool) -> None:
     from llm_pretrain.ops import OPERATORS
     from llm_pretrain.ops.native import library
     from llm_pretrain.ops.operator import CPP, CUDA, HOPPER, PADDLE
-    from llm_pretrain.planning.shapes.native import NativeLibrary
 
     native = NativeLibrary()
     library.find = lambda: (native, "shapes")  # type: ignore[assignment]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llm_pretrain.config.degrees import ORDERS, Degrees
-from llm_pretrain.parallel.comm.topology import MessageGroups, Topology
 from llm_pretrain.planning.shapes.collectives import Group
 from llm_pretrain.planning.trace import Axis
 
@@ -40,7 +41,7 @@ class Ranks:
         return number
 
     def group(self, axis: Axis, rank: int, *along: str) -> Group | None:
-        """The ranks that differ from `rank` along these axes only; None for a rank that is alone."""
+        """The ranks that differ from `rank` along these axes alone; None where there are none."""
         ranks = [rank]
         for one in along:
             places = [self.place(each) for each in ranks]
@@ -52,8 +53,10 @@ class Ranks:
         ranks = sorted(ranks)
         return Group(axis, ranks, ranks.index(rank)) if len(ranks) > 1 else None
 
-    def topology(self, rank: int, *, sequence_parallel: bool) -> Topology:
-        """What the rank's process would have after it has formed its groups."""
+    def topology(self, rank: int, *, sequence_parallel: bool) -> Any:
+        """The `Topology` of the rank's process when it has formed its groups."""
+        from llm_pretrain.parallel.comm.topology import Topology
+
         place = self.place(rank)
         pipeline = self.group("pipeline", rank, "pipeline")
         tied = None
@@ -82,8 +85,8 @@ class Ranks:
         )
 
 
-def _message_groups(pipeline: Group | None) -> MessageGroups:
+def _message_groups(pipeline: Group | None) -> dict[Any, Group]:
     if pipeline is None:
         return {}
     kinds = ("input", "gradient")
-    return {(kind, wraps): pipeline for kind in kinds for wraps in (False, True)}  # type: ignore[misc]
+    return {(kind, wraps): pipeline for kind in kinds for wraps in (False, True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,16 @@ class Case:
         return ", ".join([*said, *(["references"] if self.by_references else [])]) or "–"
 
 
-LLAMA, GPT = "LLaMA-65B", "GPT3"
+def unlike(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Of cases that are alike the first."""
+    found: dict[tuple[str, ...], Case] = {}
+    for case in cases:
+        key = (case.model, case.layout.name, str(case.layout.layers), case.text)
+        found.setdefault(key, case)
+    return tuple(found.values())
+
+
+LLAMA, GROUPED, GPT = "LLaMA-65B", "LLaMA2-70B", "GPT3"
 _KINDS = ("full", "full_attn", "core_attn")
 
 
@@ -83,7 +93,8 @@ LAYOUTS = tuple(
     Case(model, cell.layout, cell.options)
     for cell in grid.CELLS
     if cell.layout.processes <= 4
-    for model in (LLAMA, "LLaMA2-70B", GPT)
+    for model in (GROUPED, GPT)
+    if model == GROUPED or cell.layout.processes == 2
 )
 QUICK = tuple(
     Case(model, layout, options, by_references, is_quick=True)
@@ -93,12 +104,8 @@ QUICK = tuple(
         (GPT, ALONE, {**BF16, **_recomputes("full")}, False),
         ("ChatGLM-6B", ALONE, _recomputes("core_attn"), False),
         (LLAMA, grid.TP2, {"sequence_parallel": True, **FLASH}, False),
-        ("LLaMA2-70B", grid.SD2, stage(3), False),
+        (GROUPED, grid.SD2, stage(3), False),
         (LLAMA, grid.PP2VP2, {}, False),
     )
 )
-CASES = (
-    tuple(dict.fromkeys([*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS], ()))
-    if (False)
-    else (*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS)
-)
+CASES = unlike((*QUICK, *FAMILIES, *SIZES, *RECOMPUTE, *PRECISION, *LAYOUTS))

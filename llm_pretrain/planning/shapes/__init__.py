@@ -3,15 +3,17 @@
 The program itself runs on it: the models, the layers, the buckets, the optimizer, the pipeline. Its
 tensors have shapes and dtypes and no values. Four things make it tell what Paddle would do:
 
-- Memory (`storage`) is an object that is counted from its birth to its end. Python ends it as soon as
-  nobody refers to it, which is when Paddle would, since both count references.
+- Memory (`storage`) is an object that is counted from its birth to its end. Python ends it as soon
+  as nobody refers to it, which is when Paddle would, since both count references.
 - A tensor (`tensor`) is a view of memory: shape, strides, offset.
-- An operator (`operators`, `functional`) makes its outputs, writes down what it computes, and leaves a
-  node that keeps what Paddle's gradient of that operator keeps. The backward pass (`autograd`) visits
-  nodes in Paddle's order.
-- Collectives (`collectives`) and the operators in C++ (`native`) are written down and done.
+- An operator (`movement`, `operators`, `functional`) makes its outputs, writes down what it
+  computes, and leaves a node that keeps what Paddle's gradient of that operator keeps. The backward
+  pass (`autograd`) visits nodes in Paddle's order.
+- Collectives (`collectives`) and the operators in C++ and CUDA (`native`, `cuda`) are written down,
+  with what they make.
 
-Whatever of Paddle is not here is refused by name. Tests hold the count against Paddle's own allocator.
+Whatever of Paddle is not here is refused by name. Tests hold the count against that of Paddle's own
+allocator (docs/planning_memory.md).
 """
 
 from __future__ import annotations
@@ -26,23 +28,37 @@ from llm_pretrain.planning.shapes import (
     cuda,
     functional,
     layers,
+    movement,
     operators,
     storage,
     tensor,
 )
 from llm_pretrain.planning.shapes.tensor import UnknownToShapesError
 
-_OPERATORS = (
-    "add", "arange", "assign", "concat", "einsum", "empty", "empty_like", "full", "full_like",
-    "matmul", "maximum", "multiply", "roll", "rsqrt", "set_default_dtype", "split", "stack",
-    "take_along_axis", "tile", "to_tensor", "triu", "where", "zeros",
+_MOVEMENT = (
+    "arange", "assign", "concat", "einsum", "empty", "empty_like", "full", "full_like", "roll",
+    "set_default_dtype", "split", "stack", "tile", "to_tensor", "triu", "zeros",
 )  # fmt: skip
+_OPERATORS = (
+    "add",
+    "matmul",
+    "maximum",
+    "multiply",
+    "rsqrt",
+    "take_along_axis",
+    "where",
+)
 _FUNCTIONAL = (
     "cross_entropy", "embedding", "gelu", "layer_norm", "linear", "one_hot", "relu", "rms_norm",
     "silu", "softmax_", "swiglu", "thresholded_relu_",
 )  # fmt: skip
 _COLLECTIVES = (
-    "all_reduce", "barrier", "broadcast", "get_rank", "get_world_size", "is_initialized",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "get_rank",
+    "get_world_size",
+    "is_initialized",
 )
 _STREAM = ("all_gather", "all_reduce", "alltoall_single", "recv", "reduce_scatter", "send")
 
@@ -153,10 +169,11 @@ def _make_modules() -> None:
     _Module(
         "paddle",
         **storage.DTYPES,
+        **_chosen(movement, _MOVEMENT),
         **_chosen(operators, _OPERATORS),
         Tensor=tensor.Tensor,
         dtype=storage.DType,
-        zeros_like=operators.empty_like,
+        zeros_like=movement.empty_like,
         sum=operators.total,
         no_grad=autograd.no_grad,
         create_parameter=layers.create_parameter,

@@ -1,8 +1,8 @@
 """Paddle's eager automatic differentiation, as far as memory sees it.
 
-An operator leaves a node that keeps what its gradient needs. The backward pass takes nodes first in,
-first out, accumulations before all others; when a node has run it forgets what it kept. Where two
-gradients of one tensor meet, the second is added to the first in place.
+An operator leaves a node that keeps what its gradient needs. The backward pass takes nodes first
+in, first out, accumulations before all others; when a node has run it forgets what it kept. Where
+two gradients of one tensor meet, the second is added to the first in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llm_pretrain.planning.shapes.storage import recorder
 from llm_pretrain.planning.shapes.tensor import Tensor, zeros_of
 
 Gradients = Sequence[Tensor | None]
-Backward = Callable[[list[Any], list[Tensor | None]], Gradients]
+Backward = Callable[[list[Any], list[Any]], Gradients]
 
 
 class _Mode:
@@ -62,18 +62,17 @@ def saved_tensors_hooks(pack: Callable, unpack: Callable) -> Any:
 class Saved:
     """What a node keeps: a tensor's memory, not the tensor, which may refer to the node."""
 
-    __slots__ = ("impl", "packed", "unpack")
+    __slots__ = ("kept", "unpack")
 
     def __init__(self, tensor: Tensor) -> None:
-        self.impl = self.packed = self.unpack = None
+        self.kept: Any = tensor.impl
+        self.unpack: Callable | None = None
         if mode.hooks:
             pack, self.unpack = mode.hooks[-1]
-            self.packed = pack(tensor)
-        else:
-            self.impl = tensor.impl
+            self.kept = pack(tensor)
 
     def tensor(self) -> Tensor:
-        return Tensor(self.impl) if self.unpack is None else self.unpack(self.packed)
+        return Tensor(self.kept) if self.unpack is None else self.unpack(self.kept)
 
 
 class Node:

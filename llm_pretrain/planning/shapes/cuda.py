@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_pretrain.planning.shapes.operators import moved
+from llm_pretrain.planning.shapes.movement import moved
 from llm_pretrain.planning.shapes.storage import Storage, recorder
 from llm_pretrain.planning.shapes.tensor import Tensor, new
 from llm_pretrain.planning.trace import AttentionProduct

@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_pretrain.planning.shapes import operators as ops
 from llm_pretrain.planning.shapes.autograd import record
+from llm_pretrain.planning.shapes.movement import moved, unsqueeze
 from llm_pretrain.planning.shapes.storage import DTYPES, recorder
 from llm_pretrain.planning.shapes.tensor import Tensor, UnknownToShapesError, new
 from llm_pretrain.planning.trace import AttentionProduct
@@ -26,11 +27,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def swiglu(x: Tensor, gate: Tensor) -> Tensor:
     y = new(x.shape, x.dtype)
-    ops.moved("swiglu", x, gate, y)
+    moved("swiglu", x, gate, y)
 
     def backward(saved: list[Any], dys: Gradients) -> Gradients:
         dx, dgate = (new(each.shape, each.dtype) for each in saved)
-        ops.moved("swiglu gradient", *saved, dx, dgate)
+        moved("swiglu gradient", *saved, dx, dgate)
         return dx, dgate
 
     record("swiglu", [x, gate], [y], backward, [x, gate])
@@ -43,11 +44,11 @@ def layer_norm(
     rows = x.size // math.prod(shape)
     y = new(x.shape, x.dtype)
     mean, variance = (new([rows], "float32") for _ in range(2))
-    ops.moved("layer_norm", x, y)
+    moved("layer_norm", x, y)
 
     def backward(saved: list[Any], dys: Gradients) -> Gradients:
         gradients = [new(each.shape, each.dtype) for each in saved[:3]]
-        ops.moved("layer_norm gradient", *saved, *gradients)
+        moved("layer_norm gradient", *saved, *gradients)
         return gradients
 
     record("layer_norm", [x, weight, bias], [y], backward, [x, weight, bias, mean, variance])
@@ -57,11 +58,11 @@ def layer_norm(
 def rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor, epsilon: float) -> Any:
     rows = x.size // math.prod(shape)
     y, inverse = new(x.shape, x.dtype), new([rows], "float32")
-    ops.moved("rms_norm", x, y)
+    moved("rms_norm", x, y)
 
     def backward(saved: list[Any], dys: Gradients) -> Gradients:
         gradients = [new(each.shape, each.dtype) for each in saved[:2]]
-        ops.moved("rms_norm gradient", *saved, *gradients)
+        moved("rms_norm gradient", *saved, *gradients)
         return gradients
 
     record("rms_norm", [x, weight], [y], backward, [x, weight, inverse])
@@ -70,12 +71,12 @@ def rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor, epsilon: float) ->
 
 def embedding(ids: Tensor, table: Tensor) -> Tensor:
     y = new([*ids.shape, table.shape[-1]], table.dtype)
-    ops.moved("embedding", y, y)
+    moved("embedding", y, y)
 
     def backward(saved: list[Any], dys: Gradients) -> Gradients:
-        ids, table = saved
+        table = saved[1]
         dtable = new(table.shape, table.dtype)
-        ops.moved("embedding gradient", dtable)
+        moved("embedding gradient", dtable)
         return None, dtable
 
     record("embedding", [ids, table], [y], backward, [ids, table])
@@ -84,22 +85,20 @@ def embedding(ids: Tensor, table: Tensor) -> Tensor:
 
 def one_hot(ids: Tensor, width: int) -> Tensor:
     y = new([*ids.shape, width], "float32")
-    ops.moved("one_hot", y)
+    moved("one_hot", y)
     return y
 
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, *, ignore_index: int, reduction: str
-) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int, reduction: str) -> Tensor:
     if reduction != "none":
         raise UnknownToShapesError("cross_entropy but of each token")
-    labels = ops.unsqueeze(labels, -1)
+    labels = unsqueeze(labels, -1)
     softmax, losses = new(logits.shape, logits.dtype), new(labels.shape, logits.dtype)
-    ops.moved("cross_entropy", logits, softmax)
+    moved("cross_entropy", logits, softmax)
 
     def backward(saved: list[Any], dys: Gradients) -> Gradients:
         dlogits = new(saved[1].shape, saved[1].dtype)
-        ops.moved("cross_entropy gradient", saved[1], dlogits)
+        moved("cross_entropy gradient", saved[1], dlogits)
         return None, dlogits
 
     record("cross_entropy", [labels, logits], [losses], backward, [labels, softmax])
@@ -139,11 +138,11 @@ def fused_rotary_position_embedding(
     q: Tensor, k: Tensor, *, sin: Tensor, cos: Tensor, use_neox_rotary_style: bool
 ) -> tuple[Tensor, ...]:
     turned = [new(x.shape, x.dtype) for x in (q, k)]
-    ops.moved("rotary", q, k, *turned)
+    moved("rotary", q, k, *turned)
 
     def backward(saved: list[Any], dys: Gradients) -> Gradients:
         gradients = [new(x.shape, DTYPES["float32"]) for x in turned_shapes]
-        ops.moved("rotary gradient", *gradients)
+        moved("rotary gradient", *gradients)
         return gradients
 
     class _Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from llm_pretrain.planning.shapes.operators import default
+from llm_pretrain.planning.shapes.movement import default
 from llm_pretrain.planning.shapes.storage import DType
 from llm_pretrain.planning.shapes.tensor import Parameter, Tensor, UnknownToShapesError, new
 

@@ -1,4 +1,4 @@
-"""The library of operators in C++ (external_ops/csrc/cpu): what a call computes, and nothing done."""
+"""The library of operators in C++ (external_ops/csrc/cpu): what each call computes, undone."""
 
 from __future__ import annotations
 
@@ -34,11 +34,15 @@ def _moved(name: str, size: int) -> None:
     recorder.events.append(Traffic(name, size))
 
 
-def _matmul(m: int, n: int, k: int, a: Any, turned: int, b: Any, order: int, dtype: int, *_: Any) -> None:
+def _matmul(
+    m: int, n: int, k: int, a: Any, turned: int, b: Any, order: int, dtype: int, *_: Any
+) -> None:
     recorder.events.append(Product(m, k, n, _DTYPES[dtype][0]))
 
 
-def _attention(B: int, S: int, N: int, K: int, D: int, q: Any, k: Any, v: Any, dtype: int, *_: Any) -> None:
+def _attention(
+    B: int, S: int, N: int, K: int, D: int, q: Any, k: Any, v: Any, dtype: int, *_: Any
+) -> None:
     recorder.events.append(AttentionProduct(B, N, K, S, S, D, _DTYPES[dtype][0], True))
 
 
@@ -79,7 +83,9 @@ def _each(name: str, operands: int) -> Callable[..., None]:
     return function
 
 
-def _rotary(B: int, S: int, N: int, D: int, R: int, spans: int, x: Any, dtype: int, *_: Any) -> None:
+def _rotary(
+    B: int, S: int, N: int, D: int, R: int, spans: int, x: Any, dtype: int, *_: Any
+) -> None:
     _moved("rotary", 2 * B * S * N * D * _DTYPES[dtype][1])
 
 

@@ -1,13 +1,14 @@
 """A tensor with a shape, a dtype and a place in some memory, and without values.
 
-As Paddle's: a tensor refers to an `Impl`, which what operators keep shares with it, and an `Impl` to
-memory that views share. Methods are the operators of `operators.py` and their kin, which put them here.
+As in Paddle a tensor refers to an `Impl`, which what operators keep shares with it, and an `Impl`
+to memory that views share. What computes are the operators of `operators.py`, which become methods
+there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llm_pretrain.planning.shapes.storage import DType, Storage, dtype_of
@@ -69,6 +70,11 @@ class Place:
         return self.kind == "gpu"
 
 
+_OF_THE_PROGRAM = frozenset(
+    {"recomputed_operand", "sum_of_gradients", "pieces", "initializer", "is_partial"}
+)
+"""What the program itself puts on some tensors, and asks others for."""
+
 place = Place("cpu")
 """Of all tensors."""
 
@@ -85,8 +91,7 @@ class Tensor:
         self.grad: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
-        # What the program asks of a tensor that may lack it are its own names.
-        if name in ("recomputed_operand", "sum_of_gradients", "pieces", "initializer", "is_partial"):
+        if name in _OF_THE_PROGRAM:
             raise AttributeError(name)
         raise UnknownToShapesError(f"Tensor.{name}")
 
@@ -120,9 +125,6 @@ class Tensor:
 
     def __len__(self) -> int:
         return self.impl.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[number] for number in range(self.impl.shape[0]))
 
     def __bool__(self) -> bool:
         raise UnknownToShapesError("values of tensors")

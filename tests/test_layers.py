@@ -32,7 +32,7 @@ EXTRA = frozenset({("parallel", "ops")})
 # The rooms of `parallel`, from the top down.
 PARALLEL = ("pipeline", "layers", "sharding", "comm")
 WITHOUT_PADDLE = (
-    *("config", "data", "preprocess", "cli", "cli.check", "launch.command"),
+    *("config", "data", "preprocess", "cli", "cli.check", "cli.plan", "launch.command"),
     *("planning.prediction", "planning.program"),
 )
 

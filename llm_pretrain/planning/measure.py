@@ -1,0 +1,187 @@
+"""What this machine's processors do: products, memory, attention, and messages over Gloo.
+
+Run as a program it prints a machine's content, as `machines.py` reads it, in its last line. It
+takes some seconds, and needs Paddle, which a process that plans may not have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from llm_pretrain.machine import environment_without_choices
+
+_SOURCE = "measured on this machine by llm_pretrain/planning/measure.py"
+_NO_DEVICE = "a processor has no device of its own"
+_ROUNDS = 5
+_SIDES = (64, 192, 512, 1024, 2048)
+"""Of the square matrices that are multiplied."""
+_SIZES = (1 << 16, 1 << 20, 1 << 24, 1 << 27)
+"""Bytes that are copied."""
+_MESSAGES = (4, 1 << 24)
+"""Bytes that two processes sum."""
+_HEADS, _LENGTH, _HEAD_SIZE = 8, 512, 64
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """The median of some rounds, after one that warms up."""
+    work()
+    found = []
+    for _ in range(_ROUNDS):
+        begin = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begin)
+    return median(found)
+
+
+def measured() -> dict[str, Any]:
+    """The content of this machine's file."""
+    import paddle
+
+    paddle.set_device("cpu")
+    tables = {dtype: _products(dtype) for dtype in ("float32", "bfloat16")}
+    peaks = {dtype: max(rate for _, rate in table) for dtype, table in tables.items()}
+    copies = [(2.0 * size, _copy_rate(size)) for size in _SIZES]
+    bandwidth = max(rate for _, rate in copies)
+    forward, backward = _attention()
+    step, link = _messages()
+    tiny = paddle.ones([1])
+    numbers = {
+        "sustained": 1.0,
+        "kernel_seconds": seconds_of(lambda: tiny + tiny),
+        "attention_forward": forward / peaks["float32"],
+        "attention_backward": backward / peaks["float32"],
+        "memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "memory_bandwidth": bandwidth,
+        "host_bandwidth": bandwidth,
+        "node_bandwidth": link,
+        "node_step_seconds": step,
+        "network_bandwidth": link,
+        "network_step_seconds": step,
+        "devices_per_node": float(os.cpu_count() or 1),
+    }
+    content: dict[str, Any] = {
+        key: {"value": value, "source": _SOURCE} for key, value in numbers.items()
+    }
+    content |= {key: {"value": 0, "source": _NO_DEVICE} for key in ("context", "group_buffers")}
+    shares = [[flops, rate / peaks["float32"]] for flops, rate in tables["float32"]]
+    content["product_efficiency"] = {"value": shares, "source": _SOURCE}
+    shares = [[size, rate / bandwidth] for size, rate in copies]
+    content["memory_efficiency"] = {"value": shares, "source": _SOURCE}
+    content["peaks"] = {dtype: {"value": peak, "source": _SOURCE} for dtype, peak in peaks.items()}
+    return {"description": f"this machine, {os.cpu_count()} processors", **content}
+
+
+def _products(dtype: str) -> list[tuple[float, float]]:
+    """(operations, operations a second) of products of square matrices."""
+    import paddle
+
+    from llm_pretrain import ops
+    from llm_pretrain.ops.dispatch import choose
+    from llm_pretrain.ops.operator import set_compute_dtype
+
+    choose({}, dtype)
+    set_compute_dtype(dtype)
+    table = []
+    for side in _SIDES:
+        x = paddle.ones([side, side]).astype(dtype)
+        weight = paddle.ones([side, side]).astype(dtype)
+        flops = 2.0 * side**3
+        table.append((flops, flops / seconds_of(partial(ops.linear, x, weight))))
+    return table
+
+
+def _copy_rate(size: int) -> float:
+    """Bytes read and written a second."""
+    import paddle
+
+    x = paddle.ones([size // 4])
+    return 2.0 * size / seconds_of(lambda: x.clone())
+
+
+def _attention() -> tuple[float, float]:
+    """Operations a second of causal attention in float32, forward and backward."""
+    import paddle
+
+    from llm_pretrain import ops
+    from llm_pretrain.ops.dispatch import choose
+    from llm_pretrain.ops.mask import Mask
+    from llm_pretrain.ops.operator import set_compute_dtype
+
+    choose({}, "float32")
+    set_compute_dtype("float32")
+    shape = [1, _LENGTH, _HEADS, _HEAD_SIZE]
+    q, k, v = (paddle.ones(shape) for _ in range(3))
+    for x in (q, k, v):
+        x.stop_gradient = False
+
+    def forward() -> Any:
+        return ops.flash_attention(q, k, v, Mask())
+
+    def both() -> None:
+        forward().sum().backward()
+
+    # Half of the scores are masked.
+    one_product = _HEADS * _LENGTH * _LENGTH * _HEAD_SIZE
+    there = seconds_of(forward)
+    back = max(seconds_of(both) - there, 1e-9)
+    return 2.0 * one_product / there, 5.0 * one_product / back
+
+
+def _messages() -> tuple[float, float]:
+    """Seconds of a step of a collective over Gloo, and its bytes a second, of two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", folder]
+        # The script stands in the package's folder, whose modules must not hide others.
+        script = Path(folder) / "measure_messages.py"
+        script.write_text(
+            "from llm_pretrain.planning.measure import measure_messages\n"
+            f"measure_messages({str(found)!r})\n"
+        )
+        root = str(Path(__file__).parents[2])
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        subprocess.run(
+            [sys.executable, *launch, str(script)],
+            env={**environment_without_choices(), "PYTHONPATH": paths},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        small, large = json.loads(found.read_text())
+    # Two steps of a ring of two move as many bytes as are summed.
+    return small / 2, _MESSAGES[1] / max(large - small, 1e-9)
+
+
+def measure_messages(path: str) -> None:
+    """As one of two processes: write the seconds of an all-reduce of each size."""
+    import paddle
+
+    from llm_pretrain.config import Degrees
+    from llm_pretrain.parallel.comm import collectives, topology
+
+    paddle.device.set_device("cpu")
+    here = topology.initialize(Degrees(1, 1, 2, 1, 1, 1, 1))
+    found = []
+    for size in _MESSAGES:
+        x = paddle.ones([max(size // 4, 1)])
+        group = here.tensor_group
+        found.append(seconds_of(partial(collectives.all_reduce, x, group)))
+    if here.rank == 0:
+        Path(path).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    content = measured()
+    assert all(math.isfinite(content[key]["value"]) for key in ("kernel_seconds", "memory"))
+    print(json.dumps(content))

@@ -41,6 +41,7 @@ NOT_RUN = {
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/ops.py": "takes minutes; tests/test_benchmarks_ops.py has a small one",
     "benchmarks/saving.py": "takes minutes; test_the_benchmark_of_saving_runs has a small one",
+    "benchmarks/collectives.py": "takes minutes; test_the_benchmark_of_collectives_runs has a part",
     "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
     "make gpu-": "needs a GPU; tests/external_ops/test_cuda_compiles.py has it without one",
     "visualdl": "serves until it is stopped",
@@ -237,3 +238,16 @@ def test_the_benchmark_of_saving_runs() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| beside |") == done.stdout.count("| at once |") == 2
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_collectives_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "collectives.py", "--processes", "2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("shared memory") == done.stdout.count("Gloo") == 4

@@ -26,6 +26,7 @@ ProcessGroupGloo: Any = core.ProcessGroupGloo
 TCPStore: Any = core.TCPStore
 """Where processes meet: values by key, of which a reader waits for those that are not there yet."""
 SUM: Any = core.ReduceOp.SUM
+MAX: Any = core.ReduceOp.MAX
 """How a reduction combines values."""
 
 

@@ -72,6 +72,7 @@ def test_every_pair_of_ranks_has_a_number_that_both_know(monkeypatch: pytest.Mon
         return SimpleNamespace(rank=lambda: rank)
 
     monkeypatch.setattr(gloo_groups, "_create_group", create)
+    monkeypatch.setattr(gloo_groups.shared_memory, "join", lambda *_: None)
     monkeypatch.setattr(gloo_groups, "wait_until_listening", lambda *_: None)
     monkeypatch.setattr(gloo_groups.Groups, "_opened", lambda *_, **__: None)
     monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", "here:1")

@@ -71,7 +71,7 @@ def test_a_killed_rank_ends_the_job_and_is_told_by_who_is_left(
         ("loop", "which waits for no other", 15),
         ("read", "which waits for no other", 15),
         # Gloo gives up after 30 s.
-        pytest.param("stop", "whose process is stopped", 300, marks=pytest.mark.slow),
+        pytest.param("stop over Gloo", "whose process is stopped", 300, marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_stands_still_is_named(

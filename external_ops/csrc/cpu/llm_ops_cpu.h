@@ -131,6 +131,46 @@ int llm_cpu_adamw(int64_t count, float *master, float *moment1, float *moment2, 
                   float beta1, float beta2, float epsilon, float weight_decay, float correction1,
                   float correction2);
 
+// Processes of one machine that exchange values through memory that they share. `ranks` of them have
+// opened one file; this one is number `rank`. Every call is made by all ranks alike, one at a time,
+// but messages, which go beside the others: one at a time in each direction between two ranks.
+// Whoever waits spins `spins` times before it sleeps. A call fails, with a message that begins with
+// "Connection", when `stop` is no longer 0 or when the process of another rank has ended.
+typedef struct {
+  void *region;
+  int64_t ranks, rank, spins;
+  int64_t uses;
+  const int *stop;
+  int file;
+} llm_shared;
+typedef enum {
+  LLM_NUMBER_FLOAT32 = 0,
+  LLM_NUMBER_BFLOAT16 = 1,
+  LLM_NUMBER_FLOAT64 = 2,
+  LLM_NUMBER_INT32 = 3,
+  LLM_NUMBER_INT64 = 4
+} llm_number;
+typedef enum { LLM_SUM = 0, LLM_MAX = 1 } llm_reduction;
+
+// Maps the file, which is empty for the first, and holds a lock in it for as long as the process lives.
+int llm_cpu_shared_open(llm_shared *group);
+// Unmaps and closes the file.
+int llm_cpu_shared_close(llm_shared *group);
+int llm_cpu_shared_barrier(llm_shared *group);
+// values [count] = the reduction over the ranks, in their order, bfloat16 in float32.
+int llm_cpu_shared_all_reduce(llm_shared *group, int64_t count, void *values, llm_number type,
+                              llm_reduction reduction);
+// whole [ranks, bytes] = all parts [bytes]. The part may lie in its place in the whole.
+int llm_cpu_shared_all_gather(llm_shared *group, int64_t bytes, const void *part, void *whole);
+// part [count] = this rank's of the reduction of whole [ranks, count], in which it may lie.
+int llm_cpu_shared_reduce_scatter(llm_shared *group, int64_t count, const void *whole, void *part,
+                                  llm_number type, llm_reduction reduction);
+// values [bytes] = those of rank `source`.
+int llm_cpu_shared_broadcast(llm_shared *group, int64_t bytes, void *values, int64_t source);
+// Messages [bytes] between two ranks, in order; a short one leaves before the other asks for it.
+int llm_cpu_shared_send(const llm_shared *group, int64_t bytes, const void *values, int64_t target);
+int llm_cpu_shared_receive(const llm_shared *group, int64_t bytes, void *values, int64_t source);
+
 #ifdef __cplusplus
 #pragma GCC visibility pop
 }

@@ -24,7 +24,7 @@ import paddle
 from paddle import Tensor
 from paddle.utils import dlpack
 
-INTERFACE = 6
+INTERFACE = 7
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 

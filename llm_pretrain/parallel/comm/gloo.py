@@ -1,6 +1,8 @@
 """What Paddle's collectives over Gloo lack, supplied so that every layout runs on CPU processes.
 
-Seven things (Paddle 3.3):
+Ranks of one machine exchange values through memory that they share (`shared_memory`), and meet over
+Gloo. Over several machines, or without the C++ library, Gloo does all. Seven things are added to it
+(Paddle 3.3):
 
 - All groups meet in one store, under keys that carry no group's name, so that with more than two
   processes they read one another's stale addresses. Here each group meets in a store of its own.
@@ -62,6 +64,7 @@ class _Queue:
             queue.SimpleQueue()
         )
         self.last: Future | None = None
+        self.thread: threading.Thread | None = None
 
     def run(self, operation: Callable[[], Any], sync_op: bool) -> _Task:
         """Run it here if it is to be waited for and nothing is under way, else in the thread."""
@@ -70,13 +73,22 @@ class _Queue:
             return _Task()
         if self.last is None:
             # A daemon: it cannot keep a failed process from ending.
-            threading.Thread(target=self._work, daemon=True, name="gloo").start()
+            self.thread = threading.Thread(target=self._work, daemon=True, name="gloo")
+            self.thread.start()
         self.last = Future()
         self.waiting.put((self.last, operation))
         task = _Task(self.last)
         if sync_op:
             task.wait()
         return task
+
+    def end(self) -> bool:
+        """End the thread, whose operations fail by now; whether it has ended."""
+        if self.thread is None:
+            return True
+        self.waiting.put(None)
+        self.thread.join(_PATIENCE_SECONDS)
+        return not self.thread.is_alive()
 
     def _work(self) -> None:
         while True:
@@ -107,8 +119,10 @@ class _Operations:
 
     def close(self) -> None:
         """End the threads, and part from the groups."""
-        for one in self.queues.values():
-            one.waiting.put(None)
+        have_ended = [one.end() for one in self.queues.values()]
+        if all(have_ended):  # a thread that has not may still be in the memory
+            for memory in self.groups.shared.values():
+                memory.close()
         self.queues.clear()
         self.groups.forget()
 
@@ -117,21 +131,40 @@ class _Operations:
     ) -> _Task:
         def run() -> None:
             if tensor.dtype != paddle.float16:
-                _all_reduce(group, tensor, operation, True).wait()
+                reduce(tensor)
                 return
             wide = tensor.astype("float32")
-            _all_reduce(group, wide, operation, True).wait()
+            reduce(wide)
             tensor.copy_(wide.astype("float16"), True)
+
+        def reduce(values: Any) -> None:
+            memory = self.groups.shared.get(id(group))
+            if memory is not None and memory.reduces(values, operation):
+                memory.all_reduce(values, operation)
+            else:
+                _all_reduce(group, values, operation, True).wait()
 
         return self._queue(group).run(run, sync_op)
 
     def all_gather(self, group: Any, whole: Any, part: Any, sync_op: bool = True) -> _Task:
-        return self._queue(group).run(lambda: _all_gather(group, whole, part, True).wait(), sync_op)
+        def run() -> None:
+            memory = self.groups.shared.get(id(group))
+            if memory is not None:
+                memory.all_gather(whole, part)
+            else:
+                _all_gather(group, whole, part, True).wait()
+
+        return self._queue(group).run(run, sync_op)
 
     def broadcast(self, group: Any, tensor: Any, source: int, sync_op: bool = True) -> _Task:
-        return self._queue(group).run(
-            lambda: _broadcast(group, tensor, source, True).wait(), sync_op
-        )
+        def run() -> None:
+            memory = self.groups.shared.get(id(group))
+            if memory is not None:
+                memory.broadcast(tensor, source)
+            else:
+                _broadcast(group, tensor, source, True).wait()
+
+        return self._queue(group).run(run, sync_op)
 
     def reduce_scatter(
         self,
@@ -142,6 +175,10 @@ class _Operations:
         sync_op: bool = True,
     ) -> _Task:
         def run() -> None:
+            memory = self.groups.shared.get(id(group))
+            if memory is not None and memory.reduces(whole, operation):
+                memory.reduce_scatter(part, whole, operation)
+                return
             size = whole.shape[0] // group.size()
             for owner in range(group.size()):
                 share = internals.view(whole, owner * size, (owner + 1) * size)
@@ -169,33 +206,50 @@ class _Operations:
         tasks = [
             self.send(group, part, rank, False) for rank, part in out_of.items() if rank != mine
         ]
-        sources = {rank: self.groups.receiver(group, rank) for rank in into if rank != mine}
+        sources = [
+            (self._receiver(group, rank), part) for rank, part in into.items() if rank != mine
+        ]
 
         def run() -> None:
             if mine in into:
                 into[mine].copy_(out_of[mine], True)
-            for rank, pair in sources.items():
-                _recv(pair, into[rank], 0, True).wait()
+            for receive, part in sources:
+                receive(part)
             for task in tasks:
                 task.wait()
 
         return self._queue(group).run(run, sync_op)
 
     def send(self, group: Any, tensor: Any, destination: int, sync_op: bool = True) -> _Task:
+        memory = self.groups.shared.get(id(group))
+        if memory is not None:
+            return self._queue(group, destination).run(
+                lambda: memory.send(tensor, destination), sync_op
+            )
         sender = self.groups.sender(group, destination)
         return self._queue(group, destination).run(
             lambda: _send(sender(), tensor, 1, True).wait(), sync_op
         )
 
     def receive(self, group: Any, tensor: Any, source: int, sync_op: bool = True) -> _Task:
-        _recv(self.groups.receiver(group, source), tensor, 0, True).wait()
+        self._receiver(group, source)(tensor)
         return _Task()
+
+    def _receiver(self, group: Any, source: int) -> Callable[[Any], None]:
+        """What fills a tensor with the next message from `source`."""
+        memory = self.groups.shared.get(id(group))
+        if memory is not None:
+            return lambda tensor: memory.receive(tensor, source)
+        pair = self.groups.receiver(group, source)
+        return lambda tensor: _recv(pair, tensor, 0, True).wait()
 
     def barrier(self, group: Any, *_: Any) -> _Task:
         self.groups.barrier(group)
         return _Task()
 
 
+_PATIENCE_SECONDS = 5.0
+"""For a thread whose operation has been told to fail."""
 _operations: _Operations | None = None
 
 

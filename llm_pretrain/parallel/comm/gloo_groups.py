@@ -11,7 +11,8 @@ from typing import Any
 
 from llm_pretrain.machine.launchers import free_port
 from llm_pretrain.ops import internals
-from llm_pretrain.parallel.comm import epochs
+from llm_pretrain.parallel.comm import epochs, shared_memory
+from llm_pretrain.parallel.comm.shared_memory import SharedMemory
 
 _PAIR_GROUP_IDS_FROM = 1 << 20
 """Beyond those of Paddle's groups."""
@@ -47,6 +48,8 @@ class Groups:
         self.common: dict[int, tuple[Any, int]] = {}
         self.pairs: dict[str, _Pair] = {}
         self.barriers: dict[int, int] = {}
+        self.shared: dict[int, SharedMemory] = {}
+        """What groups on one machine have, by the group."""
 
     def create(self, common: Any, rank: int, world_size: int, group_id: int = 0) -> Any:
         """A group in a store of its own; `common` is where all processes meet."""
@@ -59,11 +62,14 @@ class Groups:
                 store = self._opened(self._looked_up(common, key), world_size, is_host=False)
         group = _create_group(store, rank, world_size, self.first_id + group_id)
         self.common[id(group)] = (common, group_id)
+        memory = shared_memory.join(group, world_size, rank) if world_size > 1 else None
+        if memory is not None:
+            self.shared[id(group)] = memory
         return group
 
     def forget(self) -> None:
         """Let go of all groups and stores, which end with whoever holds them last."""
-        for kept in (self.stores, self.common, self.pairs, self.barriers):
+        for kept in (self.stores, self.common, self.pairs, self.barriers, self.shared):
             kept.clear()
 
     def sender(self, group: Any, destination: int) -> Callable[[], Any]:
@@ -122,6 +128,9 @@ class Groups:
 
         A request of the store takes 40 ms, so the last to come makes one less.
         """
+        if id(group) in self.shared:
+            self.shared[id(group)].barrier()
+            return
         common, group_id = self.common[id(group)]
         self.barriers[group_id] = number = self.barriers.get(group_id, 0) + 1
         key = f"gloo/barrier/{group_id}/{number}"

@@ -56,6 +56,10 @@ class Job:
     _next_epoch_at: float | None = None
     _failed_at: float | None = None
     _lost_at: float | None = None
+    _stuck: str = ""
+    """Who stands still in this epoch, in words."""
+    _failures: list[str] = field(default_factory=list)
+    """Sentences on what has happened since training went on last."""
 
     @property
     def is_forming(self) -> bool:
@@ -65,9 +69,16 @@ class Job:
     def begin(self) -> None:
         """Begin an epoch: every rank meets at a new port."""
         self.epoch += 1
-        self._next_epoch_at = None
+        self._next_epoch_at, self._stuck = None, ""
         master = f"{self.host}:{free_port()}"
-        self.tell({"begin": self.epoch, "master": master, "began_at": self.began_at})
+        self.tell(
+            {
+                "begin": self.epoch,
+                "master": master,
+                "began_at": self.began_at,
+                "after": " ".join(self._failures),
+            }
+        )
 
     def hear(self, said: Mapping[str, Any]) -> None:
         """Take note of what a node tells of a rank."""
@@ -81,12 +92,16 @@ class Job:
             is_news = said["lost"] == self.epoch and self._next_epoch_at is None
             if is_news and self._lost_at is None and not self.signalled:
                 self._lost_at = time.monotonic()
+        elif "stuck" in said:
+            if said["epoch"] == self.epoch and not self._stuck:
+                self._stuck = str(said["stuck"])
         elif "began" in said:
             if self.began_at is None:
                 self.began_at = int(said["began"])
         elif "stepped" in said and said["epoch"] == self.epoch and self._failed_at is not None:
             seconds = time.monotonic() - self._failed_at
             self._failed_at = None
+            self._failures.clear()
             say(f"Training goes on: step {said['stepped']} came {seconds:.1f} s after the failure.")
 
     def tell(self, said: Mapping[str, Any]) -> None:
@@ -105,7 +120,8 @@ class Job:
         """Do what is due."""
         if self._lost_at is not None and time.monotonic() - self._lost_at > _LOST_SECONDS:
             self._lost_at = None
-            self._failed("A connection between ranks was lost")
+            stands_still = f"The job stands still: {self._stuck}"
+            self._failed(stands_still if self._stuck else "A connection between ranks was lost")
         if self._next_epoch_at is not None and time.monotonic() >= self._next_epoch_at:
             self.begin()
 
@@ -154,6 +170,7 @@ class Job:
             return
         if counts:
             self._restarts.append(now)
+        self._failures.append(f"{what}.")
         last_line = f" ({failure.rstrip().splitlines()[-1]})" if failure.strip() else ""
         say(
             f"{what}{last_line}: the ranks form anew "

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm_pretrain.launch.job import how_it_died, say
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.parallel.comm.channel import Channel
+from llm_pretrain.parallel.comm.places import PLACE, Place, moved, told_by
 
 _PATIENCE_SECONDS = 10.0
 """A process that has not left its epoch by then is killed, and its rank given to another."""
@@ -63,6 +64,8 @@ class Process:
 
     popen: subprocess.Popen[bytes]
     channel: Channel
+    places: int
+    """Descriptor of the memory in which it leaves where it is."""
     rank: int | None = None
     is_ready: bool = False
     joined: int = 0
@@ -71,8 +74,13 @@ class Process:
     ended: int | None = None
     """The status that it has said it ends with."""
     failure: str = ""
-    is_killed: bool = False
-    """By this launcher."""
+    killed_at: str = ""
+    """Where it was when this launcher killed it, in words."""
+
+    def place(self) -> Place:
+        """Where it is; it has been there at least since it was told to leave its epoch."""
+        told = told_by(self.popen.pid, os.pread(self.places, PLACE.size, 0))
+        return replace(moved(Place(), told), since=self.told_at)
 
 
 @dataclass
@@ -126,8 +134,8 @@ class Node:
             return bool(self.processes)
         for process in self._ranks():
             is_late = process.is_ready and process.joined < self._place["epoch"]
-            if is_late and now - process.told_at > _PATIENCE_SECONDS and not process.is_killed:
-                process.is_killed = True
+            if is_late and now - process.told_at > _PATIENCE_SECONDS and not process.killed_at:
+                process.killed_at = process.place().describe(now)
                 process.popen.kill()
         self._keep_spare(now)
         return True
@@ -148,6 +156,7 @@ class Node:
             "epoch": said["begin"],
             "master": said["master"],
             "began_at": said["began_at"],
+            "after": said["after"],
         }
         self._begun_at, self._has_stepped = time.monotonic(), False
         taken = {process.rank for process in self._ranks()}
@@ -167,6 +176,7 @@ class Node:
         place = {
             "epoch": self._place["epoch"],
             "began_at": self._place["began_at"],
+            "after": self._place["after"],
             "environment": self._environment(process.rank),
             "log": self._log(process.rank),
         }
@@ -202,7 +212,9 @@ class Node:
     def _start(self) -> Process:
         """Start a process that has no rank yet; what it says until then is in a file."""
         ours, theirs = socket.socketpair()
-        descriptors = [theirs.fileno(), os.dup(1), os.dup(2)]
+        places = os.memfd_create("llm_pretrain_place")
+        os.ftruncate(places, PLACE.size)
+        descriptors = [theirs.fileno(), places, os.dup(1), os.dup(2)]
         self.plan.log_dir.mkdir(parents=True, exist_ok=True)
         numbers = ",".join(map(str, descriptors))
         command = [*self.plan.program, numbers, *self.plan.arguments]
@@ -219,9 +231,9 @@ class Node:
                 env=environment,
                 pass_fds=descriptors,
             )
-        for descriptor in descriptors[1:]:
+        for descriptor in descriptors[2:]:
             os.close(descriptor)
-        process = Process(popen, Channel(ours))
+        process = Process(popen, Channel(ours), places)
         self.processes.append(process)
         self.selector.register(ours, selectors.EVENT_READ, lambda: self._hear(process))
         return process
@@ -259,7 +271,7 @@ class Node:
                 self._has_stepped = self._has_stepped or said["epoch"] == self._place["epoch"]
             if "loading" in said:
                 process.is_ready = False
-            if {"lost", "began", "stepped"} & said.keys():
+            if {"lost", "stuck", "began", "stepped"} & said.keys():
                 self.report(said)
         return True
 
@@ -277,6 +289,7 @@ class Node:
             while process.channel.connection.fileno() >= 0 and self._hear(process):
                 pass  # its last words
             self._part_from(process)
+            os.close(process.places)
             self.processes.remove(process)
             if process.rank is None:
                 self._spare_failures += 1
@@ -288,12 +301,13 @@ class Node:
                 self.report(
                     {
                         "died": process.rank,
-                        "how": "did not leave its epoch and was killed"
-                        if process.is_killed
+                        "how": f"on {self.plan.host}, {process.killed_at}, did not leave its "
+                        "epoch and was killed"
+                        if process.killed_at
                         else f"(process {process.popen.pid}) {how_it_died(status)}",
                         "status": status if status >= 0 else SIGNAL_STATUS - status,
                         "failure": process.failure,
-                        "counts": not process.is_killed,
+                        "counts": not process.killed_at,
                     }
                 )
 

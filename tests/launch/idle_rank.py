@@ -14,11 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-from llm_pretrain.parallel.comm import epochs
+from llm_pretrain.parallel.comm import epochs, progress
 from llm_pretrain.parallel.comm.epochs import EpochOver
 
-descriptors, folder, fault = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-seat = epochs.sit(socket.socket(fileno=int(descriptors.split(",")[0])))
+control, places, *_ = map(int, sys.argv[1].split(","))
+folder, fault = Path(sys.argv[2]), sys.argv[3]
+seat = epochs.sit(socket.socket(fileno=control))
+progress.leave_places_in(os.fdopen(places, "r+b", buffering=0, closefd=False))
 seat.say(ready=True)
 listener = socket.create_server(("127.0.0.1", 0))
 outgoing = socket.create_connection(listener.getsockname())
@@ -30,6 +32,7 @@ while True:
         with seat.in_epoch():
             epochs.began(0)
             epochs.stepped(1)
+            progress.begin("the samples", 2)
             note = f"{os.getpid()} {epochs.began_at()} {os.environ['PADDLE_MASTER']}"
             (folder / f"{seat.epoch}-{rank}").write_text(note)
             if fault == "lost" and rank == 0 and seat.epoch == 1:

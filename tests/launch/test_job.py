@@ -133,7 +133,8 @@ def test_a_rank_that_does_not_leave_its_epoch_is_replaced(tmp_path: Path) -> Non
         os.kill(killed, signal.SIGKILL)
         assert job.processes(3, 2)[0] != deaf
         assert job.end() == 0
-    assert "Rank 0 did not leave its epoch and was killed" in job.text()
+    named = "Rank 0 on 127.0.0.1, which waits for no other, for 1. s in step 2 at: the samples"
+    assert re.search(f"{named}, did not leave its epoch and was killed", job.text()), job.text()
 
 
 def test_a_process_that_loads_its_program_anew_keeps_its_number(tmp_path: Path) -> None:
@@ -238,6 +239,31 @@ def test_restarts_are_counted_within_the_window() -> None:
     job.hear(death)
     job.hear(death)
     assert told[-1] == {"end": 1}
+
+
+def test_what_ended_an_epoch_is_told_in_the_next_ones_until_training_goes_on() -> None:
+    told: list[dict[str, object]] = []
+    nodes = [lambda said: told.append(dict(said))]
+    job = Job(2, "127.0.0.1", Limits(restarts=9, seconds=3600), nodes)
+    death = {"died": 1, "how": "died", "status": 1, "failure": "", "counts": True}
+    job.begin()
+    job.hear({"stuck": "rank 0", "epoch": 1})
+    job.hear({"lost": 1})
+    deadline = time.monotonic() + 10
+    while job.epoch < 2 and time.monotonic() < deadline:
+        job.tick()
+        time.sleep(0.05)
+    job.hear(death)
+    job.begin()
+    job.hear({"stepped": 1, "epoch": 3})
+    job.hear(death)
+    job.begin()
+    assert [said["after"] for said in told] == [
+        "",
+        "The job stands still: rank 0.",
+        "The job stands still: rank 0. Rank 1 died.",
+        "Rank 1 died.",
+    ]
 
 
 def test_a_death_that_its_neighbours_tell_of_first_is_one_restart() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_pretrain.monitor.metrics_log import read_metrics
-from tests.launching import Job
+from tests.launching import Job, events
 from tests.small_runs import small_config, write_config, write_data, write_model
 
 STEPS = 24
@@ -136,6 +136,23 @@ def test_ranks_killed_at_the_start_and_in_a_save_of_four(tmp_path: Path) -> None
         after = job.processes()
         assert {rank for rank in after if after[rank] != survivors[rank]} == {3}
         assert job.wait() == 0, job.output()
+    assert losses(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_is_named_before_the_ranks_form_anew(tmp_path: Path) -> None:
+    """The other one fails at Gloo's own 30 s, before the watches would end the job."""
+    config = write_run(tmp_path, sharding="stage1")
+    expected = undisturbed(config, tmp_path, 2)
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        job.await_text("global_step: 7,")
+        os.kill(job.processes()[0], signal.SIGSTOP)
+        job.await_text("Training goes on")
+        assert job.wait() == 0, job.output()
+    named = r"The job stands still: rank 0 on 127.0.0.1, whose process is stopped \(SIGSTOP\?\)"
+    assert re.search(f"launch: {named}.*: the ranks form anew", job.text()), job.text()
+    assert re.search(named, events(tmp_path / "out", "restart")[0]["message"])
+    assert (tmp_path / "out" / "stacks" / "rank-0.txt").read_text()
     assert losses(tmp_path / "out") == expected
 
 

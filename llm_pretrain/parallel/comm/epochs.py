@@ -40,6 +40,8 @@ class Seat:
         self.epoch = 0
         self.began_at: int | None = None
         """The step at which the job's first epoch began to train; None before it did."""
+        self.after = ""
+        """What ended the epochs since training went on last, in sentences."""
         self._has_stepped = False
         self._connection = connection
         self._changed = threading.Condition()
@@ -62,6 +64,7 @@ class Seat:
                 self._changed.wait()
             said, self._next = self._next, None
         self.epoch, self.began_at, self._has_stepped = said["epoch"], said["began_at"], False
+        self.after = said["after"]
         os.environ.update(said["environment"])
         self.say(joined=self.epoch)
         return said
@@ -156,6 +159,11 @@ def began_at() -> int | None:
     return None if _seat is None else _seat.began_at
 
 
+def after() -> str:
+    """What ended the epochs since training went on last; "" where none has ended."""
+    return "" if _seat is None else _seat.after
+
+
 def began(step: int) -> None:
     """Training begins at `step`: whatever this job saves from here on is its own."""
     if _seat is not None:
@@ -172,6 +180,12 @@ def failed(text: str, *, is_final: bool) -> None:
     """This rank ends with an error, which restarts don't mend if `is_final`."""
     if _seat is not None:
         _seat.say(failure=text[-4000:], **({"ended": 1} if is_final else {}))
+
+
+def stuck(who: str) -> None:
+    """`who`, in words, stands still while the others wait: what a connection is lost by."""
+    if _seat is not None:
+        _seat.say(stuck=who, epoch=_seat.epoch)
 
 
 def is_over(*, by_lost_connection: bool = False) -> bool:

@@ -1,4 +1,5 @@
-"""The decisions of a job's first launcher: when an epoch begins, and when the job is over.
+"""The decisions of a job's first launcher: when an epoch begins, and of which nodes; when the job
+is over.
 
 It hears what all nodes tell of their ranks, and tells them all.
 """
@@ -8,8 +9,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,17 +33,23 @@ class Limits:
 
 @dataclass
 class Job:
-    """What is known of a job of `size` ranks whose first one is on `host`.
+    """What is known of a job of several nodes, the first of which is on `host`.
 
     Args:
-        nodes: each of them sends a word to one or more nodes.
+        processes: on each node.
+        sizes: the numbers of ranks that it may have, the largest first: that of all nodes, and
+            where it may lose some, smaller ones.
+        tellers: each of them sends a word to one or more nodes.
     """
 
-    size: int
+    processes: int
+    sizes: Sequence[int]
     host: str
     limits: Limits
-    nodes: list[Callable[[Mapping[str, Any]], None]]
+    tellers: list[Callable[[Mapping[str, Any]], None]]
     epoch: int = 0
+    spans: dict[int, range] = field(default_factory=dict)
+    """The ranks of this epoch by node."""
     began_at: int | None = None
     """The step at which training began."""
     ended: dict[int, int] = field(default_factory=dict)
@@ -52,14 +59,27 @@ class Job:
     is_ending: bool = False
     gave_up: str = ""
     """The last failure, of a job that has had too many."""
-    _restarts: deque[float] = field(default_factory=deque)
+    _nodes: set[int] = field(init=False)
+    """Those that ranks may be given to."""
+    _restarts: deque[tuple[float, int | None]] = field(default_factory=deque)
+    """When, and because of which node."""
     _next_epoch_at: float | None = None
     _failed_at: float | None = None
     _lost_at: float | None = None
+    _is_growing: bool = False
+    """Whether an epoch with more ranks is to begin at the next checkpoint."""
     _stuck: str = ""
     """Who stands still in this epoch, in words."""
     _failures: list[str] = field(default_factory=list)
     """Sentences on what has happened since training went on last."""
+
+    def __post_init__(self) -> None:
+        self._nodes = set(range(self.sizes[0] // self.processes))
+
+    @property
+    def size(self) -> int:
+        """The ranks of this epoch."""
+        return sum(map(len, self.spans.values()))
 
     @property
     def is_forming(self) -> bool:
@@ -68,8 +88,13 @@ class Job:
 
     def begin(self) -> None:
         """Begin an epoch: every rank meets at a new port."""
+        size, before = self._size_of(self._nodes), self.size
+        assert size is not None
         self.epoch += 1
-        self._next_epoch_at, self._stuck = None, ""
+        self._next_epoch_at, self._stuck, self._is_growing = None, "", False
+        self.spans = self._shared(size)
+        if before and size != before:
+            say(f"The job goes on with {size} of {self.sizes[0]} processes, at the same batch.")
         master = f"{self.host}:{free_port()}"
         self.tell(
             {
@@ -77,12 +102,29 @@ class Job:
                 "master": master,
                 "began_at": self.began_at,
                 "after": " ".join(self._failures),
+                "spans": {str(node): [span.start, span.stop] for node, span in self.spans.items()},
+                "size": size,
+                "whole": self.sizes[0],
             }
         )
 
-    def hear(self, said: Mapping[str, Any]) -> None:
-        """Take note of what a node tells of a rank."""
+    def _size_of(self, nodes: Collection[int]) -> int | None:
+        """The ranks that these nodes can have; None where they are too few."""
+        available = len(nodes) * self.processes
+        return next((size for size in self.sizes if size <= available), None)
+
+    def _shared(self, size: int) -> dict[int, range]:
+        """Ranks by node: the first ones are full, so that neighbours are on one node."""
+        firsts = zip(sorted(self._nodes), range(0, size, self.processes), strict=False)
+        return {node: range(first, min(first + self.processes, size)) for node, first in firsts}
+
+    def hear(self, said: Mapping[str, Any], node: int = 0) -> None:
+        """Take note of what a node tells of itself or of a rank."""
         if self.is_ending:
+            return
+        if node not in self._nodes:
+            if "ready" in said:
+                self._may_join(node)
             return
         if "died" in said:
             self._died(said)
@@ -98,6 +140,9 @@ class Job:
         elif "began" in said:
             if self.began_at is None:
                 self.began_at = int(said["began"])
+        elif "saved" in said:
+            if said["epoch"] == self.epoch and self._is_growing and not self.is_forming:
+                self._grow()
         elif "stepped" in said and said["epoch"] == self.epoch and self._failed_at is not None:
             seconds = time.monotonic() - self._failed_at
             self._failed_at = None
@@ -105,9 +150,51 @@ class Job:
             say(f"Training goes on: step {said['stepped']} came {seconds:.1f} s after the failure.")
 
     def tell(self, said: Mapping[str, Any]) -> None:
-        """Send a word to every node."""
-        for node in self.nodes:
-            node(said)
+        """Send a word to every node; where it names a `node`, only that one heeds it."""
+        for tell in self.tellers:
+            tell(said)
+
+    def lose(self, node: int) -> None:
+        """Take note of the end of another node's launcher, which takes its ranks with it."""
+        if self.is_ending or node not in self._nodes:
+            return
+        what, ranks = f"The launcher of machine {node} is gone", self.spans.get(node, range(0))
+        if any(status == 0 for status in self.ended.values()):
+            for rank in ranks:
+                self._rank_ended(rank, 0)
+            return
+        if self.epoch == 0 or self.signalled or self._size_of(self._nodes - {node}) is None:
+            say(f"error: {what}: the job ends{self._why_it_may_not_shrink()}.")
+            self.end(1)
+            return
+        self._nodes.discard(node)
+        if ranks:
+            self._failed(what, node=node)
+
+    def _why_it_may_not_shrink(self) -> str:
+        smaller = ", ".join(map(str, self.sizes[1:]))
+        if self.epoch == 0 or self.signalled or not smaller:
+            return ""
+        return f", for it can go on with {smaller} processes (min_processes) and no fewer"
+
+    def _may_join(self, node: int) -> None:
+        """A node that the job goes on without has all of its processes ready."""
+        if self.signalled:
+            return
+        self._nodes.add(node)
+        size = self._size_of(self._nodes) or 0
+        self._is_growing = size > self.size
+        follows = (
+            f"from the next checkpoint on the job has {size} of {self.sizes[0]} processes"
+            if self._is_growing
+            else f"it waits, for {size} processes are what the job can go on with"
+        )
+        say(f"The launcher of machine {node} is back: {follows}.")
+
+    def _grow(self) -> None:
+        if not self.ended and not self.signalled:
+            self._failures.append("A machine has come back.")
+            self._next_epoch_at = self._failed_at = time.monotonic()
 
     def signal(self, number: int) -> None:
         """The launcher was told to end the job; so have the ranks been."""
@@ -141,35 +228,42 @@ class Job:
             return
         self._failed(
             f"Rank {rank} {how}",
+            node=self._node_of(rank),
             status=int(said["status"]),
             failure=str(said["failure"]),
             counts=bool(said["counts"]),
         )
 
+    def _node_of(self, rank: int) -> int | None:
+        return next((node for node, span in self.spans.items() if rank in span), None)
+
     def _failed(
         self,
         what: str,
         *,
+        node: int | None = None,
         status: int = 1,
         failure: str = "",
         counts: bool = True,
     ) -> None:
         """Begin a new epoch, or end the job where there have been too many."""
         now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > self.limits.seconds:
+        while self._restarts and now - self._restarts[0][0] > self.limits.seconds:
             self._restarts.popleft()
-        if counts and len(self._restarts) >= self.limits.restarts:
+        is_too_much = counts and len(self._restarts) >= self.limits.restarts
+        if is_too_much:
             say(
                 f"error: {what}, and {self.limits.restarts} restarts within "
                 f"{self.limits.seconds:g} s are all that max_restarts and restart_window allow."
             )
+        if is_too_much and not self._has_let_go(node, status):
             if failure:
                 say(failure.rstrip())
             self.gave_up = "\n".join(filter(None, (what, failure)))
             self.end(status)
             return
         if counts:
-            self._restarts.append(now)
+            self._restarts.append((now, node))
         self._failures.append(f"{what}.")
         last_line = f" ({failure.rstrip().splitlines()[-1]})" if failure.strip() else ""
         say(
@@ -180,6 +274,17 @@ class Job:
         if self._failed_at is None:
             self._failed_at = now
         self._next_epoch_at, self._lost_at = now + _GATHERING_SECONDS, None
+
+    def _has_let_go(self, failed: int | None, status: int) -> bool:
+        """Whether the job can go on without the node that most of the restarts were for."""
+        most = Counter(node for _, node in [*self._restarts, (0.0, failed)]).most_common(1)[0][0]
+        if not most or self._size_of(self._nodes - {most}) is None:  # None, or the first node
+            return False
+        say(f"Most of them were for machine {most}: the job goes on without it.")
+        self._nodes.discard(most)
+        self._restarts = deque(one for one in self._restarts if one[1] != most)
+        self.tell({"end": status, "node": most})
+        return True
 
     def _rank_ended(self, rank: int, status: int) -> None:
         self.ended[rank] = status

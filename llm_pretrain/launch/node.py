@@ -37,6 +37,7 @@ class Plan:
         processes: on this node, as on each.
         host: the address that other nodes' ranks know this one by.
         arguments: of `llm-pretrain train`.
+        link_seconds: without a sign of life of another machine after which it is gone.
         program: of a rank's process.
     """
 
@@ -47,15 +48,12 @@ class Plan:
     log_dir: Path
     spares: int
     arguments: Sequence[str]
+    link_seconds: float
     program: Sequence[str] = (sys.executable, "-m", "llm_pretrain.launch.rank")
 
     @property
     def size(self) -> int:
         return self.processes * self.nodes
-
-    @property
-    def first_rank(self) -> int:
-        return self.processes * self.node_rank
 
 
 @dataclass
@@ -74,6 +72,8 @@ class Process:
     ended: int | None = None
     """The status that it has said it ends with."""
     failure: str = ""
+    is_superfluous: bool = False
+    """It was a rank of a larger job, and is killed."""
     killed_at: str = ""
     """Where it was when this launcher killed it, in words."""
 
@@ -95,6 +95,9 @@ class Node:
     status: int | None = None
     """The exit status of the job, once it is known."""
     _place: dict[str, Any] = field(default_factory=lambda: {"epoch": 0})
+    _span: range = range(0)
+    """The ranks of this node."""
+    _has_said_ready: bool = False
     _begun_at: float = 0.0
     _has_stepped: bool = False
     _ended_at: float = 0.0
@@ -108,6 +111,8 @@ class Node:
 
     def hear(self, said: Mapping[str, Any]) -> None:
         """Do what the job's first launcher says."""
+        if self.status is not None or said.get("node", self.plan.node_rank) != self.plan.node_rank:
+            return
         if "begin" in said:
             self._begin(said)
         elif "end" in said:
@@ -149,18 +154,22 @@ class Node:
         return [process for process in self.processes if process.rank is not None]
 
     def _spares(self) -> list[Process]:
-        return [process for process in self.processes if process.rank is None]
+        return [
+            process
+            for process in self.processes
+            if process.rank is None and not process.is_superfluous
+        ]
 
     def _begin(self, said: Mapping[str, Any]) -> None:
         self._place = {
             "epoch": said["begin"],
-            "master": said["master"],
-            "began_at": said["began_at"],
-            "after": said["after"],
+            **{name: said[name] for name in ("master", "began_at", "after", "size", "whole")},
+            "nodes": len(said["spans"]),
         }
         self._begun_at, self._has_stepped = time.monotonic(), False
+        self._move(range(*said["spans"].get(str(self.plan.node_rank), (0, 0))))
         taken = {process.rank for process in self._ranks()}
-        for rank in range(self.plan.first_rank, self.plan.first_rank + self.plan.processes):
+        for rank in self._span:
             if rank not in taken:
                 spares = sorted(self._spares(), key=lambda spare: not spare.is_ready)
                 process = spares[0] if spares else self._start()
@@ -170,13 +179,23 @@ class Node:
             if process.is_ready:
                 self._tell_place(process)
 
+    def _move(self, span: range) -> None:
+        """Give this node's ranks their new numbers; processes that have none any more are killed,
+        for they may be in the middle of a step."""
+        for process in self._ranks():
+            assert process.rank is not None
+            place = process.rank - self._span.start
+            process.rank = span[place] if place < len(span) else None
+            if process.rank is None:
+                process.is_superfluous = True
+                process.popen.kill()
+        self._span = span
+
     def _tell_place(self, process: Process) -> None:
         assert process.rank is not None
         process.told_at = time.monotonic()
         place = {
-            "epoch": self._place["epoch"],
-            "began_at": self._place["began_at"],
-            "after": self._place["after"],
+            **{name: self._place[name] for name in ("epoch", "began_at", "after", "whole")},
             "environment": self._environment(process.rank),
             "log": self._log(process.rank),
         }
@@ -184,30 +203,30 @@ class Node:
 
     def _environment(self, rank: int) -> dict[str, str]:
         """The variables that Paddle's launcher would set."""
-        plan, local_rank = self.plan, rank - self.plan.first_rank
+        plan, local_rank, size = self.plan, rank - self._span.start, self._place["size"]
         # Where the others are is found out when they meet.
-        endpoints = ",".join([f"{plan.host}:{_endpoint_port(other)}" for other in range(plan.size)])
+        endpoints = ",".join([f"{plan.host}:{_endpoint_port(other)}" for other in range(size)])
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         return {
             "PADDLE_MASTER": self._place["master"],
             "PADDLE_TRAINER_ID": str(rank),
-            "PADDLE_TRAINERS_NUM": str(plan.size),
+            "PADDLE_TRAINERS_NUM": str(size),
             "PADDLE_CURRENT_ENDPOINT": f"{plan.host}:{_endpoint_port(rank)}",
             "PADDLE_TRAINER_ENDPOINTS": endpoints,
             "PADDLE_RANK_IN_NODE": str(local_rank),
             "PADDLE_LOCAL_RANK": str(local_rank),
-            "PADDLE_LOCAL_SIZE": str(plan.processes),
+            "PADDLE_LOCAL_SIZE": str(len(self._span)),
             "PADDLE_GLOBAL_RANK": str(rank),
-            "PADDLE_GLOBAL_SIZE": str(plan.size),
-            "PADDLE_NNODES": str(plan.nodes),
+            "PADDLE_GLOBAL_SIZE": str(size),
+            "PADDLE_NNODES": str(self._place["nodes"]),
             "FLAGS_selected_gpus": str(local_rank % len(visible) if visible[0] else local_rank),
         }
 
     def _log(self, rank: int) -> str | None:
         """The file of a rank's output; None for the one that has the console."""
-        if rank == self.plan.first_rank:
+        if rank == self._span.start:
             return None
-        return str(self.plan.log_dir.absolute() / f"workerlog.{rank - self.plan.first_rank}")
+        return str(self.plan.log_dir.absolute() / f"workerlog.{rank - self._span.start}")
 
     def _start(self) -> Process:
         """Start a process that has no rank yet; what it says until then is in a file."""
@@ -271,8 +290,11 @@ class Node:
                 self._has_stepped = self._has_stepped or said["epoch"] == self._place["epoch"]
             if "loading" in said:
                 process.is_ready = False
-            if {"lost", "stuck", "began", "stepped"} & said.keys():
+            if {"lost", "stuck", "began", "stepped", "saved"} & said.keys():
                 self.report(said)
+        if not self._has_said_ready and all(process.is_ready for process in self.processes):
+            self._has_said_ready = True
+            self.report({"ready": True})
         return True
 
     def _part_from(self, process: Process) -> None:
@@ -291,6 +313,8 @@ class Node:
             self._part_from(process)
             os.close(process.places)
             self.processes.remove(process)
+            if process.is_superfluous:
+                continue
             if process.rank is None:
                 self._spare_failures += 1
                 if self.status is None and self._spare_failures == _MOST_SPARE_FAILURES:

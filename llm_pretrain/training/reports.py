@@ -254,6 +254,7 @@ class Reports:
     def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:
         """A checkpoint that is published; training has waited for `blocked_seconds` of them."""
         if self.reporter:
+            epochs.saved(step)
             self.reporter.saved(
                 {
                     "global_step": step,

@@ -40,6 +40,8 @@ class Seat:
         self.epoch = 0
         self.began_at: int | None = None
         """The step at which the job's first epoch began to train; None before it did."""
+        self.whole: int | None = None
+        """The processes that the job was started with."""
         self.after = ""
         """What ended the epochs since training went on last, in sentences."""
         self._has_stepped = False
@@ -64,7 +66,7 @@ class Seat:
                 self._changed.wait()
             said, self._next = self._next, None
         self.epoch, self.began_at, self._has_stepped = said["epoch"], said["began_at"], False
-        self.after = said["after"]
+        self.whole, self.after = said["whole"], said["after"]
         os.environ.update(said["environment"])
         self.say(joined=self.epoch)
         return said
@@ -154,6 +156,12 @@ def number() -> int:
     return 0 if _seat is None else _seat.epoch
 
 
+def whole() -> int | None:
+    """The number of processes that the job was started with, which may be more than it has in this
+    epoch; None without the launcher."""
+    return None if _seat is None else _seat.whole
+
+
 def began_at() -> int | None:
     """The step at which an earlier epoch began to train; None where there was none."""
     return None if _seat is None else _seat.began_at
@@ -174,6 +182,12 @@ def stepped(step: int) -> None:
     """A step was made, the first one of which in an epoch ends a restart."""
     if _seat is not None:
         _seat.stepped(step)
+
+
+def saved(step: int) -> None:
+    """A checkpoint of `step` is published: a job that is to have more processes forms anew now."""
+    if _seat is not None:
+        _seat.say(saved=step, epoch=_seat.epoch)
 
 
 def failed(text: str, *, is_final: bool) -> None:

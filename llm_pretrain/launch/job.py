@@ -22,6 +22,8 @@ _GATHERING_SECONDS = 0.05
 _LOST_SECONDS = 1.0
 """Where a connection was lost and no rank has been seen to die for so long, all meet again."""
 
+_GROWN = "A machine has come back."
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -145,9 +147,10 @@ class Job:
                 self._grow()
         elif "stepped" in said and said["epoch"] == self.epoch and self._failed_at is not None:
             seconds = time.monotonic() - self._failed_at
+            cause = "change" if self._failures == [_GROWN] else "failure"
             self._failed_at = None
             self._failures.clear()
-            say(f"Training goes on: step {said['stepped']} came {seconds:.1f} s after the failure.")
+            say(f"Training goes on: step {said['stepped']} came {seconds:.1f} s after the {cause}.")
 
     def tell(self, said: Mapping[str, Any]) -> None:
         """Send a word to every node; where it names a `node`, only that one heeds it."""
@@ -193,7 +196,7 @@ class Job:
 
     def _grow(self) -> None:
         if not self.ended and not self.signalled:
-            self._failures.append("A machine has come back.")
+            self._failures.append(_GROWN)
             self._next_epoch_at = self._failed_at = time.monotonic()
 
     def signal(self, number: int) -> None:

@@ -6,7 +6,6 @@ It hears what all nodes tell of their ranks, and tells them all.
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections import Counter, deque
@@ -305,13 +304,3 @@ class Job:
 def say(text: str) -> None:
     """Tell the user, on the launcher's console."""
     print(f"launch: {text}", file=sys.stderr, flush=True)
-
-
-def how_it_died(status: int) -> str:
-    """The end of a process, by its exit status as `subprocess` gives it, for after its name."""
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"

@@ -11,14 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.launch.job import how_it_died, say
+from llm_pretrain.launch.job import say
+from llm_pretrain.launch.process import Process, how_it_died
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.parallel.comm.channel import Channel
-from llm_pretrain.parallel.comm.places import PLACE, Place, moved, told_by
+from llm_pretrain.parallel.comm.places import PLACE
 
 _PATIENCE_SECONDS = 10.0
 """A process that has not left its epoch by then is killed, and its rank given to another."""
@@ -54,33 +55,6 @@ class Plan:
     @property
     def size(self) -> int:
         return self.processes * self.nodes
-
-
-@dataclass
-class Process:
-    """A process that is a rank, or waits to be one."""
-
-    popen: subprocess.Popen[bytes]
-    channel: Channel
-    places: int
-    """Descriptor of the memory in which it leaves where it is."""
-    rank: int | None = None
-    is_ready: bool = False
-    joined: int = 0
-    """The last epoch that it has come to."""
-    told_at: float = 0.0
-    ended: int | None = None
-    """The status that it has said it ends with."""
-    failure: str = ""
-    is_superfluous: bool = False
-    """It was a rank of a larger job, and is killed."""
-    killed_at: str = ""
-    """Where it was when this launcher killed it, in words."""
-
-    def place(self) -> Place:
-        """Where it is; it has been there at least since it was told to leave its epoch."""
-        told = told_by(self.popen.pid, os.pread(self.places, PLACE.size, 0))
-        return replace(moved(Place(), told), since=self.told_at)
 
 
 @dataclass

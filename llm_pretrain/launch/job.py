@@ -128,7 +128,7 @@ class Job:
                 self._may_join(node)
             return
         if "died" in said:
-            self._died(said)
+            self._died(said, node)
         elif "ended" in said:
             self._rank_ended(int(said["rank"]), int(said["ended"]))
         elif "lost" in said:
@@ -172,6 +172,9 @@ class Job:
         self._nodes.discard(node)
         if ranks:
             self._failed(what, node=node)
+        else:  # it was yet to take part
+            self._is_growing = (self._size_of(self._nodes) or 0) > self.size
+            say(f"{what} again.")
 
     def _why_it_may_not_shrink(self) -> str:
         smaller = ", ".join(map(str, self.sizes[1:]))
@@ -214,7 +217,7 @@ class Job:
         if self._next_epoch_at is not None and time.monotonic() >= self._next_epoch_at:
             self.begin()
 
-    def _died(self, said: Mapping[str, Any]) -> None:
+    def _died(self, said: Mapping[str, Any], node: int) -> None:
         rank, how = int(said["died"]), str(said["how"])
         # The last ranks to leave a job that is done have nothing more to do.
         if any(status == 0 for status in self.ended.values()):
@@ -230,14 +233,11 @@ class Job:
             return
         self._failed(
             f"Rank {rank} {how}",
-            node=self._node_of(rank),
+            node=node,
             status=int(said["status"]),
             failure=str(said["failure"]),
             counts=bool(said["counts"]),
         )
-
-    def _node_of(self, rank: int) -> int | None:
-        return next((node for node, span in self.spans.items() if rank in span), None)
 
     def _failed(
         self,

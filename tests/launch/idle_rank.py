@@ -40,11 +40,13 @@ while True:
             if fault == "lost" and rank == 0 and seat.epoch == 1:
                 time.sleep(0.5)
                 assert epochs.is_over(by_lost_connection=True)
-            while not (folder / "done").exists():
-                if rank == 0 and (folder / "saved").exists():
-                    (folder / "saved").unlink()
-                    epochs.saved(1)
+            while True:
                 try:
+                    if (folder / "done").exists():
+                        break
+                    if rank == 0 and (folder / "saved").exists():
+                        (folder / "saved").unlink()
+                        epochs.saved(1)
                     incoming.settimeout(0.05)
                     if not incoming.recv(1):
                         time.sleep(0.05)

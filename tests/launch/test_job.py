@@ -246,6 +246,24 @@ def test_a_job_goes_on_without_a_lost_node_and_grows_when_it_is_back(tmp_path: P
     assert "goes on with 6 of 6 processes" in first.text()
 
 
+def test_a_machine_that_is_gone_again_before_it_takes_part_changes_nothing() -> None:
+    told: list[dict[str, object]] = []
+    tellers = [lambda said: told.append(dict(said))]
+    job = Job(1, [2, 1], "127.0.0.1", Limits(restarts=9, seconds=3600), tellers)
+    job.begin()
+    job.lose(1)
+    job.begin()
+    job.hear({"ready": True}, 1)
+    job.lose(1)
+    job.hear({"saved": 5, "epoch": 2})
+    assert not job.is_forming
+    job.hear({"ready": True}, 1)
+    job.hear({"saved": 10, "epoch": 2})
+    assert job.is_forming
+    job.begin()
+    assert [said["size"] for said in told] == [2, 1, 2]
+
+
 def test_processes_that_a_smaller_job_has_no_place_for_are_ended(tmp_path: Path) -> None:
     place = {"processes": 2, "nodes": 2, "port": free_port(), "sizes": (1,)}
     with idle_job(tmp_path, **place) as first:

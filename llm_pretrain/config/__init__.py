@@ -10,6 +10,7 @@ from llm_pretrain.config.describe import (
     describe_layout,
     describe_schedule,
 )
+from llm_pretrain.config.fewer_processes import on_fewer, possible_sizes
 from llm_pretrain.config.keys import json_schema
 from llm_pretrain.config.layout_checks import check_layout, layout_notices
 from llm_pretrain.config.loading import (
@@ -42,7 +43,9 @@ __all__ = [
     "layout_notices",
     "load_command_line",
     "load_run_config",
+    "on_fewer",
     "plan_batches",
+    "possible_sizes",
     "resolve_degrees",
     "smallest_world_size",
     "split_command_line",

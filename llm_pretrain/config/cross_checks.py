@@ -26,12 +26,6 @@ def cross_checks(
     yield from _precision(training)
     yield from _intervals(training)
     yield from _parallelism(training)
-    if training.min_processes is not None:
-        yield Conflict(
-            ("min_processes",),
-            "a job goes on with all of its processes or not at all: leave it out; started again on "
-            "fewer, it goes on from its last checkpoint",
-        )
 
 
 def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict]:

@@ -79,7 +79,9 @@ class RestartArguments(Arguments):
     min_processes: Integer | None = Field(
         None,
         gt=0,
-        description="Not supported, and refused: a job goes on with all of its processes.",
+        description="The fewest processes with which a job of several machines goes on, at the "
+        "same batch, when a machine is lost; it grows again when that machine's launcher comes "
+        "back. Unless it is set, the loss of a machine ends the job.",
     )
     straggler_threshold: Number = Field(
         1.5,

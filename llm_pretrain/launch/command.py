@@ -14,10 +14,10 @@ from pathlib import Path
 from llm_pretrain.config import (
     ConfigError,
     load_run_config,
-    resolve_degrees,
+    possible_sizes,
     split_command_line,
 )
-from llm_pretrain.launch.job import Job, Limits
+from llm_pretrain.launch.job import Job, Limits, say
 from llm_pretrain.launch.links import Address, Hub, LinkError, Uplink
 from llm_pretrain.launch.node import Node, Plan
 from llm_pretrain.machine import launchers
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     try:
         run = load_run_config(*split_command_line(options.train))
-        resolve_degrees(run.training, options.nproc * options.nnodes)
+        sizes = possible_sizes(run, options.nproc * options.nnodes)
         name, _, port = options.master.partition(":")
         master = launchers.resolved(name), int(port or PORT)
         host = launchers.own_address_towards(master[0])
@@ -56,21 +56,46 @@ def main(arguments: Sequence[str]) -> int:
         log_dir=options.log_dir,
         spares=options.spares,
         arguments=options.train,
+        link_seconds=run.training.distributed_timeout / 2,
     )
     limits = Limits(run.training.max_restarts, run.training.restart_window)
     try:
         training = run.training
         alerts = Alerts(training.output_dir, training.alert_command, training.alert_url)
-        return keep_alive(plan, limits, master, alerts)
+        _say_sizes(plan, sizes, training.min_processes)
+        return keep_alive(plan, sizes, limits, master, alerts)
     except LinkError as error:
         print_error(str(error))
         return 1
 
 
-def keep_alive(plan: Plan, limits: Limits, master: Address, alerts: Alerts | None = None) -> int:
+def _say_sizes(plan: Plan, sizes: Sequence[int], least: int | None) -> None:
+    if least is None or plan.node_rank > 0:
+        return
+    if plan.nodes == 1:
+        say("min_processes is for jobs of several machines: on one it has no effect.")
+    elif len(sizes) == 1:
+        say(
+            f"min_processes {least}: the job ends where a machine is lost, for no number from "
+            f"{least} on has whole tensor and pipeline groups and divides the batches of a step "
+            f"and of an evaluation as {plan.size} does."
+        )
+    else:
+        smaller = " or ".join(map(str, sizes[1:]))
+        say(f"Where a machine is lost, the job can go on with {smaller} processes (min_processes).")
+
+
+def keep_alive(
+    plan: Plan,
+    sizes: Sequence[int],
+    limits: Limits,
+    master: Address,
+    alerts: Alerts | None = None,
+) -> int:
     """Run a job to its end; its exit status.
 
     Args:
+        sizes: the numbers of processes that it may have, see `Job`.
         master: where the launchers of several nodes meet, on the first one.
         alerts: gets the failure that is the last which `limits` allow.
 
@@ -81,7 +106,7 @@ def keep_alive(plan: Plan, limits: Limits, master: Address, alerts: Alerts | Non
         log.unlink(missing_ok=True)
     with selectors.DefaultSelector() as selector, _signals(selector) as received:
         node = Node(plan, selector)
-        job = Job(plan.size, plan.host, limits, [node.hear])
+        job = Job(plan.processes, sizes, plan.host, limits, [node.hear])
         hub = None
         try:
             node.start()
@@ -91,7 +116,7 @@ def keep_alive(plan: Plan, limits: Limits, master: Address, alerts: Alerts | Non
                 node.report = job.hear
             if plan.nodes > 1 and plan.node_rank == 0:
                 hub = Hub(plan, master, job, selector)
-                job.nodes.append(hub.tell)
+                job.tellers.append(hub.tell)
             while node.tick():
                 if plan.node_rank == 0:
                     job.tick()

@@ -1,15 +1,15 @@
-"""The decisions of a job's first launcher: when an epoch begins, and when the job is over.
+"""The decisions of a job's first launcher: when an epoch begins, and of which nodes; when the job
+is over.
 
 It hears what all nodes tell of their ranks, and tells them all.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ _GATHERING_SECONDS = 0.05
 """Ranks that die together are replaced together."""
 _LOST_SECONDS = 1.0
 """Where a connection was lost and no rank has been seen to die for so long, all meet again."""
+
+_GROWN = "A machine has come back."
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,23 @@ class Limits:
 
 @dataclass
 class Job:
-    """What is known of a job of `size` ranks whose first one is on `host`.
+    """What is known of a job of several nodes, the first of which is on `host`.
 
     Args:
-        nodes: each of them sends a word to one or more nodes.
+        processes: on each node.
+        sizes: the numbers of ranks that it may have, the largest first: that of all nodes, and
+            where it may lose some, smaller ones.
+        tellers: each of them sends a word to one or more nodes.
     """
 
-    size: int
+    processes: int
+    sizes: Sequence[int]
     host: str
     limits: Limits
-    nodes: list[Callable[[Mapping[str, Any]], None]]
+    tellers: list[Callable[[Mapping[str, Any]], None]]
     epoch: int = 0
+    spans: dict[int, range] = field(default_factory=dict)
+    """The ranks of this epoch by node."""
     began_at: int | None = None
     """The step at which training began."""
     ended: dict[int, int] = field(default_factory=dict)
@@ -52,10 +60,27 @@ class Job:
     is_ending: bool = False
     gave_up: str = ""
     """The last failure, of a job that has had too many."""
-    _restarts: deque[float] = field(default_factory=deque)
+    _nodes: set[int] = field(init=False)
+    """Those that ranks may be given to."""
+    _restarts: deque[tuple[float, int | None]] = field(default_factory=deque)
+    """When, and because of which node."""
     _next_epoch_at: float | None = None
     _failed_at: float | None = None
     _lost_at: float | None = None
+    _is_growing: bool = False
+    """Whether an epoch with more ranks is to begin at the next checkpoint."""
+    _stuck: str = ""
+    """Who stands still in this epoch, in words."""
+    _failures: list[str] = field(default_factory=list)
+    """Sentences on what has happened since training went on last."""
+
+    def __post_init__(self) -> None:
+        self._nodes = set(range(self.sizes[0] // self.processes))
+
+    @property
+    def size(self) -> int:
+        """The ranks of this epoch."""
+        return sum(map(len, self.spans.values()))
 
     @property
     def is_forming(self) -> bool:
@@ -64,35 +89,117 @@ class Job:
 
     def begin(self) -> None:
         """Begin an epoch: every rank meets at a new port."""
+        size, before = self._size_of(self._nodes), self.size
+        assert size is not None
         self.epoch += 1
-        self._next_epoch_at = None
+        self._next_epoch_at, self._stuck, self._is_growing = None, "", False
+        self.spans = self._shared(size)
+        if before and size != before:
+            say(f"The job goes on with {size} of {self.sizes[0]} processes, at the same batch.")
         master = f"{self.host}:{free_port()}"
-        self.tell({"begin": self.epoch, "master": master, "began_at": self.began_at})
+        self.tell(
+            {
+                "begin": self.epoch,
+                "master": master,
+                "began_at": self.began_at,
+                "after": " ".join(self._failures),
+                "spans": {str(node): [span.start, span.stop] for node, span in self.spans.items()},
+                "size": size,
+                "whole": self.sizes[0],
+            }
+        )
 
-    def hear(self, said: Mapping[str, Any]) -> None:
-        """Take note of what a node tells of a rank."""
+    def _size_of(self, nodes: Collection[int]) -> int | None:
+        """The ranks that these nodes can have; None where they are too few."""
+        available = len(nodes) * self.processes
+        return next((size for size in self.sizes if size <= available), None)
+
+    def _shared(self, size: int) -> dict[int, range]:
+        """Ranks by node: the first ones are full, so that neighbours are on one node."""
+        firsts = zip(sorted(self._nodes), range(0, size, self.processes), strict=False)
+        return {node: range(first, min(first + self.processes, size)) for node, first in firsts}
+
+    def hear(self, said: Mapping[str, Any], node: int = 0) -> None:
+        """Take note of what a node tells of itself or of a rank."""
         if self.is_ending:
             return
+        if node not in self._nodes:
+            if "ready" in said:
+                self._may_join(node)
+            return
         if "died" in said:
-            self._died(said)
+            self._died(said, node)
         elif "ended" in said:
             self._rank_ended(int(said["rank"]), int(said["ended"]))
         elif "lost" in said:
             is_news = said["lost"] == self.epoch and self._next_epoch_at is None
             if is_news and self._lost_at is None and not self.signalled:
                 self._lost_at = time.monotonic()
+        elif "stuck" in said:
+            if said["epoch"] == self.epoch and not self._stuck:
+                self._stuck = str(said["stuck"])
         elif "began" in said:
             if self.began_at is None:
                 self.began_at = int(said["began"])
+        elif "saved" in said:
+            if said["epoch"] == self.epoch and self._is_growing and not self.is_forming:
+                self._grow()
         elif "stepped" in said and said["epoch"] == self.epoch and self._failed_at is not None:
             seconds = time.monotonic() - self._failed_at
+            cause = "change" if self._failures == [_GROWN] else "failure"
             self._failed_at = None
-            say(f"Training goes on: step {said['stepped']} came {seconds:.1f} s after the failure.")
+            self._failures.clear()
+            say(f"Training goes on: step {said['stepped']} came {seconds:.1f} s after the {cause}.")
 
     def tell(self, said: Mapping[str, Any]) -> None:
-        """Send a word to every node."""
-        for node in self.nodes:
-            node(said)
+        """Send a word to every node; where it names a `node`, only that one heeds it."""
+        for tell in self.tellers:
+            tell(said)
+
+    def lose(self, node: int) -> None:
+        """Take note of the end of another node's launcher, which takes its ranks with it."""
+        if self.is_ending or node not in self._nodes:
+            return
+        what, ranks = f"The launcher of machine {node} is gone", self.spans.get(node, range(0))
+        if any(status == 0 for status in self.ended.values()):
+            for rank in ranks:
+                self._rank_ended(rank, 0)
+            return
+        if self.epoch == 0 or self.signalled or self._size_of(self._nodes - {node}) is None:
+            say(f"error: {what}: the job ends{self._why_it_may_not_shrink()}.")
+            self.end(1)
+            return
+        self._nodes.discard(node)
+        if ranks:
+            self._failed(what, node=node)
+        else:  # it was yet to take part
+            self._is_growing = (self._size_of(self._nodes) or 0) > self.size
+            say(f"{what} again.")
+
+    def _why_it_may_not_shrink(self) -> str:
+        smaller = ", ".join(map(str, self.sizes[1:]))
+        if self.epoch == 0 or self.signalled or not smaller:
+            return ""
+        return f", for it can go on with {smaller} processes (min_processes) and no fewer"
+
+    def _may_join(self, node: int) -> None:
+        """A node that the job goes on without has all of its processes ready."""
+        if self.signalled:
+            return
+        self._nodes.add(node)
+        size = self._size_of(self._nodes) or 0
+        self._is_growing = size > self.size
+        follows = (
+            f"from the next checkpoint on the job has {size} of {self.sizes[0]} processes"
+            if self._is_growing
+            else f"it waits, for {size} processes are what the job can go on with"
+        )
+        say(f"The launcher of machine {node} is back: {follows}.")
+
+    def _grow(self) -> None:
+        if not self.ended and not self.signalled:
+            self._failures.append(_GROWN)
+            self._next_epoch_at = self._failed_at = time.monotonic()
 
     def signal(self, number: int) -> None:
         """The launcher was told to end the job; so have the ranks been."""
@@ -105,11 +212,12 @@ class Job:
         """Do what is due."""
         if self._lost_at is not None and time.monotonic() - self._lost_at > _LOST_SECONDS:
             self._lost_at = None
-            self._failed("A connection between ranks was lost")
+            stands_still = f"The job stands still: {self._stuck}"
+            self._failed(stands_still if self._stuck else "A connection between ranks was lost")
         if self._next_epoch_at is not None and time.monotonic() >= self._next_epoch_at:
             self.begin()
 
-    def _died(self, said: Mapping[str, Any]) -> None:
+    def _died(self, said: Mapping[str, Any], node: int) -> None:
         rank, how = int(said["died"]), str(said["how"])
         # The last ranks to leave a job that is done have nothing more to do.
         if any(status == 0 for status in self.ended.values()):
@@ -125,6 +233,7 @@ class Job:
             return
         self._failed(
             f"Rank {rank} {how}",
+            node=node,
             status=int(said["status"]),
             failure=str(said["failure"]),
             counts=bool(said["counts"]),
@@ -134,26 +243,30 @@ class Job:
         self,
         what: str,
         *,
+        node: int | None = None,
         status: int = 1,
         failure: str = "",
         counts: bool = True,
     ) -> None:
         """Begin a new epoch, or end the job where there have been too many."""
         now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > self.limits.seconds:
+        while self._restarts and now - self._restarts[0][0] > self.limits.seconds:
             self._restarts.popleft()
-        if counts and len(self._restarts) >= self.limits.restarts:
+        is_too_much = counts and len(self._restarts) >= self.limits.restarts
+        if is_too_much:
             say(
                 f"error: {what}, and {self.limits.restarts} restarts within "
                 f"{self.limits.seconds:g} s are all that max_restarts and restart_window allow."
             )
+        if is_too_much and not self._has_let_go(node, status):
             if failure:
                 say(failure.rstrip())
             self.gave_up = "\n".join(filter(None, (what, failure)))
             self.end(status)
             return
         if counts:
-            self._restarts.append(now)
+            self._restarts.append((now, node))
+        self._failures.append(f"{what}.")
         last_line = f" ({failure.rstrip().splitlines()[-1]})" if failure.strip() else ""
         say(
             f"{what}{last_line}: the ranks form anew "
@@ -163,6 +276,17 @@ class Job:
         if self._failed_at is None:
             self._failed_at = now
         self._next_epoch_at, self._lost_at = now + _GATHERING_SECONDS, None
+
+    def _has_let_go(self, failed: int | None, status: int) -> bool:
+        """Whether the job can go on without the node that most of the restarts were for."""
+        most = Counter(node for _, node in [*self._restarts, (0.0, failed)]).most_common(1)[0][0]
+        if not most or self._size_of(self._nodes - {most}) is None:  # None, or the first node
+            return False
+        say(f"Most of them were for machine {most}: the job goes on without it.")
+        self._nodes.discard(most)
+        self._restarts = deque(one for one in self._restarts if one[1] != most)
+        self.tell({"end": status, "node": most})
+        return True
 
     def _rank_ended(self, rank: int, status: int) -> None:
         self.ended[rank] = status
@@ -180,13 +304,3 @@ class Job:
 def say(text: str) -> None:
     """Tell the user, on the launcher's console."""
     print(f"launch: {text}", file=sys.stderr, flush=True)
-
-
-def how_it_died(status: int) -> str:
-    """The end of a process, by its exit status as `subprocess` gives it, for after its name."""
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"

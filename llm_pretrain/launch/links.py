@@ -74,7 +74,7 @@ class Hub:
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
-            channel = Channel(self._listener.accept()[0])
+            channel = _watched(self._listener.accept()[0], self.plan.link_seconds)
             self.selector.register(
                 channel.connection, selectors.EVENT_READ, lambda: self._hear_stranger(channel)
             )
@@ -105,16 +105,14 @@ class Hub:
     def _hear(self, number: int, channel: Channel) -> None:
         try:
             for line in channel.receive():
-                self.job.hear(json.loads(line))
+                self.job.hear(json.loads(line), number)
         except BlockingIOError:
             return
         except (OSError, LookupError, ValueError, TypeError, AttributeError):
             self.selector.unregister(channel.connection)
             channel.connection.close()
             del self.channels[number]
-            if not self.job.is_ending:
-                say(f"error: The launcher of machine {number} is gone: the job ends.")
-                self.job.end(1)
+            self.job.lose(number)
 
 
 class Uplink:
@@ -129,7 +127,7 @@ class Uplink:
     ) -> None:
         self.node, self.selector = node, selector
         connection = _connected(address)
-        self.channel = Channel(connection)
+        self.channel = _watched(connection, plan.link_seconds)
         self.channel.send(json.dumps({"node": plan.node_rank, "size": _size_of(plan)}))
         selector.register(connection, selectors.EVENT_READ, self._hear)
 
@@ -174,6 +172,20 @@ def _connected(address: Address) -> socket.socket:
                 say_at = float("inf")
                 say(f"No answer from {address[0]}:{address[1]} yet …")
             time.sleep(0.1)
+
+
+def _watched(connection: socket.socket, seconds: float) -> Channel:
+    """A channel that breaks where the other machine has given no sign of life for so long."""
+    beat = max(1, int(seconds / 4))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, beat),
+        (socket.TCP_KEEPINTVL, beat),
+        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_USER_TIMEOUT, int(seconds * 1000)),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    return Channel(connection)
 
 
 def _size_of(plan: Plan) -> list[int]:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.launch.job import how_it_died, say
+from llm_pretrain.launch.job import say
+from llm_pretrain.launch.process import Process, how_it_died
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.parallel.comm.channel import Channel
+from llm_pretrain.parallel.comm.places import PLACE
 
 _PATIENCE_SECONDS = 10.0
 """A process that has not left its epoch by then is killed, and its rank given to another."""
@@ -36,6 +38,7 @@ class Plan:
         processes: on this node, as on each.
         host: the address that other nodes' ranks know this one by.
         arguments: of `llm-pretrain train`.
+        link_seconds: without a sign of life of another machine after which it is gone.
         program: of a rank's process.
     """
 
@@ -46,33 +49,12 @@ class Plan:
     log_dir: Path
     spares: int
     arguments: Sequence[str]
+    link_seconds: float
     program: Sequence[str] = (sys.executable, "-m", "llm_pretrain.launch.rank")
 
     @property
     def size(self) -> int:
         return self.processes * self.nodes
-
-    @property
-    def first_rank(self) -> int:
-        return self.processes * self.node_rank
-
-
-@dataclass
-class Process:
-    """A process that is a rank, or waits to be one."""
-
-    popen: subprocess.Popen[bytes]
-    channel: Channel
-    rank: int | None = None
-    is_ready: bool = False
-    joined: int = 0
-    """The last epoch that it has come to."""
-    told_at: float = 0.0
-    ended: int | None = None
-    """The status that it has said it ends with."""
-    failure: str = ""
-    is_killed: bool = False
-    """By this launcher."""
 
 
 @dataclass
@@ -87,6 +69,9 @@ class Node:
     status: int | None = None
     """The exit status of the job, once it is known."""
     _place: dict[str, Any] = field(default_factory=lambda: {"epoch": 0})
+    _span: range = range(0)
+    """The ranks of this node."""
+    _has_said_ready: bool = False
     _begun_at: float = 0.0
     _has_stepped: bool = False
     _ended_at: float = 0.0
@@ -100,6 +85,8 @@ class Node:
 
     def hear(self, said: Mapping[str, Any]) -> None:
         """Do what the job's first launcher says."""
+        if self.status is not None or said.get("node", self.plan.node_rank) != self.plan.node_rank:
+            return
         if "begin" in said:
             self._begin(said)
         elif "end" in said:
@@ -126,8 +113,8 @@ class Node:
             return bool(self.processes)
         for process in self._ranks():
             is_late = process.is_ready and process.joined < self._place["epoch"]
-            if is_late and now - process.told_at > _PATIENCE_SECONDS and not process.is_killed:
-                process.is_killed = True
+            if is_late and now - process.told_at > _PATIENCE_SECONDS and not process.killed_at:
+                process.killed_at = process.place().describe(now)
                 process.popen.kill()
         self._keep_spare(now)
         return True
@@ -141,17 +128,22 @@ class Node:
         return [process for process in self.processes if process.rank is not None]
 
     def _spares(self) -> list[Process]:
-        return [process for process in self.processes if process.rank is None]
+        return [
+            process
+            for process in self.processes
+            if process.rank is None and not process.is_superfluous
+        ]
 
     def _begin(self, said: Mapping[str, Any]) -> None:
         self._place = {
             "epoch": said["begin"],
-            "master": said["master"],
-            "began_at": said["began_at"],
+            **{name: said[name] for name in ("master", "began_at", "after", "size", "whole")},
+            "nodes": len(said["spans"]),
         }
         self._begun_at, self._has_stepped = time.monotonic(), False
+        self._move(range(*said["spans"].get(str(self.plan.node_rank), (0, 0))))
         taken = {process.rank for process in self._ranks()}
-        for rank in range(self.plan.first_rank, self.plan.first_rank + self.plan.processes):
+        for rank in self._span:
             if rank not in taken:
                 spares = sorted(self._spares(), key=lambda spare: not spare.is_ready)
                 process = spares[0] if spares else self._start()
@@ -161,12 +153,23 @@ class Node:
             if process.is_ready:
                 self._tell_place(process)
 
+    def _move(self, span: range) -> None:
+        """Give this node's ranks their new numbers; processes that have none any more are killed,
+        for they may be in the middle of a step."""
+        for process in self._ranks():
+            assert process.rank is not None
+            place = process.rank - self._span.start
+            process.rank = span[place] if place < len(span) else None
+            if process.rank is None:
+                process.is_superfluous = True
+                process.popen.kill()
+        self._span = span
+
     def _tell_place(self, process: Process) -> None:
         assert process.rank is not None
         process.told_at = time.monotonic()
         place = {
-            "epoch": self._place["epoch"],
-            "began_at": self._place["began_at"],
+            **{name: self._place[name] for name in ("epoch", "began_at", "after", "whole")},
             "environment": self._environment(process.rank),
             "log": self._log(process.rank),
         }
@@ -174,35 +177,37 @@ class Node:
 
     def _environment(self, rank: int) -> dict[str, str]:
         """The variables that Paddle's launcher would set."""
-        plan, local_rank = self.plan, rank - self.plan.first_rank
+        plan, local_rank, size = self.plan, rank - self._span.start, self._place["size"]
         # Where the others are is found out when they meet.
-        endpoints = ",".join([f"{plan.host}:{_endpoint_port(other)}" for other in range(plan.size)])
+        endpoints = ",".join([f"{plan.host}:{_endpoint_port(other)}" for other in range(size)])
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         return {
             "PADDLE_MASTER": self._place["master"],
             "PADDLE_TRAINER_ID": str(rank),
-            "PADDLE_TRAINERS_NUM": str(plan.size),
+            "PADDLE_TRAINERS_NUM": str(size),
             "PADDLE_CURRENT_ENDPOINT": f"{plan.host}:{_endpoint_port(rank)}",
             "PADDLE_TRAINER_ENDPOINTS": endpoints,
             "PADDLE_RANK_IN_NODE": str(local_rank),
             "PADDLE_LOCAL_RANK": str(local_rank),
-            "PADDLE_LOCAL_SIZE": str(plan.processes),
+            "PADDLE_LOCAL_SIZE": str(len(self._span)),
             "PADDLE_GLOBAL_RANK": str(rank),
-            "PADDLE_GLOBAL_SIZE": str(plan.size),
-            "PADDLE_NNODES": str(plan.nodes),
+            "PADDLE_GLOBAL_SIZE": str(size),
+            "PADDLE_NNODES": str(self._place["nodes"]),
             "FLAGS_selected_gpus": str(local_rank % len(visible) if visible[0] else local_rank),
         }
 
     def _log(self, rank: int) -> str | None:
         """The file of a rank's output; None for the one that has the console."""
-        if rank == self.plan.first_rank:
+        if rank == self._span.start:
             return None
-        return str(self.plan.log_dir.absolute() / f"workerlog.{rank - self.plan.first_rank}")
+        return str(self.plan.log_dir.absolute() / f"workerlog.{rank - self._span.start}")
 
     def _start(self) -> Process:
         """Start a process that has no rank yet; what it says until then is in a file."""
         ours, theirs = socket.socketpair()
-        descriptors = [theirs.fileno(), os.dup(1), os.dup(2)]
+        places = os.memfd_create("llm_pretrain_place")
+        os.ftruncate(places, PLACE.size)
+        descriptors = [theirs.fileno(), places, os.dup(1), os.dup(2)]
         self.plan.log_dir.mkdir(parents=True, exist_ok=True)
         numbers = ",".join(map(str, descriptors))
         command = [*self.plan.program, numbers, *self.plan.arguments]
@@ -219,9 +224,9 @@ class Node:
                 env=environment,
                 pass_fds=descriptors,
             )
-        for descriptor in descriptors[1:]:
+        for descriptor in descriptors[2:]:
             os.close(descriptor)
-        process = Process(popen, Channel(ours))
+        process = Process(popen, Channel(ours), places)
         self.processes.append(process)
         self.selector.register(ours, selectors.EVENT_READ, lambda: self._hear(process))
         return process
@@ -259,8 +264,11 @@ class Node:
                 self._has_stepped = self._has_stepped or said["epoch"] == self._place["epoch"]
             if "loading" in said:
                 process.is_ready = False
-            if {"lost", "began", "stepped"} & said.keys():
+            if {"lost", "stuck", "began", "stepped", "saved"} & said.keys():
                 self.report(said)
+        if not self._has_said_ready and all(process.is_ready for process in self.processes):
+            self._has_said_ready = True
+            self.report({"ready": True})
         return True
 
     def _part_from(self, process: Process) -> None:
@@ -277,7 +285,10 @@ class Node:
             while process.channel.connection.fileno() >= 0 and self._hear(process):
                 pass  # its last words
             self._part_from(process)
+            os.close(process.places)
             self.processes.remove(process)
+            if process.is_superfluous:
+                continue
             if process.rank is None:
                 self._spare_failures += 1
                 if self.status is None and self._spare_failures == _MOST_SPARE_FAILURES:
@@ -288,12 +299,13 @@ class Node:
                 self.report(
                     {
                         "died": process.rank,
-                        "how": "did not leave its epoch and was killed"
-                        if process.is_killed
+                        "how": f"on {self.plan.host}, {process.killed_at}, did not leave its "
+                        "epoch and was killed"
+                        if process.killed_at
                         else f"(process {process.popen.pid}) {how_it_died(status)}",
                         "status": status if status >= 0 else SIGNAL_STATUS - status,
                         "failure": process.failure,
-                        "counts": not process.is_killed,
+                        "counts": not process.killed_at,
                     }
                 )
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from llm_pretrain.machine import device
-from llm_pretrain.parallel.comm import epochs
+from llm_pretrain.parallel.comm import epochs, progress
 from llm_pretrain.parallel.comm.epochs import EpochOver
 
 _MOST_DESCRIPTORS = 256
@@ -29,10 +29,11 @@ _DESCRIPTORS = "/proc/self/fd"
 def main(arguments: Sequence[str]) -> NoReturn:
     """Train in one epoch after another."""
     descriptors, *arguments = arguments
-    control, *console = kept = [int(word) for word in descriptors.split(",")]
+    control, places, *console = kept = [int(word) for word in descriptors.split(",")]
     for descriptor in kept:
         os.set_inheritable(descriptor, False)
     seat = epochs.sit(socket.socket(fileno=control))
+    progress.leave_places_in(os.fdopen(places, "r+b", buffering=0, closefd=False))
     from llm_pretrain.parallel.comm import topology
     from llm_pretrain.training.failure import is_about_communication
     from llm_pretrain.training.run import run  # imports Paddle

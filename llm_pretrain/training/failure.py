@@ -55,13 +55,16 @@ def reported_failures(alerts: Alerts | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if epochs.is_over(by_lost_connection=is_about_communication(error)):
+        is_lost = is_about_communication(error)
+        # Before the ranks form anew: nobody could tell who stood still any more.
+        stuck = stuck_peers() if is_lost and not epochs.is_over() else ""
+        if epochs.is_over(by_lost_connection=is_lost):
             raise EpochOver from None
         tell = alerts.failure if alerts and _is_news(error, alerts) else _tell_nobody
         if topology.current().world_size == 1:
             tell(_described(error))
             raise
-        _report(error, tell)
+        _report(error, tell, stuck)
         # The other ranks are gone or will be ended: destructors would wait for them.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -89,9 +92,9 @@ def _described(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _report(error: Exception, tell: Callable[[str], None]) -> None:
+def _report(error: Exception, tell: Callable[[str], None], stuck: str) -> None:
     rank = topology.current().rank
-    if is_about_communication(error) and (stuck := stuck_peers()):
+    if stuck:
         text = f"the job stands still: {stuck}."
         epochs.failed(text, is_final=False)
         print(f"error: {text}", file=sys.stderr, flush=True)

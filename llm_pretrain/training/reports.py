@@ -120,7 +120,8 @@ class Reports:
             return
         step, last = progress.global_step, self.run.training.max_steps
         if step or self.goodput.highest_step:
-            self._tell("restart", f"The run goes on from step {step} of {last}.")
+            after = f" Before that: {epochs.after()}" if epochs.after() else ""
+            self._tell("restart", f"The run goes on from step {step} of {last}.{after}")
         if self.run.training.metrics_port is not None:
             self.reporter.serve(self.run.training.metrics_port)
         self.reporter.hyper_parameters(origin["run"])
@@ -253,6 +254,7 @@ class Reports:
     def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:
         """A checkpoint that is published; training has waited for `blocked_seconds` of them."""
         if self.reporter:
+            epochs.saved(step)
             self.reporter.saved(
                 {
                     "global_step": step,

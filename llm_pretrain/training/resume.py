@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,6 @@ from paddle import Tensor
 
 from llm_pretrain.checkpoint.checksums import DamagedCheckpointError
 from llm_pretrain.checkpoint.directory import (
-    checkpoint_path,
     checkpoints_in,
     no_whole_checkpoint,
     read_state,
@@ -35,14 +36,16 @@ from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.stage import first_values
 
+Shards = list[dict[str, Tensor]]
+"""Of the optimizer, bucket by bucket."""
+
 
 class Loaded(NamedTuple):
     """What a checkpoint holds for this rank."""
 
     checkpoint: Path
     state: dict[str, Any]
-    shards: list[dict[str, Tensor]]
-    """Of the optimizer, bucket by bucket."""
+    shards: Shards
     steps: int
     """Of the optimizer."""
 
@@ -119,26 +122,24 @@ def load_newest(
 
 
 def load_newest_before(
-    step: int,
+    step: float,
     output_dir: str,
-    elsewhere: Path | None,
+    went_on_from: Mapping[int, Path],
     optimizer: ShardedAdamW,
     reports: Reports,
 ) -> Loaded | None:
-    """The newest checkpoint of an earlier step that no rank finds damaged, the same on all ranks;
-    None if there is none. Says which are damaged.
+    """The newest checkpoint of an earlier step that all ranks have and none finds damaged, the same
+    on all; None if there is none. Says which are damaged.
 
     Args:
-        elsewhere: what the run has gone on from, for it may lie in another folder.
+        went_on_from: by its step, what the run has gone on from, for it may lie in another folder.
     """
-    found = [step_of(path) for path in whole_checkpoints(output_dir)]
+    found = {step_of(path): path for path in whole_checkpoints(output_dir)} | dict(went_on_from)
     # Nodes may have disks of their own.
-    steps = json.loads(collectives.gather_texts(json.dumps(found))[0])
-    candidates = [checkpoint_path(output_dir, each) for each in reversed(steps) if each < step]
-    if elsewhere is not None and elsewhere not in candidates:
-        candidates.append(elsewhere)
-    for checkpoint in candidates:
-        loaded = load_unless_damaged(checkpoint, optimizer)
+    texts = collectives.gather_texts(json.dumps([each for each in found if each < step]))
+    common = set[int].intersection(*(set(json.loads(text)) for text in texts))
+    for each in sorted(common, reverse=True):
+        loaded = load_unless_damaged(found[each], optimizer)
         if isinstance(loaded, Loaded):
             return loaded
         reports.message(f"{loaded}.")
@@ -158,36 +159,33 @@ def load_unless_damaged(checkpoint: Path, optimizer: ShardedAdamW) -> Loaded | s
     return next(problems, loaded or "")
 
 
-class Beginning(NamedTuple):
-    """What a run's first step begins with."""
-
-    checkpoint: Path | None
-    state: dict[str, Any]
-    """What a checkpoint would have of it, besides weights and the optimizer's shards."""
-
-
 def newest_state(
-    run: RunConfig, model: ModelConfig, optimizer: ShardedAdamW, beginning: Beginning
-) -> tuple[dict[str, Any], list[dict[str, Tensor]], int]:
+    run: RunConfig,
+    model: ModelConfig,
+    optimizer: ShardedAdamW,
+    reports: Reports,
+    beginning: Mapping[str, Any],
+    went_on_from: Mapping[int, Path],
+) -> tuple[Mapping[str, Any], Shards, int]:
     """The newest state that all ranks can go back to within a run, and its optimizer's steps.
+
+    Args:
+        beginning: of the run's first step, what a checkpoint would have of it besides weights and
+            the optimizer's shards.
+        went_on_from: as in `load_newest_before`.
 
     Raises:
         ConfigError: there is none: the checkpoint that the run began with has vanished.
     """
-    first = int(beginning.state["progress"]["global_step"])
-    found = {step_of(path): path for path in whole_checkpoints(run.training.output_dir)}
-    if beginning.checkpoint is not None:
-        found[first] = beginning.checkpoint
-    steps = [set(json.loads(text)) for text in collectives.gather_texts(json.dumps([*found]))]
-    for step in sorted(set.intersection(*steps), reverse=True):
-        loaded = load_unless_damaged(found[step], optimizer)
-        if isinstance(loaded, Loaded):
-            # The samples of the first step are those that the run chose, not the checkpoint.
-            state = beginning.state if step == first else loaded.state
-            return state, loaded.shards, loaded.steps
-    if beginning.checkpoint is not None:
-        raise ConfigError([f"there is no checkpoint to go back to in {run.training.output_dir}"])
-    return beginning.state, first_shards(optimizer.buckets, first_values(run, model)), 0
+    output_dir = run.training.output_dir
+    loaded = load_newest_before(math.inf, output_dir, went_on_from, optimizer, reports)
+    if loaded is not None:
+        # The samples of the first step are those that the run chose, not the checkpoint.
+        is_first = loaded.checkpoint in went_on_from.values()
+        return beginning if is_first else loaded.state, loaded.shards, loaded.steps
+    if went_on_from:
+        raise ConfigError([f"there is no checkpoint to go back to in {output_dir}"])
+    return beginning, first_shards(optimizer.buckets, first_values(run, model)), 0
 
 
 def set_aside_later(run: RunConfig, start: Start, step: int, reports: Reports) -> None:

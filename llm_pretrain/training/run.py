@@ -18,6 +18,7 @@ from llm_pretrain.config import (
     describe_layout,
     describe_schedule,
     load_run_config,
+    on_fewer,
     plan_batches,
     resolve_degrees,
     split_command_line,
@@ -77,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     """Train as a config file and a command line say; the exit status."""
     try:
         run = load_run_config(*split_command_line(arguments))
+        run = on_fewer(run, epochs.whole() or world_size(), world_size())
         degrees = resolve_degrees(run.training, world_size())
         model = model_config_of(run)
         start, folder_problems = examine_folders(run)

@@ -53,6 +53,8 @@ class Saves:
         self.extras = extras
         self.last: Path | None = None
         """The newest checkpoint that is published, or that the run went on from."""
+        self.went_on_from: dict[int, Path] = {}
+        """What the run went on from, by its step; {} where it began at step 0."""
         self.must_retry = False
         """Whether the last save has failed."""
         self._failed_in_a_row = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from llm_pretrain.training.evaluate import evaluate
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Reports
-from llm_pretrain.training.resume import Beginning, Loaded, load_unless_damaged, newest_state
+from llm_pretrain.training.resume import Loaded, Shards, load_unless_damaged, newest_state
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
 from llm_pretrain.training.stability import UnstableRunError
@@ -104,11 +104,9 @@ class Trainer:
         """
         state = loaded.state
         self.saves.settle()
-        self.progress = Progress.restore(state["progress"])
-        self.loss_scale.restore(state["loss_scale"])
-        self.updates.stability.restore(state.get("stability"))
-        self.optimizer.restore(loaded.shards, loaded.steps)
+        self._take_up(state, loaded.shards, loaded.steps)
         self.saves.last = loaded.checkpoint
+        self.saves.went_on_from = {self.progress.global_step: loaded.checkpoint}
         if self.run.training.ignore_data_skip:
             self.progress.consumed_samples = 0
         if not self.run.training.do_train:
@@ -119,6 +117,12 @@ class Trainer:
         samples, per_step = len(self.datasets.train or ()), self._samples_per_step()
         for line in accept_samples(self.run, state, samples, per_step):
             self.reports.message(line)
+
+    def _take_up(self, state: Mapping[str, Any], shards: Shards, steps: int) -> None:
+        self.progress = Progress.restore(state["progress"])
+        self.loss_scale.restore(state["loss_scale"])
+        self.updates.stability.restore(state.get("stability"))
+        self.optimizer.restore(shards, steps)
 
     def _samples_per_step(self) -> int:
         training = self.run.training
@@ -137,7 +141,7 @@ class Trainer:
         training = self.run.training
         self.reports.is_training = True
         self.stop.agree()
-        self.beginning = Beginning(self.saves.last, self._state())
+        self.beginning = self._state()
         try:
             while self._has_steps_left():
                 with self._loader() as loader:
@@ -192,12 +196,9 @@ class Trainer:
         self.integrity.assert_may_repeat()
         self.saves.finish()
         step = self.progress.global_step
-        state, shards, steps = newest_state(self.run, self.model, self.optimizer, self.beginning)
-        self.progress = Progress.restore(state["progress"])
-        self.loss_scale.restore(state["loss_scale"])
-        self.updates.stability.restore(state.get("stability"))
         self.optimizer.drop_gradients()
-        self.optimizer.restore(shards, steps)
+        now = self.run, self.model, self.optimizer, self.reports
+        self._take_up(*newest_state(*now, self.beginning, self.saves.went_on_from))
         self.evaluated = (-1, math.inf)
         self.reports.rewound(step, self.progress.global_step)
 
@@ -394,7 +395,5 @@ class Trainer:
         step = self.progress.global_step
         if strategy == "no":
             return False
-        is_last = step == self.run.training.max_steps
-        return is_last or (
-            strategy == "steps" and isinstance(every, int) and every > 0 and step % every == 0
-        )
+        is_multiple = isinstance(every, int) and every > 0 and step % every == 0
+        return step == self.run.training.max_steps or (strategy == "steps" and is_multiple)

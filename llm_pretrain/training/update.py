@@ -90,7 +90,11 @@ class Updates:
         samples of this step (see `stability`). None, and nothing has changed, without one."""
         self.saves.finish()
         loaded = load_newest_before(
-            now.global_step, self.training.output_dir, self.saves.last, self.optimizer, self.reports
+            now.global_step,
+            self.training.output_dir,
+            self.saves.went_on_from,
+            self.optimizer,
+            self.reports,
         )
         if loaded is None:
             return None

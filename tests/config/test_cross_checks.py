@@ -23,7 +23,6 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "evaluation needs eval_steps > 0",
     ),
     ({"on_nan": "rewind", "save_strategy": "no"}, "no checkpoint to go back to"),
-    ({"min_processes": 2}, "a job goes on with all of its processes or not at all"),
     ({"load_best_model_at_end": 1}, "evaluation_strategy is 'no' and save_strategy 'steps'"),
     (
         {"load_best_model_at_end": 1, "do_eval": 1, "eval_steps": 30, "save_steps": 40},

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from llm_pretrain.launch.command import keep_alive
 from llm_pretrain.launch.job import Limits
 from llm_pretrain.launch.node import Plan
 from llm_pretrain.monitor.alerts import Alerts
-folder, processes, restarts, fault, idle, nodes, node, port = sys.argv[1:]
+folder, processes, restarts, fault, idle, nodes, node, port, *sizes = sys.argv[1:]
 plan = Plan(int(processes), int(nodes), int(node), "127.0.0.1", Path(folder) / f"log-{node}", 1,
-            [folder, fault], program=(sys.executable, idle))
+            [folder, fault], 150, program=(sys.executable, idle))
 alerts = Alerts(folder, f"tee -a {folder}/events")
-sys.exit(keep_alive(plan, Limits(int(restarts), 3600), ("127.0.0.1", int(port)), alerts))
+sizes = [plan.size, *map(int, sizes)]
+sys.exit(keep_alive(plan, sizes, Limits(int(restarts), 3600), ("127.0.0.1", int(port)), alerts))
 """
 
 
@@ -41,7 +42,7 @@ class Idle:
         self.folder, self.process = folder, process
 
     def note(self, epoch: int, rank: int) -> list[str]:
-        """Process, first step and meeting point, once that rank is in that epoch."""
+        """Process, first step, meeting point and ranks in all, once that rank is in that epoch."""
         path = self.folder / f"{epoch}-{rank}"
         deadline = time.monotonic() + 60
         while not path.exists() or not path.read_text():
@@ -51,6 +52,12 @@ class Idle:
 
     def processes(self, epoch: int, count: int) -> list[int]:
         return [int(self.note(epoch, rank)[0]) for rank in range(count)]
+
+    def await_text(self, text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in self.text():
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.02)
 
     def end(self, status: int = 0) -> int:
         (self.folder / "done").write_text(str(status))
@@ -70,8 +77,10 @@ def idle_job(
     nodes: int = 1,
     node: int = 0,
     port: int = 0,
+    sizes: Sequence[int] = (),
 ) -> Iterator[Idle]:
-    words = [folder, processes, restarts, fault, IDLE, nodes, node, port]
+    """`sizes`: the smaller numbers of processes that the job may have."""
+    words = [folder, processes, restarts, fault, IDLE, nodes, node, port, *sizes]
     with (folder / "console").open("a") as console:
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, *map(str, words)],
@@ -133,7 +142,8 @@ def test_a_rank_that_does_not_leave_its_epoch_is_replaced(tmp_path: Path) -> Non
         os.kill(killed, signal.SIGKILL)
         assert job.processes(3, 2)[0] != deaf
         assert job.end() == 0
-    assert "Rank 0 did not leave its epoch and was killed" in job.text()
+    named = "Rank 0 on 127.0.0.1, which waits for no other, for 1. s in step 2 at: the samples"
+    assert re.search(f"{named}, did not leave its epoch and was killed", job.text()), job.text()
 
 
 def test_a_process_that_loads_its_program_anew_keeps_its_number(tmp_path: Path) -> None:
@@ -211,6 +221,97 @@ def test_a_lost_node_ends_the_job_on_all(tmp_path: Path) -> None:
     assert "The launcher of machine 2 is gone" in first.text()
 
 
+def test_a_job_goes_on_without_a_lost_node_and_grows_when_it_is_back(tmp_path: Path) -> None:
+    place = {"processes": 2, "nodes": 3, "port": free_port(), "sizes": (4, 3)}
+    with (
+        idle_job(tmp_path, **place) as first,
+        idle_job(tmp_path, node=2, **place) as third,
+    ):
+        with idle_job(tmp_path, node=1, **place) as second:
+            before = first.processes(1, 6)
+            second.process.kill()
+            between = first.processes(2, 4)
+        assert between == [*before[:2], *before[4:]], "the third node's ranks are now 2 and 3"
+        assert {first.note(2, rank)[3] for rank in range(4)} == {"4"}
+        with idle_job(tmp_path, node=1, **place) as second:
+            first.await_text("machine 1 is back: from the next checkpoint on the job has 6 of 6")
+            assert not (tmp_path / "3-0").exists(), "the steps since the checkpoint would be lost"
+            (tmp_path / "saved").touch()
+            after = first.processes(3, 6)
+            assert [*after[:2], *after[4:]] == between
+            assert first.end() == 0
+            assert [job.process.wait(60) for job in (second, third)] == [0, 0]
+    assert "The launcher of machine 1 is gone: the ranks form anew" in first.text()
+    assert "goes on with 4 of 6 processes" in first.text()
+    assert "goes on with 6 of 6 processes" in first.text()
+
+
+def test_a_machine_that_is_gone_again_before_it_takes_part_changes_nothing() -> None:
+    told: list[dict[str, object]] = []
+    tellers = [lambda said: told.append(dict(said))]
+    job = Job(1, [2, 1], "127.0.0.1", Limits(restarts=9, seconds=3600), tellers)
+    job.begin()
+    job.lose(1)
+    job.begin()
+    job.hear({"ready": True}, 1)
+    job.lose(1)
+    job.hear({"saved": 5, "epoch": 2})
+    assert not job.is_forming
+    job.hear({"ready": True}, 1)
+    job.hear({"saved": 10, "epoch": 2})
+    assert job.is_forming
+    job.begin()
+    assert [said["size"] for said in told] == [2, 1, 2]
+
+
+def test_processes_that_a_smaller_job_has_no_place_for_are_ended(tmp_path: Path) -> None:
+    place = {"processes": 2, "nodes": 2, "port": free_port(), "sizes": (1,)}
+    with idle_job(tmp_path, **place) as first:
+        with idle_job(tmp_path, node=1, **place) as second:
+            before = first.processes(1, 4)
+            second.process.kill()
+            assert first.note(2, 0)[0] == str(before[0])
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{before[1]}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert first.end() == 0
+
+
+def test_too_few_processes_for_any_size_end_the_job(tmp_path: Path) -> None:
+    place = {"processes": 1, "nodes": 3, "port": free_port(), "sizes": (2,)}
+    with (
+        idle_job(tmp_path, **place) as first,
+        idle_job(tmp_path, node=1, **place) as second,
+        idle_job(tmp_path, node=2, **place) as third,
+    ):
+        first.processes(1, 3)
+        third.process.kill()
+        first.processes(2, 2)
+        second.process.kill()
+        assert first.process.wait(60) == 1
+    assert "can go on with 2 processes (min_processes) and no fewer" in first.text()
+
+
+def test_a_machine_that_uses_up_the_restarts_is_let_go(tmp_path: Path) -> None:
+    place = {"processes": 2, "nodes": 2, "port": free_port(), "restarts": 2, "sizes": (2,)}
+    with idle_job(tmp_path, **place) as first, idle_job(tmp_path, node=1, **place) as second:
+        for epoch in (1, 2, 3):
+            os.kill(first.processes(epoch, 4)[3], signal.SIGKILL)
+        assert second.process.wait(60) == 128 + signal.SIGKILL
+        assert first.processes(4, 2) == first.processes(1, 2)
+        assert first.end() == 0
+    assert "Most of them were for machine 1: the job goes on without it" in first.text()
+
+
+def test_a_first_machine_that_uses_up_the_restarts_ends_the_job(tmp_path: Path) -> None:
+    place = {"processes": 1, "nodes": 2, "port": free_port(), "restarts": 1, "sizes": (1,)}
+    with idle_job(tmp_path, **place) as first, idle_job(tmp_path, node=1, **place):
+        for epoch in (1, 2):
+            os.kill(first.processes(epoch, 2)[0], signal.SIGKILL)
+        assert first.process.wait(60) == 128 + signal.SIGKILL
+
+
 def test_strangers_are_not_heard(tmp_path: Path) -> None:
     place = {"processes": 1, "nodes": 2, "port": free_port()}
     with idle_job(tmp_path, **place) as first:
@@ -226,7 +327,11 @@ def test_strangers_are_not_heard(tmp_path: Path) -> None:
 def test_restarts_are_counted_within_the_window() -> None:
     told: list[dict[str, object]] = []
     job = Job(
-        2, "127.0.0.1", Limits(restarts=1, seconds=0.2), [lambda said: told.append(dict(said))]
+        2,
+        [2],
+        "127.0.0.1",
+        Limits(restarts=1, seconds=0.2),
+        [lambda said: told.append(dict(said))],
     )
     death = {"died": 1, "how": "died", "status": 1, "failure": "", "counts": True}
     job.begin()
@@ -240,10 +345,35 @@ def test_restarts_are_counted_within_the_window() -> None:
     assert told[-1] == {"end": 1}
 
 
+def test_what_ended_an_epoch_is_told_in_the_next_ones_until_training_goes_on() -> None:
+    told: list[dict[str, object]] = []
+    nodes = [lambda said: told.append(dict(said))]
+    job = Job(2, [2], "127.0.0.1", Limits(restarts=9, seconds=3600), nodes)
+    death = {"died": 1, "how": "died", "status": 1, "failure": "", "counts": True}
+    job.begin()
+    job.hear({"stuck": "rank 0", "epoch": 1})
+    job.hear({"lost": 1})
+    deadline = time.monotonic() + 10
+    while job.epoch < 2 and time.monotonic() < deadline:
+        job.tick()
+        time.sleep(0.05)
+    job.hear(death)
+    job.begin()
+    job.hear({"stepped": 1, "epoch": 3})
+    job.hear(death)
+    job.begin()
+    assert [said["after"] for said in told] == [
+        "",
+        "The job stands still: rank 0.",
+        "The job stands still: rank 0. Rank 1 died.",
+        "Rank 1 died.",
+    ]
+
+
 def test_a_death_that_its_neighbours_tell_of_first_is_one_restart() -> None:
     told: list[dict[str, object]] = []
     nodes = [lambda said: told.append(dict(said))]
-    job = Job(2, "127.0.0.1", Limits(restarts=1, seconds=3600), nodes)
+    job = Job(2, [2], "127.0.0.1", Limits(restarts=1, seconds=3600), nodes)
     job.begin()
     job.hear({"lost": 1})
     job.hear({"died": 1, "how": "died", "status": 1, "failure": "", "counts": True})

@@ -5,94 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llm_pretrain.monitor.metrics_log import read_metrics
-from tests.launching import Job
-from tests.small_runs import small_config, write_config, write_data, write_model
-
-STEPS = 24
-SAVE_STEPS = 5
-
-
-def write_run(folder: Path, **changes: object) -> Path:
-    """A config of a run that saves at every fifth step."""
-    settings = {
-        "max_steps": STEPS,
-        "save_strategy": "steps",
-        "save_steps": SAVE_STEPS,
-        "gradient_accumulation_steps": 2,
-        "distributed_timeout": 60,
-        **changes,
-    }
-    contents = small_config(
-        write_model(folder / "model", num_hidden_layers=2),
-        write_data(folder / "data"),
-        folder / "out",
-        **settings,
-    )
-    return write_config(folder / "config.json", contents)
-
-
-class Launched(Job):
-    """A job under the launcher, in the folder of its config."""
-
-    def __init__(self, config: Path, *arguments: object, processes: int, log_dir: Path) -> None:
-        words = ("llm_pretrain", "launch", "--nproc", processes, "--log_dir", log_dir)
-        super().__init__(
-            Path("-m"),
-            *words,
-            config,
-            *arguments,
-            log_dir=log_dir,
-            environment={"OMP_NUM_THREADS": "1"},
-        )
-
-    def __exit__(self, *details: object) -> None:
-        super().__exit__(*details)
-        print(*re.findall("launch: .*", self.text()), sep="\n")
-
-    def text(self) -> str:
-        return self.console.read_text(errors="replace")
-
-    def await_text(self, pattern: str, count: int = 1) -> None:
-        """Wait until the console has `pattern` so many times."""
-        self.await_(lambda: len(re.findall(pattern, self.text())) >= count, pattern)
-
-    def await_(self, is_so: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 200
-        while not is_so():
-            assert self.process.poll() is None, self.output()
-            assert time.monotonic() < deadline, f"no {what}:\n{self.output()}"
-            time.sleep(0.01)
-
-    def processes(self) -> dict[int, int]:
-        """The process of each rank."""
-        found = re.findall(r"launch: Rank (\d+) is process (\d+)\.", self.text())
-        return {int(rank): int(process) for rank, process in found}
-
-    def kill(self, rank: int) -> None:
-        os.kill(self.processes()[rank], signal.SIGKILL)
-
-
-def losses(output_dir: Path) -> list[tuple[int, float]]:
-    """Of every step, without those that were taken again."""
-    lines = [line for line in read_metrics(output_dir) if line["kind"] == "step"]
-    return [(line["global_step"], line["loss"]) for line in lines]
-
-
-def undisturbed(config: Path, folder: Path, processes: int) -> list[tuple[int, float]]:
-    output = folder / "undisturbed"
-    arguments = ("--output_dir", output)
-    with Launched(
-        config, *arguments, processes=processes, log_dir=folder / "log-undisturbed"
-    ) as job:
-        assert job.wait() == 0, job.output()
-    return losses(output)
+from tests.launch.launched import Launched, losses, undisturbed, write_run
+from tests.launching import events
 
 
 def test_a_rank_killed_in_a_step_is_replaced_while_the_other_stays(tmp_path: Path) -> None:
@@ -136,6 +55,23 @@ def test_ranks_killed_at_the_start_and_in_a_save_of_four(tmp_path: Path) -> None
         after = job.processes()
         assert {rank for rank in after if after[rank] != survivors[rank]} == {3}
         assert job.wait() == 0, job.output()
+    assert losses(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_is_named_before_the_ranks_form_anew(tmp_path: Path) -> None:
+    """The other one fails at Gloo's own 30 s, before the watches would end the job."""
+    config = write_run(tmp_path, sharding="stage1")
+    expected = undisturbed(config, tmp_path, 2)
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        job.await_text("global_step: 7,")
+        os.kill(job.processes()[0], signal.SIGSTOP)
+        job.await_text("Training goes on")
+        assert job.wait() == 0, job.output()
+    named = r"The job stands still: rank 0 on 127.0.0.1, whose process is stopped \(SIGSTOP\?\)"
+    assert re.search(f"launch: {named}.*: the ranks form anew", job.text()), job.text()
+    assert re.search(named, events(tmp_path / "out", "restart")[0]["message"])
+    assert (tmp_path / "out" / "stacks" / "rank-0.txt").read_text()
     assert losses(tmp_path / "out") == expected
 
 

@@ -109,6 +109,35 @@ def test_a_rank_that_dies_on_one_host_is_replaced_there(
         assert line["loss"] == steps[line["global_step"]], "a step that was repeated"
 
 
+def test_a_cut_link_leaves_the_first_host_to_go_on(
+    hosts: tuple[Host, Host], one_process: Path, tmp_path: Path
+) -> None:
+    """With `min_processes`: no word of the link's end reaches either side."""
+    output_dir = tmp_path / "out"
+    changes = {
+        "max_steps": 24,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "gradient_accumulation_steps": 1,
+        "min_processes": 2,
+        "distributed_timeout": 2 * TIMEOUT_SECONDS,
+    }
+    contents = small_config(one_process / "model", one_process / "data", output_dir, **changes)
+    config = write_config(tmp_path / "config.json", {**contents, "share_folder": True})
+    first, second = (host.start(*OUR_OWN, config, log_dir=tmp_path / host.name) for host in hosts)
+    with first, second:
+        wait_until(lambda: (output_dir / "checkpoint-3").exists(), first)
+        hosts[1].unplug()
+        assert first.wait() == 0, first.output()
+        assert second.wait() == 1, second.output()
+    assert "The job goes on with 2 of 4 processes" in first.console.read_text()
+    assert "The first machine's launcher is gone" in second.console.read_text()
+    steps = {line["global_step"]: line["loss"] for line in logged(output_dir)}
+    assert sorted(steps) == list(range(1, 25))
+    for line in logged(output_dir):
+        assert line["loss"] == pytest.approx(steps[line["global_step"]], rel=1e-5)
+
+
 def test_a_cut_link_ends_the_job_on_both_sides(
     hosts: tuple[Host, Host], one_process: Path, tmp_path: Path
 ) -> None:

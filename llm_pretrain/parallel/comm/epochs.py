@@ -40,6 +40,10 @@ class Seat:
         self.epoch = 0
         self.began_at: int | None = None
         """The step at which the job's first epoch began to train; None before it did."""
+        self.whole: int | None = None
+        """The processes that the job was started with."""
+        self.after = ""
+        """What ended the epochs since training went on last, in sentences."""
         self._has_stepped = False
         self._connection = connection
         self._changed = threading.Condition()
@@ -62,6 +66,7 @@ class Seat:
                 self._changed.wait()
             said, self._next = self._next, None
         self.epoch, self.began_at, self._has_stepped = said["epoch"], said["began_at"], False
+        self.whole, self.after = said["whole"], said["after"]
         os.environ.update(said["environment"])
         self.say(joined=self.epoch)
         return said
@@ -151,9 +156,20 @@ def number() -> int:
     return 0 if _seat is None else _seat.epoch
 
 
+def whole() -> int | None:
+    """The number of processes that the job was started with, which may be more than it has in this
+    epoch; None without the launcher."""
+    return None if _seat is None else _seat.whole
+
+
 def began_at() -> int | None:
     """The step at which an earlier epoch began to train; None where there was none."""
     return None if _seat is None else _seat.began_at
+
+
+def after() -> str:
+    """What ended the epochs since training went on last; "" where none has ended."""
+    return "" if _seat is None else _seat.after
 
 
 def began(step: int) -> None:
@@ -168,10 +184,22 @@ def stepped(step: int) -> None:
         _seat.stepped(step)
 
 
+def saved(step: int) -> None:
+    """A checkpoint of `step` is published: a job that is to have more processes forms anew now."""
+    if _seat is not None:
+        _seat.say(saved=step, epoch=_seat.epoch)
+
+
 def failed(text: str, *, is_final: bool) -> None:
     """This rank ends with an error, which restarts don't mend if `is_final`."""
     if _seat is not None:
         _seat.say(failure=text[-4000:], **({"ended": 1} if is_final else {}))
+
+
+def stuck(who: str) -> None:
+    """`who`, in words, stands still while the others wait: what a connection is lost by."""
+    if _seat is not None:
+        _seat.say(stuck=who, epoch=_seat.epoch)
 
 
 def is_over(*, by_lost_connection: bool = False) -> bool:

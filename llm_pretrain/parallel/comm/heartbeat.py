@@ -41,7 +41,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from llm_pretrain.parallel.comm.channel import Channel, Peer
-from llm_pretrain.parallel.comm.places import PLACE, Place, described, moved, stand_still, state_of
+from llm_pretrain.parallel.comm.places import (
+    PLACE,
+    Place,
+    described,
+    moved,
+    stand_still,
+    state_of,
+    told_by,
+)
 
 LOST_AFTER = 0.8
 """Of the time-out, so that the job has ended when it is over."""
@@ -176,10 +184,7 @@ class Watch:
         """Note where this watch's own rank is."""
         if self.places is None:
             return
-        count, step, waits, is_limited, name = PLACE.unpack(self.places[: PLACE.size])
-        name = name.rstrip(b"\0").decode(errors="replace")
-        process = state_of(self.rank_process)
-        self.place = moved(self.place, [count, step, waits, is_limited, name, process])
+        self.place = moved(self.place, told_by(self.rank_process, self.places[:]))
 
     def _all_places(self) -> dict[int, Place]:
         return {rank: peer.place for rank, peer in self.peers.items()} | {0: self.place}
@@ -281,6 +286,9 @@ class Watch:
                 self._say(word)
             elif word == "done":
                 self._leave()
+            elif word == "over":
+                self._say("done")
+                sys.exit(0)
 
     def _leave(self) -> NoReturn:
         """Part from the peers, and see them take note of it."""

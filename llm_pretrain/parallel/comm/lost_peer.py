@@ -21,6 +21,7 @@ from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, heartbeat, progress
 
 _KEY = "heartbeat"
+_PARTING_SECONDS = 2.0
 _watch: subprocess.Popen[str] | None = None
 
 
@@ -57,10 +58,17 @@ def watched_peers(
 
 
 def abandon_watch() -> None:
-    """End the watch: its peers are of the past, and their end is known."""
+    """End the watch: its peers are of the past, and their end is known.
+
+    It parts from theirs with a word: who is late to leave is the launcher's to judge.
+    """
     global _watch
-    watch, _watch = _watch, None
+    watch = _watch
+    _say("over")
+    _watch = None
     if watch is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watch.wait(_PARTING_SECONDS)
         watch.kill()
         watch.wait()
         for stream in (watch.stdin, watch.stdout):
@@ -93,10 +101,11 @@ def missing_peers() -> str:
 def stuck_peers() -> str:
     """The ranks that stand still while the others wait, in words; "" where none does.
 
-    If there are any, the stacks of all ranks are written.
+    If there are any, the launcher is told, and the stacks of all ranks are written.
     """
     stuck = _answer("stuck?")
     if stuck:
+        epochs.stuck(stuck)  # now: a rank that was stopped is continued to write its stacks
         time.sleep(2 * heartbeat.STACKS_SECONDS)
     return stuck
 

@@ -87,6 +87,13 @@ def moved(before: Place, told: list[Any]) -> Place:
     return place if place.count != before.count else replace(place, since=before.since)
 
 
+def told_by(process: int, memory: bytes) -> list[Any]:
+    """What a process has left in the memory that begins with its `PLACE`, for `moved`."""
+    count, step, waits, is_limited, name = PLACE.unpack(memory[: PLACE.size])
+    name = name.rstrip(b"\0").decode(errors="replace")
+    return [count, step, waits, is_limited, name, state_of(process)]
+
+
 def state_of(process: int) -> str:
     """The letter that /proc has for a process; "" where it has none."""
     try:

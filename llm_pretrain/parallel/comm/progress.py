@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import BinaryIO
 
 from llm_pretrain.parallel.comm.places import PLACE
@@ -25,6 +24,7 @@ class _Progress:
         self.waited = 0.0
         self.seconds = self.last_waited = 0.0
         """Of the last step, and how much of it this rank waited."""
+        self.file: BinaryIO | None = None
         self.memory: mmap.mmap | None = None
 
     def write(self, *, waits: bool) -> None:
@@ -37,13 +37,19 @@ class _Progress:
 _progress = _Progress()
 
 
-@cache
-def place_file() -> BinaryIO:
-    """The file, without a name, in which this process leaves where it is."""
-    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process)
+def leave_places_in(file: BinaryIO) -> None:
+    """Have where this process is written to `file`, which others read."""
     file.truncate(PLACE.size)
-    _progress.memory = mmap.mmap(file.fileno(), PLACE.size)
-    return file
+    _progress.file, _progress.memory = file, mmap.mmap(file.fileno(), PLACE.size)
+
+
+def place_file() -> BinaryIO:
+    """The file in which this process leaves where it is: one without a name, unless it was given
+    another."""
+    if _progress.file is None:
+        leave_places_in(tempfile.TemporaryFile())  # noqa: SIM115 (open as long as the process)
+    assert _progress.file is not None
+    return _progress.file
 
 
 def begin(name: str, step: int = 0) -> float:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A job over several nodes under Slurm: one launcher per node, one process per GPU.
+# A job over several nodes under Slurm: one `llm-pretrain launch` per node, one process per GPU. A
+# process that dies is replaced while the others stay.
 #
 #   sbatch --nodes 4 scripts/slurm.sh CONFIG.json [--key value …]
 #
@@ -43,7 +44,7 @@ trap end_in_time USR1
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 --cpu-bind=none bash -c '
     exec "$PYTHON" scripts/launch_node.py "$SLURM_NNODES" "$SLURM_NODEID" "$FIRST_HOST" \
-        --log_dir "log/$SLURM_JOB_ID/node-$SLURM_NODEID" run_pretrain.py "$@"
+        --log_dir "log/$SLURM_JOB_ID/node-$SLURM_NODEID" "$@"
 ' launch_node "$@" &
 step=$!
 

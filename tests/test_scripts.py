@@ -36,16 +36,20 @@ SCONTROL = """#!/usr/bin/env bash
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """With a launcher that tells what it was asked for, and an empty folder first on PATH."""
-    package = tmp_path / "paddle" / "distributed" / "launch"
-    package.mkdir(parents=True)
-    for folder in (package, *package.parents[:2]):
+    """With launchers that tell what they were asked for, and an empty folder first on PATH."""
+    paddles = tmp_path / "paddle" / "distributed" / "launch"
+    paddles.mkdir(parents=True)
+    ours = tmp_path / "llm_pretrain"
+    ours.mkdir()
+    for folder in (paddles, *paddles.parents[:2], ours):
         (folder / "__init__.py").touch()
-    (package / "__main__.py").write_text(LAUNCHER)
+    for package in (paddles, ours):
+        (package / "__main__.py").write_text(LAUNCHER)
     (tmp_path / "bin").mkdir()
     return {
         **os.environ,
         "PYTHONPATH": str(tmp_path),
+        "PYTHONSAFEPATH": "1",  # or else the real package in this folder comes first
         "PYTHON": sys.executable,
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
     }
@@ -68,9 +72,10 @@ def calls(output: str) -> list[dict[str, Any]]:
 
 
 def options(call: dict[str, Any]) -> dict[str, str]:
-    """The launcher's own options: those before the program; a later value wins."""
-    own = call["arguments"][: call["arguments"].index("run_pretrain.py")]
-    return dict(zip(own[::2], own[1::2], strict=True))
+    """The launcher's own options: those before the program or the config; a later value wins."""
+    words = call["arguments"][call["arguments"][0] == "launch" :]
+    end = next(at for at in range(0, len(words), 2) if not words[at].startswith("--"))
+    return dict(zip(words[:end:2], words[1:end:2], strict=True))
 
 
 def install(folder: Path, name: str, text: str) -> None:
@@ -108,13 +113,8 @@ def test_launch_node_leaves_the_users_choices(environment: dict[str, str]) -> No
 
 
 def test_launch_node_starts_the_launcher_that_keeps_a_job_alive(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str],
 ) -> None:
-    package = tmp_path / "llm_pretrain"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(LAUNCHER)
-    environment["PYTHONSAFEPATH"] = "1"  # or else the real package in this folder comes first
     result = launch(environment, 2, 1, "127.0.0.1", "--nproc", 4, "run.json", "--bf16")
     (call,) = calls(result.stdout)
     words = "launch --node_rank 1 --nnodes 2 --master 127.0.0.1:8476 --log_dir log/node-1"
@@ -158,12 +158,12 @@ def test_slurm_starts_one_launcher_per_node(environment: dict[str, str], tmp_pat
     assert result.returncode == 0, result.stderr
     assert "SRUN --kill-on-bad-exit=1 " in result.stdout
     found = calls(result.stdout)
-    assert [options(call)["--rank"] for call in found] == ["0", "1", "2"]
+    assert [options(call)["--node_rank"] for call in found] == ["0", "1", "2"]
     for call in found:
         assert options(call)["--nnodes"] == "3"
         assert options(call)["--master"] == "127.0.0.1:8476", "the first of the nodes"
-        program = call["arguments"].index("run_pretrain.py")
-        assert call["arguments"][program + 1 :] == ["run.json", "--input_dir", "a b"]
+        assert call["arguments"][0] == "launch"
+        assert call["arguments"][-3:] == ["run.json", "--input_dir", "a b"]
     assert len({options(call)["--log_dir"] for call in found}) == 3
 
 
@@ -234,8 +234,9 @@ def test_the_pages_commands_run(environment: dict[str, str], tmp_path: Path) -> 
     script = commands.replace(" node0 ", " localhost ")
     result = run("bash", "-euc", script, environment=environment)
     assert result.returncode == 0, result.stderr
-    ranks = [options(call)["--rank"] for call in calls(result.stdout)]
-    assert ranks == ["0", "1", *("0", "1", "2")]
+    found = [options(call) for call in calls(result.stdout)]
+    assert [call["--rank"] for call in found[:2]] == ["0", "1"], "launch_node.py run_pretrain.py"
+    assert [call["--node_rank"] for call in found[2:]] == ["0", "1", "2"], "slurm.sh"
     assert result.stdout.endswith(MANIFEST.read_text())
 
 
@@ -281,5 +282,5 @@ def test_the_manifests_command_starts_its_node(environment: dict[str, str], tmp_
     result = run(*command, environment=environment)
     assert result.returncode == 0, result.stderr
     (call,) = calls(result.stdout)
-    assert (options(call)["--nnodes"], options(call)["--rank"]) == ("2", "1")
-    assert call["arguments"][-2:] == ["run_pretrain.py", "/shared/config.json"]
+    assert (options(call)["--nnodes"], options(call)["--node_rank"]) == ("2", "1")
+    assert (call["arguments"][0], call["arguments"][-1]) == ("launch", "/shared/config.json")

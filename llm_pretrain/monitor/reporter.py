@@ -217,7 +217,7 @@ def _readable(name: str, value: float | int | str | None) -> str:
         return value
     if name.endswith("runtime"):
         return duration(value) if math.isfinite(value) else str(value)
-    if name == "max_memory_allocated":
+    if name.endswith("max_memory_allocated"):
         return f"{value:,.0f} MiB"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 

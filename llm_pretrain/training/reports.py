@@ -25,6 +25,7 @@ from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import LossScale, StepResult
 from llm_pretrain.training.counts import Interval, Progress
+from llm_pretrain.training.expectation import Expectation
 from llm_pretrain.training.goodput import RECORD_SECONDS, Goodput, in_words
 from llm_pretrain.training.run_record import add_goodput, command_to_go_on, write_run_record
 from llm_pretrain.training.stability import Decision
@@ -56,6 +57,7 @@ class Reports:
         self._recorded = -math.inf
         self.of_ranks: dict[str, float | int] = {}
         """What is known of the ranks' own times in the step before the last."""
+        self.expectation: Expectation | None = None
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -138,6 +140,9 @@ class Reports:
             )
         except OSError as error:
             self.message(f"No run.json: {error}")
+            return
+        if device.kind() == "gpu":
+            self.expectation = Expectation(self.run.training.output_dir)
 
     def progressed(self, progress: Progress, interval: Interval) -> None:
         """Any step, logged or not: the last of `interval`."""
@@ -308,6 +313,7 @@ class Reports:
                 "tokens": total.tokens,
                 "tokens_per_second_per_device": self._tokens_per_second_per_device(total),
                 "max_memory_allocated": device.max_memory_allocated(),
+                **(self.expectation.metrics() if self.expectation else {}),
             }
         metrics |= {name: str(path) for name, path in left.items() if path is not None}
         seconds = self.goodput.seconds()
@@ -332,6 +338,8 @@ class Reports:
 
     def close(self) -> None:
         """Also waits some seconds for events that are being told."""
+        if self.expectation:
+            self.expectation.close()
         self.alerts.close()
         if self.reporter:
             self.reporter.close()

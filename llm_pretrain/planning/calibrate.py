@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -27,7 +28,7 @@ def logged_step_seconds(path: str) -> float:
         ConfigError: there is no such file, or it tells of too few steps.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise ConfigError([f"--calibrate {path}: {error.strerror}"]) from None
     seconds = []
@@ -36,8 +37,13 @@ def logged_step_seconds(path: str) -> float:
             line = json.loads(text)
         except ValueError:
             continue  # a line that a crash cut short
-        if isinstance(line, dict) and line.get("kind") == "step" and line.get("step_seconds"):
-            seconds.append(float(line["step_seconds"]))
+        if isinstance(line, dict) and line.get("kind") == "step":
+            value = line.get("step_seconds")
+            if value is None:
+                continue
+            if not isinstance(value, float) or not 0.0 < value < math.inf:
+                raise ConfigError([f"--calibrate {path}: a step of {value!r:.40} seconds"])
+            seconds.append(value)
     if len(seconds) < 2:
         raise ConfigError(
             [f"--calibrate {path}: it needs the lines of two logged steps or more, as training "

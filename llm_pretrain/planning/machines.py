@@ -227,27 +227,63 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else ""))
     entries = {key: content[key] for key in known if key in content}
     peaks = content.get("peaks", {})
-    if not isinstance(peaks, dict) or not set(peaks) <= set(DTYPES):
+    if "device" in content and not isinstance(content["device"], str):
+        problems.append(f"device: {content['device']!r:.40} is no name of a device")
+    if (
+        not isinstance(peaks, dict)
+        or not set(peaks) <= set(DTYPES)
+        or ("peaks" in content and not peaks)
+    ):
         problems.append(f"peaks: an object with some of {', '.join(DTYPES)}")
     else:
         entries |= {f"peaks {dtype}": entry for dtype, entry in peaks.items()}
     for key, entry in entries.items():
         if not isinstance(entry, dict) or set(entry) != {"value", "source"}:
             problems.append(f'{key}: {{"value": …, "source": …}} is expected')
-        elif not str(entry["source"]).strip():
+        elif not isinstance(entry["source"], str) or not entry["source"].strip():
             problems.append(f"{key}: its source is empty")
         elif key in TABLES and not _is_table(entry["value"]):
-            problems.append(f"{key}: a list of [size, share] of positive numbers is expected")
-        elif key not in TABLES and not _is_number(entry["value"]):
-            problems.append(f"{key}: {entry['value']!r} is no number from 0")
-    for key in ("memory", "memory_bandwidth", "host_bandwidth", "devices_per_node", "sustained"):
-        if key in content and not problems and content[key]["value"] <= 0:
-            problems.append(f"{key}: must be more than 0")
+            problems.append(
+                f"{key}: a list of [size, share] is expected, of sizes that differ and shares of "
+                "more than 0 and at most 1"
+            )
+        elif key not in TABLES and (wrong := _wrong_number(key, entry["value"])):
+            problems.append(f"{key}: {entry['value']!r:.40} is {wrong}")
     return problems
 
 
+_FROM_ZERO = {
+    "kernel_seconds",
+    "context",
+    "group_buffers",
+    "node_step_seconds",
+    "network_step_seconds",
+}
+_MOST = {"attention_forward": 1.0, "attention_backward": 1.0, "sustained": 2.0}
+"""Shares. What is fitted may lie above 1 where the other shares of a file are low."""
+
+
+def _wrong_number(key: str, value: Any) -> str:
+    """What is wrong with it, in words."""
+    if not _is_number(value):
+        return "no number"
+    if value < 0 or (value == 0 and key not in _FROM_ZERO):
+        return "too small"
+    if value > _MOST.get(key, 1e18):
+        return "too large"
+    if key == "devices_per_node" and value != int(value):
+        return "no whole number"
+    return ""
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    """Whether it is a finite number that a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_table(rows: Any) -> bool:
@@ -256,6 +292,8 @@ def _is_table(rows: Any) -> bool:
         and len(rows) > 0
         and all(isinstance(row, list) and len(row) == 2 for row in rows)
         and all(_is_number(value) and value > 0 for row in rows for value in row)
+        and all(share <= 1.0 for _, share in rows)
+        and len({size for size, _ in rows}) == len(rows)
     )
 
 

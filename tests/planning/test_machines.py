@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +75,58 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("memory", "much", "'much' is no number"),
+        ("memory", True, "True is no number"),
+        ("memory", math.nan, "nan is no number"),
+        ("memory", 0, "0 is too small"),
+        ("memory", 1e30, "1e+30 is too large"),
+        ("network_bandwidth", -1, "-1 is too small"),
+        ("attention_forward", 1.5, "1.5 is too large"),
+        ("devices_per_node", 0.5, "0.5 is no whole number"),
+        ("devices_per_node", math.inf, "inf is no number"),
+    ],
+)
+def test_a_wrong_number_is_named(key: str, value: Any, told: str) -> None:
+    entry = {"value": value, "source": "hearsay"}
+    with pytest.raises(ConfigError) as error:
+        read_machine({**content("h100"), key: entry}, "mine", "mine.json")
+    assert error.value.problems == (f"mine.json: {key}: {told}",)
+
+
+def test_a_number_beyond_all_floats_is_none() -> None:
+    entry = {"value": 10**400, "source": "hearsay"}
+    with pytest.raises(ConfigError, match="no number"):
+        read_machine({**content("h100"), "memory": entry}, "mine", "mine.json")
+
+
+@pytest.mark.parametrize("rows", [[], [[1, 0.5], [1, 0.6]], [[1, 1.5]], [[1]], "0.5"])
+def test_a_wrong_table_is_named(rows: Any) -> None:
+    entry = {"value": rows, "source": "hearsay"}
+    with pytest.raises(ConfigError, match=r"product_efficiency: a list of \[size, share\]"):
+        read_machine({**content("h100"), "product_efficiency": entry}, "mine", "mine.json")
+
+
+@pytest.mark.parametrize(
     ("value", "told"),
     [
         (1e9, '{"value": …, "source": …} is expected'),
-        ({"value": "much", "source": "hearsay"}, "'much' is no number from 0"),
         ({"value": 1, "source": " "}, "its source is empty"),
+        ({"value": 1, "source": None}, "its source is empty"),
     ],
 )
 def test_a_wrong_entry_is_named(value: Any, told: str) -> None:
     with pytest.raises(ConfigError) as error:
         read_machine({**content("h100"), "memory": value}, "mine", "mine.json")
     assert error.value.problems == (f"mine.json: memory: {told}",)
+
+
+@pytest.mark.parametrize("wrong", [{"device": 5}, {"peaks": {}}])
+def test_a_machine_without_peaks_is_none(wrong: dict[str, Any]) -> None:
+    others = {key: value for key, value in content("h100").items() if key != "device"}
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        read_machine({**others, **wrong}, "mine", "mine.json")
 
 
 def test_a_dtype_that_a_device_has_not_is_said() -> None:

@@ -167,15 +167,20 @@ class Planner:
         for stage in range(degrees.pipeline):
             kind = stage_kind(self.model, degrees, stage)
             # Of stages of one kind the first keeps the most passes, and none computes otherwise.
-            if kind not in kinds:
+            if kind in kinds:
+                stages.append(kinds[kind])
+            else:
                 kinds[kind], size = self._stage(layout, stage, kind)
                 sent = max(sent, size)
+                stages.append(kinds[kind])
+                # What is between the ends keeps fewer passes than the first stage.
+                if 0 < stage < degrees.pipeline - 1 and sum(kind[0]) <= sum(next(iter(kinds))[0]):
+                    continue
                 rank = stage_rank(degrees, order, stage)
                 held = self.program.memory(run_with(self.run, layout), self.model, degrees, rank)
                 if sum(held.values()) > total(memory):
                     fullest = stage
                     memory = {str(part): float(size) for part, size in held.items()}
-            stages.append(kinds[kind])
         message = Message("send", sent, "pipeline", 2)
         step = step_time(
             stages,

@@ -38,7 +38,7 @@ from llm_pretrain.planning.picture import draw
 from llm_pretrain.planning.plan import Plan, Planner
 from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.report import as_json, details, table, why
-from llm_pretrain.planning.search import Found, search
+from llm_pretrain.planning.search import Found, nearest, search
 from llm_pretrain.planning.trace import Part, Trace
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.preflight import model_config_of
@@ -130,7 +130,7 @@ def _plan(options: _Options, words: Sequence[str]) -> int:
     samples = samples_a_step(run, options.gpus)
     program = ThisProgram(machine)
     found = search(run, model, machine, program, devices=options.gpus, samples=samples)
-    own, own_problem = _own(run, model, machine, program, options.gpus)
+    own, own_problem = _own(run, model, machine, program, options.gpus, found)
     if options.json:
         print(json.dumps(_as_json(found, own, own_problem, machine, samples), indent=2))
     else:
@@ -189,21 +189,17 @@ def describe_own_plan(
     if total(plan.memory) <= machine.memory:
         return lines, []
     samples = plan_batches(run, degrees).samples_per_step
-    found = search(run, model, machine, program, devices=degrees.world_size, samples=samples)
-    return lines, [f"{why(plan, (), machine)}; {_nearest(plan, found)}"]
+    other, considered = nearest(run, model, machine, program, plan.layout, samples=samples)
+    return lines, [f"{why(plan, (), machine)}; {_what_fits(plan.layout, other, considered)}"]
 
 
-def _nearest(plan: Plan, found: Found) -> str:
+def _what_fits(own: Layout, other: Plan | None, considered: int) -> str:
     """What to change so that it fits."""
-    if not found.plans:
-        return f"none of {found.considered:,} layouts of so many devices does: take more of them"
-    own = plan.layout.keys()
-
-    def changes(other: Plan) -> dict[str, Any]:
-        return {key: value for key, value in other.layout.keys().items() if value != own[key]}
-
-    nearest = min(found.plans, key=lambda other: len(changes(other)))
-    values = ", ".join(f"{key} {json.dumps(value)}" for key, value in changes(nearest).items())
+    if other is None:
+        return f"none of {considered:,} layouts of so many devices does: take more of them"
+    mine = own.keys()
+    changes = {key: value for key, value in other.layout.keys().items() if value != mine[key]}
+    values = ", ".join(f"{key} {json.dumps(value)}" for key, value in changes.items())
     return f"the nearest that does has {values}"
 
 
@@ -238,7 +234,12 @@ def _model(run: RunConfig) -> ModelConfig:
 
 
 def _own(
-    run: RunConfig, model: ModelConfig, machine: Machine, program: ThisProgram, devices: int
+    run: RunConfig,
+    model: ModelConfig,
+    machine: Machine,
+    program: ThisProgram,
+    devices: int,
+    found: Found,
 ) -> tuple[Plan | None, str]:
     """The plan of the configuration's own layout, or why it has none."""
     try:
@@ -248,6 +249,9 @@ def _own(
     problems = check_layout(run, model, layout.degrees)
     if problems:
         return None, "; ".join(problems)
+    for plan in found.plans:
+        if plan.layout == layout:
+            return plan, ""
     return Planner(run, model, machine, program).plan(layout), ""
 
 

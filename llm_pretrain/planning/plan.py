@@ -23,6 +23,7 @@ from llm_pretrain.planning.time import (
 )
 from llm_pretrain.planning.trace import Message, Trace
 from llm_pretrain.planning.units import Program, stage_rank
+from llm_pretrain.training.folders import OPTIMIZER_BYTES
 
 FRAGMENTS = 0.03
 """Of what is allocated, in the gaps of a best-fit allocator at sizes that stay the same
@@ -150,11 +151,12 @@ class Planner:
         Writing goes on beside the training (docs/checkpoints.md).
         """
         weight = 4 if self.run.training.weight_dtype == "float32" else 2
-        states = 8 if weight == 4 else 12
         parameters = self.model.parameter_count()
         share = weight / (degrees.tensor * degrees.pipeline)
-        share += states / (degrees.tensor * degrees.pipeline * degrees.sharding)
-        return parameters * float(weight + states), parameters * share / self.machine.host_bandwidth
+        share += OPTIMIZER_BYTES / (degrees.tensor * degrees.pipeline * degrees.sharding)
+        return parameters * float(
+            weight + OPTIMIZER_BYTES
+        ), parameters * share / self.machine.host_bandwidth
 
     def _plan(self, layout: Layout) -> Plan:
         degrees = layout.degrees
@@ -167,15 +169,20 @@ class Planner:
         for stage in range(degrees.pipeline):
             kind = stage_kind(self.model, degrees, stage)
             # Of stages of one kind the first keeps the most passes, and none computes otherwise.
-            if kind not in kinds:
+            if kind in kinds:
+                stages.append(kinds[kind])
+            else:
                 kinds[kind], size = self._stage(layout, stage, kind)
                 sent = max(sent, size)
+                stages.append(kinds[kind])
+                # What is between the ends keeps fewer passes than the first stage.
+                if 0 < stage < degrees.pipeline - 1 and sum(kind[0]) <= sum(next(iter(kinds))[0]):
+                    continue
                 rank = stage_rank(degrees, order, stage)
                 held = self.program.memory(run_with(self.run, layout), self.model, degrees, rank)
                 if sum(held.values()) > total(memory):
                     fullest = stage
                     memory = {str(part): float(size) for part, size in held.items()}
-            stages.append(kinds[kind])
         message = Message("send", sent, "pipeline", 2)
         step = step_time(
             stages,

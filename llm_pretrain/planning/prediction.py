@@ -57,7 +57,8 @@ def memory_of_rank(
     Exact but for buckets: of `sharding_comm_buffer_size_MB` as they are, what lives for one bucket
     alone, while it is updated, is counted as if all of the rank's vectors or matrices were in one.
     """
-    whole, run = run, with_few_micro_batches(run, degrees)
+    stage = Ranks(degrees, run.training.hybrid_parallel_topo_order).place(rank)["pipeline"]
+    whole, run = run, with_few_micro_batches(run, degrees, stage)
     waiting = _bytes_of_batches(whole, degrees) - _bytes_of_batches(run, degrees)
     parts = degrees.pipeline * degrees.virtual_pipeline
     blocks = _blocks_of_chunk(model, degrees, rank, run)
@@ -88,10 +89,12 @@ def _with_activations(memory: Memory, size: int) -> Memory:
     return replace(memory, bytes=memory.bytes + size, parts=parts)
 
 
-def with_few_micro_batches(run: RunConfig, degrees: Degrees) -> RunConfig:
-    """The run with no more micro-batches a step than fill a pipeline and then go round once."""
+def with_few_micro_batches(run: RunConfig, degrees: Degrees, stage: int) -> RunConfig:
+    """The run with no more micro-batches a step than fill the pipeline from that stage on, and then
+    go round once."""
     ranks, chunks = degrees.pipeline, degrees.virtual_pipeline
-    needed = 2 if ranks == 1 else ranks + 1 if chunks == 1 else 3 * ranks
+    once_round = ranks + 1 if stage == 0 else ranks - stage + 2
+    needed = 2 if ranks == 1 else once_round if chunks == 1 else 3 * ranks
     count = min(run.training.gradient_accumulation_steps, needed)
     training = run.training.model_copy(update={"gradient_accumulation_steps": count})
     return replace(run, training=training)

@@ -55,6 +55,23 @@ def search(
     return _Search(Planner(run, model, machine, program), devices, samples).run()
 
 
+def nearest(
+    run: RunConfig,
+    model: ModelConfig,
+    machine: Machine,
+    program: Program,
+    own: Layout,
+    *,
+    samples: int,
+) -> tuple[Plan | None, int]:
+    """The layout that fits and differs from `own` in the fewest keys, and how many there are.
+
+    None where none fits. Of those with as few keys the fastest by its bound.
+    """
+    found = _Search(Planner(run, model, machine, program), own.degrees.world_size, samples)
+    return found.nearest(own), found.considered
+
+
 class _Search:
     def __init__(self, planner: Planner, devices: int, samples: int) -> None:
         self.planner = planner
@@ -91,9 +108,33 @@ class _Search:
             if len(plans) == SHOWN:
                 break
         plans.sort(key=lambda plan: plan.step.total)
-        considered = sum(len(RECOMPUTE) * _kinds_of_sharding(frame.data) for frame in self.frames)
         smallest = None if plans else self._smallest()
-        return Found(tuple(plans), considered, smallest)
+        return Found(tuple(plans), self.considered, smallest)
+
+    @property
+    def considered(self) -> int:
+        return sum(len(RECOMPUTE) * _kinds_of_sharding(frame.data) for frame in self.frames)
+
+    def nearest(self, own: Layout) -> Plan | None:
+        mine, room = own.keys().items(), self.machine.memory
+        layouts = [
+            (len(layout.keys().items() - mine), self._bound(frame, recompute), number, layout)
+            for number, frame in enumerate(self.frames)
+            if self._least_bytes(frame) <= room
+            for recompute in self.recompute
+            for layout in with_sharding(replace(frame, recompute=recompute))
+        ]
+        layouts.sort(key=lambda each: each[:3])
+        for *_, layout in layouts:
+            samples = layout.micro_batch * layout.accumulation
+            least = replace(layout, recompute="full", micro_batch=1, accumulation=samples)
+            # Few traces tell of many layouts that they fit in no way.
+            if any(self._size(each) > _SLACK * room for each in (least, layout)):
+                continue
+            plan = self.planner.plan(layout)
+            if total(plan.memory) <= room:
+                return plan
+        return None
 
     def _estimates(self) -> list[tuple[float, Layout]]:
         """The fastest layouts by sums of unit costs that fit, some more than are wanted."""

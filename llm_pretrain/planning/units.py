@@ -161,7 +161,9 @@ class Units:
         )
         events = blend(one, two, samples - 1.0)
         if events is None:
-            events = self._events(unit, place, blocks)
+            # Where logits are made slice by slice, more samples are more slices.
+            costs = (self._costs(events, unit, place) for events in (one, two))
+            return combine(*zip((2.0 - samples, samples - 1.0), costs, strict=True))
         return self._costs(events, unit, place)
 
     def _states(self, layout: Layout, place: Place, blocks: int) -> Costs:

@@ -197,7 +197,7 @@ def examine_folders(
         return None, list(error.problems)
 
 
-_OPTIMIZER_BYTES = 12
+OPTIMIZER_BYTES = 12
 """For each parameter: master weight and two moments in float32."""
 
 
@@ -207,7 +207,7 @@ def describe_saves(run: RunConfig, model: ModelConfig) -> tuple[list[str], list[
     if not training.do_train or training.max_steps <= 0:
         return [], []
     weights = 4 if training.weight_dtype == "float32" else 2
-    size = model.parameter_count() * (weights + _OPTIMIZER_BYTES)
+    size = model.parameter_count() * (weights + OPTIMIZER_BYTES)
     limit = training.save_total_limit if (training.save_total_limit or 0) > 0 else None
     steps, milestones = _saved_steps(training)
     passing = None if steps is None else steps - milestones

@@ -28,8 +28,10 @@ _BY_PLACE: dict[str, Part] = {
     "linear_cross_entropy.py": "logits",
     "layers.py:weight_of_layer": "weights",
     "operands.py:_packed": "weights",
+    "executor.py:do": "activations",
+    "program.py:_train": "activations",
 }
-"""By a file of the program, or a function in it."""
+"""By a file of the program, or a function in it. Nobody further out than the last two says more."""
 
 
 class Recorder:

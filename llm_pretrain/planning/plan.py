@@ -86,8 +86,9 @@ class Plan:
         return self.run_seconds / 3600 * self.devices
 
 
-FEW = 2
-"""Blocks of a chunk that are traced, and one more: what each further block adds is the same."""
+FEW = 6
+"""Blocks of a chunk that are traced, and one more: what each further block adds is the same. Of fewer
+blocks a part of what waits for messages at either end is not hidden yet."""
 OUTSIDE = ("fragments", "context", "group buffers")
 """Parts of memory that are no tensors."""
 
@@ -251,6 +252,9 @@ def _on_line(small: Seconds, large: Seconds, place: float) -> Seconds:
     seconds = small.copy()
     add(seconds, large, place)
     add(seconds, small, -place)
+    # What waits for messages may shrink with every block that hides them, but not below nothing.
+    for part, value in seconds.items():
+        seconds[part] = max(value, 0.0)
     return seconds
 
 

@@ -92,6 +92,14 @@ def test_the_same_as_json_and_one_option_of_the_run() -> None:
     assert found["own"]["keys"]["recompute"] is True
 
 
+def test_no_part_of_a_deep_models_step_is_less_than_nothing() -> None:
+    """What is hidden behind the first blocks does not grow with those that follow."""
+    deep = ("--num_hidden_layers", "24", "--sharding", "stage2")
+    done = llm_pretrain("plan", *CONFIG, "--gpus", "8", *TWO[2:], "--json", *deep)
+    for plan in json.loads(done.stdout)["plans"]:
+        assert min(plan["time_by_part"].values()) >= 0.0, plan["layout"]
+
+
 def test_what_cannot_fit_is_refused_with_the_nearest_that_does(tmp_path: Path) -> None:
     machine = json.loads((ROOT / "llm_pretrain/planning/machines/a100-80g.json").read_text())
     machine["memory"]["value"] = 20.0e9

@@ -87,8 +87,8 @@ class Plan:
 
 
 FEW = 6
-"""Blocks of a chunk that are traced, and one more: what each further block adds is the same. Of fewer
-blocks a part of what waits for messages at either end is not hidden yet."""
+"""Blocks of a chunk that are traced, and one more: what each further block adds is the same. Of
+fewer, what waits for messages at either end is not hidden yet."""
 OUTSIDE = ("fragments", "context", "group buffers")
 """Parts of memory that are no tensors."""
 

@@ -102,7 +102,7 @@ def test_no_part_of_a_deep_models_step_is_less_than_nothing() -> None:
 
 def test_what_cannot_fit_is_refused_with_the_nearest_that_does(tmp_path: Path) -> None:
     machine = json.loads((ROOT / "llm_pretrain/planning/machines/a100-80g.json").read_text())
-    machine["memory"]["value"] = 20.0e9
+    machine["memory"]["value"] = 30.0e9
     small = tmp_path / "small.json"
     small.write_text(json.dumps(machine))
     big = ("--max_seq_length", "8192", "--per_device_train_batch_size", "512")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from llm_pretrain.monitor.report.history import Point
 from llm_pretrain.monitor.report.numbers import short, ticks
@@ -19,8 +19,8 @@ _WIDTH, _HEIGHT = 1000, 400
 MOST_POINTS = 1200
 """Of all curves of a chart together."""
 MOST_MARKS = 150
-_SMOOTH_PARTS = 25
-"""Of a curve's length, what a smoothed value takes in."""
+_SMOOTH_PARTS = 40
+"""Of a curve's points, a smoothed value takes in one part before it and one after it."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,16 @@ class _Axis:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """The mean with exponentially falling weights, corrected for its beginning (as in Adam,
-    arXiv:1412.6980, section 3); what is not finite is left out."""
+    """The mean of each point with as many before as after it; towards the ends there are fewer, so
+    that the curve lags behind nowhere. What is not finite is left out."""
     finite = [point for point in points if math.isfinite(point[1])]
-    keep = 1 - 1 / max(len(finite) / _SMOOTH_PARTS, 1)
-    mean, weight, result = 0.0, 0.0, []
-    for x, y in finite:
-        mean, weight = keep * mean + (1 - keep) * y, keep * weight + (1 - keep)
-        result.append((x, mean / weight))
+    reach = len(finite) // _SMOOTH_PARTS
+    sums = [0.0, *accumulate(y for _, y in finite)]
+    result = []
+    for number, (x, _) in enumerate(finite):
+        near = min(reach, number, len(finite) - 1 - number)
+        first, end = number - near, number + near + 1
+        result.append((x, (sums[end] - sums[first]) / (end - first)))
     return result
 
 

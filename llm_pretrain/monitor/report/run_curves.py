@@ -121,8 +121,9 @@ def _marks(history: History, colour: int, prefix: str, places: _Places, words: W
             add(line, "evaluation", loss, text)
     for line in history.of_kind("save"):
         size, seconds = line.get("bytes"), line.get("seconds")
-        known = is_number(size) and is_number(seconds)
-        took = f", {short(size)}B, {seconds:.1f} s" if known else ""
+        took = ""
+        if is_number(size) and is_number(seconds):
+            took = f", {short(size)}B, {seconds:.1f} s"
         add(line, "save", None, f"{line.get('checkpoint', '')}{took}")
     for line in history.of_kind("event"):
         kind = line.get("event")

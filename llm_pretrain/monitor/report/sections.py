@@ -215,7 +215,7 @@ def _starts(history: History, words: Words) -> str:
 
 def _step_of(history: History) -> str:
     last, end = whole(history.last_step), history.value("max_steps")
-    return f"{last} / {whole(end)}" if is_number(end) else last
+    return f"{last}/{whole(end)}" if is_number(end) else last
 
 
 def _last_evaluation(history: History) -> float | None:

@@ -65,8 +65,8 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "other": ("other", "其他"),
     "ranks": ("The ranks' own time", "各 rank 自身耗时"),
     "ranks note": (
-        "Seconds that a rank computed in a step without waiting for others.",
-        "每个 rank 在一步中不含等待他人的计算秒数。",
+        "Seconds that a rank computed in a step without waiting for others, over steps",
+        "每个 rank 在一步中不含等待他人的计算秒数（按步）",
     ),
     "slowest": ("slowest rank", "最慢的 rank"),
     "median": ("median", "中位数"),

@@ -71,7 +71,6 @@ def table(histories: Sequence[History], columns: int) -> Iterator[str]:
 
 def _cells(history: History) -> tuple[str, ...]:
     losses = history.series("loss")
-    speeds = history.series("interval_tokens_per_second_per_device")
     end = history.value("max_steps")
     best = history.best
     began = _began(history)
@@ -81,7 +80,7 @@ def _cells(history: History) -> tuple[str, ...]:
         f"{history.last_step}/{end}" if is_number(end) else str(history.last_step),
         f"{losses[-1][1]:.4f}" if losses else NOTHING,
         f"{best[0]} {best[1]:.4f}" if best else NOTHING,
-        short(speeds[-1][1]) if speeds else NOTHING,
+        short(history.speed) if history.speed is not None else NOTHING,
         f"{datetime.fromtimestamp(began):%m-%d %H:%M}" if began else NOTHING,
     )
 

@@ -127,6 +127,18 @@ class History:
         ]
         return (min(found)[1], min(found)[0]) if found else None
 
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second and device of the last start as a whole, or of the last logged interval
+        before its end; None where nothing tells."""
+        name = "tokens_per_second_per_device"
+        # An earlier start's summary says nothing of one that is under way.
+        found = self.summary.get(name) if self.state != "running" else None
+        if is_number(found):
+            return float(found)
+        points = self.series(f"interval_{name}")
+        return points[-1][1] if points else None
+
     def tokens_at(self, line: Mapping[str, Any]) -> float | None:
         """That the run had consumed when the line was written; None where it isn't known."""
         length, samples = self.value("max_seq_length"), line.get("consumed_samples")

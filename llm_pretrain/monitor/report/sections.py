@@ -41,7 +41,7 @@ def verdict(history: History, words: Words) -> list[tuple[str, str]]:
         (words("perplexity"), decimal(perplexity)),
         (words("tokens"), _short(history.tokens_at(last))),
         (words("hours"), f"{wall / 3600:,.2f}" if wall else NOTHING),
-        (words("speed"), whole(_speed(history))),
+        (words("speed"), whole(history.speed)),
         (words("mfu"), share(last.get("mfu"))),
         (words("goodput"), share(seconds.get("training", 0.0) / wall) if wall else NOTHING),
     ]
@@ -80,7 +80,7 @@ def time_spent(histories: Sequence[History], words: Words) -> str:
             if took
         )
         key = "".join(
-            f'<li class="key s{number}">{escape(words(name))} <b>{share(took / wall)}</b> '
+            f'<li class="key s{number}">{escape(words(name).lower())} <b>{share(took / wall)}</b> '
             f"{took / 3600:,.2f} h</li>"
             for number, name, took in parts
             if took / wall >= 0.0005
@@ -221,15 +221,6 @@ def _step_of(history: History) -> str:
 def _last_evaluation(history: History) -> float | None:
     points = [y for _, y in history.series("eval_loss", history.evaluations) if math.isfinite(y)]
     return points[-1] if points else None
-
-
-def _speed(history: History) -> float | None:
-    """Of the whole of the last start, or of the last logged interval while it runs."""
-    found = history.summary.get("tokens_per_second_per_device")
-    if is_number(found):
-        return float(found)
-    points = history.series("interval_tokens_per_second_per_device")
-    return points[-1][1] if points else None
 
 
 def _short(value: float | None) -> str:

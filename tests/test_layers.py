@@ -33,6 +33,7 @@ EXTRA = frozenset({("parallel", "ops")})
 PARALLEL = ("pipeline", "layers", "sharding", "comm")
 WITHOUT_PADDLE = (
     *("config", "data", "preprocess", "cli", "cli.check", "cli.plan", "launch.command"),
+    *("cli.report", "cli.runs"),
     *("planning.prediction", "planning.program"),
 )
 

@@ -30,6 +30,10 @@ usage: llm-pretrain COMMAND …
       print the JSON schema of configurations
   plan [CONFIG] --gpus N [--gpu NAME] [--key value …]
       the fastest layouts on N devices, their memory and cost, before one is held
+  report RUN [RUN …] [-o run.html]
+      a run, or several side by side, as one page
+  runs [DIR]
+      a table of the runs below a folder
   preprocess …
       turn text into .bin/.idx files
   inspect PREFIX …
@@ -168,6 +172,18 @@ def _plan(arguments: Sequence[str]) -> int:
     return plan.main(arguments)
 
 
+def _report(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import report
+
+    return report.main(arguments)
+
+
+def _runs(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import runs
+
+    return runs.main(arguments)
+
+
 def _preprocess(arguments: Sequence[str]) -> int:
     from llm_pretrain import preprocess
 
@@ -207,6 +223,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "launch": _launch,
     "check": _check,
     "plan": _plan,
+    "report": _report,
+    "runs": _runs,
     "preprocess": _preprocess,
     "inspect": _inspect,
     "merge": _merge,

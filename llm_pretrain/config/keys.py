@@ -19,6 +19,18 @@ OWNER: dict[str, type[Arguments]] = {key: owner for owner in MODELS for key in o
 
 KNOWN: frozenset[str] = frozenset([*OWNER, *INERT, *ONLY, *MEANINGS, *FLAGS, *DATASET])
 
+OF_A_START = (
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "logging_dir",
+    "print_config",
+    "alert_command",
+    "alert_url",
+    "metrics_port",
+)
+"""Keys that say where a run writes and begins, and who is told of it."""
+
 
 def field(key: str) -> FieldInfo:
     """The field of a key that has an effect."""

@@ -14,6 +14,7 @@ from crc32c import crc32c
 from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.argument_types import shown
+from llm_pretrain.config.keys import OF_A_START
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config
@@ -27,17 +28,6 @@ _HOW_NOT_WHAT = (
     "fuse_attention_ffn",
 )
 """Fields of a model's configuration that change how it is computed, and not what."""
-_OF_A_START = (
-    "output_dir",
-    "overwrite_output_dir",
-    "resume_from_checkpoint",
-    "logging_dir",
-    "print_config",
-    "alert_command",
-    "alert_url",
-    "metrics_port",
-)
-"""Keys that say where a run writes and begins, and who is told of it."""
 _FILES_LISTED = 64
 _BLOCK_BYTES = 4096
 _MOST_BLOCKS = 1024
@@ -79,7 +69,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _keys(run: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in run.values().items() if key not in _OF_A_START}
+    return {key: value for key, value in run.values().items() if key not in OF_A_START}
 
 
 def _files(paths: list[Path]) -> dict[str, Any]:

@@ -97,10 +97,11 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self.received:
+        # The next signal may come while a thread is being started.
+        is_first, self.received = not self.received, number
+        if is_first:
             # By a thread, since this one may be in the middle of a line.
             threading.Thread(target=self._say, args=(number,)).start()
-        self.received = number
 
     def wish(self, *others: Tensor) -> Tensor:
         """The signal that any rank has received, float32 [1]; all ranks `agree` on its value.

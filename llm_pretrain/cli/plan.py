@@ -110,6 +110,9 @@ def _take_options(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
             rest.append(word)
     if not options.gpus:
         raise ConfigError(["command line: --gpus: needed: on how many devices?"])
+    for name, path in (("--write", options.write), ("--svg", options.svg)):
+        if path and not Path(path).parent.is_dir():
+            raise ConfigError([f"command line: {name} {path}: there is no folder of that name"])
     return options, rest
 
 

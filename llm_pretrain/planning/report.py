@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.plan import Plan
 from llm_pretrain.planning.profile import total
@@ -65,7 +66,7 @@ def details(plan: Plan, machine: Machine, columns: int) -> Iterator[str]:
     yield f"time of a step: {readable_seconds(plan.step.total)}"
     yield from bars(plan.step.seconds, TIME_PARTS, 1.0, "s", columns, of=plan.step.total)
     every = "" if not plan.save_seconds else f", for which training waits {_short(plan)}"
-    yield f"a checkpoint takes {plan.checkpoint_bytes / GIB:,.1f} GiB of the disk{every}"
+    yield f"a checkpoint takes {readable_size(round(plan.checkpoint_bytes))} of the disk{every}"
 
 
 def _short(plan: Plan) -> str:

@@ -81,6 +81,15 @@ def test_the_picture_has_a_bar_of_every_plan(planned: tuple[Path, str]) -> None:
     assert sum("tokens/s/device" in text for text in texts) == 5
 
 
+@pytest.mark.parametrize("option", ["--write", "--svg"])
+def test_a_folder_that_is_not_there_is_told_before_the_search(option: str) -> None:
+    done = llm_pretrain("plan", *CONFIG, *TWO, option, "no/such/folder/file")
+    assert done.returncode == 1
+    assert option in done.stderr
+    assert "no/such/folder/file: there is no folder of that name" in " ".join(done.stderr.split())
+    assert not done.stdout
+
+
 def test_the_same_as_json_and_one_option_of_the_run() -> None:
     done = llm_pretrain("plan", *CONFIG, *TWO, "--json", "--recompute", "true")
     found = json.loads(done.stdout)

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         known = (*_COMMANDS, "--help", "--version")
         near = difflib.get_close_matches(words[0].lower(), known, n=1)
+        if words[0].endswith((".json", ".yaml", ".yml")):
+            near = [f"train {words[0]}"]
         hint = f"; did you mean {near[0]}?" if near else ""
         print(
             f"llm-pretrain: there is no command {words[0]!r}{hint}\n\n{fit(USAGE)}", file=sys.stderr

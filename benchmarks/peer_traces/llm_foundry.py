@@ -18,7 +18,6 @@ From the sources (llmfoundry/models/mpt, scripts/train/yamls, composer/trainer):
 from __future__ import annotations
 
 from llm_pretrain.planning.trace import (
-    AttentionProduct,
     Axis,
     Event,
     Message,
@@ -119,27 +118,14 @@ class Step:
         """Flash attention of one tensor with queries, keys and values."""
         peer, model = self.peer, self.peer.model
 
-        def product(*, is_backward: bool) -> AttentionProduct:
-            return AttentionProduct(
-                batch=peer.micro_batch,
-                heads=model.num_attention_heads,
-                key_value_heads=model.num_key_value_heads,
-                queries=peer.sequence,
-                keys=peer.sequence,
-                head_size=model.head_dim,
-                dtype=peer.dtype,
-                is_causal=True,
-                is_backward=is_backward,
-            )
-
         return self.tape.apply(
             [mixed],
             2 * self.tokens * self.hidden,
             saves=[mixed],
             saves_output=True,
             extra=4 * self.tokens * model.num_attention_heads,
-            forward=[product(is_backward=False)],
-            backward=[product(is_backward=True)],
+            forward=[peer.attention(is_backward=False)],
+            backward=[peer.attention(is_backward=True)],
         )
 
     def layer(self, value: Value) -> Value:

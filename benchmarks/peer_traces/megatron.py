@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llm_pretrain.planning.trace import (
-    AttentionProduct,
     Axis,
     Event,
     Message,
@@ -197,27 +196,14 @@ class Step:
         """Attention without its scores in memory."""
         peer, model = self.peer, self.peer.model
 
-        def product(*, is_backward: bool) -> AttentionProduct:
-            return AttentionProduct(
-                batch=peer.micro_batch,
-                heads=model.num_attention_heads // self.tensor,
-                key_value_heads=max(model.num_key_value_heads // self.tensor, 1),
-                queries=peer.sequence,
-                keys=peer.sequence,
-                head_size=model.head_dim,
-                dtype=peer.dtype,
-                is_causal=True,
-                is_backward=is_backward,
-            )
-
         return self.tape.apply(
             [mixed],
             size,
             saves=[mixed],
             saves_output=True,
             extra=4 * self.tokens * model.num_attention_heads // self.tensor,
-            forward=[product(is_backward=False)],
-            backward=[product(is_backward=True)],
+            forward=[peer.attention(is_backward=False)],
+            backward=[peer.attention(is_backward=True)],
         )
 
     def layer(self, value: Value) -> Value:

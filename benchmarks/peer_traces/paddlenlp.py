@@ -19,7 +19,7 @@ What lives from step to step is in `paddlenlp_states.py`.
 
 from __future__ import annotations
 
-from llm_pretrain.planning.trace import AttentionProduct, Event, Message, Product, Traffic
+from llm_pretrain.planning.trace import Message, Product, Traffic
 from peer_traces.paddlenlp_states import States
 from peer_traces.tape import Value, elementwise, linear
 
@@ -167,19 +167,6 @@ class Step(States):
                 return self.core_with_scores(held, size, heads)
             biases = [self.bias(heads)] if model.alibi else []
 
-            def product(*, is_backward: bool) -> Event:
-                return AttentionProduct(
-                    batch=peer.micro_batch,
-                    heads=heads,
-                    key_value_heads=max(model.num_key_value_heads // tensor, 1),
-                    queries=peer.sequence,
-                    keys=peer.sequence,
-                    head_size=model.head_dim,
-                    dtype=peer.dtype,
-                    is_causal=not model.alibi,
-                    is_backward=is_backward,
-                )
-
             read = [Traffic("read bias", bias.size) for bias in biases]
             return self.tape.apply(
                 held,
@@ -189,8 +176,8 @@ class Step(States):
                 extra=4 * heads * peer.tokens,
                 # The gradient of the queries adds up in float32.
                 workspace=2 * size,
-                forward=[product(is_backward=False), *read],
-                backward=[product(is_backward=True), *read],
+                forward=[peer.attention(is_causal=not model.alibi, is_backward=False), *read],
+                backward=[peer.attention(is_causal=not model.alibi, is_backward=True), *read],
             )
 
         if peer.recompute == "core_attn":

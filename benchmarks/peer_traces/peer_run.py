@@ -15,6 +15,7 @@ from llm_pretrain.config import (
     split_command_line,
 )
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.planning.trace import AttentionProduct
 from llm_pretrain.training.preflight import model_config_of
 
 Recompute = Literal["none", "core_attn", "full_attn", "full"]
@@ -92,6 +93,21 @@ class PeerRun:
         part = self.part(chunk)
         begin = part * each + min(part, more)
         return range(begin, begin + each + (part < more))
+
+    def attention(self, *, is_causal: bool = True, is_backward: bool) -> AttentionProduct:
+        """Of a micro-batch, by the heads of one tensor-parallel rank."""
+        model, tensor = self.model, self.degrees.tensor
+        return AttentionProduct(
+            batch=self.micro_batch,
+            heads=model.num_attention_heads // tensor,
+            key_value_heads=max(model.num_key_value_heads // tensor, 1),
+            queries=self.sequence,
+            keys=self.sequence,
+            head_size=model.head_dim,
+            dtype=self.dtype,
+            is_causal=is_causal,
+            is_backward=is_backward,
+        )
 
 
 def read_run(words: Sequence[str], gpus: int) -> PeerRun:

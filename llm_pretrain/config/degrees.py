@@ -168,18 +168,21 @@ ORDERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def rank_groups(degrees: Degrees, order: str) -> dict[str, list[list[int]]]:
-    """For every axis of more than one process, the groups of ranks that differ only along it.
-
-    The context axis takes the place of the sep axis, which excludes it.
-    """
-    sizes = {
+def axis_sizes(degrees: Degrees) -> dict[str, int]:
+    """Ranks along each axis of `ORDERS`; the context axis takes the place of the sep axis, which
+    excludes it."""
+    return {
         "data": degrees.data,
         "pipeline": degrees.pipeline,
         "sharding": degrees.sharding,
         "sep": degrees.sequence,
         "tensor": degrees.tensor,
     }
+
+
+def rank_groups(degrees: Degrees, order: str) -> dict[str, list[list[int]]]:
+    """For every axis of more than one process, the groups of ranks that differ only along it."""
+    sizes = axis_sizes(degrees)
     axes = ORDERS[order]
     return {
         axis: _groups([sizes[name] for name in axes], axes.index(axis))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_pretrain.config.degrees import ORDERS, Degrees
+from llm_pretrain.config.degrees import ORDERS, Degrees, axis_sizes
 from llm_pretrain.planning.shapes.collectives import Group
 from llm_pretrain.planning.trace import Axis
 
@@ -19,13 +19,7 @@ class Ranks:
     def __init__(self, degrees: Degrees, order: str) -> None:
         self.degrees = degrees
         self.axes = ORDERS[order]
-        self.sizes = {
-            "data": degrees.data,
-            "pipeline": degrees.pipeline,
-            "sharding": degrees.sharding,
-            "sep": degrees.sequence,
-            "tensor": degrees.tensor,
-        }
+        self.sizes = axis_sizes(degrees)
 
     def place(self, rank: int) -> dict[str, int]:
         """Where a rank stands along each axis."""

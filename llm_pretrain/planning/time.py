@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llm_pretrain.config import Degrees
-from llm_pretrain.config.degrees import ORDERS
+from llm_pretrain.config.degrees import ORDERS, axis_sizes
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.trace import (
     AttentionProduct,
@@ -45,13 +45,7 @@ class Span:
 
 def spans_of(degrees: Degrees, order: str, devices_per_node: int) -> dict[Axis, Span]:
     """The span of every axis, where ranks are numbered in the order of the layout."""
-    sizes = {
-        "data": degrees.data,
-        "pipeline": degrees.pipeline,
-        "sharding": degrees.sharding,
-        "sep": degrees.sequence,
-        "tensor": degrees.tensor,
-    }
+    sizes = axis_sizes(degrees)
     found: dict[str, Span] = {}
     stride = 1
     for axis in reversed(ORDERS[order]):

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Protocol, get_args
 
 from llm_pretrain.config import Degrees, RunConfig
-from llm_pretrain.config.degrees import ORDERS
+from llm_pretrain.config.degrees import ORDERS, axis_sizes
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
@@ -47,13 +47,7 @@ _MICRO_BATCHES = 2
 
 def stage_rank(degrees: Degrees, order: str, stage: int) -> int:
     """The first rank of a stage of the first pipeline."""
-    sizes = {
-        "data": degrees.data,
-        "pipeline": degrees.pipeline,
-        "sharding": degrees.sharding,
-        "sep": degrees.sequence,
-        "tensor": degrees.tensor,
-    }
+    sizes = axis_sizes(degrees)
     axes = ORDERS[order]
     for axis in axes[axes.index("pipeline") + 1 :]:
         stage *= sizes[axis]

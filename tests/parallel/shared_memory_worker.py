@@ -1,6 +1,7 @@
 """Collectives through shared memory; each rank writes what was wrong.
 
-Usage: shared_memory_worker.py DIRECTORY. At the end the last rank dies within a collective.
+Usage: shared_memory_worker.py DIRECTORY. At the end the last rank dies within a collective; the
+others write the error that they get, and go when their input ends.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def main(directory: Path) -> None:
     try:
         collectives.all_reduce(paddle.ones([4]), group)
     except RuntimeError as error:
-        (directory / f"{rank}.error").write_text(str(error))
+        unfinished = directory / f"{rank}.unfinished"
+        unfinished.write_text(str(error))
+        unfinished.rename(directory / f"{rank}.error")
+        sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Short programs on the emulated device end well, though Paddle takes itself apart beneath them.
 
-Usage: test_clean_end.py COUNT [FOLDER], for as many as one likes: prints how many processes ended
-with each status. What those that fail have written stays in FOLDER (output/emulated_device/ends).
+Usage: python -m tests.emulated_device.test_clean_end COUNT [FOLDER], for as many as one likes:
+prints how many processes ended with each status. What those that fail have written stays in FOLDER
+(output/emulated_device/ends).
 """
 
 from __future__ import annotations

@@ -95,8 +95,10 @@ class Job:
         )
         self.config = write_config(folder / "config.json", config)
         self.process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
 
     def start(self) -> None:
+        self._starts += 1
         (self.folder / "faults").mkdir(exist_ok=True)
         command = [sys.executable, "-m", "llm_pretrain", "launch"]
         command += ["--nproc", str(self.layout.processes), "--log_dir", str(self.folder / "log")]
@@ -182,6 +184,11 @@ class Job:
 
     def has_ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+    def formations(self) -> int:
+        """How often the ranks have come together again, under this launcher or another."""
+        said = self.console.read_text(errors="replace").count("the ranks form anew")
+        return said + self._starts
 
     def newest_checkpoint(self) -> int:
         """The step of the newest whole checkpoint; 0 for none."""

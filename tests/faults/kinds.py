@@ -161,13 +161,9 @@ def _start_again(job: Job) -> None:
 
 def _replaced_after(job: Job, action: Callable[[], None]) -> None:
     """Return when the launcher has formed the ranks anew."""
-    before = _formed(job)
+    before = job.formations()
     action()
-    job.wait_until(lambda: _formed(job) > before or job.has_ended(), "ranks that form anew")
-
-
-def _formed(job: Job) -> int:
-    return job.console.read_text(errors="replace").count("the ranks form anew")
+    job.wait_until(lambda: job.formations() > before or job.has_ended(), "ranks that form anew")
 
 
 def _damaged(job: Job, draw: random.Random, damage: Callable[[Path], None]) -> None:

@@ -3,7 +3,7 @@
     python -m tests.faults.storm [--faults 1000] [--seed 0] [--layouts …] [--kinds …] [--pause 0]
 
 Results are added to output/faults/results.jsonl. A storm that was broken off goes on with the
-faults that are missing, as long as the commit is the same.
+faults that are missing, as long as neither the program nor the faults have changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from tests.faults.job import LAYOUTS, Curve, HungError, Job
 from tests.faults.kinds import KINDS
+from tests.last_change import last_change
 from tests.launching import ROOT
 
 OUTPUT = ROOT / "output" / "faults"
@@ -28,6 +29,46 @@ LONGEST_WAIT_SECONDS = 2.0
 """From the last recovery to the next fault, at most."""
 STEPS = {1: 600, 2: 400, 3: 300, 4: 300, 8: 150}
 """Of a job, by its processes; then it begins anew."""
+
+
+class Recovery:
+    """What a job's log says of the time since a fault.
+
+    Args:
+        before: the lines that it had then.
+        now: those that it has.
+    """
+
+    def __init__(self, before: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+        since, run = now[len(before) :], max((line["run"] for line in before), default=0)
+        went_back = [
+            number
+            for number, line in enumerate(since)
+            if line["run"] > run or line["kind"] == "rewind"
+        ]
+        self._has_new_run = any(line["run"] > run for line in since)
+        turn = went_back[0] if went_back else 0
+        earlier = [*before, *since[:turn]]
+        self._reached = max((line["global_step"] for line in _steps(earlier)), default=0)
+        self.steps = _steps(since[turn:])
+
+    @property
+    def repeated(self) -> int:
+        """How many of the steps had been made before."""
+        return sum(line["global_step"] <= self._reached for line in self.steps)
+
+    def is_over(self, anew: bool) -> bool:
+        """Whether a step has been made that had not been before.
+
+        Args:
+            anew: the ranks have formed anew, so that a run of its own must be in the log.
+        """
+        is_ahead = any(line["global_step"] > self._reached for line in self.steps)
+        return is_ahead and (self._has_new_run or not anew)
+
+
+def _steps(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["kind"] == "step"]
 
 
 class Storm:
@@ -49,30 +90,31 @@ class Storm:
     def strike(self, kind: str, seed: int) -> dict[str, Any]:
         """Do one fault, and compare."""
         draw = random.Random(f"{seed} {kind}")
-        job = self._running()
-        if self.pause_seconds:
-            time.sleep(self.pause_seconds)
-        time.sleep(draw.uniform(0, LONGEST_WAIT_SECONDS))
-        newest, reached = job.newest_checkpoint(), job.last_step()
-        lines = job.lines()
-        before = max(line["run"] for line in lines)
+        self._running()
+        time.sleep(self.pause_seconds + draw.uniform(0, LONGEST_WAIT_SECONDS))
+        job = self._running()  # another one, where those seconds were the last of that job
+        newest, lines, formed = job.newest_checkpoint(), job.lines(), job.formations()
         began = time.time()
-        problem = ""
+        problem, recovery = "", Recovery([], lines)
         try:
             KINDS[kind](job, draw)
-            job.wait_until(lambda: job.last_step() > reached or job.has_ended(), "the next step")
-            steps = [line for line in job.lines()[len(lines) :] if line["kind"] == "step"]
+            job.wait_until(
+                lambda: (
+                    job.has_ended()
+                    or Recovery(lines, job.lines()).is_over(anew=job.formations() > formed)
+                ),
+                "steps beyond those that were made before the fault",
+            )
+            recovery = Recovery(lines, job.lines())
             problem = self._problem(job, newest, kind)
         except (HungError, AssertionError) as error:
-            problem, steps = str(error) or "failed", []
-        after = [line for line in steps if line["time"] > began]
-        # A job that was started again has made steps when it is back, not while it ended.
-        after = [line for line in after if line["run"] > before] or after
+            problem = str(error) or traceback.format_exc(limit=-1)
+        after = [line for line in recovery.steps if line["time"] > began]
         found = {
             "survived": not problem,
             "problem": problem,
             "seconds": after[0]["time"] - began if after else 0.0,
-            "repeated": sum(line["global_step"] <= reached for line in after),
+            "repeated": recovery.repeated,
             "launcher": job.launcher_uses(),
             "ranks": job.ranks_use(),
         }
@@ -127,10 +169,10 @@ def drawn(faults: int, seed: int, layouts: list[str], kinds: list[str]) -> list[
 
 
 def commit() -> str:
-    words = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
-    return subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """The last commit that changed the package, its operators or the faults."""
+    return last_change(
+        "llm_pretrain", "external_ops", "tests/faults", "tests/training/flip_bits.py"
+    )
 
 
 def run(faults: int, seed: int, layouts: list[str], kinds: list[str], pause: float) -> int:

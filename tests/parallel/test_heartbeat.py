@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.parallel.comm.places import PLACE, Place, behind
+from llm_pretrain.parallel.comm.places import PLACE, Place, behind, stand_still
 
 WATCHED_RANK = Path(__file__).with_name("watched_rank.py")
 HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
@@ -209,6 +209,22 @@ def test_who_is_behind() -> None:
     assert behind({0: Place(1, 5, process="T"), 1: busy}) == [0]
     assert behind({0: waiting, 1: Place(1, 4, waits=True)}) == [1]
     assert behind({0: waiting, 1: waiting}) == []
+
+
+@pytest.mark.parametrize(
+    ("late", "ends"),
+    [
+        (Place(1, 5, process="T", since=0.0), True),
+        (Place(1, 5, is_limited=True, since=0.0), True),
+        (Place(1, 5, waits=True, since=0.0), True),
+        (Place(1, 5, since=0.0), False),
+    ],
+    ids=["stopped", "in a step", "all wait", "saving"],
+)
+def test_a_stand_between_two_steps(late: Place, ends: bool) -> None:
+    """What follows a step may take its time, but nobody stays stopped, and all can't wait."""
+    places = {0: Place(1, 5, waits=True, since=0.0), 1: late}
+    assert stand_still(places, 8.0, all_limited=True) is ends
 
 
 def test_strangers_are_dropped() -> None:

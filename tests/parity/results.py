@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable
 
+from tests.last_change import last_change
 from tests.launching import ROOT
 from tests.parity.grid import Cell
 
@@ -13,18 +13,8 @@ FOLDER = ROOT / "output" / "parity"
 
 
 def commit() -> str:
-    """The last commit that changed the package, its operators or the grid; with a + where the
-    working tree differs from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    rooms = ("llm_pretrain", "external_ops", "tests/parity", "tests/emulated_device")
-    changed = git("status", "--porcelain", "--", *rooms)
-    last = git("log", "-1", "--abbrev=12", "--format=%h", "--", *rooms)
-    return last + ("+" if changed else "")
+    """The last commit that changed the package, its operators or the grid."""
+    return last_change("llm_pretrain", "external_ops", "tests/parity", "tests/emulated_device")
 
 
 def record(name: str, passed: Iterable[tuple[str, Cell]], device: str = "cpu") -> None:

@@ -43,11 +43,14 @@ def stand_still(places: Mapping[int, Place], seconds: float, *, all_limited: boo
     """Whether no rank has gone on for so long, as far as where each is can be told.
 
     Args:
-        all_limited: count only a stand at places where none may stay for long.
+        all_limited: count only a stand at places where none may stay for long. A process that is
+            stopped may not stay anywhere, and of one that waits it depends on those it waits for.
     """
     now = time.monotonic()
     return all(
-        place.count > 0 and now - place.since > seconds and (place.is_limited or not all_limited)
+        place.count > 0
+        and now - place.since > seconds
+        and (place.is_limited or place.waits or place.process == "T" or not all_limited)
         for place in places.values()
     )
 

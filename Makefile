@@ -20,7 +20,7 @@ endif
 	gpu-build gpu-test gpu-bench emulated-device
 
 setup: .venv/ready
-peers: .venv-transformers/ready .venv-paddlenlp/ready
+peers: .venv-transformers/ready .venv-paddlenlp/ready .venv-trackers/ready
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit(\
@@ -52,7 +52,7 @@ ops: .venv/ops
 emulated-device: .venv/ready
 	nice $(BIN)/python -m tests.emulated_device.compile_plugin
 
-# The programs that the tests compare with, each in an environment of its own.
+# The programs that the tests compare with or report to, each in an environment of its own.
 .venv-%/ready: requirements/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python $(INSTALL) --requirement $<

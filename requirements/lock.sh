@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the three locks again, for Python 3.10 to 3.12 at once. Needs `uv`.
+# Writes the four locks again, for Python 3.10 to 3.12 at once. Needs `uv`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,7 @@ lock() { # NAME, then arguments of `uv pip compile`
 
 lock main pyproject.toml --extra cpu --extra dev --extra preprocess
 lock paddlenlp pyproject.toml --extra paddlenlp --constraints requirements/paddlenlp.constraints
+lock trackers pyproject.toml --extra tensorboard --extra wandb --extra mlflow --extra swanlab
 # PyTorch's CPU build serves the tests: what its CUDA build adds is left to pip.
 lock transformers requirements/transformers.in
 sed -i -E '/^(nvidia-|cuda-|triton==)/d' requirements/transformers.txt

@@ -1,7 +1,8 @@
 """Where the tests find the environments of the programs that they compare with.
 
-A test marked `peer_transformers`, `peer_paddlenlp` or `peer_megatron` takes the fixture of the same
-name, the path of a Python, and skips where that isn't set up (`make peers` sets up all of them).
+A test marked `peer_transformers`, `peer_paddlenlp`, `peer_megatron` or `trackers` takes the fixture
+named `transformers_python` and so on, the path of a Python, and skips where that isn't set up
+(`make peers` sets up all of them).
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def paddlenlp_python() -> Path:
 def megatron_python() -> Path:
     # Megatron needs PyTorch, so it shares an environment with transformers.
     return _peer("megatron", environment="transformers")
+
+
+@pytest.fixture(scope="session")
+def trackers_python() -> Path:
+    return _peer("trackers")
 
 
 def _peer(name: str, environment: str | None = None) -> Path:

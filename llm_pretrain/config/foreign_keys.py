@@ -205,7 +205,9 @@ INERT: dict[str, str] = {
             "metrics_output_path enable_global_training_logs"
         ),
         "consumed_samples is in train_log.jsonl": "count_trained_tokens",
-        "reports go to train_log.jsonl and VisualDL": "wandb_api_key wandb_http_proxy",
+        "the trackers' own variables (WANDB_API_KEY, HTTPS_PROXY, …) say it": (
+            "wandb_api_key wandb_http_proxy"
+        ),
         "the norm of the gradients is always in train_log.jsonl": (
             "log_global_grad_norm record_optimizer_stat"
         ),

@@ -17,13 +17,14 @@ from llm_pretrain.config.argument_types import (
 )
 
 Strategy = Literal["no", "steps", "epoch"]
-REPORTERS = ("visualdl", "tensorboard", "wandb", "swanlab", "all", "none")
+REPORTERS = ("visualdl", "tensorboard", "wandb", "mlflow", "swanlab", "all", "none")
+"""The trackers by which curves are drawn; all: those that are installed."""
 
 
 def _reporters(value: Any) -> tuple[str, ...]:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or any(name not in REPORTERS for name in names):
-        raise ValueError(f"{shown(value)} is not a reporter: visualdl, all or none")
+        raise ValueError(f"{shown(value)} is not a reporter: {', '.join(REPORTERS)}")
     return tuple(names)
 
 
@@ -96,7 +97,7 @@ class EvaluationArguments(Arguments):
 
 
 class ReportArguments(Arguments):
-    """Reports: console, train_log.jsonl and VisualDL."""
+    """Reports: console, train_log.jsonl and trackers of experiments."""
 
     logging_strategy: Strategy = Field(
         "steps", description="steps: every logging_steps; epoch: once, at the end; no: never."
@@ -104,10 +105,12 @@ class ReportArguments(Arguments):
     logging_steps: Integer = Field(500, ge=0, description="Steps between two reports.")
     logging_first_step: Flag = Field(False, description="Report the first step too.")
     logging_dir: PathText | None = Field(
-        None, description="VisualDL's directory; by default output_dir/runs/<date and host>."
+        None, description="For trackers' files; by default output_dir/runs/<date and host>."
     )
     report_to: Reporters = Field(
-        ("visualdl",), description="visualdl, all or none; train_log.jsonl is always written."
+        ("visualdl",),
+        description="visualdl, tensorboard, wandb, mlflow, swanlab, several of them, all (that are "
+        "installed) or none; train_log.jsonl is always written.",
     )
     disable_tqdm: Flag = Field(False, description="Plain lines in place of the live console.")
 

@@ -219,11 +219,6 @@ def _value_notices(found: Collection, training: TrainingArguments) -> Iterator[s
             yield f"{key}: {getattr(training, key)} in place of the given value, from {reason}"
     if "offload" in training.sharding:
         yield "sharding: offload is not available yet; the optimizer's state stays on the device"
-    others = [name for name in training.report_to if name not in ("visualdl", "all", "none")]
-    if others:
-        yield (
-            f"report_to: {', '.join(others)} not available yet; train_log.jsonl is always written"
-        )
 
 
 def _sources(found: Collection, training: TrainingArguments) -> MappingProxyType[str, str]:

@@ -1,19 +1,20 @@
-"""Console, JSON lines, VisualDL's curves and Prometheus' page: where a run's metrics go."""
+"""Console, JSON lines, trackers' curves and Prometheus' page: where a run's metrics go."""
 
 from __future__ import annotations
 
 import json
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_pretrain.monitor import trackers
 from llm_pretrain.monitor.console import Console, duration, sparkline
 from llm_pretrain.monitor.metrics_log import Metrics, MetricsLog
 from llm_pretrain.monitor.prometheus import MetricsPage, MetricsServer
-
-VISUALDL_NAMES = frozenset({"visualdl", "all"})
+from llm_pretrain.monitor.trackers import Tracker
+from llm_pretrain.monitor.trackers.tracked_run import TrackedRun
 
 
 class Reporter:
@@ -22,17 +23,21 @@ class Reporter:
     A log or a curve that can't be written is said once and then done without: a full disk is no
     reason to lose a run that still learns.
 
-    `report_to`: "visualdl" or "all" (or None, which means them) writes curves to `logging_dir`;
-    other names write none. `disable_tqdm`: no live line on a terminal.
+    Args:
+        report_to: the trackers that draw curves, see `trackers.chosen`.
+        logging_dir: for the trackers' files; by default output_dir/runs/<date and host>.
+        is_anew: the run begins here, whatever the directory holds.
+        disable_tqdm: no live line on a terminal.
     """
 
     def __init__(
         self,
         output_dir: str | Path,
-        logging_dir: str | Path,
+        logging_dir: str | Path | None,
         report_to: str | Sequence[str] | None,
         *,
         max_steps: int,
+        is_anew: bool = False,
         disable_tqdm: bool = False,
     ) -> None:
         self.page = MetricsPage(str(output_dir), socket.gethostname())
@@ -41,15 +46,16 @@ class Reporter:
         self._console = Console(max_steps, live=not disable_tqdm)
         self._losses: list[float] = []
         self._log: MetricsLog | None = None
-        self._curves: VisualDLWriter | None = None
+        self._trackers: dict[str, Tracker] = {}
         try:
             self._log = MetricsLog(output_dir)
         except OSError as error:
             self.message(f"No train_log.jsonl in {output_dir}: {error}")
         if self._log is not None:
             self.page.count("restarts_total", self._log.earlier_runs)
-        if wants_visualdl(report_to):
-            self._open_curves(logging_dir)
+        names = trackers.chosen(report_to)
+        if names:
+            self._open_trackers(names, output_dir, logging_dir, is_anew)
 
     def serve(self, place: int | str) -> None:
         """Show `page` at a port of loopback, or at an address and a port; a port that is taken is
@@ -74,13 +80,13 @@ class Reporter:
         self._record("step", "train", metrics)
 
     def hyper_parameters(self, values: Mapping[str, Any]) -> None:
-        """The run's configuration, for VisualDL's page of them."""
-        if self._curves is not None:
-            try:
-                self._curves.hyper_parameters(values, ("train/loss", "eval/loss"))
-            except OSError as error:
-                self._curves = None
-                self.message(f"No curves: {error}")
+        """The run's configuration, for the trackers' pages of them."""
+        plain = {
+            # A truth value is a number to some trackers and none to others.
+            key: value if type(value) in (int, float, str) else json.dumps(value)
+            for key, value in values.items()
+        }
+        self._track(lambda tracker: tracker.hyper_parameters(plain))
 
     @property
     def last_goodput(self) -> Mapping[str, Any] | None:
@@ -160,29 +166,45 @@ class Reporter:
         self._console.close()
         if self._log is not None:
             self._log.close()
-        if self._curves is not None:
-            self._curves.close()
+        self._track(lambda tracker: tracker.close())
         if self._server is not None:
             self._server.close()
 
-    def _open_curves(self, directory: str | Path) -> None:
+    def _open_trackers(
+        self,
+        names: Sequence[str],
+        output_dir: str | Path,
+        logging_dir: str | Path | None,
+        is_anew: bool,
+    ) -> None:
         try:
-            self._curves = VisualDLWriter(directory)
-        except ImportError:
-            self.message("No curves: VisualDL is not installed (pip install visualdl).")
+            run = TrackedRun(output_dir, logging_dir, is_anew=is_anew)
         except OSError as error:
-            self.message(f"No curves in {directory}: {error}")
+            self.message(f"No curves in {logging_dir or output_dir}: {error}")
+            return
+        for name in names:
+            try:
+                self._trackers[name] = trackers.open_tracker(name, run)
+            except ImportError as error:
+                self.message(f"No curves: {error}.")
+            except Exception as error:  # a stranger's program, and no reason to end a run
+                self.message(f"No curves by {name} in {run.directory}: {error}")
 
     def _record(self, kind: str, prefix: str, metrics: Metrics) -> None:
         self._write_line(kind, metrics)
         self.page.set(metrics)
-        if self._curves is None:
-            return
-        try:
-            self._curves.write(prefix, metrics)
-        except OSError as error:
-            self._curves = None
-            self.message(f"No more curves from here on: {error}")
+        step, values = metrics["global_step"], trackers.scalars_of(prefix, metrics)
+        assert isinstance(step, int), "a curve needs the step"
+        self._track(lambda tracker: tracker.scalars(step, values))
+
+    def _track(self, tell: Callable[[Tracker], None]) -> None:
+        """Tell every tracker; one that fails is told no more."""
+        for name, tracker in [*self._trackers.items()]:
+            try:
+                tell(tracker)
+            except Exception as error:  # as above
+                del self._trackers[name]
+                self.message(f"No more curves by {name} from here on: {error}")
 
     def _write_line(self, kind: str, metrics: Mapping[str, Any]) -> None:
         if self._log is None:
@@ -193,13 +215,6 @@ class Reporter:
             log, self._log = self._log, None
             log.close()
             self.message(f"No more lines in {log.path} from here on: {error}")
-
-
-def wants_visualdl(report_to: str | Sequence[str] | None) -> bool:
-    if report_to is None:
-        return True
-    names = report_to.replace(",", " ").split() if isinstance(report_to, str) else report_to
-    return not VISUALDL_NAMES.isdisjoint(names)
 
 
 def readable_size(size: int) -> str:
@@ -220,42 +235,3 @@ def _readable(name: str, value: float | int | str | None) -> str:
     if name.endswith("max_memory_allocated"):
         return f"{value:,.0f} MiB"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-SECONDS_BETWEEN_WRITES = 10
-
-
-class VisualDLWriter:
-    """Writes the numbers of a step or an evaluation as scalars.
-
-    Raises ImportError where VisualDL isn't installed, OSError where `directory` can't be written.
-    """
-
-    def __init__(self, directory: str | Path) -> None:
-        from visualdl import LogWriter
-
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        self._writer = LogWriter(logdir=str(directory), flush_secs=SECONDS_BETWEEN_WRITES)
-
-    def write(self, prefix: str, metrics: Metrics) -> None:
-        """`metrics["global_step"]` is the abscissa; what isn't a finite number is left out."""
-        step = metrics.get("global_step")
-        assert isinstance(step, int), "a curve needs the step"
-        for name, value in metrics.items():
-            if name == "global_step" or value is None or isinstance(value, str):
-                continue
-            if math.isfinite(value):
-                tag = f"{prefix}/{name.removeprefix(prefix + '_')}"
-                self._writer.add_scalar(tag=tag, step=step, value=float(value))
-
-    def hyper_parameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Show `values` on VisualDL's page of hyper-parameters, beside the named curves."""
-        plain = {
-            # VisualDL takes a truth value for no number.
-            key: value if type(value) in (int, float, str) else json.dumps(value)
-            for key, value in values.items()
-        }
-        self._writer.add_hparams(hparams_dict=plain, metrics_list=list(metrics))
-
-    def close(self) -> None:
-        self._writer.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +59,15 @@ class Reports:
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
+            is_anew = training.overwrite_output_dir or training.resume_from_checkpoint is False
             self.reporter = Reporter(
                 training.output_dir,
-                training.logging_dir or _default_logging_dir(training.output_dir),
+                training.logging_dir,
                 training.report_to,
                 max_steps=training.max_steps,
+                is_anew=is_anew,
                 disable_tqdm=training.disable_tqdm,
             )
-            is_anew = training.overwrite_output_dir or training.resume_from_checkpoint is False
             self.goodput = Goodput(None if is_anew else self.reporter.last_goodput)
             self._record_goodput()
             self.alerts.say = self.message
@@ -351,11 +350,6 @@ class Reports:
 def alerts_of(run: RunConfig) -> Alerts:
     training = run.training
     return Alerts(training.output_dir, training.alert_command, training.alert_url)
-
-
-def _default_logging_dir(output_dir: str) -> Path:
-    now = datetime.now().strftime("%b%d_%H-%M-%S")
-    return Path(output_dir) / "runs" / f"{now}_{socket.gethostname()}"
 
 
 def perplexity(loss: float) -> float:

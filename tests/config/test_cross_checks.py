@@ -77,7 +77,6 @@ def test_a_conflict_has_its_own_message(problems, values: dict[str, Any], messag
         ({"recompute": 1, "recompute_granularity": ""}, "recompute: False in place of the given"),
         ({"recompute": 1, "recompute_granularity": None}, "recompute: False in place of the given"),
         ({"sharding": "stage1 offload"}, "offload is not available yet"),
-        ({"report_to": "wandb"}, "wandb not available yet"),
         ({"sharding_parallel_degree": 2}, "is plain data parallelism"),
         ({"amp_master_grad": 1}, "amp_master_grad: False in place of the given value"),
     ],

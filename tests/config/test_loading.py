@@ -110,7 +110,7 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("save_strategy", "often", "'no', 'steps' or 'epoch'"),
         ("data_impl", "lazy", "'mmap'"),
         ("device", "npus", "did you mean npu?"),
-        ("report_to", "paper", "visualdl, all or none"),
+        ("report_to", "paper", "visualdl, tensorboard, wandb, mlflow, swanlab, all, none"),
         ("sharding", "stage4", "stage1, stage2, stage3"),
         ("sharding", "offload", "needs a stage beside it"),
         ("tensor_parallel_degree", 0, "0 is not a degree"),

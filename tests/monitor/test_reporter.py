@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from llm_pretrain.monitor import metrics_log
+from llm_pretrain.monitor import metrics_log, trackers
 from llm_pretrain.monitor.metrics_log import read_metrics
-from llm_pretrain.monitor.reporter import Reporter, VisualDLWriter, wants_visualdl
+from llm_pretrain.monitor.reporter import Reporter
+from llm_pretrain.monitor.trackers.visualdl_tracker import VisualDLTracker
 
 
 def report(reporter: Reporter) -> None:
@@ -49,30 +49,12 @@ def test_none_writes_no_curves(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path)) == 5
 
 
-@pytest.mark.parametrize(
-    ("report_to", "expected"),
-    [
-        (None, True),
-        ("visualdl", True),
-        ("all", True),
-        (["wandb", "visualdl"], True),
-        ("wandb, visualdl", True),
-        ("none", False),
-        ("wandb", False),
-        ("tensorboard", False),
-        ([], False),
-    ],
-)
-def test_wants_visualdl(report_to: str | list[str] | None, expected: bool) -> None:
-    assert wants_visualdl(report_to) is expected
-
-
 def test_without_visualdl_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "visualdl", None)
+    monkeypatch.setattr(trackers, "_is_installed", lambda library: False)
     report(Reporter(tmp_path, tmp_path / "runs", "visualdl", max_steps=3))
-    assert "VisualDL is not installed" in capsys.readouterr().out
+    assert "visualdl is not installed" in capsys.readouterr().out
     assert len(read_metrics(tmp_path)) == 5
 
 
@@ -95,6 +77,6 @@ def test_a_full_disk_is_said_once(
 
     reporter = Reporter(tmp_path, tmp_path / "runs", "visualdl", max_steps=3)
     monkeypatch.setattr(metrics_log.MetricsLog, "write", full)
-    monkeypatch.setattr(VisualDLWriter, "write", full)
+    monkeypatch.setattr(VisualDLTracker, "scalars", full)
     report(reporter)
     assert capsys.readouterr().out.count("No space left on device") == 2

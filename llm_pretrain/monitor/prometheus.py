@@ -11,17 +11,12 @@ password, and the page tells where the run writes.
 from __future__ import annotations
 
 import math
-import socket
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
 from typing import Any, NamedTuple
 
 PREFIX = "llm_pretrain_"
-LOOPBACK = "127.0.0.1"
-_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_CLIENT_SECONDS = 5.0
+PATH = "/metrics"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MEBIBYTE = 2.0**20
 
 
@@ -143,56 +138,3 @@ def _number(value: float) -> str:
 def _quoted(text: str) -> str:
     text = text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
     return f'"{text}"'
-
-
-class MetricsServer:
-    """Serves a page from threads that end with the process.
-
-    Raises:
-        OSError: the port is taken, or the address is none of this machine's.
-    """
-
-    def __init__(self, page: MetricsPage, place: int | str) -> None:
-        address, _, port = str(place).rpartition(":")
-        address = address.strip("[]") or LOOPBACK
-
-        class Server(ThreadingTCPServer):
-            # Not HTTPServer, which asks the name service for the host's name.
-            address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            allow_reuse_address = True
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that has gone is no matter of the console's."""
-
-        self._server = Server((address, int(port)), _handler_of(page))
-        host = f"[{address}]" if ":" in address else address
-        self.url = f"http://{host}:{self._server.server_address[1]}/metrics"
-        threading.Thread(
-            target=self._server.serve_forever, name="metrics_port", daemon=True
-        ).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def _handler_of(page: MetricsPage) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _CLIENT_SECONDS
-
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/metrics":
-                self.send_error(404)
-                return
-            body = page.text().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", _CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing on the console."""
-
-    return Handler

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_pretrain.monitor import trackers
+from llm_pretrain.monitor import prometheus, trackers
 from llm_pretrain.monitor.console import Console, duration, sparkline
 from llm_pretrain.monitor.metrics_log import Metrics, MetricsLog
-from llm_pretrain.monitor.prometheus import MetricsPage, MetricsServer
+from llm_pretrain.monitor.page_server import PageServer
+from llm_pretrain.monitor.prometheus import MetricsPage
 from llm_pretrain.monitor.trackers import Tracker
 from llm_pretrain.monitor.trackers.tracked_run import TrackedRun
 
@@ -42,7 +43,7 @@ class Reporter:
     ) -> None:
         self.page = MetricsPage(str(output_dir), socket.gethostname())
         """What Prometheus is shown."""
-        self._server: MetricsServer | None = None
+        self._server: PageServer | None = None
         self._console = Console(max_steps, live=not disable_tqdm)
         self._losses: list[float] = []
         self._log: MetricsLog | None = None
@@ -61,7 +62,9 @@ class Reporter:
         """Show `page` at a port of loopback, or at an address and a port; a port that is taken is
         said, and no more."""
         try:
-            self._server = MetricsServer(self.page, place)
+            self._server = PageServer(
+                prometheus.PATH, prometheus.CONTENT_TYPE, self.page.text, place
+            )
         except OSError as error:
             self.message(f"warning: no metrics at metrics_port {place}: {error.strerror or error}.")
         else:

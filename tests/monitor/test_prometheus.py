@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_pretrain.monitor.prometheus import COUNTERS, GAUGES, MetricsPage, MetricsServer
+from llm_pretrain.monitor.page_server import PageServer
+from llm_pretrain.monitor.prometheus import CONTENT_TYPE, COUNTERS, GAUGES, MetricsPage
 from llm_pretrain.monitor.reporter import Reporter
 from tests.launching import free_port
 
@@ -127,7 +128,9 @@ def test_a_port_that_is_taken_is_one_warning(
 
 
 def test_a_client_that_says_nothing_is_in_nobodys_way() -> None:
-    server = MetricsServer(MetricsPage("out", "host"), f"127.0.0.1:{free_port()}")
+    server = PageServer(
+        "/metrics", CONTENT_TYPE, MetricsPage("out", "host").text, f"127.0.0.1:{free_port()}"
+    )
     port = int(server.url.split(":")[2].partition("/")[0])
     with socket.create_connection(("127.0.0.1", port)):
         began = time.monotonic()
@@ -138,9 +141,9 @@ def test_a_client_that_says_nothing_is_in_nobodys_way() -> None:
 
 def test_the_server_does_not_keep_a_finished_process() -> None:
     code = (
-        "from llm_pretrain.monitor.prometheus import MetricsPage, MetricsServer\n"
+        "from llm_pretrain.monitor.page_server import PageServer\n"
         "import socket\n"
-        "server = MetricsServer(MetricsPage('out', 'host'), 0)\n"
+        "server = PageServer('/metrics', 'text/plain', lambda: '', 0)\n"
         "port = int(server.url.split(':')[2].partition('/')[0])\n"
         "client = socket.create_connection(('127.0.0.1', port))\n"
     )

@@ -16,10 +16,15 @@ MOST_RUNS = 8
 """As many as colours can be told apart."""
 
 
-def report_page(histories: Sequence[History], words: Words) -> str:
+def report_page(
+    histories: Sequence[History], words: Words, *, seconds_to_reload: int | None = None
+) -> str:
     """The report of a run, or of up to `MOST_RUNS` side by side, as HTML that loads nothing.
 
     Whatever comes from files is escaped.
+
+    Args:
+        seconds_to_reload: after which the browser asks for the page again, if it is given.
     """
     several = len(histories) > 1
     first = histories[0]
@@ -44,8 +49,10 @@ def report_page(histories: Sequence[History], words: Words) -> str:
         content = sections.environment(history, words)
         parts.append(_section(words("environment") + suffix, content))
     made = words("made by", date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}")
+    again = f'<meta http-equiv="refresh" content="{seconds_to_reload}">'
     return (
         f'<!DOCTYPE html>\n<html lang="{words.tag}"><head><meta charset="utf-8">'
+        f"{again if seconds_to_reload else ''}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(names)} · {escape(title)}</title><style>{_beside('page.css')}</style>"
         f"</head><body><header><p>{escape(title)}</p><h1>{escape(names)}</h1></header>"

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
@@ -15,6 +22,7 @@ from llm_pretrain.cli import main
 from llm_pretrain.monitor.metrics_log import MetricsLog
 from llm_pretrain.monitor.report.history import RECORD_NAME
 from llm_pretrain.training import run_record
+from tests.launching import ROOT
 
 VOID = {"meta", "br", "path"}
 PLANNED = {"planned_tokens_per_second_per_device": 1234.0, "planned_max_memory_allocated": 777.0}
@@ -282,3 +290,45 @@ def test_a_pipeline_is_drawn(tmp_path: Path) -> None:
     large = {"pipeline_parallel_degree": 64, "virtual_pp_degree": 4}
     run = write_run(tmp_path / "large", **large, gradient_accumulation_steps=512)
     assert "too many stages" in report(run, output=tmp_path / "large.html").text
+
+
+def test_a_run_is_shown_live(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", steps=3)
+    words = [sys.executable, "-m", "llm_pretrain", "report", str(folder), "--serve"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[0]
+            assert url.startswith("http://127.0.0.1:")
+            before = read_page(url)
+            assert '<meta http-equiv="refresh"' in before
+            assert "Step 4" not in before
+            MetricsLog(folder).write(
+                "event", {"global_step": 4, "event": "spike", "message": "Step 4 spikes."}
+            )
+            assert "Step 4 spikes." in read_page(url)
+            shutil.rmtree(folder)
+            with pytest.raises(HTTPError) as refused:
+                read_page(url)
+            assert refused.value.code == 500
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+
+
+def read_page(url: str) -> str:
+    with build_opener(ProxyHandler({})).open(url, timeout=60) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.parametrize("port", [1, 99999])
+def test_a_port_that_cant_be_had_is_said(
+    port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] if port == 1 else port
+        folder = write_run(tmp_path / "run", steps=3)
+        assert main(["report", str(folder), "--serve", str(port)]) == 1
+    assert f"llm-pretrain report: port {port}: " in capsys.readouterr().err

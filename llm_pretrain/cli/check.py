@@ -54,7 +54,7 @@ from llm_pretrain.training.folders import (
     index_cache_problems,
     verify_checkpoints,
 )
-from llm_pretrain.training.origin import origin_of, shortage
+from llm_pretrain.training.origin import origin_of, samples_in_order, shortage
 from llm_pretrain.training.preflight import (
     introduce,
     missing_weights,
@@ -245,7 +245,8 @@ def _check_start(
                 assert_same_model(start, model)
             if degrees is not None and run.training.do_train and start.checkpoints:
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
-                report.problems += shortage(run, state, plan.samples_per_step, plan.train_samples)
+                samples = samples_in_order(run, state, plan.train_samples)
+                report.problems += shortage(run, state, plan.samples_per_step, samples)
             if degrees is not None and sources is not None:
                 now = origin_of(run, model, degrees.world_size, sources)
         except ConfigError as error:

@@ -140,9 +140,19 @@ def _schedule(run: RunConfig) -> Iterator[str]:
         yield f"0 up to {training.learning_rate:g} over {training.warmup:g} steps"
     else:
         yield f"from {training.learning_rate:g}"
-    yield (
-        f"{training.lr_scheduler_type} down to {training.min_learning_rate:g} at step "
-        f"{training.decay_steps}"
-    )
-    if training.decay_steps is not None and training.decay_steps < training.max_steps:
+    kind, lowest, end = training.lr_scheduler_type, training.min_learning_rate, training.decay_end
+    if kind == "constant":
+        yield f"constant until step {training.max_steps}"
+        return
+    if kind == "inverse_sqrt":
+        yield f"with the root of the step until step {training.max_steps}, not below {lowest:g}"
+        return
+    shape: str = kind
+    if kind == "cosine_with_restarts":
+        shape = f"cosine, {training.num_cycles:g} times,"
+    elif kind == "warmup_stable_decay":
+        yield f"constant until step {training.decay_begin:g}"
+        shape = training.decay_type
+    yield f"{shape} down to {lowest:g} at step {end}"
+    if end < training.max_steps:
         yield f"then constant until step {training.max_steps}"

@@ -64,6 +64,8 @@ class Datasets:
     test: Dataset | None
     notices: tuple[str, ...] = field(default=())
     """What the user should know about the data, one line each."""
+    samples_asked: int = 0
+    """Of `train`, for which the order is computed; the dataset may have more."""
 
 
 def build_datasets(

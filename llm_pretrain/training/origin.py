@@ -213,6 +213,23 @@ def sample_order(run: RunConfig, samples: int) -> dict[str, Any]:
     }
 
 
+def samples_in_order(run: RunConfig, state: Mapping[str, Any], samples: int) -> int:
+    """For how many samples the order of a run that resumes is computed, `samples` or more.
+
+    The number decides over the order. So a run that takes fewer than it began with, as one whose
+    rate decays early does, goes on in the order that it began with.
+
+    Args:
+        state: of the checkpoint.
+        samples: of the whole run, as its steps and batch give them.
+    """
+    if not samples or run.training.ignore_data_skip:
+        return samples
+    before, known = state["sample_order"], state.get("samples_asked", 0)
+    is_same = before == sample_order(run, before["number of samples"])
+    return max(known, samples) if is_same else samples
+
+
 def accept_samples(
     run: RunConfig, state: Mapping[str, Any], samples: int, per_step: int
 ) -> list[str]:

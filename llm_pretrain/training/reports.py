@@ -13,7 +13,7 @@ from typing import Any
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.training_arguments import learning_rate_at
+from llm_pretrain.config.schedule_arguments import learning_rate_at
 from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.alerts import Alerts, plain

@@ -345,6 +345,7 @@ class Trainer:
             "loss_scale": self.loss_scale.state(),
             "stability": self.updates.stability.state(),
             "sample_order": sample_order(self.run, len(self.datasets.train or ())),
+            "samples_asked": self.datasets.samples_asked,
             "origin": self.origin,
         }
 

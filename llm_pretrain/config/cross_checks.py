@@ -174,6 +174,7 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
     yield from _idle_in_schedule(training)
     if not training.do_eval:
         yield "eval_iters", "do_eval is false"
+        yield "eval_data", "do_eval is false"
         yield "minimum_eval_times", "do_eval is false"
     if not (training.do_eval or training.do_predict):
         yield "per_device_eval_batch_size", "neither do_eval nor do_predict is true"

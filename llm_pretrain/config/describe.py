@@ -123,7 +123,9 @@ def describe_batches(run: RunConfig, degrees: Degrees) -> list[str]:
         f"{plan.train_tokens:,} tokens in total",
     ]
     if plan.valid_samples:
-        lines.append(f"evaluation: {plan.valid_samples:,} samples each time")
+        named = run.data.eval_data
+        of_each = f" of each of {', '.join(named)}" if named else ""
+        lines.append(f"evaluation: {plan.valid_samples:,} samples{of_each} each time")
     if plan.test_samples:
         lines.append(f"test: {plan.test_samples:,} samples at the end")
     return lines

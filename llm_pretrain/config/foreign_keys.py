@@ -70,7 +70,7 @@ INERT: dict[str, str] = {
             "dataset_text_field dataset_output_dir make_offline_data pretokenized_dataset "
             "pretokenized_pad_token_id"
         ),
-        "the samples of an evaluation are of the second share of split": (
+        "evaluation takes the second share of split, or eval_data": (
             "eval_dataset_path eval_dataset_prob"
         ),
         "input_dir names the data": "offline_dataset_path dataset_name",

@@ -72,6 +72,7 @@ class BatchPlan:
     tokens_per_step: int
     train_samples: int
     valid_samples: int
+    """Of each validation set."""
     test_samples: int
     train_tokens: int
 
@@ -109,6 +110,6 @@ def evaluation_share(run: RunConfig, plan: BatchPlan) -> float:
     every = training.eval_steps if training.evaluation_strategy == "steps" else None
     # The last step is evaluated whether or not the interval ends there.
     evaluations = -(-training.max_steps // every) if every else 1
-    forward = evaluations * plan.valid_samples
+    forward = evaluations * plan.valid_samples * len(run.data.eval_data or [""])
     whole = forward + 3 * plan.train_samples
     return forward / whole if plan.train_samples else 0.0

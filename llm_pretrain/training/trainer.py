@@ -28,7 +28,7 @@ from llm_pretrain.parallel.sharding.optimizer import (
 )
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
-from llm_pretrain.training.evaluate import evaluate
+from llm_pretrain.training.evaluate import evaluate, evaluate_each
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Reports
@@ -285,10 +285,10 @@ class Trainer:
         return is_due
 
     def evaluate(self) -> None:
-        """Evaluate on the validation split, the same samples each time."""
-        assert self.datasets.valid is not None
+        """Evaluate on the validation sets, the same samples each time."""
+        iterations = self.run.training.eval_iters
         with self.reports.spending("evaluation"):
-            metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
+            metrics = evaluate_each(lambda part: self._evaluate(part, iterations), self.datasets)
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])

@@ -135,6 +135,12 @@ class OptimizerArguments(Arguments):
     adam_beta1: Number = Field(0.9, ge=0, lt=1, description="Decay of AdamW's first moment.")
     adam_beta2: Number = Field(0.999, ge=0, lt=1, description="Decay of AdamW's second moment.")
     adam_epsilon: Number = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    z_loss_coefficient: Number = Field(
+        0.0,
+        ge=0,
+        description="Of log² Σ exp(logits), which is added to the loss of every token in training, "
+        "lest the logits drift; 1e-4 is usual.",
+    )
     max_grad_norm: Number = Field(
         1.0,
         description="Gradients are scaled down to this global norm; 0 or less leaves them.",

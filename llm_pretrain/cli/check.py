@@ -248,7 +248,7 @@ def _check_start(
             if degrees is not None and run.training.do_train and start.checkpoints:
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
                 samples = samples_in_order(run, state, plan.train_samples)
-                report.problems += shortage(run, state, plan.samples_per_step, samples)
+                report.problems += shortage(run, state, degrees, samples)
             if degrees is not None and sources is not None:
                 now = origin_of(run, model, degrees.world_size, sources)
         except ConfigError as error:

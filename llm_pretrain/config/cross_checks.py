@@ -45,6 +45,11 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
             f"{training.max_steps} is not a length: pretraining needs max_steps > 0, since the "
             "data are cut into as many samples as the steps take",
         )
+    if training.batch_ramp and training.ignore_data_skip:
+        yield Conflict(
+            ("batch_ramp", "ignore_data_skip"),
+            "the ramp counts the tokens of the run, which ignore_data_skip begins anew; keep one",
+        )
     if training.resume_from_checkpoint and training.overwrite_output_dir:
         yield Conflict(
             ("resume_from_checkpoint", "overwrite_output_dir"),

@@ -119,6 +119,10 @@ def describe_batches(run: RunConfig, degrees: Degrees) -> list[str]:
     )
     lines = [
         f"{factors} = {plan.samples_per_step:,} samples = {plan.tokens_per_step:,} tokens per step",
+        *(
+            f"from {begin:,.0f} tokens on: {samples:,} samples per step"
+            for begin, samples in training.batch_ramp or ()
+        ),
         f"{training.max_steps:,} steps: {plan.train_samples:,} samples, "
         f"{plan.train_tokens:,} tokens in total",
     ]

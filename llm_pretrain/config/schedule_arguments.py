@@ -1,11 +1,11 @@
-"""The learning rate of every step: its keys and the published formulae."""
+"""What changes from step to step: the learning rate, by published formulae, and the batch."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llm_pretrain.config.argument_types import Arguments, Integer, Number
 
@@ -20,7 +20,7 @@ Scheduler = Literal[
 
 
 class ScheduleArguments(Arguments):
-    """Learning rate: how it rises and falls from step to step."""
+    """Schedule: how the learning rate and the batch change from step to step."""
 
     max_steps: Integer = Field(-1, description="Optimizer steps of the whole run; must be given.")
     learning_rate: Number = Field(5e-5, ge=0, description="Highest learning rate.")
@@ -60,6 +60,27 @@ class ScheduleArguments(Arguments):
         description="warmup_stable_decay: the last step of the highest rate, such as that of a "
         "checkpoint which the run goes on from; in place of decay_ratio.",
     )
+
+    batch_ramp: tuple[tuple[Number, Integer], ...] | None = Field(
+        None,
+        description="[[tokens, samples], …]: from so many tokens of the run on, a step takes so "
+        "many samples over all ranks. The first begins at 0; the last is the batch that the other "
+        "keys give.",
+    )
+
+    @field_validator("batch_ramp")
+    @classmethod
+    def _rising(
+        cls, ramp: tuple[tuple[float, int], ...] | None
+    ) -> tuple[tuple[float, int], ...] | None:
+        if ramp is None:
+            return None
+        begins = [begin for begin, _ in ramp]
+        if not ramp or begins[0] != 0 or begins != sorted(set(begins)):
+            raise ValueError("the tokens of a ramp rise from 0, as in [[0, 256], [1e9, 1024]]")
+        if any(samples < 1 for _, samples in ramp):
+            raise ValueError("a step takes 1 sample or more")
+        return ramp
 
     @property
     def warmup(self) -> float:
@@ -105,6 +126,16 @@ def learning_rate_at(step: int, schedule: ScheduleArguments) -> float:
     if step <= begin:
         return highest
     return lowest + _share(schedule, (step - begin) / (end - begin)) * (highest - lowest)
+
+
+def batch_at(tokens: int, schedule: ScheduleArguments, full: int) -> int:
+    """Samples of the step that begins when so many tokens are consumed, over all ranks.
+
+    Args:
+        full: those of a step after the ramp.
+    """
+    ramp = schedule.batch_ramp or ((0, full),)
+    return [samples for begin, samples in ramp if begin <= tokens][-1]
 
 
 def _share(schedule: ScheduleArguments, progress: float) -> float:

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llm_pretrain import machine
@@ -40,6 +41,7 @@ from llm_pretrain.data import (
     lone_validation,
     open_sources,
 )
+from llm_pretrain.data.sources import named_validation
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
 from llm_pretrain.planning.machines import machine_of_this_device
@@ -54,7 +56,7 @@ from llm_pretrain.training.folders import (
     index_cache_problems,
     verify_checkpoints,
 )
-from llm_pretrain.training.origin import origin_of, shortage
+from llm_pretrain.training.origin import origin_of, samples_in_order, shortage
 from llm_pretrain.training.preflight import (
     introduce,
     missing_weights,
@@ -245,7 +247,8 @@ def _check_start(
                 assert_same_model(start, model)
             if degrees is not None and run.training.do_train and start.checkpoints:
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
-                report.problems += shortage(run, state, plan.samples_per_step, plan.train_samples)
+                samples = samples_in_order(run, state, plan.train_samples)
+                report.problems += shortage(run, state, degrees, samples)
             if degrees is not None and sources is not None:
                 now = origin_of(run, model, degrees.world_size, sources)
         except ConfigError as error:
@@ -318,13 +321,27 @@ def _check_data(
 ) -> None:
     plan = plan_batches(run, degrees)
     counts = SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples)
+    if run.data.eval_data:
+        counts = replace(counts, valid=0)
+        _check_named_data(report, run, plan.valid_samples)
     lines = describe_data(
         sources, counts=counts, columns=report.columns - 2, everything=report.is_verbose
     )
-    report.notices += [*sources.notices, *lone_validation(sources, plan.valid_samples)]
+    report.notices += [*sources.notices, *lone_validation(sources, counts.valid)]
     report.problems += [*data_problems(sources, counts), *index_cache_problems(sources)]
     try:
         lines += [] if model is None else describe_ids(sources, model.vocab_size)
     except DataError as error:
         report.problems.append(str(error))
     report.section("DATA", lines)
+
+
+def _check_named_data(report: Report, run: RunConfig, samples: int) -> None:
+    for name, data in named_validation(run.data).items() if samples else ():
+        try:
+            sources = open_sources(data)
+        except DataError as error:
+            report.problems.append(f"eval_data {name}: {error}")
+            continue
+        found = data_problems(sources, SampleCounts(valid=samples))
+        report.problems += [f"eval_data {name}: {problem}" for problem in found]

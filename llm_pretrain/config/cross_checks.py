@@ -45,6 +45,11 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
             f"{training.max_steps} is not a length: pretraining needs max_steps > 0, since the "
             "data are cut into as many samples as the steps take",
         )
+    if training.batch_ramp and training.ignore_data_skip:
+        yield Conflict(
+            ("batch_ramp", "ignore_data_skip"),
+            "the ramp counts the tokens of the run, which ignore_data_skip begins anew; keep one",
+        )
     if training.resume_from_checkpoint and training.overwrite_output_dir:
         yield Conflict(
             ("resume_from_checkpoint", "overwrite_output_dir"),
@@ -53,18 +58,30 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
 
 
 def _schedule(training: TrainingArguments) -> Iterator[Conflict]:
-    if training.min_learning_rate > training.learning_rate:
+    kind, end, begin = training.lr_scheduler_type, training.decay_end, training.decay_begin
+    if training.min_learning_rate > training.learning_rate and kind != "constant":
         yield Conflict(
             ("min_learning_rate", "learning_rate"),
             f"the floor {training.min_learning_rate:g} lies above the learning rate "
             f"{training.learning_rate:g}; lower min_learning_rate",
         )
-    decay = training.decay_steps
-    derived = "decay_steps" in training.derived
-    if decay is not None and not derived and 0 < decay < training.warmup:
+    if kind == "inverse_sqrt" and not training.warmup:
+        yield Conflict(
+            ("lr_scheduler_type", "warmup_steps"),
+            "inverse_sqrt falls from the end of the warm-up on; set warmup_steps or warmup_ratio",
+        )
+    if kind == "cosine_with_restarts" and training.num_cycles % 1:
+        yield Conflict(("num_cycles",), f"{training.num_cycles:g} is no whole number of cycles")
+    if "decay_steps" not in training.derived and 0 < end < training.warmup:
         yield Conflict(
             ("decay_steps", "warmup_steps"),
-            f"the decay ends at step {decay}, before the warm-up of {training.warmup:g} steps",
+            f"the decay ends at step {end}, before the warm-up of {training.warmup:g} steps",
+        )
+    elif kind == "warmup_stable_decay" and not training.warmup <= begin < max(end, 1):
+        yield Conflict(
+            ("decay_from" if training.decay_from is not None else "decay_ratio", "decay_steps"),
+            f"the decay would begin after step {begin:g}, which is not between the warm-up of "
+            f"{training.warmup:g} steps and its end at step {end}",
         )
 
 
@@ -159,8 +176,10 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
         yield "scale_loss", "fp16 is false"
     if training.warmup_steps:
         yield "warmup_ratio", "warmup_steps is given and wins"
+    yield from _idle_in_schedule(training)
     if not training.do_eval:
         yield "eval_iters", "do_eval is false"
+        yield "eval_data", "do_eval is false"
         yield "minimum_eval_times", "do_eval is false"
     if not (training.do_eval or training.do_predict):
         yield "per_device_eval_batch_size", "neither do_eval nor do_predict is true"
@@ -172,3 +191,19 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
         yield "save_steps", f"save_strategy is '{training.save_strategy}'"
     if training.logging_strategy != "steps":
         yield "logging_steps", f"logging_strategy is '{training.logging_strategy}'"
+
+
+def _idle_in_schedule(training: TrainingArguments) -> Iterator[tuple[str, str]]:
+    kind = training.lr_scheduler_type
+    reason = f"lr_scheduler_type is '{kind}'"
+    if kind in ("constant", "inverse_sqrt"):
+        yield "decay_steps", reason
+    if kind == "constant":
+        yield "min_learning_rate", reason
+    if kind != "cosine_with_restarts":
+        yield "num_cycles", reason
+    if kind != "warmup_stable_decay":
+        for key in ("decay_type", "decay_ratio", "decay_from"):
+            yield key, reason
+    elif training.decay_from is not None:
+        yield "decay_ratio", "decay_from is given and wins"

@@ -119,11 +119,17 @@ def describe_batches(run: RunConfig, degrees: Degrees) -> list[str]:
     )
     lines = [
         f"{factors} = {plan.samples_per_step:,} samples = {plan.tokens_per_step:,} tokens per step",
+        *(
+            f"from {begin:,.0f} tokens on: {samples:,} samples per step"
+            for begin, samples in training.batch_ramp or ()
+        ),
         f"{training.max_steps:,} steps: {plan.train_samples:,} samples, "
         f"{plan.train_tokens:,} tokens in total",
     ]
     if plan.valid_samples:
-        lines.append(f"evaluation: {plan.valid_samples:,} samples each time")
+        named = run.data.eval_data
+        of_each = f" of each of {', '.join(named)}" if named else ""
+        lines.append(f"evaluation: {plan.valid_samples:,} samples{of_each} each time")
     if plan.test_samples:
         lines.append(f"test: {plan.test_samples:,} samples at the end")
     return lines
@@ -140,9 +146,19 @@ def _schedule(run: RunConfig) -> Iterator[str]:
         yield f"0 up to {training.learning_rate:g} over {training.warmup:g} steps"
     else:
         yield f"from {training.learning_rate:g}"
-    yield (
-        f"{training.lr_scheduler_type} down to {training.min_learning_rate:g} at step "
-        f"{training.decay_steps}"
-    )
-    if training.decay_steps is not None and training.decay_steps < training.max_steps:
+    kind, lowest, end = training.lr_scheduler_type, training.min_learning_rate, training.decay_end
+    if kind == "constant":
+        yield f"constant until step {training.max_steps}"
+        return
+    if kind == "inverse_sqrt":
+        yield f"with the root of the step until step {training.max_steps}, not below {lowest:g}"
+        return
+    shape: str = kind
+    if kind == "cosine_with_restarts":
+        shape = f"cosine, {training.num_cycles:g} times,"
+    elif kind == "warmup_stable_decay":
+        yield f"constant until step {training.decay_begin:g}"
+        shape = training.decay_type
+    yield f"{shape} down to {lowest:g} at step {end}"
+    if end < training.max_steps:
         yield f"then constant until step {training.max_steps}"

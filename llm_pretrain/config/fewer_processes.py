@@ -40,6 +40,11 @@ def _divides(ranks: int, run: RunConfig, degrees: Degrees) -> bool:
         shared.append(training.test_iters)
     if any(number * degrees.dataset % ranks for number in shared):
         return False
+    share = training.per_device_train_batch_size * ranks
+    if degrees.virtual_pipeline > 1:
+        share *= degrees.pipeline
+    if any(samples % share for _, samples in training.batch_ramp or ()):
+        return False
     steps = training.gradient_accumulation_steps * degrees.dataset // ranks
     return degrees.virtual_pipeline == 1 or steps % degrees.pipeline == 0
 

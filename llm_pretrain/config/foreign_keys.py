@@ -70,7 +70,7 @@ INERT: dict[str, str] = {
             "dataset_text_field dataset_output_dir make_offline_data pretokenized_dataset "
             "pretokenized_pad_token_id"
         ),
-        "the samples of an evaluation are of the second share of split": (
+        "evaluation takes the second share of split, or eval_data": (
             "eval_dataset_path eval_dataset_prob"
         ),
         "input_dir names the data": "offline_dataset_path dataset_name",
@@ -137,8 +137,8 @@ INERT: dict[str, str] = {
         ),
         "weights are trained in 16 or 32 bits": "fp8_wgrad",
         "lr_scheduler_type is the key of it": "lr_scheduler",
-        "the schedules are linear and cosine, with min_learning_rate as the floor": (
-            "decay_function num_cycles lr_end power"
+        "lr_scheduler_type and decay_type say it, with min_learning_rate as the floor": (
+            "decay_function lr_end power"
         ),
         "the optimizer's state stays on the device": (
             "tensorwise_offload_optimizer sharding_offload_opt_buffersize_GB offload_optim"

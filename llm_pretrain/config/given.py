@@ -61,6 +61,7 @@ class Collection:
 # One text that may reach us as several words, when a shell script leaves out the quotes.
 _SPACED = (
     "input_dir",
+    "eval_data",
     "sharding",
     "tensor_parallel_config",
     "pipeline_parallel_config",

@@ -23,6 +23,7 @@ def check_layout(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[s
         *_tensor(model, degrees),
         *_sep(model, degrees),
         *_pipeline(run, model, degrees),
+        *_ramp(run, degrees),
         *_sequence(run, degrees),
         *_recompute(run, model),
     ]
@@ -93,6 +94,30 @@ def _pipeline(run: RunConfig, model: ModelConfig, degrees: Degrees) -> Iterator[
             f"gradient_accumulation_steps {steps} is no multiple of pipeline_parallel_degree "
             f"{stages}, which virtual_pp_degree {virtual} needs; possible near it: "
             f"{either(nearest_multiples(steps, stages))}"
+        )
+
+
+def _ramp(run: RunConfig, degrees: Degrees) -> Iterator[str]:
+    training = run.training
+    if training.batch_ramp is None:
+        return
+    share = training.per_device_train_batch_size * degrees.dataset
+    in_a_row = degrees.pipeline if degrees.virtual_pipeline > 1 else 1
+    for _, samples in training.batch_ramp:
+        if samples % (share * in_a_row):
+            yield (
+                f"batch_ramp: {samples} samples are no multiple of {share * in_a_row}, of "
+                f"{degrees.dataset} data ranks × per_device_train_batch_size "
+                f"{training.per_device_train_batch_size}"
+                f"{f' × {in_a_row} stages' * (in_a_row > 1)}; possible near it: "
+                f"{either(nearest_multiples(samples, share * in_a_row))}"
+            )
+    last, batch = training.batch_ramp[-1][1], share * training.gradient_accumulation_steps
+    if last != batch:
+        fitting = f"; set it to {last // share}" if last % share == 0 else ""
+        yield (
+            f"batch_ramp ends at {last} samples, but gradient_accumulation_steps "
+            f"{training.gradient_accumulation_steps} makes a batch of {batch}{fitting}"
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from llm_pretrain.config.argument_types import (
     Arguments,
@@ -14,7 +16,39 @@ from llm_pretrain.config.argument_types import (
     Number,
     PathText,
     Text,
+    expanded_words,
+    shown,
 )
+
+
+def _named_data(value: Any) -> Any:
+    """{name: what input_dir may be}, also of a text: JSON, or name=path words."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = json.loads(value)
+    elif isinstance(value, str):
+        value = dict(word.partition("=")[::2] for word in value.split())
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{shown(value)} is no set of names and paths: {{name: path, …}}")
+    for name, path in value.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"{shown(name)} is no name: letters, digits, _ and - make one")
+        if not isinstance(path, str) or not path.strip():
+            raise ValueError(f"{name} has no path")
+    return {name: expanded_words(path) for name, path in value.items()}
+
+
+NamedData = Annotated[
+    dict[str, str],
+    BeforeValidator(_named_data),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "additionalProperties": {"type": "string"}},
+                {"type": "string"},
+            ]
+        }
+    ),
+]
 
 
 class OperatorArguments(Arguments):
@@ -120,6 +154,11 @@ class DataArguments(Arguments):
         None,
         description="Directory with the .bin/.idx files, 'weight1 prefix1 weight2 prefix2 …', or a "
         "blend.yaml with names, paths, and weights or epochs.",
+    )
+    eval_data: NamedData | None = Field(
+        None,
+        description="{name: data, …}: validation sets, each written as input_dir is and evaluated "
+        "by itself, in place of the validation split of input_dir.",
     )
     split: Text = Field(
         "949,50,1",

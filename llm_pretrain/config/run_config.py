@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from llm_pretrain.config.degrees import Degrees
 from llm_pretrain.config.model_arguments import DataArguments, ModelArguments, OperatorArguments
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
+from llm_pretrain.config.schedule_arguments import batch_at
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 
@@ -69,9 +71,11 @@ class BatchPlan:
     """Samples of a whole job, over all its processes."""
 
     samples_per_step: int
+    """After the batch's ramp."""
     tokens_per_step: int
     train_samples: int
     valid_samples: int
+    """Of each validation set."""
     test_samples: int
     train_tokens: int
 
@@ -88,7 +92,7 @@ def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
         * degrees.dataset
     )
     per_iteration = training.per_device_eval_batch_size * degrees.dataset
-    train = per_step * training.max_steps
+    train = samples_of_steps(run, degrees, max(training.max_steps, 0))
     return BatchPlan(
         samples_per_step=per_step,
         tokens_per_step=per_step * run.data.max_seq_length,
@@ -97,6 +101,24 @@ def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
         test_samples=per_iteration * training.test_iters if training.do_predict else 0,
         train_tokens=train * run.data.max_seq_length if training.do_train else 0,
     )
+
+
+def samples_of_step(run: RunConfig, degrees: Degrees, consumed: int) -> int:
+    """Samples of the step that begins when so many have been consumed, over all ranks."""
+    training = run.training
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return batch_at(consumed * run.data.max_seq_length, training, batch * degrees.dataset)
+
+
+def samples_of_steps(run: RunConfig, degrees: Degrees, steps: int, consumed: int = 0) -> int:
+    """Samples of so many steps, the first of which begins when `consumed` have been consumed."""
+    total = consumed
+    for begin, _ in (run.training.batch_ramp or ())[1:]:
+        before = max(math.ceil(begin / run.data.max_seq_length) - total, 0)
+        batch = samples_of_step(run, degrees, total)
+        taken = min(-(-before // batch), steps)
+        total, steps = total + taken * batch, steps - taken
+    return total + steps * samples_of_step(run, degrees, total) - consumed
 
 
 def evaluation_share(run: RunConfig, plan: BatchPlan) -> float:
@@ -109,6 +131,6 @@ def evaluation_share(run: RunConfig, plan: BatchPlan) -> float:
     every = training.eval_steps if training.evaluation_strategy == "steps" else None
     # The last step is evaluated whether or not the interval ends there.
     evaluations = -(-training.max_steps // every) if every else 1
-    forward = evaluations * plan.valid_samples
+    forward = evaluations * plan.valid_samples * len(run.data.eval_data or [""])
     whole = forward + 3 * plan.train_samples
     return forward / whole if plan.train_samples else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from llm_pretrain.config.interval_arguments import (
     ReportArguments,
 )
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
+from llm_pretrain.config.schedule_arguments import ScheduleArguments
 from llm_pretrain.machine.device import KNOWN
 
 
@@ -126,39 +126,25 @@ class BatchArguments(Arguments):
 
 
 class OptimizerArguments(Arguments):
-    """Optimizer: AdamW and the learning rate's schedule."""
+    """Optimizer: AdamW."""
 
-    max_steps: Integer = Field(-1, description="Optimizer steps of the whole run; must be given.")
     optim: Literal["adamw"] = Field("adamw", description="The optimizer.")
-    learning_rate: Number = Field(5e-5, ge=0, description="Highest learning rate.")
-    min_learning_rate: Number = Field(1e-5, ge=0, description="Learning rate after the decay.")
-    lr_scheduler_type: Literal["linear", "cosine"] = Field(
-        "linear", description="Shape of the decay from learning_rate to min_learning_rate."
-    )
-    warmup_steps: Integer = Field(
-        0, ge=0, description="Steps of linear rise at the start; 0 lets warmup_ratio say."
-    )
-    warmup_ratio: Number = Field(
-        0.0, ge=0, le=1, description="The same as a share of max_steps; warmup_steps > 0 wins."
-    )
-    decay_steps: Integer | None = Field(
-        None, gt=0, description="Step at which min_learning_rate is reached; by default max_steps."
-    )
     weight_decay: Number = Field(
         0.0, ge=0, description="Weight decay of matrices; biases and norms have none."
     )
     adam_beta1: Number = Field(0.9, ge=0, lt=1, description="Decay of AdamW's first moment.")
     adam_beta2: Number = Field(0.999, ge=0, lt=1, description="Decay of AdamW's second moment.")
     adam_epsilon: Number = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    z_loss_coefficient: Number = Field(
+        0.0,
+        ge=0,
+        description="Of log² Σ exp(logits), which is added to the loss of every token in training, "
+        "lest the logits drift; 1e-4 is usual.",
+    )
     max_grad_norm: Number = Field(
         1.0,
         description="Gradients are scaled down to this global norm; 0 or less leaves them.",
     )
-
-    @property
-    def warmup(self) -> float:
-        """Steps of warm-up, a fraction where warmup_ratio × max_steps is one."""
-        return float(self.warmup_steps or self.warmup_ratio * self.max_steps)
 
 
 class PrecisionArguments(Arguments):
@@ -203,6 +189,7 @@ class TrainingArguments(
     ParallelArguments,
     PrecisionArguments,
     OptimizerArguments,
+    ScheduleArguments,
     BatchArguments,
     RunArguments,
 ):
@@ -257,24 +244,3 @@ class TrainingArguments(
         ):
             derive("per_device_eval_batch_size", train_batch, "the pipeline's batch")
         return self
-
-
-def learning_rate_at(step: int, training: TrainingArguments) -> float:
-    """Learning rate of optimizer step `step`, counted from 1.
-
-    It rises in a line over the warm-up, falls to `min_learning_rate` at `decay_steps` along a
-    cosine or a line, and stays there: PaddleNLP's schedules, which are Megatron's.
-    """
-    highest, lowest = training.learning_rate, training.min_learning_rate
-    warm_up = training.warmup
-    decay_steps = training.decay_steps or training.max_steps
-    if warm_up > 0 and step <= warm_up:
-        return highest * step / warm_up
-    if step > decay_steps:
-        return lowest
-    progress = (step - warm_up) / (decay_steps - warm_up)
-    if training.lr_scheduler_type == "cosine":
-        share = 0.5 * (1.0 + math.cos(math.pi * progress))
-    else:
-        share = 1.0 - progress
-    return lowest + share * (highest - lowest)

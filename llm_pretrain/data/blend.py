@@ -258,6 +258,26 @@ def kept_order(
     return arrays["dataset"], arrays["number"]
 
 
+def reaching_all(
+    order: tuple[NDArray[np.int16], NDArray[np.int64]], weights: Sequence[float]
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """The order itself where it has a sample of every dataset; else one spread over all of them.
+
+    `blend_order` takes datasets of equal weight in turn, so that of more datasets than samples it
+    has the first ones alone. Here each dataset has one sample, and the others go by weight; of more
+    datasets than samples, those at equal distances along the summed weights have one.
+    """
+    samples, datasets = len(order[0]), len(weights)
+    if samples == 0 or len(np.unique(order[0])) == datasets:
+        return order
+    ends = np.cumsum(np.array(weights, np.float64))
+    each = datasets if samples >= datasets else 0
+    spread = (np.arange(samples - each) + 0.5) / max(samples - each, 1) * ends[-1]
+    chosen = np.sort(np.concatenate([np.arange(each), np.searchsorted(ends, spread, "right")]))
+    first_of_its_own = np.searchsorted(chosen, chosen)
+    return chosen.astype(np.int16), np.arange(samples) - first_of_its_own
+
+
 class BlendedSamples:
     """Samples of several datasets, each used in proportion to its weight.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
-from llm_pretrain.data.blend import BlendedSamples, kept_order, samples_asked
+from llm_pretrain.data.blend import BlendedSamples, kept_order, reaching_all, samples_asked
 from llm_pretrain.data.cache import IndexCache, Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import ARRAYS, SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Isolation, SamplesOfDocuments, Texts
@@ -22,6 +23,7 @@ from llm_pretrain.data.sources import (
     describe_shares,
     first_notices,
     lone_validation,
+    named_validation,
     open_sources,
     split_documents,
     tokens_in,
@@ -64,6 +66,10 @@ class Datasets:
     test: Dataset | None
     notices: tuple[str, ...] = field(default=())
     """What the user should know about the data, one line each."""
+    named_valid: Mapping[str, Dataset] = field(default_factory=dict)
+    """Of `eval_data`; then there is no `valid`."""
+    samples_asked: int = 0
+    """Of `train`, for which the order is computed; the dataset may have more."""
 
 
 def build_datasets(
@@ -89,6 +95,26 @@ def build_datasets(
 
     Raises DataError for whatever is wrong with the data.
     """
+    if data.eval_data and counts.valid:
+        build = partial(
+            build_datasets,
+            seed=seed,
+            builder=builder,
+            timeout_s=timeout_s,
+            vocab_size=vocab_size,
+            blanks=blanks,
+            end_tokens=end_tokens,
+        )
+        datasets = build(data, replace(counts, valid=0), sources=sources)
+        notices, named = list(datasets.notices), {}
+        for name, part in named_validation(data).items():
+            built = build(part, SampleCounts(valid=counts.valid))
+            assert built.valid is not None
+            named[name] = built.valid
+            notices += [
+                f"eval_data {name}: {line}" for line in built.notices if line not in notices
+            ]
+        return replace(datasets, named_valid=named, notices=tuple(notices))
     sources = sources or open_sources(data)
     inputs, shares = sources.inputs, sources.shares
     blended = inputs.weights is not None
@@ -140,6 +166,8 @@ def build_datasets(
             folders = cache_folders(data, inputs.prefixes[0])
             cache = IndexCache(folders, builder=builder, timeout_s=timeout_s)
             order = kept_order(shares, counts.by_split()[name], cache)
+            if name != "train":
+                order = reaching_all(order, shares)
             texts = BlendedSamples(parts[name], order)
         if blanks is not None:
             return SamplesWithBlanks(texts, blanks, seed, isolation)

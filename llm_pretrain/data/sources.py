@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llm_pretrain.config import DataArguments
-from llm_pretrain.data.blend import Entry, blend_order, normalized
+from llm_pretrain.data.blend import Entry, blend_order, normalized, reaching_all
 from llm_pretrain.data.find_data import Inputs, find_data, open_data
 from llm_pretrain.data.token_data import DataError, TokenData
 
@@ -61,6 +61,15 @@ def open_sources(data: DataArguments) -> Sources:
     return Sources(data, inputs, files, in_training, tuple(shares_of(inputs, in_training)))
 
 
+def named_validation(data: DataArguments) -> dict[str, DataArguments]:
+    """The sets of `eval_data`, each as data of its own that is a validation split whole."""
+    named = data.eval_data or {}
+    return {
+        name: data.model_copy(update={"input_dir": path, "eval_data": None, "split": "0,1,0"})
+        for name, path in named.items()
+    }
+
+
 def tokens_in(tokens: TokenData, documents: range) -> int:
     return int(tokens.sizes[documents.start : documents.stop].sum(dtype="int64"))
 
@@ -74,7 +83,8 @@ def lone_validation(sources: Sources, samples: int) -> list[str]:
     names = sources.names
     if samples == 0 or len(set(names)) == 1:
         return []
-    chosen = {names[number] for number in np.unique(blend_order(sources.shares, samples)[0])}
+    order = reaching_all(blend_order(sources.shares, samples), sources.shares)
+    chosen = {names[number] for number in np.unique(order[0])}
     if len(chosen) > 1:
         return []
     return [

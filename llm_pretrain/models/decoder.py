@@ -96,7 +96,10 @@ class LanguageModelHead(nn.Layer):
     prefix = ""
 
     def __init__(
-        self, model: ModelConfig, table: VocabularyParallelEmbedding | None = None
+        self,
+        model: ModelConfig,
+        table: VocabularyParallelEmbedding | None = None,
+        z_loss_coefficient: float = 0.0,
     ) -> None:
         super().__init__()
         std = model.initializer_range
@@ -112,6 +115,7 @@ class LanguageModelHead(nn.Layer):
             tied_weight=self.table.weight if model.tie_word_embeddings else None,
             normalised=model.norm_head,
             in_slices=model.use_fused_linear_cross_entropy,
+            z_loss_coefficient=z_loss_coefficient,
         )
 
     def forward(
@@ -137,13 +141,19 @@ class Decoder(nn.Layer):
 
     Args:
         chunks: those that are here, in order; by default one, which is the whole model.
+        z_loss_coefficient: as `VocabularyParallelHead` has it.
 
     Attributes:
         chunks: of each chunk its layers in order; one tensor passes from each to the next.
         blocks: the decoder blocks here, by layer number.
     """
 
-    def __init__(self, model: ModelConfig, chunks: Sequence[Chunk] | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        chunks: Sequence[Chunk] | None = None,
+        z_loss_coefficient: float = 0.0,
+    ) -> None:
         super().__init__()
         self.config = model
         whole = Chunk(range(model.num_hidden_layers), has_embedding=True, has_head=True)
@@ -160,7 +170,7 @@ class Decoder(nn.Layer):
                 table = embedding.table
                 layers.insert(0, embedding)
             if chunk.has_head:
-                layers.append(LanguageModelHead(model, table))
+                layers.append(LanguageModelHead(model, table, z_loss_coefficient))
             lists.append(layers)
         self.set_chunks(lists)
 

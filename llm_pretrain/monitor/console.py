@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llm_pretrain.machine import launchers
-from llm_pretrain.monitor.metrics_log import Metrics, evaluation_line, step_line
+from llm_pretrain.monitor.metrics_log import Metrics, evaluation_line, named_sets, step_line
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -106,6 +106,9 @@ class Console:
         shown = _filled(
             ((f"{prefix}loss", "loss {:.4f}"), (f"{prefix}ppl", "perplexity {:.2f}")), metrics
         )
+        for named in named_sets(metrics):
+            loss, perplexity = metrics[f"eval_{named}_loss"], metrics[f"eval_{named}_ppl"]
+            shown.append(f"{named} {loss:.4f} ({perplexity:.2f})")
         self.message("  ".join([f"{name} after step {metrics['global_step']}", *shown]))
 
     def message(self, text: str, *, wrap: bool = True) -> None:

@@ -24,6 +24,9 @@ A step's line describes the steps since the one before it, its interval:
   changed no weight (they overflowed in float16, or `on_spike` and `on_nan` skipped them), since the
   run's beginning and over resumes.
 
+An evaluation's line has `eval_loss` and `eval_ppl`, of the set NAME of `eval_data`
+`eval_NAME_loss` and `eval_NAME_ppl`; `eval_loss` is the mean of the sets' losses then.
+
 An event's line has its kind in `event`, a `message` for a person, and its figures:
 
 - "spike" and "not_finite", of a step: what was done about it (`action`: "apply", "skip" or
@@ -214,6 +217,12 @@ def step_line(metrics: Metrics, max_steps: int, time_left: str) -> str:
     shown["progress"] = f"{step}/{max_steps} ({share:.1%})"
     shown["time_left"] = time_left
     return _line({name: shown.get(name) for name in STEP_FIELDS})
+
+
+def named_sets(metrics: Mapping[str, Any]) -> list[str]:
+    """The validation sets of `eval_data` whose losses an evaluation has, in their order."""
+    found = (re.fullmatch("eval_(.+)_loss", name) for name in metrics)
+    return [match[1] for match in found if match]
 
 
 def evaluation_line(metrics: Metrics) -> str:

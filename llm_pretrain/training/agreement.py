@@ -28,6 +28,7 @@ _OWN_TO_A_NODE = {
     "model_name_or_path",
     "tokenizer_name_or_path",
     "input_dir",
+    "eval_data",
     "data_cache",
     "output_dir",
     "logging_dir",

@@ -9,7 +9,7 @@ from itertools import islice
 
 import paddle
 
-from llm_pretrain.data import Dataset
+from llm_pretrain.data import Dataset, Datasets
 from llm_pretrain.parallel.comm import progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
@@ -17,6 +17,40 @@ from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.training.reports import perplexity
 from llm_pretrain.training.shared_batches import open_batches
+
+
+def evaluate_each(
+    evaluate_one: Callable[[Dataset], dict[str, float] | None], datasets: Datasets
+) -> dict[str, float] | None:
+    """The metrics of the validation split; or of the named sets, each with loss and perplexity of
+    its own, `eval_loss` being the mean of their losses.
+
+    None where one was broken off.
+    """
+    if not datasets.named_valid:
+        assert datasets.valid is not None
+        return evaluate_one(datasets.valid)
+    found = {}
+    for name, dataset in datasets.named_valid.items():
+        metrics = evaluate_one(dataset)
+        if metrics is None:
+            return None
+        found[name] = metrics
+    loss = sum(metrics["eval_loss"] for metrics in found.values()) / len(found)
+    seconds, samples = (
+        sum(metrics[key] for metrics in found.values()) for key in ("eval_runtime", "eval_samples")
+    )
+    merged = {
+        "eval_loss": loss,
+        "eval_ppl": perplexity(loss),
+        "eval_samples": samples,
+        "eval_runtime": seconds,
+        "eval_samples_per_second": samples / seconds,
+    }
+    for name, metrics in found.items():
+        merged[f"eval_{name}_loss"] = metrics["eval_loss"]
+        merged[f"eval_{name}_ppl"] = metrics["eval_ppl"]
+    return merged
 
 
 def evaluate(

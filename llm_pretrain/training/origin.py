@@ -12,10 +12,11 @@ from typing import Any
 from crc32c import crc32c
 
 from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import ConfigError, Degrees, RunConfig
 from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.keys import OF_A_START
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.run_config import samples_of_steps
 from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers import tokenizer_files
@@ -213,15 +214,32 @@ def sample_order(run: RunConfig, samples: int) -> dict[str, Any]:
     }
 
 
+def samples_in_order(run: RunConfig, state: Mapping[str, Any], samples: int) -> int:
+    """For how many samples the order of a run that resumes is computed, `samples` or more.
+
+    The number decides over the order. So a run that takes fewer than it began with, as one whose
+    rate decays early does, goes on in the order that it began with.
+
+    Args:
+        state: of the checkpoint.
+        samples: of the whole run, as its steps and batch give them.
+    """
+    if not samples or run.training.ignore_data_skip:
+        return samples
+    before, known = state["sample_order"], state.get("samples_asked", 0)
+    is_same = before == sample_order(run, before["number of samples"])
+    return max(known, samples) if is_same else samples
+
+
 def accept_samples(
-    run: RunConfig, state: Mapping[str, Any], samples: int, per_step: int
+    run: RunConfig, state: Mapping[str, Any], samples: int, degrees: Degrees
 ) -> list[str]:
     """What to tell of the samples that a run goes on with from a checkpoint's state.
 
     Raises:
         ConfigError: they do not reach to the end.
     """
-    problems = shortage(run, state, per_step, samples)
+    problems = shortage(run, state, degrees, samples)
     if problems:
         raise ConfigError(problems)
     before = state["sample_order"]
@@ -232,21 +250,21 @@ def accept_samples(
     return [f"The samples come in another order from here on: it depends on {changed}."]
 
 
-def shortage(run: RunConfig, state: Mapping[str, Any], per_step: int, samples: int) -> list[str]:
+def shortage(run: RunConfig, state: Mapping[str, Any], degrees: Degrees, samples: int) -> list[str]:
     """Why the data do not reach to the end of a run that resumes.
 
     Args:
         state: of the checkpoint.
-        per_step: samples of a step.
         samples: of the whole run, as its steps and batch give them.
     """
     progress = state["progress"]
     steps = run.training.max_steps - int(progress["global_step"])
     consumed = 0 if run.training.ignore_data_skip else int(progress["consumed_samples"])
-    if steps * per_step <= samples - consumed:
+    needed = samples_of_steps(run, degrees, max(steps, 0), consumed)
+    if needed <= samples - consumed:
         return []
     return [
-        f"the {steps} steps that are left need {steps * per_step} samples, but max_steps × batch "
+        f"the {steps} steps that are left need {needed} samples, but max_steps × batch "
         f"gives {samples}, of which {consumed} are consumed: the run began with a larger batch; go "
         "on with that batch, lower max_steps, or set ignore_data_skip"
     ]

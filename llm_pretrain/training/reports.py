@@ -13,7 +13,7 @@ from typing import Any
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.training_arguments import learning_rate_at
+from llm_pretrain.config.schedule_arguments import learning_rate_at
 from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.alerts import Alerts, plain
@@ -56,6 +56,8 @@ class Reports:
         self.of_ranks: dict[str, float | int] = {}
         """What is known of the ranks' own times in the step before the last."""
         self.expectation: Expectation | None = None
+        self.last_evaluation: dict[str, float] = {}
+        """Its losses and perplexities; {} before the first."""
         self.reporter: Reporter | None = None
         if topology.rank == 0:
             training = run.training
@@ -252,6 +254,9 @@ class Reports:
         self.reporter.step(metrics)
 
     def evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
+        self.last_evaluation = {
+            name: value for name, value in metrics.items() if name.endswith(("_loss", "_ppl"))
+        }
         if self.reporter:
             self.reporter.evaluation({"global_step": progress.global_step, **metrics})
 
@@ -314,6 +319,7 @@ class Reports:
                 "max_memory_allocated": device.max_memory_allocated(),
                 **(self.expectation.metrics() if self.expectation else {}),
             }
+        metrics |= self.last_evaluation
         metrics |= {name: str(path) for name, path in left.items() if path is not None}
         seconds = self.goodput.seconds()
         self.reporter.summary(metrics, {"goodput": in_words(seconds)})

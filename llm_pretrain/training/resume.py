@@ -32,7 +32,7 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
 from llm_pretrain.training.agreement import bounds_over_ranks
 from llm_pretrain.training.folders import Start, assert_same_model, find_start
-from llm_pretrain.training.origin import origin_of
+from llm_pretrain.training.origin import origin_of, samples_in_order
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.stage import first_values
 
@@ -91,6 +91,15 @@ def shared_origin(
     if sources is not None:
         text = json.dumps(origin_of(run, model, topology.world_size, sources))
     return dict(json.loads(collectives.gather_texts(text)[0]))
+
+
+def samples_to_order(run: RunConfig, start: Start, topology: Topology, samples: int) -> int:
+    """`samples_in_order` of what the run starts from, on all ranks what rank 0 finds."""
+    if not start.checkpoints:
+        return samples
+    if topology.rank == 0:
+        samples = samples_in_order(run, read_state(start.checkpoints[0]), samples)
+    return int(collectives.gather_texts(str(samples))[0])
 
 
 def load_newest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from llm_pretrain import machine
@@ -66,6 +67,7 @@ from llm_pretrain.training.reports import Reports, alerts_of
 from llm_pretrain.training.resume import (
     agree_on_start,
     load_newest,
+    samples_to_order,
     set_aside_later,
     shared_origin,
 )
@@ -176,7 +178,7 @@ def _train(
     opened = _open_sources(run, topology)
     sources = opened if topology.rank == 0 else None
     _say_what_is_run(reports, run, model, topology.degrees, sources, start)
-    datasets = _datasets(run, model, topology, opened)
+    datasets = _datasets(run, model, topology, opened, start)
     for notice in datasets.notices:
         reports.message(notice)
     for line in start.lines():
@@ -273,15 +275,20 @@ def _open_sources(run: RunConfig, topology: Topology) -> Sources | None:
 
 
 def _datasets(
-    run: RunConfig, model: ModelConfig, topology: Topology, sources: Sources | None
+    run: RunConfig,
+    model: ModelConfig,
+    topology: Topology,
+    sources: Sources | None,
+    start: Start,
 ) -> Datasets:
     plan = plan_batches(run, topology.degrees)
+    train_samples = samples_to_order(run, start, topology, plan.train_samples)
     is_builder = _builds_index(run, topology)
 
     def build() -> Datasets:
         return build_datasets(
             run.data,
-            SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples),
+            SampleCounts(train_samples, plan.valid_samples, plan.test_samples),
             seed=run.training.seed,
             builder=is_builder,
             vocab_size=model.vocab_size,
@@ -290,7 +297,8 @@ def _datasets(
             sources=sources,
         )
 
-    return build_once(build, topology.sample_group, is_builder=is_builder)
+    datasets = build_once(build, topology.sample_group, is_builder=is_builder)
+    return replace(datasets, samples_asked=train_samples)
 
 
 def _builds_index(run: RunConfig, topology: Topology) -> bool:

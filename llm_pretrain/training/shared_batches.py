@@ -26,6 +26,7 @@ from llm_pretrain.parallel.comm.collectives import Group
 from llm_pretrain.parallel.comm.topology import Topology
 
 _STRUCTURE = "structure."
+_NAMED = "eval_data."
 _ARRAYS, _END, _ERROR = range(3)
 """What a message holds."""
 
@@ -92,13 +93,18 @@ def _failed(rank: int, problem: str) -> str:
 
 def _used(datasets: Datasets) -> dict[str, Dataset]:
     parts = {"train": datasets.train, "valid": datasets.valid, "test": datasets.test}
+    parts |= {f"{_NAMED}{name}": part for name, part in datasets.named_valid.items()}
     return {name: part for name, part in parts.items() if part is not None}
 
 
 def _remote_datasets(group: Group) -> Datasets:
     lengths = _receive(group) or {}
     parts = {name: RemoteDataset(int(length), group.ranks[0]) for name, length in lengths.items()}
-    return Datasets(parts.get("train"), parts.get("valid"), parts.get("test"))
+    named = {
+        name.removeprefix(_NAMED): part for name, part in parts.items() if name.startswith(_NAMED)
+    }
+    splits = parts.get("train"), parts.get("valid"), parts.get("test")
+    return Datasets(*splits, named_valid=named)
 
 
 def open_batches(

@@ -29,7 +29,7 @@ def layers_of_part(layers: int, part: int, parts: int) -> range:
     return range(part * layers // parts, (part + 1) * layers // parts)
 
 
-def build_stage(model: ModelConfig, topology: Topology) -> Decoder:
+def build_stage(model: ModelConfig, topology: Topology, z_loss_coefficient: float = 0.0) -> Decoder:
     """The chunks of this rank, with no values yet."""
     ranks, count = topology.degrees.pipeline, topology.degrees.virtual_pipeline
     place = Place(topology.pipeline_rank, ranks, count)
@@ -41,7 +41,7 @@ def build_stage(model: ModelConfig, topology: Topology) -> Decoder:
         )
         for chunk in range(count)
     ]
-    return Decoder(model, chunks)
+    return Decoder(model, chunks, z_loss_coefficient)
 
 
 def prepare_stage(
@@ -51,7 +51,7 @@ def prepare_stage(
     training = run.training
     paddle.set_default_dtype(training.weight_dtype)
     try:
-        stage = build_stage(model, topology)
+        stage = build_stage(model, topology, training.z_loss_coefficient)
     finally:
         paddle.set_default_dtype("float32")
     if not is_resumed:

@@ -14,6 +14,7 @@ from llm_pretrain.checkpoint.directory import checkpoint_path
 from llm_pretrain.checkpoint.save import SavedState
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.schedule_arguments import batch_at
 from llm_pretrain.data import Batch, Dataset, Datasets
 from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.parallel.comm import collectives, progress
@@ -28,7 +29,7 @@ from llm_pretrain.parallel.sharding.optimizer import (
 )
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
-from llm_pretrain.training.evaluate import evaluate
+from llm_pretrain.training.evaluate import evaluate, evaluate_each
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Reports
@@ -70,6 +71,12 @@ class Trainer:
         self.reports = reports
         self.stop = stop
         training = run.training
+        self.full_batch = (
+            training.per_device_train_batch_size
+            * training.gradient_accumulation_steps
+            * topology.batch_degree
+        )
+        """Samples of a step, after the ramp of the batch."""
         self.loss_scale = LossScale(
             training.scale_loss if training.compute_dtype == "float16" else 1.0,
             is_dynamic=training.compute_dtype == "float16",
@@ -114,8 +121,8 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
-        samples, per_step = len(self.datasets.train or ()), self._samples_per_step()
-        for line in accept_samples(self.run, state, samples, per_step):
+        samples = len(self.datasets.train or ())
+        for line in accept_samples(self.run, state, samples, self.topology.degrees):
             self.reports.message(line)
 
     def _take_up(self, state: Mapping[str, Any], shards: Shards, steps: int) -> None:
@@ -123,14 +130,6 @@ class Trainer:
         self.loss_scale.restore(state["loss_scale"])
         self.updates.stability.restore(state.get("stability"))
         self.optimizer.restore(shards, steps)
-
-    def _samples_per_step(self) -> int:
-        training = self.run.training
-        return (
-            training.gradient_accumulation_steps
-            * training.per_device_train_batch_size
-            * self.topology.batch_degree
-        )
 
     def train(self) -> int:
         """Train to `max_steps`; return the signal that ended it early, or 0.
@@ -221,8 +220,10 @@ class Trainer:
         """One step of the optimizer; None where the step's data is passed over."""
         training = self.run.training
         began = progress.begin("the samples", step := self.progress.global_step)
-        batches = [next(loader) for _ in range(training.gradient_accumulation_steps)]
-        samples = self._samples_per_step()
+        consumed = self.progress.consumed_samples
+        samples = batch_at(consumed * self.run.data.max_seq_length, training, self.full_batch)
+        parts = samples // training.per_device_train_batch_size
+        batches = [next(loader) for _ in range(parts // self.topology.batch_degree)]
         self.progress.consumed_samples += samples
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
             self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
@@ -242,7 +243,6 @@ class Trainer:
             )
         ]
         self.copies.finish()
-        parts = training.gradient_accumulation_steps * self.topology.batch_degree
 
         def gradients() -> tuple[Tensor, Tensor]:
             self.optimizer.begin_step(len(micro_batches))
@@ -285,10 +285,10 @@ class Trainer:
         return is_due
 
     def evaluate(self) -> None:
-        """Evaluate on the validation split, the same samples each time."""
-        assert self.datasets.valid is not None
+        """Evaluate on the validation sets, the same samples each time."""
+        iterations = self.run.training.eval_iters
         with self.reports.spending("evaluation"):
-            metrics = self._evaluate(self.datasets.valid, self.run.training.eval_iters)
+            metrics = evaluate_each(lambda part: self._evaluate(part, iterations), self.datasets)
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])
@@ -345,6 +345,7 @@ class Trainer:
             "loss_scale": self.loss_scale.state(),
             "stability": self.updates.stability.state(),
             "sample_order": sample_order(self.run, len(self.datasets.train or ())),
+            "samples_asked": self.datasets.samples_asked,
             "origin": self.origin,
         }
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from llm_pretrain.config import RunConfig
-from llm_pretrain.config.training_arguments import learning_rate_at
+from llm_pretrain.config.schedule_arguments import learning_rate_at
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
 from llm_pretrain.training.counts import Progress
 from llm_pretrain.training.reports import Reports

@@ -35,6 +35,22 @@ TP, PP, SD = "tensor_parallel_degree", "pipeline_parallel_degree", "sharding_par
 SEP, CP, VP = "sep_parallel_degree", "context_parallel_degree", "virtual_pp_degree"
 SP, STEPS, LENGTH = "sequence_parallel", "gradient_accumulation_steps", "max_seq_length"
 
+RAMPS = [
+    Bad(
+        {"batch_ramp": [[0, 6], [100, 32]], "per_device_train_batch_size": 2},
+        "batch_ramp: 6 samples are no multiple of 4, of 2 data ranks × per_device_train_batch_size "
+        "2; possible near it: 4 or 8",
+        {"batch_ramp": [[0, 8], [100, 32]]},
+        2,
+    ),
+    Bad(
+        {"batch_ramp": [[0, 4], [100, 8]], "per_device_train_batch_size": 2},
+        "batch_ramp ends at 8 samples, but gradient_accumulation_steps 8 makes a batch of 16; set "
+        "it to 4",
+        {STEPS: 4},
+    ),
+]
+
 NUMBER_OF_PROCESSES = [
     Bad(
         {TP: 2},
@@ -300,7 +316,7 @@ VALUES = [
     ),
 ]
 
-CASES = [*NUMBER_OF_PROCESSES, *MODEL, *SEQUENCE, *BATCH, *EACH_OTHER, *VALUES]
+CASES = [*NUMBER_OF_PROCESSES, *MODEL, *SEQUENCE, *BATCH, *RAMPS, *EACH_OTHER, *VALUES]
 
 
 class GroupsFormedError(Exception):

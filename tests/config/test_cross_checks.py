@@ -15,6 +15,19 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"overwrite_output_dir": 1, "resume_from_checkpoint": "c"}, "the other to start anew"),
     ({"learning_rate": 1e-6}, "the floor 1e-05 lies above the learning rate 1e-06"),
     ({"warmup_steps": 20, "decay_steps": 10}, "the decay ends at step 10, before the warm-up"),
+    ({"lr_scheduler_type": "inverse_sqrt"}, "set warmup_steps or warmup_ratio"),
+    (
+        {"lr_scheduler_type": "cosine_with_restarts", "num_cycles": 2.5},
+        "2.5 is no whole number of cycles",
+    ),
+    (
+        {"lr_scheduler_type": "warmup_stable_decay", "decay_ratio": 0.95, "warmup_steps": 10},
+        "the decay would begin after step 5, which is not between the warm-up of 10 steps",
+    ),
+    (
+        {"lr_scheduler_type": "warmup_stable_decay", "decay_from": 100},
+        "the decay would begin after step 100, which is not between",
+    ),
     ({"fp16": 1, "bf16": 1}, "a run has one precision"),
     ({"bf16": 1, "amp_master_grad": 1}, "master gradients belong to fp16_opt_level O2"),
     ({"logging_steps": 0}, "needs logging_steps > 0"),
@@ -42,6 +55,12 @@ def test_a_conflict_has_its_own_message(problems, values: dict[str, Any], messag
     ("values", "notice"),
     [
         ({"warmup_steps": 101}, "the warm-up of 101 steps is longer than the run of 100"),
+        ({"decay_from": 3}, "decay_from: no effect: lr_scheduler_type is 'linear'"),
+        ({"num_cycles": 0.5}, "num_cycles: no effect: lr_scheduler_type is 'linear'"),
+        (
+            {"lr_scheduler_type": "constant", "min_learning_rate": 0},
+            "min_learning_rate: no effect: lr_scheduler_type is 'constant'",
+        ),
         ({"recompute_granularity": "full"}, "recompute_granularity: no effect: recompute is false"),
         ({"no_recompute_layers": [0]}, "no_recompute_layers: no effect: recompute is false"),
         ({"pp_recompute_interval": 2}, "pp_recompute_interval: no effect: recompute is false"),

@@ -3,6 +3,14 @@ from __future__ import annotations
 import pytest
 
 
+@pytest.mark.parametrize(
+    "words", [["web=a/b", "code=c"], ["web=a/b code=c"], ['{"web": "a/b", "code": "c"}']]
+)
+def test_named_data_is_typed_as_words_or_as_json(load, words: list[str]) -> None:
+    run = load("--do_eval", "--eval_data", *words)
+    assert run.data.eval_data == {"web": "a/b", "code": "c"}
+
+
 def test_switches_need_no_value(load) -> None:
     assert load("--do_eval", "--recompute").training.do_eval
 

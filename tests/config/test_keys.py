@@ -86,7 +86,7 @@ def test_the_schema_helps_an_editor() -> None:
     assert schema["additionalProperties"] is False
     assert properties["learning_rate"]["default"] == 5e-5
     assert "learning rate" in properties["learning_rate"]["description"]
-    assert properties["lr_scheduler_type"]["enum"] == ["linear", "cosine"]
+    assert properties["decay_type"]["enum"] == ["linear", "cosine", "1-sqrt"]
     assert properties["do_train"]["anyOf"] == [{"type": "boolean"}, {"enum": [0, 1]}]
     assert all(properties[key]["deprecated"] for key in INERT)
     assert all(value.get("description") for key, value in properties.items() if key != "$schema")
@@ -107,7 +107,7 @@ def test_the_files_fit_the_schema(path: Path) -> None:
         ("max_steps", 1.5),
         ("max_steps", "1"),
         ("learning_rate", "1"),
-        ("lr_scheduler_type", "constant"),
+        ("lr_scheduler_type", "polynomial"),
         ("no_recompute_layers", 3),
         ("no_recompute_layers", ["a"]),
         ("sharding", "stage4"),

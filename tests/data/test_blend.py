@@ -15,6 +15,7 @@ from llm_pretrain.data.blend import (
     blend_order,
     kept_order,
     normalized,
+    reaching_all,
     samples_asked,
 )
 from llm_pretrain.data.cache import IndexCache
@@ -175,3 +176,23 @@ def test_too_many_datasets_are_an_error() -> None:
 def test_too_large_weights_are_an_error() -> None:
     with pytest.raises(DataError, match="too large"):
         normalized([1e308, 1e308])
+
+
+def test_every_dataset_has_a_sample_where_there_are_enough() -> None:
+    weights = [0.97, 0.01, 0.01, 0.01]
+    order = blend_order(weights, 10)
+    assert len(set(order[0])) < 4
+    datasets, numbers = reaching_all(order, weights)
+    assert datasets.tolist() == [0] * 7 + [1, 2, 3]
+    assert numbers.tolist() == [*range(7), 0, 0, 0]
+
+
+def test_of_more_datasets_than_samples_those_at_equal_distances_have_one() -> None:
+    datasets, numbers = reaching_all(blend_order([1.0] * 100, 4), [1.0] * 100)
+    assert datasets.tolist() == [12, 37, 62, 87]
+    assert not numbers.any()
+
+
+def test_an_order_that_reaches_all_datasets_is_left_as_it_is() -> None:
+    order = blend_order([0.5, 0.3, 0.2], 20)
+    assert reaching_all(order, [0.5, 0.3, 0.2]) is order

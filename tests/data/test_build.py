@@ -276,3 +276,30 @@ def test_notices_of_many_files_are_cut_short(tmp_path: Path) -> None:
     notices = build(tmp_path).notices
     assert len(notices) == 13
     assert notices[-1] == "There are 3 more such notices."
+
+
+def test_named_validation_sets_are_whole_files_beside_the_training_data(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train", "web", "code")):
+        write(tmp_path / name, seed=seed)
+    counts = SampleCounts(train=50, valid=12)
+    named = {"web": str(tmp_path / "web"), "code": str(tmp_path / "code")}
+    datasets = build(tmp_path / "train", counts, split="1,0,0", eval_data=named)
+    assert datasets.train is not None
+    assert datasets.valid is None
+    assert list(datasets.named_valid) == ["web", "code"]
+    for name, part in datasets.named_valid.items():
+        alone = build(tmp_path / name, SampleCounts(valid=12), split="0,1,0").valid
+        np.testing.assert_array_equal(samples(part), samples(alone))
+
+
+def test_validation_reaches_beyond_the_first_of_many_files(tmp_path: Path) -> None:
+    for number in range(30):
+        with IndexedWriter(tmp_path / f"part-{number:02}", np.uint16) as writer:
+            for _ in range(20):
+                writer.add_document([number] * 20)
+    valid = build(tmp_path, SampleCounts(valid=10)).valid
+    assert valid is not None
+    assert samples(valid)[:, 0].tolist() == list(range(1, 30, 3))
+    # Where every file has a sample in turn, the order is PaddleNLP's.
+    valid = build(tmp_path, SampleCounts(valid=60)).valid
+    assert samples(valid)[:, 0].tolist() == [*range(30), *range(30)]

@@ -158,13 +158,16 @@ def test_earlier_steps_and_messages_scroll_above_the_live_line(terminal: Termina
     console.message("saved [bold]here[/bold] :smile:")
     console.step(step(6))
     console.evaluation({"global_step": 6, "eval_loss": 4.0, "eval_ppl": 54.6})
+    of_a_set = {"eval_web_loss": 3.0, "eval_web_ppl": 20.1}
+    console.evaluation({"global_step": 8, "eval_loss": 3.0, "eval_ppl": 20.1, **of_a_set})
     console.evaluation({"global_step": 10, "test_loss": 4.5, "test_ppl": 90.0})
     console.close()
     console.message("after the end")
-    *_, saved, sixth, evaluated, tested, after, cursor = terminal.screen()
+    *_, saved, sixth, evaluated, of_sets, tested, after, cursor = terminal.screen()
     assert saved == "saved [bold]here[/bold] :smile:"
     assert sixth.startswith(" 6/10")
     assert evaluated == "evaluation after step 6  loss 4.0000  perplexity 54.60"
+    assert of_sets.endswith("loss 3.0000  perplexity 20.10  web 3.0000 (20.10)")
     assert tested == "test after step 10  loss 4.5000  perplexity 90.00"
     assert (after, cursor) == ("after the end", "")
 

@@ -117,3 +117,50 @@ def test_no_tokens_have_no_losses(in_slices: str) -> None:
     assert losses.shape == [0, 4]
     losses.sum().backward()
     assert (made.weight.grad == 0).all()
+
+
+def test_z_loss_is_its_formula_in_loss_and_gradient() -> None:
+    """L + c L² - z[label] in float64, and its gradient (1 + 2 c L) softmax - one-hot."""
+    c, labels = 0.1, np.array([[2, IGNORED_LABEL, 4]])
+    z = 3 * np.random.default_rng(0).standard_normal((1, 3, 5))
+    logits = paddle.to_tensor(z, dtype="float32", stop_gradient=False)
+    losses = losses_of_logits(logits, paddle.to_tensor(labels), c)
+    losses.sum().backward()
+    log_sums = np.log(np.exp(z).sum(-1))
+    counts = labels != IGNORED_LABEL
+    own = np.take_along_axis(z, np.where(counts, labels, 0)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(
+        losses.numpy(), counts * (log_sums + c * log_sums**2 - own), rtol=1e-5
+    )
+    softmax = np.exp(z - log_sums[..., None]) * (1 + 2 * c * log_sums[..., None])
+    expected = (softmax - np.eye(5)[np.where(counts, labels, 0)]) * counts[..., None]
+    np.testing.assert_allclose(logits.grad.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "own"])
+def test_chunks_give_the_z_loss_that_logits_give(in_slices: str, compute: str, tied: bool) -> None:
+    def found(*, slices: bool) -> list[np.ndarray]:
+        made = head(tied=tied, normalised=False, in_slices=slices)
+        made.z_loss_coefficient = 0.05
+        return outcome(made)
+
+    set_compute_dtype(compute)
+    ours = found(slices=True)
+    dispatch.use_references()
+    theirs = found(slices=False)
+    plain = outcome(head(tied=tied, normalised=False, in_slices=False))
+    tolerance = 1e-5 if compute == "float32" else 3e-2
+    for one, other, without in zip(ours, theirs, plain, strict=True):
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
+        assert np.abs(one - without).max() > 0.1 * np.abs(without).max()
+
+
+def test_evaluation_leaves_the_z_loss_out(in_slices: str) -> None:
+    made, x = head(tied=False, normalised=False, in_slices=True), paddle.randn([1, 4, HIDDEN])
+    labels = paddle.zeros([1, 4], "int64")
+    with paddle.no_grad():
+        plain = made(x, labels)
+        made.z_loss_coefficient = 1.0
+        np.testing.assert_array_equal(made(x, labels).numpy(), plain.numpy())
+    assert (made(x, labels) > plain).all()

@@ -45,6 +45,14 @@ def run(tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.parametrize("in_slices", [True, False])
+def test_the_z_loss_is_traced(run: Any, in_slices: bool) -> None:
+    options = {"z_loss_coefficient": 1e-4, "use_fused_linear_cross_entropy": in_slices}
+    result = run("print(len(trace(2, 0, steps=1)))", tensor_parallel_degree=2, **options)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 0
+
+
 def test_a_trace_needs_no_paddle_and_counts_every_product(run: Any) -> None:
     result = run("""
 events = trace(1, 0, steps=1)

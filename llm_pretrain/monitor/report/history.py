@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from llm_pretrain.config.keys import OF_A_START
-from llm_pretrain.monitor.metrics_log import FILE_NAME, read_metrics
+from llm_pretrain.monitor.metrics_log import FILE_NAME, named_sets, read_metrics
 
 RECORD_NAME = "run.json"
 """As `training/run_record.py` writes it."""
@@ -55,6 +55,11 @@ class History:
     @cached_property
     def evaluations(self) -> list[Mapping[str, Any]]:
         return self.of_kind("evaluation")
+
+    @cached_property
+    def validation_sets(self) -> list[str]:
+        """The names of `eval_data`, as far as any evaluation has them."""
+        return list(dict.fromkeys(name for line in self.evaluations for name in named_sets(line)))
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:

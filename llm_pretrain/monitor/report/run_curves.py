@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_pretrain.monitor.metrics_log import named_sets
 from llm_pretrain.monitor.report.curves import Chart, Curve, Mark, smoothed
 from llm_pretrain.monitor.report.history import History, Point, is_number
 from llm_pretrain.monitor.report.numbers import decimal, short, whole
 from llm_pretrain.monitor.report.words import Words
 
+_COLOURS = 8
+"""That page.css has."""
 _LONGEST_TEXT = 300
 _PLANNED = {
     "interval_tokens_per_second_per_device": "planned_tokens_per_second_per_device",
@@ -92,6 +95,10 @@ def _loss_chart(histories: Sequence[History], places: _Places, words: Words, sev
             Curve(history.name if several else smooth, smoothed(losses), number, "smooth"),
             Curve("" if several else evaluation, evaluations, number, "dots"),
         ]
+        for place, name in enumerate(history.validation_sets, 1):
+            of_set = history.series(f"eval_{name}_loss", history.evaluations)
+            colour = (number + place) % _COLOURS
+            curves.append(Curve(f"{prefix}{name}", places.move(history, of_set), colour, "dots"))
         marks += _marks(history, number, prefix, places, words)
     title = words("loss curve" if places.are_tokens else "loss curve of steps")
     return _chart(title, curves, marks, words, from_zero=False)
@@ -118,6 +125,9 @@ def _marks(history: History, colour: int, prefix: str, places: _Places, words: W
         loss, perplexity = line.get("eval_loss"), line.get("eval_ppl")
         if is_number(loss):
             text = f"{words('loss')} {decimal(loss)}, {words('perplexity')} {decimal(perplexity)}"
+            for name in named_sets(line):
+                own, its_perplexity = line[f"eval_{name}_loss"], line.get(f"eval_{name}_ppl")
+                text += f"; {name} {decimal(own)} ({decimal(its_perplexity)})"
             add(line, "evaluation", loss, text)
     for line in history.of_kind("save"):
         size, seconds = line.get("bytes"), line.get("seconds")

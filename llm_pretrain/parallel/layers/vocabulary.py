@@ -58,6 +58,8 @@ class VocabularyParallelHead(nn.Layer):
         tied_weight: the embedding's table [V/t, H] to use; None: a weight [H, V/t] of its own.
         normalised: the weights of every token are divided by their Euclidean norm.
         in_slices: keep no logits for the loss, whichever operator serves.
+        z_loss_coefficient: of log² Σ exp(logits), which is added to the loss of every token that is
+            trained on (PaLM, arXiv:2204.02311, 5); evaluation leaves it out.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class VocabularyParallelHead(nn.Layer):
         tied_weight: Tensor | None = None,
         normalised: bool = False,
         in_slices: bool = False,
+        z_loss_coefficient: float = 0.0,
     ) -> None:
         super().__init__()
         self.tied = tied_weight is not None
         self.normalised = normalised
         self.in_slices = in_slices
+        self.z_loss_coefficient = z_loss_coefficient
         share = tensor_parallel_share(vocab_size)
         first = topology.current().tensor_rank * share
         self.present = min(max(vocab_size - first, 0), share)
@@ -93,17 +97,25 @@ class VocabularyParallelHead(nn.Layer):
         if self.normalised:
             weight = ops.normalise_columns(weight.T if self.tied else weight)
         is_transposed = self.tied and not self.normalised
+        z_loss = self.z_loss_coefficient
+        if z_loss and not paddle.is_grad_enabled():
+            z_loss = 0.0
         if labels_BS is not None and (
             self.in_slices or ops.serves_head(to_compute_dtype(x_BSH), weight)
         ):
             x_BSH = to_compute_dtype(enter_region(x_BSH))
             return losses_in_slices(
-                x_BSH, weight, labels_BS, present=self.present, transposed=is_transposed
+                x_BSH,
+                weight,
+                labels_BS,
+                present=self.present,
+                transposed=is_transposed,
+                z_loss=z_loss,
             )
         logits_BSV = ops.linear(x_BSH, weight, transposed=is_transposed, shared=shared_input())
         if self.padding is not None:
             logits_BSV = (logits_BSV.astype("float32") + self.padding).astype(logits_BSV.dtype)
-        return logits_BSV if labels_BS is None else losses_of_logits(logits_BSV, labels_BS)
+        return logits_BSV if labels_BS is None else losses_of_logits(logits_BSV, labels_BS, z_loss)
 
 
 IGNORED_LABEL = -100
@@ -117,18 +129,22 @@ def local_ids(tokens: Tensor, share: int) -> tuple[Tensor, Tensor]:
     return paddle.where(mine, tokens - first, paddle.zeros_like(tokens)), mine
 
 
-def losses_of_logits(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
-    """Cross entropy per token, float32 [B, S], of logits [B, S, V/t] and labels [B, S]."""
-    if topology.current().degrees.tensor == 1:
+def losses_of_logits(logits_BSV: Tensor, labels_BS: Tensor, z_loss: float = 0.0) -> Tensor:
+    """Cross entropy per token, float32 [B, S], of logits [B, S, V/t] and labels [B, S].
+
+    Args:
+        z_loss: coefficient of log² Σ exp(logits), which is added.
+    """
+    if topology.current().degrees.tensor == 1 and not z_loss:
         return ops.cross_entropy(logits_BSV, labels_BS, IGNORED_LABEL)
-    return _CrossEntropy.apply(logits_BSV.astype("float32"), labels_BS)
+    return _CrossEntropy.apply(logits_BSV.astype("float32"), labels_BS, z_loss)
 
 
 class _CrossEntropy(PyLayer):
-    """loss = log(sum(exp(z))) - z[label], over logits that the group shares."""
+    """loss = L - z[label] + c L² with L = log(sum(exp(z))), over logits that the group shares."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, z_loss: float) -> Tensor:
         group = topology.current().tensor_group
         largest = collectives.all_reduce(logits.max(axis=-1, keepdim=True), group, "max")
         shifted = logits - largest
@@ -141,8 +157,13 @@ class _CrossEntropy(PyLayer):
         # Not a product: the logit of padding is minus infinity.
         target = paddle.where(mine, target, paddle.zeros_like(target))
         collectives.all_reduce(target, group)
-        ctx.save_for_backward(exponentials / total, local, mine.astype("float32"), counts)
-        return (total.log() - target).squeeze(-1) * counts.astype("float32")
+        losses, softmax = total.log() - target, exponentials / total
+        if z_loss:
+            log_sum = largest + total.log()
+            losses += z_loss * log_sum.square()
+            softmax *= 1 + 2 * z_loss * log_sum
+        ctx.save_for_backward(softmax, local, mine.astype("float32"), counts)
+        return losses.squeeze(-1) * counts.astype("float32")
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -153,7 +174,13 @@ class _CrossEntropy(PyLayer):
 
 
 def losses_in_slices(
-    x_BSH: Tensor, weight: Tensor, labels_BS: Tensor, *, present: int, transposed: bool
+    x_BSH: Tensor,
+    weight: Tensor,
+    labels_BS: Tensor,
+    *,
+    present: int,
+    transposed: bool,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """`losses_of_logits` of the logits x W, which are never in memory whole.
 
@@ -165,13 +192,19 @@ def losses_in_slices(
     Returns:
         float32 [B, S].
     """
-    return _LinearCrossEntropy.apply(x_BSH, weight, labels_BS, present, transposed)
+    return _LinearCrossEntropy.apply(x_BSH, weight, labels_BS, present, transposed, z_loss)
 
 
 class _LinearCrossEntropy(PyLayer):
     @staticmethod
     def forward(
-        ctx: Any, x_BSH: Tensor, weight: Tensor, labels_BS: Tensor, present: int, transposed: bool
+        ctx: Any,
+        x_BSH: Tensor,
+        weight: Tensor,
+        labels_BS: Tensor,
+        present: int,
+        transposed: bool,
+        z_loss: float,
     ) -> Tensor:
         x_RH = x_BSH.reshape([-1, x_BSH.shape[-1]])
         counts = labels_BS != IGNORED_LABEL
@@ -184,10 +217,15 @@ class _LinearCrossEntropy(PyLayer):
         if topology.current().degrees.tensor > 1:
             largest, total, target = _over_the_group(largest, total, target)
         log_sums = largest + total.log()
+        losses = log_sums - target
+        if z_loss:
+            losses += z_loss * log_sums.square()
+            # The gradient of L + c L² is (1 + 2 c L) exp(z - L), which is exp(z - L').
+            log_sums = log_sums - (1 + 2 * z_loss * log_sums).log()
         ctx.save_for_backward(x_RH, weight, labels_R, log_sums, counts)
         note_trained(ctx, x_BSH, weight, labels_BS)
         ctx.present, ctx.transposed = present, transposed
-        return (log_sums - target).reshape(labels_BS.shape) * counts.astype("float32")
+        return losses.reshape(labels_BS.shape) * counts.astype("float32")
 
     @staticmethod
     def backward(ctx: Any, gradient_BS: Tensor) -> tuple[Tensor | None, ...]:

@@ -176,6 +176,7 @@ def _make_modules() -> None:
         zeros_like=movement.empty_like,
         sum=operators.total,
         no_grad=autograd.no_grad,
+        is_grad_enabled=lambda: autograd.mode.is_recording,
         create_parameter=layers.create_parameter,
         CPUPlace=lambda: "host",
         CUDAPinnedPlace=lambda: "host",

@@ -34,6 +34,8 @@ usage: llm-pretrain COMMAND …
       a run, or several side by side, as one page
   runs [DIR]
       a table of the runs below a folder
+  tokenizer --input_path … --output_dir …
+      learn a tokenizer from text
   preprocess …
       turn text into .bin/.idx files
   inspect PREFIX …
@@ -186,6 +188,12 @@ def _runs(arguments: Sequence[str]) -> int:
     return runs.main(arguments)
 
 
+def _tokenizer(arguments: Sequence[str]) -> int:
+    from llm_pretrain.preprocess import train_tokenizer
+
+    return train_tokenizer.main(arguments)
+
+
 def _preprocess(arguments: Sequence[str]) -> int:
     from llm_pretrain import preprocess
 
@@ -227,6 +235,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "runs": _runs,
+    "tokenizer": _tokenizer,
     "preprocess": _preprocess,
     "inspect": _inspect,
     "merge": _merge,

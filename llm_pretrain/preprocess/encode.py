@@ -61,6 +61,11 @@ class Block:
     failure: str = ""
     """Why what follows in the source can't be read."""
 
+    def place(self, number: int) -> str:
+        """A record's file and its number there, for error messages."""
+        unit = FORMATS[self.format].unit
+        return f"{self.name}:{number}" if unit == "line" else f"{self.name}, {unit} {number}"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -160,8 +165,7 @@ def block_encoder(options: EncodeOptions) -> Callable[[Block], Encoded]:
             try:
                 cleaned = cleaner.clean(decode_record(raw, kind, options.format))
             except ValueError as error:
-                place = f":{number}" if kind.unit == "line" else f", {kind.unit} {number}"
-                bad.append((len(texts), f"{block.name}{place}: {error}"))
+                bad.append((len(texts), f"{block.place(number)}: {error}"))
                 continue
             if isinstance(cleaned, str):
                 left_out[cleaned] += 1

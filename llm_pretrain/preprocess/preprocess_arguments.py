@@ -57,17 +57,17 @@ def preprocess_command() -> Command:
     add("--append_eos", action="store_true", help="end every document with the EOS token")
     add(
         "--workers",
-        type=_count,
+        type=positive_count,
         default=min(len(os.sched_getaffinity(0)), _MOST_WORKERS_UNASKED),
         help=f"processes that tokenize (default: one a core, to {_MOST_WORKERS_UNASKED})",
     )
     add(
         "--log_interval",
-        type=_count,
+        type=positive_count,
         default=10000,
         help="documents between two lines of progress (default: 10000)",
     )
-    add("--max_doc_num", type=_count, default=None, help="stop after so many documents")
+    add("--max_doc_num", type=positive_count, default=None, help="stop after so many documents")
     add(
         "--max_repeated_len",
         type=_natural,
@@ -137,7 +137,8 @@ def typed_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
         raise PreprocessError(f"{arguments.tokenizer_option}: {error}") from error
 
 
-def _count(text: str) -> int:
+def positive_count(text: str) -> int:
+    """A number of things of which one is wanted at least."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")

@@ -34,6 +34,8 @@ usage: llm-pretrain COMMAND …
       a run, or several side by side, as one page
   runs [DIR]
       a table of the runs below a folder
+  generate DIR --prompt …
+      continue a text with a model, a checkpoint or a run's newest one
   tokenizer --input_path … --output_dir …
       learn a tokenizer from text
   preprocess …
@@ -188,6 +190,12 @@ def _runs(arguments: Sequence[str]) -> int:
     return runs.main(arguments)
 
 
+def _generate(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import generate  # imports Paddle
+
+    return generate.main(arguments)
+
+
 def _tokenizer(arguments: Sequence[str]) -> int:
     from llm_pretrain.preprocess import train_tokenizer
 
@@ -235,6 +243,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "runs": _runs,
+    "generate": _generate,
     "tokenizer": _tokenizer,
     "preprocess": _preprocess,
     "inspect": _inspect,

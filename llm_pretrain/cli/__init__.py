@@ -36,6 +36,8 @@ usage: llm-pretrain COMMAND …
       a table of the runs below a folder
   generate DIR --prompt …
       continue a text with a model, a checkpoint or a run's newest one
+  evaluate DIR --input …
+      its loss, perplexity and bits per byte, or its choices, on texts or token data
   tokenizer --input_path … --output_dir …
       learn a tokenizer from text
   preprocess …
@@ -196,6 +198,12 @@ def _generate(arguments: Sequence[str]) -> int:
     return generate.main(arguments)
 
 
+def _evaluate(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import evaluate  # imports Paddle
+
+    return evaluate.main(arguments)
+
+
 def _tokenizer(arguments: Sequence[str]) -> int:
     from llm_pretrain.preprocess import train_tokenizer
 
@@ -244,6 +252,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": _report,
     "runs": _runs,
     "generate": _generate,
+    "evaluate": _evaluate,
     "tokenizer": _tokenizer,
     "preprocess": _preprocess,
     "inspect": _inspect,

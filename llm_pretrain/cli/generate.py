@@ -50,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
                 f"{model.config.vocab_size}: it is another model's."
             )
-        ends = {*model.config.end_tokens, tokenizer.eos_id} - {None}
+        ends = set(model.config.end_tokens)
+        if tokenizer.eos_id is not None:
+            ends.add(tokenizer.eos_id)
         for prompt in prompts:
             found = generate(
                 model,

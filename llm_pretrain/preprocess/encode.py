@@ -17,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +120,29 @@ def cut_blocks(sources: Sequence[Source], first: int, options: FormatOptions) ->
         block.position = source.size
         block.last = True
         yield block
+
+
+def clean_documents(
+    sources: Sequence[Source], options: FormatOptions
+) -> Iterator[tuple[str, bytes, float]]:
+    """Of every document its text, cleaned as `preprocess` does, its hash, and the share read.
+
+    Raises PreprocessError at a record that can't be read.
+    """
+    cleaner = Cleaner(CleaningOptions())
+    begins = list(accumulate((source.size for source in sources), initial=0))
+    for block in cut_blocks(sources, 0, options):
+        share = min((begins[block.source] + block.position) / max(begins[-1], 1), 1.0)
+        kind = FORMATS[block.format]
+        for number, raw in zip(block.numbers, block.raws, strict=True):
+            try:
+                cleaned = cleaner.clean(decode_record(raw, kind, options))
+            except ValueError as error:
+                raise PreprocessError(f"{block.place(number)}: {error}") from error
+            if isinstance(cleaned, tuple) and cleaned[0]:
+                yield *cleaned, share
+        if block.failure:
+            raise PreprocessError(f"the rest of {block.name}: {block.failure}")
 
 
 def encode_blocks(

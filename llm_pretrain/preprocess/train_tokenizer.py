@@ -6,21 +6,13 @@ import argparse
 import heapq
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import TextIO
 
 from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.machine.files import naming
 from llm_pretrain.machine.terminal import Command
-from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions
-from llm_pretrain.preprocess.encode import cut_blocks
-from llm_pretrain.preprocess.inputs import (
-    FORMATS,
-    FormatOptions,
-    Source,
-    decode_record,
-    find_sources,
-)
+from llm_pretrain.preprocess.encode import clean_documents
+from llm_pretrain.preprocess.inputs import FormatOptions, find_sources
 from llm_pretrain.preprocess.preprocess_arguments import positive_count
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import find_tokenizer, load_tokenizer
@@ -65,7 +57,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     sources, _ = find_sources(arguments.input_path)
     options = FormatOptions(arguments.json_key, arguments.separator)
     sample = Sample(arguments.max_text_mb * _MEGABYTE)
-    for documents, (text, digest, share) in enumerate(_documents(sources, options), 1):
+    for documents, (text, digest, share) in enumerate(clean_documents(sources, options), 1):
         sample.add(text, digest)
         if documents % arguments.log_interval == 0:
             print(f"{documents:,} documents, {share:.1%} read", file=out, flush=True)
@@ -127,26 +119,3 @@ class Sample:
         """The documents, in the order of their hashes."""
         for _, content in sorted(self._kept, reverse=True):
             yield content.decode()
-
-
-def _documents(
-    sources: Sequence[Source], options: FormatOptions
-) -> Iterator[tuple[str, bytes, float]]:
-    """Of every document its text, cleaned as `preprocess` does, its hash, and the share read.
-
-    Raises PreprocessError at a record that can't be read.
-    """
-    cleaner = Cleaner(CleaningOptions())
-    begins = list(accumulate((source.size for source in sources), initial=0))
-    for block in cut_blocks(sources, 0, options):
-        share = min((begins[block.source] + block.position) / max(begins[-1], 1), 1.0)
-        kind = FORMATS[block.format]
-        for number, raw in zip(block.numbers, block.raws, strict=True):
-            try:
-                cleaned = cleaner.clean(decode_record(raw, kind, options))
-            except ValueError as error:
-                raise PreprocessError(f"{block.place(number)}: {error}") from error
-            if isinstance(cleaned, tuple) and cleaned[0]:
-                yield *cleaned, share
-        if block.failure:
-            raise PreprocessError(f"the rest of {block.name}: {block.failure}")

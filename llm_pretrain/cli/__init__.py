@@ -34,6 +34,12 @@ usage: llm-pretrain COMMAND …
       a run, or several side by side, as one page
   runs [DIR]
       a table of the runs below a folder
+  generate DIR --prompt …
+      continue a text with a model, a checkpoint or a run's newest one
+  evaluate DIR --input …
+      its loss, perplexity and bits per byte, or its choices, on texts or token data
+  tokenizer --input_path … --output_dir …
+      learn a tokenizer from text
   preprocess …
       turn text into .bin/.idx files
   inspect PREFIX …
@@ -186,6 +192,24 @@ def _runs(arguments: Sequence[str]) -> int:
     return runs.main(arguments)
 
 
+def _generate(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import generate  # imports Paddle
+
+    return generate.main(arguments)
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    from llm_pretrain.cli import evaluate  # imports Paddle
+
+    return evaluate.main(arguments)
+
+
+def _tokenizer(arguments: Sequence[str]) -> int:
+    from llm_pretrain.preprocess import train_tokenizer
+
+    return train_tokenizer.main(arguments)
+
+
 def _preprocess(arguments: Sequence[str]) -> int:
     from llm_pretrain import preprocess
 
@@ -227,6 +251,9 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "runs": _runs,
+    "generate": _generate,
+    "evaluate": _evaluate,
+    "tokenizer": _tokenizer,
     "preprocess": _preprocess,
     "inspect": _inspect,
     "merge": _merge,

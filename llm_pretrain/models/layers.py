@@ -9,7 +9,9 @@ from paddle import Tensor, nn
 
 from llm_pretrain import ops
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.models.key_value_cache import KeyValueCache, attend_to_cached
 from llm_pretrain.models.position import alibi_slopes, rotate, scale_queries, with_larger_base
+from llm_pretrain.ops.mask import Mask
 from llm_pretrain.parallel.layers.attention import attention, local_heads
 from llm_pretrain.parallel.layers.micro_batch import Sequences
 from llm_pretrain.parallel.layers.tensor import ColumnParallelLinear, RowParallelLinear
@@ -84,6 +86,8 @@ class Attention(nn.Layer):
             std=model.branch_end_range,
         )
         self.slopes = alibi_slopes(model.num_attention_heads) if model.alibi else None
+        self.cache: KeyValueCache | None = None
+        """Where given, a call takes the positions that follow those held there."""
         self.query_norm, self.key_norm = None, None
         if model.query_key_norm:
             self.query_norm, self.key_norm = norm(model, size), norm(model, size)
@@ -108,6 +112,12 @@ class Attention(nn.Layer):
 
     def core(self, q_BSND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, sequences: Sequences) -> Tensor:
         """softmax(Q Kᵀ) V: what "core_attn" recomputes in the backward pass."""
+        if self.cache is not None:
+            is_first = self.cache.length == 0
+            k_BSKD, v_BSKD = self.cache.extend(k_BSKD, v_BSKD)
+            if not is_first:
+                mask = Mask(slopes=self.slopes, prefix_ends=sequences.prefix_ends)
+                return attend_to_cached(q_BSND, k_BSKD, v_BSKD, mask, sequences.positions)
         return attention(
             q_BSND,
             k_BSKD,

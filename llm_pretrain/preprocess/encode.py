@@ -17,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,11 @@ class Block:
     last: bool = False
     failure: str = ""
     """Why what follows in the source can't be read."""
+
+    def place(self, number: int) -> str:
+        """A record's file and its number there, for error messages."""
+        unit = FORMATS[self.format].unit
+        return f"{self.name}:{number}" if unit == "line" else f"{self.name}, {unit} {number}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,29 @@ def cut_blocks(sources: Sequence[Source], first: int, options: FormatOptions) ->
         yield block
 
 
+def clean_documents(
+    sources: Sequence[Source], options: FormatOptions
+) -> Iterator[tuple[str, bytes, float]]:
+    """Of every document its text, cleaned as `preprocess` does, its hash, and the share read.
+
+    Raises PreprocessError at a record that can't be read.
+    """
+    cleaner = Cleaner(CleaningOptions())
+    begins = list(accumulate((source.size for source in sources), initial=0))
+    for block in cut_blocks(sources, 0, options):
+        share = min((begins[block.source] + block.position) / max(begins[-1], 1), 1.0)
+        kind = FORMATS[block.format]
+        for number, raw in zip(block.numbers, block.raws, strict=True):
+            try:
+                cleaned = cleaner.clean(decode_record(raw, kind, options))
+            except ValueError as error:
+                raise PreprocessError(f"{block.place(number)}: {error}") from error
+            if isinstance(cleaned, tuple) and cleaned[0]:
+                yield *cleaned, share
+        if block.failure:
+            raise PreprocessError(f"the rest of {block.name}: {block.failure}")
+
+
 def encode_blocks(
     blocks: Iterator[Block], options: EncodeOptions, workers: int
 ) -> Generator[Encoded, None, None]:
@@ -160,8 +188,7 @@ def block_encoder(options: EncodeOptions) -> Callable[[Block], Encoded]:
             try:
                 cleaned = cleaner.clean(decode_record(raw, kind, options.format))
             except ValueError as error:
-                place = f":{number}" if kind.unit == "line" else f", {kind.unit} {number}"
-                bad.append((len(texts), f"{block.name}{place}: {error}"))
+                bad.append((len(texts), f"{block.place(number)}: {error}"))
                 continue
             if isinstance(cleaned, str):
                 left_out[cleaned] += 1

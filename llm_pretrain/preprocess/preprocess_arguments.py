@@ -57,35 +57,35 @@ def preprocess_command() -> Command:
     add("--append_eos", action="store_true", help="end every document with the EOS token")
     add(
         "--workers",
-        type=_count,
+        type=positive_count,
         default=min(len(os.sched_getaffinity(0)), _MOST_WORKERS_UNASKED),
         help=f"processes that tokenize (default: one a core, to {_MOST_WORKERS_UNASKED})",
     )
     add(
         "--log_interval",
-        type=_count,
+        type=positive_count,
         default=10000,
         help="documents between two lines of progress (default: 10000)",
     )
-    add("--max_doc_num", type=_count, default=None, help="stop after so many documents")
+    add("--max_doc_num", type=positive_count, default=None, help="stop after so many documents")
     add(
         "--max_repeated_len",
-        type=_natural,
+        type=natural_number,
         default=100,
         help="runs of one character longer than this become a single one; 0 keeps them "
         "(default: 100)",
     )
     add(
         "--min_doc_length",
-        type=_natural,
+        type=natural_number,
         default=0,
         help="leave out documents of fewer characters (default: 0)",
     )
     add("--remove_duplicates", action="store_true", help="keep the first of equal documents alone")
-    add("--sample_share", type=_share, default=1.0, help="share of documents to keep (default: 1)")
+    add("--sample_share", type=share, default=1.0, help="share of documents to keep (default: 1)")
     add(
         "--held_out_share",
-        type=_share,
+        type=share,
         default=0.0,
         help="share of documents to write to held_out/ beside the output (default: 0)",
     )
@@ -137,21 +137,24 @@ def typed_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
         raise PreprocessError(f"{arguments.tokenizer_option}: {error}") from error
 
 
-def _count(text: str) -> int:
+def positive_count(text: str) -> int:
+    """A number of things of which one is wanted at least."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
     return value
 
 
-def _natural(text: str) -> int:
+def natural_number(text: str) -> int:
+    """A number that may be 0."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
     return value
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """A part of a whole."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")

@@ -21,12 +21,12 @@ Split = Callable[[str], list[str]]
 
 _SPACE = "▁"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
+LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-QWEN_PATTERN = _LLAMA3.replace("{1,3}", "")
-_PATTERNS = (_GPT2, _LLAMA3, QWEN_PATTERN)
+QWEN_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
+_PATTERNS = (_GPT2, LLAMA3_PATTERN, QWEN_PATTERN)
 # Spaces and what follows them, up to the next space; the last word has the spaces at the end, too.
 _AT_SPACES = re.compile(rf"{_SPACE}*[^{_SPACE}]+(?:{_SPACE}+\Z)?|{_SPACE}+")
 _BASIC = 0x10000

@@ -18,7 +18,8 @@ def run(module: str, directory: Path) -> None:
     for folder in directory.iterdir():
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         # PaddleNLP's AutoTokenizer doesn't know all of its classes.
-        tokenizer = getattr(program, settings["tokenizer_class"]).from_pretrained(str(folder))
+        name = "AutoTokenizer" if module == "transformers" else settings["tokenizer_class"]
+        tokenizer = getattr(program, name).from_pretrained(str(folder))
         texts = json.loads((folder / "texts.json").read_text())
         theirs = {
             "ids": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],

@@ -1,4 +1,4 @@
-"""Tokenizers of `vocab.json` and `merges.txt` against those of transformers."""
+"""Tokenizers of `vocab.json` and `merges.txt`, and ours, against those of transformers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from llm_pretrain.cli import main
 from tests.peers.tokenizer_directories import (
     END,
+    LINES,
     PLAIN,
     assert_same_tokens,
     run_peer_tokenizers,
@@ -21,6 +23,7 @@ TEXTS = {
     "gpt2": [*PLAIN, f"a{END}b {END} c"],
     "opt": [*PLAIN, "a</s>b<pad> c"],
     "qwen2": [*PLAIN, f"a{END}b", "x<|im_start|>y <tool> z", "cat<tool>s"],
+    "trained": [*PLAIN, "a</s>b<s> 1234567"],
     "qwen2-by-id": [*PLAIN, "a <l> b", "a <r> b", "a dog b, dogs", "<r><l>"],
 }
 
@@ -55,6 +58,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory, transformers_python: Pat
     decoder = {size + number: off | token for number, token in enumerate(tokens)}
     settings = qwen2 | {"eos_token": END, "added_tokens_decoder": decoder}
     write_settings(root / "qwen2-by-id", tokenizer_config=settings)
+
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("\n\n".join(LINES), encoding="utf-8")
+    words = ["--input_path", str(text), "--output_dir", str(root / "trained")]
+    assert main(["tokenizer", *words, "--vocab_size", "300"]) == 0
 
     run_peer_tokenizers(transformers_python, "transformers", root, TEXTS)
     return root

@@ -128,22 +128,16 @@ def show_results(directory: Path) -> None:
 
 def continue_text(directory: Path, prompt: str, count: int) -> str:
     """`prompt` and up to `count` tokens after it, by the model and the tokenizer in `directory`."""
-    from tokenizers import Tokenizer
-
-    from llm_pretrain.checkpoint.load import load_weights
-    from llm_pretrain.models.decoder import Decoder
-    from llm_pretrain.models.families import read_model_config
+    from llm_pretrain.checkpoint.find_model import load_model
     from llm_pretrain.models.generate import generate
+    from llm_pretrain.preprocess import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    config = read_model_config(directory)
-    model = Decoder(config)
-    load_weights(model, config, directory)
-    tokens = list(tokenizer.encode(prompt).ids)
-    tokens += generate(
-        model, tokens, count, temperature=0.7, seed=1, stop_token=tokenizer.token_to_id("</s>")
-    )
-    return str(tokenizer.decode(tokens))
+    tokenizer = load_tokenizer(directory)
+    ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    tokens = tokenizer.encode(prompt)
+    model = load_model(directory)
+    tokens += generate(model, tokens, count, temperature=0.7, seed=1, stop_tokens=ends)
+    return tokenizer.decode(tokens)
 
 
 if __name__ == "__main__":

@@ -167,13 +167,25 @@ def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     return [(left, right) for _, left, right in sorted(pairs, key=lambda pair: pair[0])]
 
 
-def train_bpe(texts: Iterator[str], vocab_size: int, directory: str | Path) -> Path:
+def train_bpe(
+    texts: Iterator[str],
+    vocab_size: int,
+    directory: str | Path,
+    *,
+    pattern: str | None = None,
+    show_progress: bool = False,
+) -> Path:
     """Learn at most `vocab_size` tokens from the texts; returns the path of `tokenizer.json`.
+
+    Args:
+        pattern: finds the words, of which a token is a part; None is GPT-2's.
+        show_progress: the library's bars on the standard error.
 
     Writes `tokenizer.json` and `tokenizer_config.json`, which `load_tokenizer` and Hugging Face's
     libraries read. The special tokens <unk>, <s> and </s> have the ids 0, 1 and 2.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, trainers
+    from tokenizers import pre_tokenizers as pre
 
     if vocab_size < _SMALLEST_VOCABULARY:
         raise PreprocessError(
@@ -181,13 +193,18 @@ def train_bpe(texts: Iterator[str], vocab_size: int, directory: str | Path) -> P
             "least."
         )
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_of_words = pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+    if pattern is None:
+        tokenizer.pre_tokenizer = bytes_of_words
+    else:
+        split = pre.Split(Regex(pattern), "isolated")
+        tokenizer.pre_tokenizer = pre.Sequence([split, bytes_of_words])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        initial_alphabet=pre.ByteLevel.alphabet(),
+        show_progress=show_progress,
     )
     tokenizer.train_from_iterator(texts, trainer)
     folder = Path(directory)

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ from llm_pretrain.planning.machines import (
 from llm_pretrain.planning.picture import draw
 from llm_pretrain.planning.plan import Plan, Planner
 from llm_pretrain.planning.profile import total
+from llm_pretrain.planning.program import ThisProgram
 from llm_pretrain.planning.report import as_json, details, table, why
 from llm_pretrain.planning.search import Found, nearest, search
-from llm_pretrain.planning.trace import Part, Trace
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.preflight import model_config_of
 
@@ -131,7 +131,7 @@ def _plan(options: _Options, words: Sequence[str]) -> int:
     if options.calibrate:
         return _calibrate(options, run, model, machine)
     samples = samples_a_step(run, options.gpus)
-    program = ThisProgram(machine)
+    program = ThisProgram(machine.kind)
     found = search(run, model, machine, program, devices=options.gpus, samples=samples)
     own, own_problem = _own(run, model, machine, program, options.gpus, found)
     if options.json:
@@ -181,7 +181,7 @@ def describe_own_plan(
         ConfigError: there is no such machine.
     """
     machine = find_machine(machine_name)
-    program = ThisProgram(machine)
+    program = ThisProgram(machine.kind)
     plan = Planner(run, model, machine, program).plan(layout_of(run, degrees))
     lines = [
         f"on {degrees.world_size} × {machine.name}: "
@@ -204,29 +204,6 @@ def _what_fits(own: Layout, other: Plan | None, considered: int) -> str:
     changes = {key: value for key, value in other.layout.keys().items() if value != mine[key]}
     values = ", ".join(f"{key} {json.dumps(value)}" for key, value in changes.items())
     return f"the nearest that does has {values}"
-
-
-class ThisProgram:
-    """This program on a machine's devices, by its own code on a Paddle that has shapes only."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.device = "cpu" if machine.name == MEASURED else "gpu"
-
-    def trace(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
-    ) -> Trace:
-        from llm_pretrain.planning.program import trace_step
-
-        return trace_step(run, model, degrees, rank, device=self.device, steps=steps)
-
-    def memory(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
-    ) -> Mapping[Part, int]:
-        from llm_pretrain.planning import shapes
-        from llm_pretrain.planning.prediction import memory_of_rank
-
-        shapes.install(self.device)
-        return memory_of_rank(run, model, degrees, rank, device=self.device).parts
 
 
 def _model(run: RunConfig) -> ModelConfig:
@@ -324,7 +301,7 @@ def _as_json(
 def _calibrate(options: _Options, run: RunConfig, model: ModelConfig, machine: Machine) -> int:
     layout, _ = own_layout(run, options.gpus)
     fitted, report = calibrated(
-        run, model, machine, ThisProgram(machine), layout, options.calibrate
+        run, model, machine, ThisProgram(machine.kind), layout, options.calibrate
     )
     for line in report:
         print(terminal.fit(line))

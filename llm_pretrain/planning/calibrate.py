@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -13,9 +12,9 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.layouts import Layout
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.plan import Planner
+from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.report import readable_seconds
-from llm_pretrain.planning.trace import Part, Trace
-from llm_pretrain.planning.units import Program
+from llm_pretrain.planning.trace import Trace
 
 _ROUNDS = 8
 _EXACT = 1e-4
@@ -58,20 +57,15 @@ class _Remembering:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._traces: dict[tuple[int, int], Trace] = {}
+        self._traces: dict[tuple[int, Degrees, int], Trace] = {}
 
     def trace(
         self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
     ) -> Trace:
-        key = (model.num_hidden_layers, rank)
+        key = (model.num_hidden_layers, degrees, rank)
         if key not in self._traces:
             self._traces[key] = self.program.trace(run, model, degrees, rank, steps=steps)
         return self._traces[key]
-
-    def memory(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
-    ) -> Mapping[Part, int]:
-        return {}  # plays no part in the time
 
 
 def calibrated(

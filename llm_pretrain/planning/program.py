@@ -52,6 +52,19 @@ def trace_step(
     return Trace(events)
 
 
+class ThisProgram:
+    """This program on devices of a kind, "cpu" or "gpu"."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def trace(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace:
+        """See `trace_step`."""
+        return trace_step(run, model, degrees, rank, device=self.device, steps=steps)
+
+
 def _forget_tables() -> None:
     """Let the trace make what a process makes once and keeps."""
     from llm_pretrain.models import position

@@ -14,11 +14,12 @@ from llm_pretrain.parallel.pipeline.schedules import Place, warm_up_passes
 from llm_pretrain.planning.layouts import RECOMPUTE, Layout, frames, with_sharding
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.plan import Plan, Planner, StageKind, stage_kind, with_outside
+from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
 from llm_pretrain.planning.time import add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
-from llm_pretrain.planning.units import Moment, Parts, Program, Units, combine
+from llm_pretrain.planning.units import Moment, Parts, Units, combine
 
 SHOWN = 5
 _CANDIDATES = 12

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from llm_pretrain.config import Degrees, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel.pipeline.schedules import Place, training_schedule
-from llm_pretrain.planning.profile import peak_of, profile
 from llm_pretrain.planning.trace import (
     Allocation,
     Event,
@@ -32,12 +29,6 @@ class AnalyticProgram:
     ) -> Trace:
         self.traced += 1
         return Trace(list(_Rank(run, model, degrees, rank).events(steps)))
-
-    def memory(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
-    ) -> Mapping[Part, int]:
-        trace = self.trace(run, model, degrees, rank, steps=1)
-        return peak_of(profile(trace.events))  # type: ignore[return-value]
 
 
 class _Rank:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from llm_pretrain.config import ConfigError, Degrees, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.layouts import Layout
-from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.machines import Machine, to_json
 from llm_pretrain.planning.plan import Planner
 from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.report import readable_seconds
@@ -68,6 +70,40 @@ class _Remembering:
         return self._traces[key]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A machine as a log tells of it; seconds of a step."""
+
+    logged: float
+    predicted: float
+    """With the machine as it was."""
+    sustained: float
+    """Of the machine as it was."""
+    machine: Machine
+    predicted_now: float
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        return [
+            f"logged: {readable_seconds(self.logged)} a step",
+            f"predicted: {readable_seconds(self.predicted)}, "
+            f"{self.predicted / self.logged - 1.0:+.1%}",
+            f"sustained: {self.sustained:.3f} becomes {self.machine.sustained:.3f}, which predicts "
+            f"{readable_seconds(self.predicted_now)}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "logged_step_seconds": self.logged,
+            "predicted_step_seconds": self.predicted,
+            "sustained_before": self.sustained,
+            "sustained": self.machine.sustained,
+            "predicted_step_seconds_now": self.predicted_now,
+            "machine": to_json(self.machine),
+        }
+
+
 def calibrated(
     run: RunConfig,
     model: ModelConfig,
@@ -75,8 +111,8 @@ def calibrated(
     program: Program,
     layout: Layout,
     log: str,
-) -> tuple[Machine, list[str]]:
-    """The machine on which the layout's step takes as long as was logged, and what changed.
+) -> Calibration:
+    """The machine on which the layout's step takes as long as was logged.
 
     Raises:
         ConfigError: no share of the rates makes it so.
@@ -112,9 +148,10 @@ def calibrated(
     source = (
         f"fitted to {Path(log).name}: {readable_seconds(measured)} a step of {layout.describe()}"
     )
-    return machine.refitted(sustained, source), [
-        f"logged: {readable_seconds(measured)} a step",
-        f"predicted: {readable_seconds(before)}, {before / measured - 1.0:+.1%}",
-        f"sustained: {machine.sustained:.3f} becomes {sustained:.3f}, which predicts "
-        f"{readable_seconds(predicted)}",
-    ]
+    return Calibration(
+        logged=measured,
+        predicted=before,
+        sustained=machine.sustained,
+        machine=machine.refitted(sustained, source),
+        predicted_now=predicted,
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.run_config import evaluation_share
+from llm_pretrain.planning.allocator import replay
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.prediction import Program, StageCosts, StagePredictor
@@ -18,8 +19,8 @@ from llm_pretrain.planning.trace import Message
 from llm_pretrain.training.folders import OPTIMIZER_BYTES
 
 FRAGMENTS = 0.03
-"""Of what is allocated, in the gaps of a best-fit allocator at sizes that stay the same
-(docs/planning.md)."""
+"""Of what is allocated, in the gaps of the allocator: with what a search reckons, until the layouts
+that it reports are replayed."""
 _TOKEN_BYTES = 16
 """A token's id and its label, int64."""
 
@@ -60,6 +61,11 @@ class Plan:
     def allocated(self) -> float:
         """Bytes, as `max_memory_allocated` counts them."""
         return sum(size for part, size in self.memory.items() if part not in OUTSIDE)
+
+    @property
+    def reserved(self) -> float:
+        """Bytes, as `max_memory_reserved` counts them."""
+        return self.allocated + self.memory["fragments"]
 
     @property
     def tokens_per_second_per_device(self) -> float:
@@ -135,6 +141,21 @@ class Planner:
             checkpoint_bytes=size,
             save_seconds=save,
         )
+
+    def replayed(self, plan: Plan) -> Plan:
+        """The plan with the fragments that a replay of its fullest rank's trace leaves, of all
+        blocks, in Paddle's allocator.
+
+        Raises:
+            OutOfMemoryError: a plan that fits by what is allocated has no room for them, even
+                when idle chunks are given back.
+        """
+        memory, machine = plan.memory, self.machine
+        room = machine.memory - memory["context"] - memory["group buffers"]
+        capacity = int(room) if total(memory) <= machine.memory else None
+        peak = replay(self._predictor.events(plan.layout, plan.fullest_stage), capacity=capacity)
+        gaps = max(float(peak.reserved - peak.allocated), 0.0)
+        return replace(plan, memory={**memory, "fragments": gaps})
 
     def _checkpoint(self, degrees: Degrees) -> tuple[float, float]:
         """Bytes of a checkpoint, and the seconds in which a rank copies its share to the host.

@@ -84,6 +84,12 @@ class StagePredictor:
         """The costs of a stage."""
         return _Stage(self, layout, stage).costs()
 
+    def events(self, layout: Layout, stage: int) -> list[Event]:
+        """Two steps of the first rank of a stage, with all of its blocks and as many micro-batches
+        as show its highest point."""
+        here = _Stage(self, layout, stage)
+        return here.trace(here.place, None).events
+
 
 class _Stage:
     def __init__(self, predictor: StagePredictor, layout: Layout, stage: int) -> None:
@@ -161,16 +167,8 @@ class _Stage:
             blocks: of each chunk; None is the model as it is.
             further: by chunk, passes that are under way in the layout, and not in that place.
         """
-        whole, model = self.whole, self.whole.model
-        if blocks is not None:
-            model = replace(model, num_hidden_layers=place.ranks * place.chunks * blocks)
-        count = self._micro_batches(place)
-        layout = replace(
-            self.layout, pipeline=place.ranks, virtual=place.chunks, accumulation=count
-        )
-        run, degrees = run_with(whole.run, layout), layout.degrees
-        rank = stage_rank(degrees, run.training.hybrid_parallel_topo_order, place.rank)
-        trace = whole.program.trace(run, model, degrees, rank, steps=2)
+        whole, count = self.whole, self._micro_batches(place)
+        trace = self.trace(place, blocks)
         line = timeline(spread_over(trace.events, self.spans), whole.machine)
         found = moments(trace, begin=last_step_begins(trace))
         waiting = (self.layout.accumulation - count) * self._bytes_of_micro_batch()
@@ -193,6 +191,21 @@ class _Stage:
             places,
             largest_message(trace),
         )
+
+    def trace(self, place: Place, blocks: int | None) -> Trace:
+        """Of two steps, at a place of another pipeline, with so many blocks a chunk."""
+        model = self.whole.model
+        if blocks is not None:
+            model = replace(model, num_hidden_layers=place.ranks * place.chunks * blocks)
+        layout = replace(
+            self.layout,
+            pipeline=place.ranks,
+            virtual=place.chunks,
+            accumulation=self._micro_batches(place),
+        )
+        run, degrees = run_with(self.whole.run, layout), layout.degrees
+        rank = stage_rank(degrees, run.training.hybrid_parallel_topo_order, place.rank)
+        return self.whole.program.trace(run, model, degrees, rank, steps=2)
 
     def _bytes_of_micro_batch(self) -> int:
         """Tokens and labels, int64, which the rank holds throughout the step."""

@@ -37,7 +37,8 @@ def trace_step(
     Args:
         rank: in a job of these degrees.
         device: "cpu" or "gpu".
-        steps: the first has no gradients to begin with, later ones are alike.
+        steps: the first has no gradients to begin with; all but the last have as few
+            micro-batches as the pipeline can have.
         by_references: as where the operators in C++ or CUDA are not built.
 
     Raises:
@@ -93,8 +94,12 @@ def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, step
         optimizer = ShardedAdamW(
             stage, training, topology, tied_embedding=model.tie_word_embeddings
         )
-        for _ in range(steps):
+        # The first of several steps only leaves what later ones begin with.
+        least = degrees.pipeline if degrees.virtual_pipeline > 1 else 1
+        for step in range(steps):
             micro_batches = _micro_batches(run, model)
+            if step < steps - 1:
+                del micro_batches[least:]
             optimizer.begin_step(len(micro_batches))
             with _marked_passes():
                 loss_sum = pipeline.train(micro_batches, 1.0)

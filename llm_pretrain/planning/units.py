@@ -78,6 +78,7 @@ class Units:
         self.program = program
         self._events = functools.lru_cache(maxsize=None)(self._traced)
         self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
+        self._bare_costs = functools.lru_cache(maxsize=None)(self._costs_of)
         self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
 
     def shape(self, layout: Layout) -> Parts:
@@ -150,8 +151,11 @@ class Units:
         bare = replace(plain, sharding="", sharding_degree=1, data=1)
         return combine(
             (1.0, self._costs(events, layout, place)),
-            (-1.0, self._costs(self._events(bare, place, blocks), bare, place)),
+            (-1.0, self._bare_costs(bare, place, blocks)),
         )
+
+    def _costs_of(self, unit: Layout, place: Place, blocks: int) -> Costs:
+        return self._costs(self._events(unit, place, blocks), unit, place)
 
     def _costs(self, events: Sequence[Event], layout: Layout, place: Place) -> Costs:
         order = self.run.training.hybrid_parallel_topo_order

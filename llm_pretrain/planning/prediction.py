@@ -156,7 +156,7 @@ class _Stage:
         the layout has."""
         ranks, wanted = place.ranks, self.layout.accumulation
         if place.chunks > 1:
-            return min(wanted // self.place.ranks, 3) * ranks
+            return min(wanted // self.place.ranks, 2) * ranks
         once_round = ranks + 1 if place.rank == 0 else ranks - place.rank + 2
         return min(wanted, 2 if ranks == 1 else once_round)
 

@@ -25,11 +25,14 @@ class AnalyticProgram:
 
     def __init__(self) -> None:
         self.traced = 0
+        self.passes = 0
+        """Of micro-batches through blocks, of all ranks together."""
 
     def trace(
         self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
     ) -> Trace:
         self.traced += 1
+        self.passes += model.num_hidden_layers * run.training.gradient_accumulation_steps
         return Trace(list(_Rank(run, model, degrees, rank).events(steps)))
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from llm_pretrain.config import RunConfig
 from llm_pretrain.planning.allocator import replay
+from llm_pretrain.planning.layouts import stage_rank
 from llm_pretrain.planning.machines import load_machine
 from llm_pretrain.planning.program import trace_step
 from llm_pretrain.planning.step import StageTime, stage_time, step_time
 from llm_pretrain.planning.time import message_seconds, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Event, Message
-from llm_pretrain.planning.units import stage_rank
 from peer_traces.peer_run import PeerRun, read_run
 from peer_traces.prediction import Prediction
 from peer_traces.steps import boundary_size

@@ -12,11 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_pretrain.cli.plan import ThisProgram
 from llm_pretrain.config import load_run_config, resolve_degrees
 from llm_pretrain.planning.layouts import layout_of
 from llm_pretrain.planning.machines import load_machine, machine_of_device
 from llm_pretrain.planning.plan import Planner
+from llm_pretrain.planning.program import ThisProgram
 from llm_pretrain.planning.report import as_json
 from llm_pretrain.training.preflight import model_config_of
 
@@ -35,7 +35,7 @@ def main(record_path: str) -> None:
         run = load_run_config(file.name)
     degrees = resolve_degrees(run.training, record["starts"][-1]["processes"])
     machine = load_machine(name)
-    planner = Planner(run, model_config_of(run), machine, ThisProgram(machine))
+    planner = Planner(run, model_config_of(run), machine, ThisProgram(machine.kind))
     print(json.dumps(as_json(planner.plan(layout_of(run, degrees)))))
 
 

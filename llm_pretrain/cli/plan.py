@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from llm_pretrain.config import (
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
+from llm_pretrain.planning.allocator import OutOfMemoryError
 from llm_pretrain.planning.calibrate import calibrated
 from llm_pretrain.planning.layouts import Layout, layout_of, own_layout, run_with, samples_a_step
 from llm_pretrain.planning.machines import (
@@ -37,9 +39,17 @@ from llm_pretrain.planning.machines import (
 from llm_pretrain.planning.picture import draw
 from llm_pretrain.planning.plan import Plan, Planner
 from llm_pretrain.planning.profile import total
-from llm_pretrain.planning.report import as_json, details, table, why
+from llm_pretrain.planning.program import ThisProgram
+from llm_pretrain.planning.report import (
+    as_json,
+    details,
+    few_digits,
+    numbers,
+    readable_time,
+    table,
+    why,
+)
 from llm_pretrain.planning.search import Found, nearest, search
-from llm_pretrain.planning.trace import Part, Trace
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.preflight import model_config_of
 
@@ -131,8 +141,11 @@ def _plan(options: _Options, words: Sequence[str]) -> int:
     if options.calibrate:
         return _calibrate(options, run, model, machine)
     samples = samples_a_step(run, options.gpus)
-    program = ThisProgram(machine)
-    found = search(run, model, machine, program, devices=options.gpus, samples=samples)
+    program = ThisProgram(machine.kind)
+    with _progress() as tell:
+        found = search(
+            run, model, machine, program, devices=options.gpus, samples=samples, tell=tell
+        )
     own, own_problem = _own(run, model, machine, program, options.gpus, found)
     if options.json:
         print(json.dumps(_as_json(found, own, own_problem, machine, samples), indent=2))
@@ -144,6 +157,16 @@ def _plan(options: _Options, words: Sequence[str]) -> int:
     if found.plans and options.svg:
         _save(options.svg, draw(found.plans, machine))
     return 0 if found.plans else 1
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says how far the search is, and is gone at its end."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("counting the layouts") as status:
+        yield lambda text: status.update(escape(text))
 
 
 def find_machine(name: str) -> Machine:
@@ -181,12 +204,13 @@ def describe_own_plan(
         ConfigError: there is no such machine.
     """
     machine = find_machine(machine_name)
-    program = ThisProgram(machine)
-    plan = Planner(run, model, machine, program).plan(layout_of(run, degrees))
+    program = ThisProgram(machine.kind)
+    planner = Planner(run, model, machine, program)
+    plan = _replayed(planner, planner.plan(layout_of(run, degrees)))
     lines = [
         f"on {degrees.world_size} × {machine.name}: "
         f"{plan.tokens_per_second_per_device:,.0f} tokens/s/device, MFU {plan.mfu:.1%}, "
-        f"{plan.days:,.1f} days, {plan.device_hours:,.0f} device-hours",
+        f"{readable_time(plan.run_seconds)}, {few_digits(plan.device_hours)} device-hours",
         *details(plan, machine, columns),
     ]
     if total(plan.memory) <= machine.memory:
@@ -204,29 +228,6 @@ def _what_fits(own: Layout, other: Plan | None, considered: int) -> str:
     changes = {key: value for key, value in other.layout.keys().items() if value != mine[key]}
     values = ", ".join(f"{key} {json.dumps(value)}" for key, value in changes.items())
     return f"the nearest that does has {values}"
-
-
-class ThisProgram:
-    """This program on a machine's devices, by its own code on a Paddle that has shapes only."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.device = "cpu" if machine.name == MEASURED else "gpu"
-
-    def trace(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
-    ) -> Trace:
-        from llm_pretrain.planning.program import trace_step
-
-        return trace_step(run, model, degrees, rank, device=self.device, steps=steps)
-
-    def memory(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
-    ) -> Mapping[Part, int]:
-        from llm_pretrain.planning import shapes
-        from llm_pretrain.planning.prediction import memory_of_rank
-
-        shapes.install(self.device)
-        return memory_of_rank(run, model, degrees, rank, device=self.device).parts
 
 
 def _model(run: RunConfig) -> ModelConfig:
@@ -255,7 +256,16 @@ def _own(
     for plan in found.plans:
         if plan.layout == layout:
             return plan, ""
-    return Planner(run, model, machine, program).plan(layout), ""
+    planner = Planner(run, model, machine, program)
+    return _replayed(planner, planner.plan(layout)), ""
+
+
+def _replayed(planner: Planner, plan: Plan) -> Plan:
+    """With what its allocator reserves; as it is, where that has no room on the device."""
+    try:
+        return planner.replayed(plan)
+    except OutOfMemoryError:
+        return plan
 
 
 def _lines(
@@ -283,6 +293,9 @@ def _lines(
             f"{options.gpus} × {machine.name}: {machine.description}",
         ]
     )
+    yield ""
+    yield "MACHINE"
+    yield from fitted(numbers(machine))
     yield ""
     if not found.plans:
         yield f"NONE of {found.considered:,} layouts FITS"
@@ -313,6 +326,7 @@ def _as_json(
 ) -> dict[str, Any]:
     return {
         "machine": machine.name,
+        "machine_numbers": to_json(machine),
         "samples_per_step": samples,
         "layouts": found.considered,
         "plans": [as_json(plan) for plan in found.plans],
@@ -323,13 +337,14 @@ def _as_json(
 
 def _calibrate(options: _Options, run: RunConfig, model: ModelConfig, machine: Machine) -> int:
     layout, _ = own_layout(run, options.gpus)
-    fitted, report = calibrated(
-        run, model, machine, ThisProgram(machine), layout, options.calibrate
-    )
-    for line in report:
-        print(terminal.fit(line))
+    found = calibrated(run, model, machine, ThisProgram(machine.kind), layout, options.calibrate)
+    if options.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        for line in found.lines():
+            print(terminal.fit(line))
     if options.write:
-        _write(options.write, to_json(fitted))
+        _write(options.write, to_json(found.machine))
     return 0
 
 

@@ -97,6 +97,15 @@ def rotary_tables(
 def _tables(
     rope: Rope, head_dim: int, max_position_embeddings: int, length: int, chunks: Ranges
 ) -> tuple[Tensor, Tensor]:
+    cos, sin = _values(rope, head_dim, max_position_embeddings, length, chunks)
+    return to_device(cos), to_device(sin)
+
+
+@lru_cache(maxsize=1)
+def _values(
+    rope: Rope, head_dim: int, max_position_embeddings: int, length: int, chunks: Ranges
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines, float32 [S, D]."""
     frequencies, amplitude = rotary_frequencies(rope, head_dim, max_position_embeddings, length)
     positions = np.concatenate([np.arange(*chunk, dtype=np.float32) for chunk in chunks])
     angles = np.outer(positions, frequencies.astype(np.float32))
@@ -105,7 +114,7 @@ def _tables(
     else:
         angles = np.concatenate([angles, angles], axis=-1)
     cos, sin = np.cos(angles) * np.float32(amplitude), np.sin(angles) * np.float32(amplitude)
-    return to_device(cos), to_device(sin)
+    return cos, sin
 
 
 def rotary_frequencies(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from llm_pretrain.config import ConfigError, Degrees, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.planning.layouts import Layout
-from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.machines import Machine, to_json
 from llm_pretrain.planning.plan import Planner
+from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.report import readable_seconds
-from llm_pretrain.planning.trace import Part, Trace
-from llm_pretrain.planning.units import Program
+from llm_pretrain.planning.trace import Trace
 
 _ROUNDS = 8
 _EXACT = 1e-4
@@ -58,20 +59,49 @@ class _Remembering:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._traces: dict[tuple[int, int], Trace] = {}
+        self._traces: dict[tuple[int, Degrees, int], Trace] = {}
 
     def trace(
         self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
     ) -> Trace:
-        key = (model.num_hidden_layers, rank)
+        key = (model.num_hidden_layers, degrees, rank)
         if key not in self._traces:
             self._traces[key] = self.program.trace(run, model, degrees, rank, steps=steps)
         return self._traces[key]
 
-    def memory(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
-    ) -> Mapping[Part, int]:
-        return {}  # plays no part in the time
+
+@dataclass(frozen=True)
+class Calibration:
+    """A machine as a log tells of it; seconds of a step."""
+
+    logged: float
+    predicted: float
+    """With the machine as it was."""
+    sustained: float
+    """Of the machine as it was."""
+    machine: Machine
+    predicted_now: float
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        return [
+            f"logged: {readable_seconds(self.logged)} a step",
+            f"predicted: {readable_seconds(self.predicted)}, "
+            f"{self.predicted / self.logged - 1.0:+.1%}",
+            f"sustained: {self.sustained:.3f} becomes {self.machine.sustained:.3f}, which predicts "
+            f"{readable_seconds(self.predicted_now)}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "logged_step_seconds": self.logged,
+            "predicted_step_seconds": self.predicted,
+            "sustained_before": self.sustained,
+            "sustained": self.machine.sustained,
+            "predicted_step_seconds_now": self.predicted_now,
+            "machine": to_json(self.machine),
+        }
 
 
 def calibrated(
@@ -81,8 +111,8 @@ def calibrated(
     program: Program,
     layout: Layout,
     log: str,
-) -> tuple[Machine, list[str]]:
-    """The machine on which the layout's step takes as long as was logged, and what changed.
+) -> Calibration:
+    """The machine on which the layout's step takes as long as was logged.
 
     Raises:
         ConfigError: no share of the rates makes it so.
@@ -118,9 +148,10 @@ def calibrated(
     source = (
         f"fitted to {Path(log).name}: {readable_seconds(measured)} a step of {layout.describe()}"
     )
-    return machine.refitted(sustained, source), [
-        f"logged: {readable_seconds(measured)} a step",
-        f"predicted: {readable_seconds(before)}, {before / measured - 1.0:+.1%}",
-        f"sustained: {machine.sustained:.3f} becomes {sustained:.3f}, which predicts "
-        f"{readable_seconds(predicted)}",
-    ]
+    return Calibration(
+        logged=measured,
+        predicted=before,
+        sustained=machine.sustained,
+        machine=machine.refitted(sustained, source),
+        predicted_now=predicted,
+    )

@@ -17,7 +17,7 @@ from llm_pretrain.config import (
     smallest_world_size,
 )
 from llm_pretrain.config.cross_checks import cross_checks
-from llm_pretrain.config.degrees import divisors
+from llm_pretrain.config.degrees import ORDERS, axis_sizes, divisors
 from llm_pretrain.config.model_config import ModelConfig
 
 SHARDING = ("", "stage1", "stage2", "stage3")
@@ -139,6 +139,15 @@ def samples_a_step(run: RunConfig, devices: int) -> int:
         return own_layout(run, devices)[1]
     except ConfigError:
         return own_layout(run, smallest_world_size(run.training))[1]
+
+
+def stage_rank(degrees: Degrees, order: str, stage: int) -> int:
+    """The first rank of a stage of the first pipeline."""
+    sizes = axis_sizes(degrees)
+    axes = ORDERS[order]
+    for axis in axes[axes.index("pipeline") + 1 :]:
+        stage *= sizes[axis]
+    return stage
 
 
 class Legality:

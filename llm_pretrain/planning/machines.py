@@ -24,6 +24,8 @@ FOLDER = Path(__file__).with_name("machines")
 MEASURED = "cpu"
 """The machine that has no file: this one, measured on the spot."""
 
+KINDS = ("gpu", "cpu")
+"""Of devices; a file that says nothing has the first."""
 DTYPES = ("bfloat16", "float16", "float32")
 Table = tuple[tuple[float, float], ...]
 """(size, share) in the order of the sizes: what share of a rate an operator of a size reaches."""
@@ -57,12 +59,14 @@ TABLES: dict[str, str] = {
 class Machine:
     """One kind of device in its nodes; each field as `NUMBERS` and `TABLES` say.
 
+    `kind`: "gpu", or "cpu" where a machine's processors train.
     `peaks`: FLOP/s by dtype; a dtype that the device has not isn't there.
     `sources`: of every number, by its key.
     """
 
     name: str
     description: str
+    kind: str
     peaks: Mapping[str, float]
     product_efficiency: Table
     sustained: float
@@ -205,6 +209,7 @@ def read_machine(content: Any, name: str, place: str) -> Machine:
     return Machine(
         name=name,
         description=str(content.get("description", name)),
+        kind=content.get("kind", KINDS[0]),
         peaks=peaks,
         sources={**sources, **{key: content[key]["source"] for key in keys}},
         **values,
@@ -221,8 +226,10 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
             "device or peaks: give one of them: a device's name, as the driver has it, whose peaks "
             "are known, or the peaks in FLOP/s by dtype"
         )
+    if content.get("kind", KINDS[0]) not in KINDS:
+        problems.append(f"kind: {content['kind']!r:.40} is none of {', '.join(KINDS)}")
     for key in content:
-        if key not in known and key not in ("description", "device", "peaks"):
+        if key not in known and key not in ("description", "kind", "device", "peaks"):
             near = difflib.get_close_matches(key, known, n=1)
             problems.append(f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else ""))
     entries = {key: content[key] for key in known if key in content}
@@ -299,7 +306,7 @@ def _is_table(rows: Any) -> bool:
 
 def to_json(machine: Machine) -> dict[str, Any]:
     """The content of a file that `read_machine` reads as this machine."""
-    content: dict[str, Any] = {"description": machine.description}
+    content: dict[str, Any] = {"description": machine.description, "kind": machine.kind}
     content["peaks"] = {
         dtype: {
             "value": peak,

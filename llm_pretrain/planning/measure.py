@@ -79,7 +79,7 @@ def measured() -> dict[str, Any]:
     shares = [[size, rate / bandwidth] for size, rate in copies]
     content["memory_efficiency"] = {"value": shares, "source": _SOURCE}
     content["peaks"] = {dtype: {"value": peak, "source": _SOURCE} for dtype, peak in peaks.items()}
-    return {"description": f"this machine, {os.cpu_count()} processors", **content}
+    return {"description": f"this machine, {os.cpu_count()} processors", "kind": "cpu", **content}
 
 
 def _products(dtype: str) -> list[tuple[float, float]]:

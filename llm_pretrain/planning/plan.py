@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.run_config import evaluation_share
+from llm_pretrain.planning.allocator import replay
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.prediction import Program, StageCosts, StagePredictor
 from llm_pretrain.planning.profile import Bytes, total
-from llm_pretrain.planning.step import StageTime, StepTime, stage_time, step_time
-from llm_pretrain.planning.time import (
-    Seconds,
-    add,
-    message_seconds,
-    sections,
-    spans_of,
-    timeline,
-)
-from llm_pretrain.planning.trace import Message, Trace
-from llm_pretrain.planning.units import Program, stage_rank
+from llm_pretrain.planning.step import StageTime, StepTime, step_time
+from llm_pretrain.planning.time import message_seconds, spans_of
+from llm_pretrain.planning.trace import Message
 from llm_pretrain.training.folders import OPTIMIZER_BYTES
 
 FRAGMENTS = 0.03
-"""Of what is allocated, in the gaps of a best-fit allocator at sizes that stay the same
-(docs/planning.md)."""
+"""Of what is allocated, in the gaps of the allocator: with what a search reckons, until the layouts
+that it reports are replayed."""
 _TOKEN_BYTES = 16
 """A token's id and its label, int64."""
 
@@ -70,6 +63,11 @@ class Plan:
         return sum(size for part, size in self.memory.items() if part not in OUTSIDE)
 
     @property
+    def reserved(self) -> float:
+        """Bytes, as `max_memory_reserved` counts them."""
+        return self.allocated + self.memory["fragments"]
+
+    @property
     def tokens_per_second_per_device(self) -> float:
         return self.tokens_per_step / self.step.total / self.devices
 
@@ -86,9 +84,6 @@ class Plan:
         return self.run_seconds / 3600 * self.devices
 
 
-FEW = 6
-"""Blocks of a chunk that are traced, and one more: what each further block adds is the same. Of
-fewer, what waits for messages at either end is not hidden yet."""
 OUTSIDE = ("fragments", "context", "group buffers")
 """Parts of memory that are no tensors."""
 
@@ -115,6 +110,7 @@ class Planner:
         self.model = model
         self.machine = machine
         self.program = program
+        self._predictor = StagePredictor(run, model, machine, program)
         self.peak = machine.peak(run.training.compute_dtype)
         self.plan = functools.lru_cache(maxsize=None)(self._plan)
 
@@ -146,6 +142,21 @@ class Planner:
             save_seconds=save,
         )
 
+    def replayed(self, plan: Plan) -> Plan:
+        """The plan with the fragments that a replay of its fullest rank's trace leaves, of all
+        blocks, in Paddle's allocator.
+
+        Raises:
+            OutOfMemoryError: a plan that fits by what is allocated has no room for them, even
+                when idle chunks are given back.
+        """
+        memory, machine = plan.memory, self.machine
+        room = machine.memory - memory["context"] - memory["group buffers"]
+        capacity = int(room) if total(memory) <= machine.memory else None
+        peak = replay(self._predictor.events(plan.layout, plan.fullest_stage), capacity=capacity)
+        gaps = max(float(peak.reserved - peak.allocated), 0.0)
+        return replace(plan, memory={**memory, "fragments": gaps})
+
     def _checkpoint(self, degrees: Degrees) -> tuple[float, float]:
         """Bytes of a checkpoint, and the seconds in which a rank copies its share to the host.
 
@@ -161,29 +172,25 @@ class Planner:
 
     def _plan(self, layout: Layout) -> Plan:
         degrees = layout.degrees
-        order = self.run.training.hybrid_parallel_topo_order
-        spans = spans_of(degrees, order, self.machine.devices_per_node)
-        kinds: dict[StageKind, StageTime] = {}
+        spans = spans_of(
+            degrees, self.run.training.hybrid_parallel_topo_order, self.machine.devices_per_node
+        )
+        kinds: dict[StageKind, StageCosts] = {}
         stages: list[StageTime] = []
-        fullest, sent = 0, 0
-        memory: Bytes = {}
+        fullest = 0
+        # Of stages of one kind the first keeps the most passes, and none computes otherwise.
         for stage in range(degrees.pipeline):
             kind = stage_kind(self.model, degrees, stage)
-            # Of stages of one kind the first keeps the most passes, and none computes otherwise.
-            if kind in kinds:
-                stages.append(kinds[kind])
-            else:
-                kinds[kind], size = self._stage(layout, stage, kind)
-                sent = max(sent, size)
-                stages.append(kinds[kind])
-                # What is between the ends keeps fewer passes than the first stage.
-                if 0 < stage < degrees.pipeline - 1 and sum(kind[0]) <= sum(next(iter(kinds))[0]):
-                    continue
-                rank = stage_rank(degrees, order, stage)
-                held = self.program.memory(run_with(self.run, layout), self.model, degrees, rank)
-                if sum(held.values()) > total(memory):
+            if kind not in kinds:
+                kinds[kind] = self._predictor.stage(layout, stage)
+                if (
+                    kinds[kind].memory.bytes
+                    > kinds[stage_kind(self.model, degrees, fullest)].memory.bytes
+                ):
                     fullest = stage
-                    memory = {str(part): float(size) for part, size in held.items()}
+            stages.append(kinds[kind].time)
+        held = kinds[stage_kind(self.model, degrees, fullest)].memory.parts
+        sent = max(costs.message for costs in kinds.values())
         message = Message("send", sent, "pipeline", 2)
         step = step_time(
             stages,
@@ -191,35 +198,8 @@ class Planner:
             layout.accumulation,
             message_seconds(message, spans["pipeline"], self.machine) if sent else 0.0,
         )
+        memory = {str(part): float(size) for part, size in held.items()}
         return self.finish(layout, memory, fullest, step)
-
-    def _stage(self, layout: Layout, stage: int, kind: StageKind) -> tuple[StageTime, int]:
-        """A stage's time, and the bytes of its messages to others, from few blocks a chunk."""
-        blocks = kind[0]
-        if max(blocks) <= FEW + 1:
-            return self._traced(layout, stage, self.model)
-        parts = layout.pipeline * layout.virtual
-        few, more = (
-            self._traced(layout, stage, replace(self.model, num_hidden_layers=parts * count))
-            for count in (FEW, FEW + 1)
-        )
-        return grown(few[0], more[0], [count - FEW for count in blocks]), few[1]
-
-    def _traced(self, layout: Layout, stage: int, model: ModelConfig) -> tuple[StageTime, int]:
-        degrees, order = layout.degrees, self.run.training.hybrid_parallel_topo_order
-        rank = stage_rank(degrees, order, stage)
-        run = self._shortened(layout)
-        trace = self.program.trace(run, model, degrees, rank, steps=2)
-        spans = spans_of(degrees, order, self.machine.devices_per_node)
-        line = timeline(trace.events, self.machine)
-        return stage_time(list(sections(line, spans, self.machine))), largest_message(trace)
-
-    def _shortened(self, layout: Layout) -> RunConfig:
-        """The run with as few micro-batches as have a first and a last."""
-        ranks, chunks = layout.pipeline, layout.virtual
-        needed = ranks if chunks > 1 else 2
-        accumulation = min(layout.accumulation, needed)
-        return run_with(self.run, replace(layout, accumulation=accumulation))
 
 
 StageKind = tuple[tuple[int, ...], bool, bool]
@@ -233,38 +213,3 @@ def stage_kind(model: ModelConfig, degrees: Degrees, stage: int) -> StageKind:
         (part + 1) * layers // parts - part * layers // parts for part in range(stage, parts, ranks)
     )
     return blocks, stage == 0, stage == ranks - 1
-
-
-def grown(few: StageTime, more: StageTime, further: Sequence[int]) -> StageTime:
-    """A stage of as many blocks `further` in each chunk as `few` has, where `more` has one more."""
-    stage = StageTime()
-    for phase in ("forward", "backward"):
-        for chunk, count in enumerate(further):
-            passes: dict[int, list[Seconds]] = getattr(stage, phase)
-            pairs = zip(getattr(few, phase)[chunk], getattr(more, phase)[chunk], strict=True)
-            for small, large in pairs:
-                passes[chunk].append(_on_line(small, large, count))
-    stage.once = _on_line(few.once, more.once, sum(further) / len(further))
-    return stage
-
-
-def _on_line(small: Seconds, large: Seconds, place: float) -> Seconds:
-    seconds = small.copy()
-    add(seconds, large, place)
-    add(seconds, small, -place)
-    # What waits for messages may shrink with every block that hides them, but not below nothing.
-    for part, value in seconds.items():
-        seconds[part] = max(value, 0.0)
-    return seconds
-
-
-def largest_message(trace: Trace) -> int:
-    """Bytes of the largest message to another stage."""
-    return max(
-        (
-            event.size
-            for event in trace.events
-            if isinstance(event, Message) and event.kind in ("send", "receive")
-        ),
-        default=0,
-    )

@@ -37,7 +37,8 @@ def trace_step(
     Args:
         rank: in a job of these degrees.
         device: "cpu" or "gpu".
-        steps: the first has no gradients to begin with, later ones are alike.
+        steps: the first has no gradients to begin with; all but the last have as few
+            micro-batches as the pipeline can have.
         by_references: as where the operators in C++ or CUDA are not built.
 
     Raises:
@@ -50,6 +51,19 @@ def trace_step(
         _choose_operators(run, by_references=by_references)
         _train(run, model, degrees, rank, steps)
     return Trace(events)
+
+
+class ThisProgram:
+    """This program on devices of a kind, "cpu" or "gpu"."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def trace(
+        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
+    ) -> Trace:
+        """See `trace_step`."""
+        return trace_step(run, model, degrees, rank, device=self.device, steps=steps)
 
 
 def _forget_tables() -> None:
@@ -80,8 +94,12 @@ def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, step
         optimizer = ShardedAdamW(
             stage, training, topology, tied_embedding=model.tie_word_embeddings
         )
-        for _ in range(steps):
+        # The first of several steps only leaves what later ones begin with.
+        least = degrees.pipeline if degrees.virtual_pipeline > 1 else 1
+        for step in range(steps):
             micro_batches = _micro_batches(run, model)
+            if step < steps - 1:
+                del micro_batches[least:]
             optimizer.begin_step(len(micro_batches))
             with _marked_passes():
                 loss_sum = pipeline.train(micro_batches, 1.0)

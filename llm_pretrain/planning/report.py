@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_pretrain.monitor.reporter import readable_size
-from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.machines import NUMBERS, TABLES, Machine
 from llm_pretrain.planning.plan import Plan
 from llm_pretrain.planning.profile import total
 
@@ -44,12 +44,13 @@ _LEAST_SHOWN = 0.0005
 
 def table(plans: Sequence[Plan]) -> list[str]:
     """Two lines for each plan, its layout and its figures, under a title."""
-    lines = ["    tokens/s/device     MFU    days   device-hours   GiB of a device"]
+    lines = ["    tokens/s/device     MFU        time   device-hours   GiB of a device"]
     for number, plan in enumerate(plans, 1):
         lines.append(f"{number}  {plan.layout.describe()}")
         lines.append(
-            f"{plan.tokens_per_second_per_device:19,.0f}{plan.mfu:8.1%}{plan.days:8,.1f}"
-            f"{plan.device_hours:15,.0f}{total(plan.memory) / GIB:18,.1f}"
+            f"{plan.tokens_per_second_per_device:19,.0f}{plan.mfu:8.1%}"
+            f"{readable_time(plan.run_seconds):>12}{few_digits(plan.device_hours):>15}"
+            f"{total(plan.memory) / GIB:18,.1f}"
         )
     return lines
 
@@ -59,8 +60,9 @@ def details(plan: Plan, machine: Machine, columns: int) -> Iterator[str]:
     size = total(plan.memory)
     stage = f", stage {plan.fullest_stage}" if plan.layout.pipeline > 1 else ""
     yield (
-        f"memory of the fullest rank{stage}: {size / GIB:,.1f} of {machine.memory / GIB:,.1f} GiB, "
-        f"of which Paddle allocates {plan.allocated / GIB:,.1f}"
+        f"memory of the fullest rank{stage}: {size / GIB:,.1f} of {machine.memory / GIB:,.1f} GiB; "
+        f"Paddle allocates {plan.allocated / GIB:,.1f} (max_memory_allocated) and reserves "
+        f"{plan.reserved / GIB:,.1f} (max_memory_reserved)"
     )
     yield from bars(plan.memory, MEMORY_PARTS, GIB, "GiB", columns, of=machine.memory)
     yield f"time of a step: {readable_seconds(plan.step.total)}"
@@ -98,6 +100,34 @@ def bars(
 def readable_seconds(seconds: float) -> str:
     """`8.73 s`, `12.5 ms`."""
     return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.3g} ms"
+
+
+def readable_time(seconds: float) -> str:
+    """Of a run: `12.4 days`, `3.1 hours`, `5.0 minutes`, `8.73 s`."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return readable_seconds(seconds)
+
+
+def few_digits(number: float) -> str:
+    """`13,107`, `4.2`, `0.037`."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
+
+
+def numbers(machine: Machine) -> Iterator[str]:
+    """The numbers of a machine that a plan rests on, each with its source."""
+    for dtype, peak in machine.peaks.items():
+        source = machine.sources.get(f"peaks {dtype}", machine.sources.get("peaks", ""))
+        yield f"peak in {dtype}, {peak:.4g} FLOP/s: {source}"
+    for key in (*NUMBERS, *TABLES):
+        value = getattr(machine, key)
+        text = (
+            ", ".join(f"{share:.3g} at {size:.3g}" for size, share in value)
+            if (key in TABLES)
+            else f"{value:.4g}"
+        )
+        yield f"{key} {text}: {machine.sources[key]}"
 
 
 def why(own: Plan, plans: Sequence[Plan], machine: Machine) -> str:
@@ -140,6 +170,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "days": plan.days,
         "device_hours": plan.device_hours,
         "max_memory_allocated_mib": plan.allocated / 2**20,
+        "max_memory_reserved_mib": plan.reserved / 2**20,
         "memory_bytes": total(plan.memory),
         "memory_by_part": dict(plan.memory),
         "fullest_stage": plan.fullest_stage,

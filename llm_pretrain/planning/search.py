@@ -5,20 +5,24 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel.pipeline.schedules import Place, warm_up_passes
+from llm_pretrain.planning.allocator import OutOfMemoryError
 from llm_pretrain.planning.layouts import RECOMPUTE, Layout, frames, with_sharding
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.plan import Plan, Planner, StageKind, stage_kind, with_outside
+from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
 from llm_pretrain.planning.time import add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
-from llm_pretrain.planning.units import Moment, Parts, Program, Units, combine
+from llm_pretrain.planning.units import Moment, Parts, Units, combine
+from llm_pretrain.training.folders import OPTIMIZER_BYTES
 
 SHOWN = 5
 _CANDIDATES = 12
@@ -50,9 +54,13 @@ def search(
     *,
     devices: int,
     samples: int,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Found:
-    """The best layouts of a run on so many devices, at `samples` a step over all of them."""
-    return _Search(Planner(run, model, machine, program), devices, samples).run()
+    """The best layouts of a run on so many devices, at `samples` a step over all of them.
+
+    `tell` hears from time to time how far the search is.
+    """
+    return _Search(Planner(run, model, machine, program), devices, samples, tell).run()
 
 
 def nearest(
@@ -73,8 +81,15 @@ def nearest(
 
 
 class _Search:
-    def __init__(self, planner: Planner, devices: int, samples: int) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        devices: int,
+        samples: int,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.planner = planner
+        self.tell = tell
         self.model, self.machine = planner.model, planner.machine
         self.units = Units(planner.run, planner.model, planner.machine, planner.program)
         self.order = planner.run.training.hybrid_parallel_topo_order
@@ -93,6 +108,7 @@ class _Search:
             sum(size for name, size in in_blocks.items() if ".attention." in name)
         )
         head = planner.model.vocab_size * planner.model.hidden_size
+        self.parameters = planner.model.parameter_count()
         self.matrix_weights = self.block_weights + head
 
     def run(self) -> Found:
@@ -102,9 +118,11 @@ class _Search:
         )
         plans: list[Plan] = []
         for layout in played:
+            self.tell(f"{len(plans)} of the best {SHOWN} are certain; {layout.describe()}")
             plan = self.planner.plan(layout)
             if total(plan.memory) <= self.machine.memory:
-                plans.append(plan)
+                with suppress(OutOfMemoryError):
+                    plans.append(self.planner.replayed(plan))
             if len(plans) == SHOWN:
                 break
         plans.sort(key=lambda plan: plan.step.total)
@@ -120,9 +138,9 @@ class _Search:
         layouts = [
             (len(layout.keys().items() - mine), self._bound(frame, recompute), number, layout)
             for number, frame in enumerate(self.frames)
-            if self._least_bytes(frame) <= room
             for recompute in self.recompute
             for layout in with_sharding(replace(frame, recompute=recompute))
+            if self._least_bytes(layout) <= room
         ]
         layouts.sort(key=lambda each: each[:3])
         for *_, layout in layouts:
@@ -133,7 +151,8 @@ class _Search:
                 continue
             plan = self.planner.plan(layout)
             if total(plan.memory) <= room:
-                return plan
+                with suppress(OutOfMemoryError):
+                    return self.planner.replayed(plan)
         return None
 
     def _estimates(self) -> list[tuple[float, Layout]]:
@@ -141,17 +160,20 @@ class _Search:
         kinds = [
             (self._bound(frame, recompute), number, frame, recompute)
             for number, frame in enumerate(self.frames)
-            if self._least_bytes(frame) <= self.machine.memory
             for recompute in self.recompute
         ]
         kinds.sort(key=lambda each: each[:2])
         best: list[tuple[float, int, Layout]] = []
         number = 0
-        for bound, _, frame, recompute in kinds:
+        for tried, (bound, _, frame, recompute) in enumerate(kinds):
+            if tried % 32 == 0:
+                self.tell(f"{tried:,} of {len(kinds):,} kinds of layouts estimated")
             if len(best) == _CANDIDATES and bound >= -best[0][0]:
                 break
             for layout in with_sharding(replace(frame, recompute=recompute)):
                 number += 1
+                if self._least_bytes(layout) > self.machine.memory:
+                    continue
                 seconds = self._seconds(layout)
                 if len(best) == _CANDIDATES and seconds >= -best[0][0]:
                     continue
@@ -162,22 +184,29 @@ class _Search:
                     heapq.heappop(best)
         return sorted(((-seconds, layout) for seconds, _, layout in best), key=lambda one: one[0])
 
-    def _least_bytes(self, frame: Layout) -> float:
-        """Bytes that the first stage keeps at least: what enters each of its blocks, of each pass
-        that is under way, even where it computes them again."""
+    def _least_bytes(self, layout: Layout) -> float:
+        """Bytes that a rank of the first stage holds at least.
+
+        Of an average stage weights, gradients, masters and moments; and what enters each of its
+        blocks, of each pass that is under way, even where it computes them again.
+        """
         model, training = self.model, self.planner.run.training
         width = 4 if training.weight_dtype == "float32" else 2
-        parts = frame.degrees.sequence * (frame.tensor if frame.sequence_parallel else 1)
-        tokens = frame.micro_batch * self.length / parts
-        blocks = model.num_hidden_layers // frame.pipeline
+        stage, shards = layout.stage, layout.sharding_degree
+        of_weights = width / (shards if stage == 3 else 1) + width / (shards if stage >= 2 else 1)
+        of_states = of_weights + OPTIMIZER_BYTES / shards
+        states = self.parameters / (layout.tensor * layout.pipeline) * of_states
+        parts = layout.degrees.sequence * (layout.tensor if layout.sequence_parallel else 1)
+        tokens = layout.micro_batch * self.length / parts
+        blocks = model.num_hidden_layers // layout.pipeline
         passes = (
             min(
-                warm_up_passes(Place(0, frame.pipeline, frame.virtual)) + 1,
-                frame.accumulation * frame.virtual,
+                warm_up_passes(Place(0, layout.pipeline, layout.virtual)) + 1,
+                layout.accumulation * layout.virtual,
             )
-            / frame.virtual
+            / layout.virtual
         )
-        return width * tokens * model.hidden_size * blocks * passes
+        return states + width * tokens * model.hidden_size * blocks * passes
 
     def _bound(self, frame: Layout, recompute: str) -> float:
         """Seconds that a step takes at least.

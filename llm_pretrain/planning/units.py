@@ -8,50 +8,26 @@ traces stands for thousands of layouts. The best of them are traced whole afterw
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
-from llm_pretrain.config import Degrees, RunConfig
-from llm_pretrain.config.degrees import ORDERS, axis_sizes
+from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.planning.layouts import Layout, run_with
+from llm_pretrain.planning.layouts import Layout, run_with, stage_rank
 from llm_pretrain.planning.machines import Machine
+from llm_pretrain.planning.prediction import Program, spread_over
 from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile, total
 from llm_pretrain.planning.step import StageTime, stage_time
 from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
-from llm_pretrain.planning.trace import Event, Message, Part, Trace
-
-
-class Program(Protocol):
-    """The program that is planned for: what a rank of a run does, and what it holds."""
-
-    def trace(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, *, steps: int
-    ) -> Trace:
-        """The events of some steps of a rank."""
-
-    def memory(
-        self, run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int
-    ) -> Mapping[Part, int]:
-        """Bytes that a rank holds at its fullest, by part."""
-
+from llm_pretrain.planning.trace import Event
 
 Place = str
 """Of a unit: "first" has the embedding, "last" the head."""
 Moment = tuple[str, int | None]
 """Of a step: a phase, and of a pass the micro-batch."""
 _MICRO_BATCHES = 2
-
-
-def stage_rank(degrees: Degrees, order: str, stage: int) -> int:
-    """The first rank of a stage of the first pipeline."""
-    sizes = axis_sizes(degrees)
-    axes = ORDERS[order]
-    for axis in axes[axes.index("pipeline") + 1 :]:
-        stage *= sizes[axis]
-    return stage
 
 
 @dataclass(frozen=True)
@@ -102,6 +78,7 @@ class Units:
         self.program = program
         self._events = functools.lru_cache(maxsize=None)(self._traced)
         self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
+        self._bare_costs = functools.lru_cache(maxsize=None)(self._costs_of)
         self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
 
     def shape(self, layout: Layout) -> Parts:
@@ -174,18 +151,16 @@ class Units:
         bare = replace(plain, sharding="", sharding_degree=1, data=1)
         return combine(
             (1.0, self._costs(events, layout, place)),
-            (-1.0, self._costs(self._events(bare, place, blocks), bare, place)),
+            (-1.0, self._bare_costs(bare, place, blocks)),
         )
+
+    def _costs_of(self, unit: Layout, place: Place, blocks: int) -> Costs:
+        return self._costs(self._events(unit, place, blocks), unit, place)
 
     def _costs(self, events: Sequence[Event], layout: Layout, place: Place) -> Costs:
         order = self.run.training.hybrid_parallel_topo_order
         spans = spans_of(layout.degrees, order, self.machine.devices_per_node)
-        actual = [
-            replace(event, ranks=spans[event.axis].ranks)
-            if isinstance(event, Message) and event.axis != "pipeline"
-            else event
-            for event in events
-        ]
+        actual = spread_over(events, spans)
         time = stage_time(list(sections(timeline(actual, self.machine), spans, self.machine)))
         stretches = profile(events)
         # The first pass may make what stays.

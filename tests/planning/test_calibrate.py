@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llm_pretrain.config import ConfigError, RunConfig
-from llm_pretrain.planning.calibrate import calibrated, logged_step_seconds
+from llm_pretrain.planning.calibrate import Calibration, calibrated, logged_step_seconds
 from llm_pretrain.planning.layouts import own_layout
-from llm_pretrain.planning.machines import Machine, load_machine
+from llm_pretrain.planning.machines import Machine, load_machine, read_machine
 from llm_pretrain.planning.plan import Planner
 from llm_pretrain.training.preflight import model_config_of
 from tests.planning.analytic import AnalyticProgram
@@ -39,7 +39,7 @@ def write_log(path: Path, *seconds: float) -> str:
     return str(path)
 
 
-def fitted_to(run: RunConfig, machine: Machine, log: str) -> tuple[Machine, list[str]]:
+def fitted_to(run: RunConfig, machine: Machine, log: str) -> Calibration:
     layout, _ = own_layout(run, 4)
     return calibrated(run, model_config_of(run), machine, AnalyticProgram(), layout, log)
 
@@ -50,10 +50,16 @@ def test_the_machine_then_takes_what_was_logged(
 ) -> None:
     wanted = times * seconds_of_a_step(run, machine)
     log = write_log(tmp_path / "train_log.jsonl", 20.0 * wanted, wanted, wanted)
-    fitted, report = fitted_to(run, machine, log)
+    found = fitted_to(run, machine, log)
+    fitted = found.machine
     assert (fitted.sustained < machine.sustained) == (times > 1.0)
     assert seconds_of_a_step(run, fitted) == pytest.approx(wanted, rel=1e-3)
-    assert f"{1.0 / times - 1.0:+.1%}" in report[1]
+    assert f"{1.0 / times - 1.0:+.1%}" in found.lines()[1]
+    told = found.as_json()
+    assert read_machine(told["machine"], "", "").sustained == fitted.sustained
+    assert told["predicted_step_seconds_now"] == pytest.approx(
+        told["logged_step_seconds"], rel=1e-3
+    )
 
 
 def test_a_log_that_no_rate_explains_is_refused(

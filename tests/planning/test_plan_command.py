@@ -49,7 +49,14 @@ def test_the_best_five_and_ones_own_are_shown_in_80_columns(planned: tuple[Path,
     assert max(map(len, printed.splitlines())) <= 80
     assert "THE BEST of " in printed
     assert printed.count("memory of the fullest rank") in (5, 6)
-    for part in ("weights", "masters and moments", "products of matrices", "a checkpoint takes"):
+    assert "memory_bandwidth 2.039e+12: NVIDIA A100 data sheet" in " ".join(printed.split())
+    for part in (
+        "max_memory_reserved",
+        "weights",
+        "masters and moments",
+        "products of matrices",
+        "a checkpoint takes",
+    ):
         assert printed.count(part) >= 5
     assert "YOUR LAYOUT\n  yours, " in printed
 
@@ -99,6 +106,14 @@ def test_the_same_as_json_and_one_option_of_the_run() -> None:
     rates = [plan["tokens_per_second_per_device"] for plan in found["plans"]]
     assert rates == sorted(rates, reverse=True)
     assert found["own"]["keys"]["recompute"] is True
+    for plan in (*found["plans"], found["own"]):
+        gaps = plan["memory_by_part"]["fragments"] / 2**20
+        allocated, reserved = plan["max_memory_allocated_mib"], plan["max_memory_reserved_mib"]
+        assert reserved == pytest.approx(allocated + gaps)
+        # What the allocator leaves of a layout is its own, and no flat share.
+        assert reserved / allocated != pytest.approx(1.03, rel=1e-6)
+    used = found["machine_numbers"]
+    assert all(used[key]["source"] for key in ("memory_bandwidth", "product_efficiency"))
 
 
 def test_no_part_of_a_deep_models_step_is_less_than_nothing() -> None:

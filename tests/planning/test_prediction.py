@@ -17,18 +17,24 @@ SCRIPT = """
 import json, sys
 from dataclasses import replace
 from llm_pretrain.config import load_run_config, resolve_degrees
+from llm_pretrain.planning.layouts import layout_of, stage_rank
+from llm_pretrain.planning.machines import load_machine
 from llm_pretrain.planning.memory import last_step_begins, moments
-from llm_pretrain.planning.prediction import predicted_memory
-from llm_pretrain.planning.program import trace_step
+from llm_pretrain.planning.prediction import StagePredictor
+from llm_pretrain.planning.program import ThisProgram
 from llm_pretrain.training.preflight import model_config_of
 
 run = load_run_config(sys.argv[1])
 degrees = resolve_degrees(run.training, int(sys.argv[2]))
 model = replace(model_config_of(run), num_hidden_layers=int(sys.argv[3]))
-for of_stage in predicted_memory(run, model, degrees, device=sys.argv[4]):
-    trace = trace_step(run, model, degrees, of_stage.rank, device=sys.argv[4])
+program = ThisProgram(sys.argv[4])
+predictor = StagePredictor(run, model, load_machine("a100-80g"), program)
+for stage in range(degrees.pipeline):
+    few = predictor.stage(layout_of(run, degrees), stage).memory
+    rank = stage_rank(degrees, run.training.hybrid_parallel_topo_order, stage)
+    trace = program.trace(run, model, degrees, rank, steps=2)
     whole = max(moments(trace, begin=last_step_begins(trace)), key=lambda memory: memory.bytes)
-    print(json.dumps([of_stage.memory.bytes, whole.bytes, of_stage.memory.parts, whole.parts]))
+    print(json.dumps([few.bytes, whole.bytes, few.parts, whole.parts]))
 """
 
 
@@ -40,6 +46,15 @@ for of_stage in predicted_memory(run, model, degrees, device=sys.argv[4]):
         (2, 11, "gpu", {"sharding": "stage3"}),
         (2, 19, "cpu", {"pipeline_parallel_degree": 2}),
         (2, 32, "gpu", {"pipeline_parallel_degree": 2, "virtual_pp_degree": 2}),
+        (8, 8, "gpu", {"pipeline_parallel_degree": 8, "gradient_accumulation_steps": 12}),
+        (
+            *(4, 24, "gpu"),
+            {
+                "pipeline_parallel_degree": 4,
+                "virtual_pp_degree": 6,
+                "gradient_accumulation_steps": 16,
+            },
+        ),
     ],
 )
 def test_few_blocks_tell_the_memory_of_many(

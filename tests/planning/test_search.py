@@ -84,7 +84,7 @@ def test_illegal_layouts_are_left_out(run: RunConfig, model: ModelConfig) -> Non
         assert layout.virtual == 1 or layout.accumulation % layout.pipeline == 0
 
 
-@pytest.mark.parametrize("room", [1.0, 0.05])
+@pytest.mark.parametrize("room", [1.0, 0.15])
 def test_the_search_finds_the_best_of_all(run: RunConfig, model: ModelConfig, room: float) -> None:
     machine = load_machine("a100-80g")
     machine = replace(machine, memory=machine.memory * room)
@@ -117,7 +117,17 @@ def test_many_devices_take_few_traces() -> None:
     machine = load_machine("a100-80g")
     found = search(run, model_config_of(run), machine, program, devices=1024, samples=2048)
     assert found.considered > 20_000
-    assert program.traced < 400
+    assert program.traced < 250
+
+
+def test_a_large_pipeline_is_told_by_small_ones(machine: Machine) -> None:
+    run = run_of(num_hidden_layers=320)
+    layout = replace(own_layout(run, 1)[0], pipeline=32, virtual=10, accumulation=64)
+    program = AnalyticProgram()
+    Planner(run, model_config_of(run), machine, program).plan(layout)
+    # Of the first, the last and one between: three chunks, and four, two rounds each.
+    assert program.traced == 6
+    assert program.passes == (3 + 4) * (2 * 4 + 3 * 6 + 2 * 4)
 
 
 @pytest.fixture

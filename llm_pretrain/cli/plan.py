@@ -262,6 +262,8 @@ def _own(
 
 def _replayed(planner: Planner, plan: Plan) -> Plan:
     """With what its allocator reserves; as it is, where that has no room on the device."""
+    if total(plan.memory) > planner.machine.memory:
+        return plan
     try:
         return planner.replayed(plan)
     except OutOfMemoryError:

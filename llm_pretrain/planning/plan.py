@@ -147,13 +147,13 @@ class Planner:
         blocks, in Paddle's allocator.
 
         Raises:
-            OutOfMemoryError: a plan that fits by what is allocated has no room for them, even
-                when idle chunks are given back.
+            OutOfMemoryError: the device has no room for them, even when idle chunks are given
+                back.
         """
         memory, machine = plan.memory, self.machine
         room = machine.memory - memory["context"] - memory["group buffers"]
-        capacity = int(room) if total(memory) <= machine.memory else None
-        peak = replay(self._predictor.events(plan.layout, plan.fullest_stage), capacity=capacity)
+        events = self._predictor.events(plan.layout, plan.fullest_stage)
+        peak = replay(events, capacity=int(room))
         gaps = max(float(peak.reserved - peak.allocated), 0.0)
         return replace(plan, memory={**memory, "fragments": gaps})
 

@@ -103,6 +103,11 @@ def _intervals(training: TrainingArguments) -> Iterator[Conflict]:
             ("eval_steps", "logging_steps"),
             "evaluation needs eval_steps > 0, or logging_steps > 0 to take it from",
         )
+    if training.sample_prompts and training.sample_steps is None:
+        yield Conflict(
+            ("sample_prompts", "sample_steps"),
+            "samples of text need sample_steps, the steps between two of them",
+        )
     has_checkpoints = training.save_strategy == "steps" or (
         training.save_strategy == "epoch" and training.save_minutes is not None
     )
@@ -183,6 +188,8 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
         yield "minimum_eval_times", "do_eval is false"
     if not (training.do_eval or training.do_predict):
         yield "per_device_eval_batch_size", "neither do_eval nor do_predict is true"
+    if not training.sample_prompts:
+        yield "sample_steps", "sample_prompts is not set"
     if not training.do_predict:
         yield "test_iters", "do_predict is false"
     if training.evaluation_strategy != "steps":

@@ -12,6 +12,7 @@ from llm_pretrain.config.argument_types import (
     Integer,
     Number,
     PathText,
+    Text,
     expanded,
     shown,
 )
@@ -93,6 +94,12 @@ class EvaluationArguments(Arguments):
     load_best_model_at_end: Flag = Field(
         False,
         description="The final model is the one with the lowest evaluation loss, not the last.",
+    )
+    sample_prompts: tuple[Text, ...] | None = Field(
+        None, description="Texts that the model continues every sample_steps, for the log."
+    )
+    sample_steps: Integer | None = Field(
+        None, gt=0, description="Steps between two samples of text."
     )
 
 

@@ -3,7 +3,7 @@
 The file is only ever appended to, so that an interrupted run loses nothing. Each line has:
 
 - `run`: 1 for the first run in this directory, one more after every restart or resume;
-- `kind`: "step", "evaluation", "save", "operators", "event", "goodput" or "summary";
+- `kind`: "step", "evaluation", "save", "sample", "operators", "event", "goodput" or "summary";
 - `time`: seconds since 1970;
 - the metrics, in full precision. JSON has no NaN or infinity: such a value is null, and
   `not_finite` maps its name to "nan", "inf" or "-inf".
@@ -26,6 +26,8 @@ A step's line describes the steps since the one before it, its interval:
 
 An evaluation's line has `eval_loss` and `eval_ppl`, of the set NAME of `eval_data`
 `eval_NAME_loss` and `eval_NAME_ppl`; `eval_loss` is the mean of the sets' losses then.
+
+A sample's line is what the model lets follow a `prompt` of the run's `sample_prompts`: its `text`.
 
 An event's line has its kind in `event`, a `message` for a person, and its figures:
 
@@ -69,7 +71,7 @@ from typing import Any
 Metrics = Mapping[str, "float | int | str | None"]
 
 FILE_NAME = "train_log.jsonl"
-_OF_STEPS = {"step", "evaluation", "save"}
+_OF_STEPS = {"step", "evaluation", "save", "sample"}
 """Kinds of lines that are void when the run goes back before them."""
 
 

@@ -260,6 +260,12 @@ class Reports:
         if self.reporter:
             self.reporter.evaluation({"global_step": progress.global_step, **metrics})
 
+    def text_sample(self, step: int, prompt: str, text: str) -> None:
+        """What the model of this step lets follow a prompt."""
+        if self.reporter:
+            self.message(f"Step {step}: {prompt}|{text}")
+            self.reporter.note("sample", {"global_step": step, "prompt": prompt, "text": text})
+
     def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:
         """A checkpoint that is published; training has waited for `blocked_seconds` of them."""
         if self.reporter:

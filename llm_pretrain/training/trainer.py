@@ -22,11 +22,7 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.parallel.sharding.optimizer import (
-    LossScale,
-    ShardedAdamW,
-    StepResult,
-)
+from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import evaluate, evaluate_each
@@ -38,6 +34,7 @@ from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
 from llm_pretrain.training.stability import UnstableRunError
 from llm_pretrain.training.stragglers import Stragglers
+from llm_pretrain.training.text_samples import TextSamples
 from llm_pretrain.training.update import Updates
 
 
@@ -102,6 +99,7 @@ class Trainer:
         """Step and loss of the last whole evaluation."""
         self.integrity = Integrity(training, topology, self.optimizer, reports)
         self.stragglers = Stragglers(training, topology, reports)
+        self.text_samples = TextSamples(run, model, topology, pipeline, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -183,6 +181,7 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
+            self.text_samples.take(self.progress.global_step)
             is_saved = bool(
                 self.stop.agreed or self.is_rewound or self.saves.is_due(self.progress.global_step)
             )

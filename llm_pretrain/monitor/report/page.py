@@ -42,6 +42,7 @@ def report_page(
         ranks, pipeline = sections.ranks(history, words), sections.pipeline(history, words)
         parts.append(_section(words("ranks") + suffix, ranks))
         parts.append(_section(words("pipeline") + suffix, pipeline))
+        parts.append(_section(words("samples") + suffix, sections.samples(history, words)))
     if not several:
         parts.append(_section(words("configuration"), sections.configuration(first, words)))
     for history in histories:

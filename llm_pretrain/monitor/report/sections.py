@@ -24,6 +24,7 @@ from llm_pretrain.monitor.report.words import Words
 LONGEST_VALUE = 240
 _MOST_CELLS = 512
 _MOST_STARTS = 20
+_MOST_SAMPLES = 24
 
 
 def verdict(history: History, words: Words) -> list[tuple[str, str]]:
@@ -146,6 +147,16 @@ def pipeline(history: History, words: Words) -> str:
     )
     picture = gantt.draw(passes, stages, escape(words("pipeline")))
     return f'<p class="legend">{legend}</p>{picture}<p class="note">{escape(note)}</p>'
+
+
+def samples(history: History, words: Words) -> str:
+    """The texts that followed the run's prompts, the newest first; "" where it has none."""
+    lines = history.of_kind("sample")
+    rows = [
+        [whole(line["global_step"]), _cut(str(line.get("prompt"))), _cut(str(line.get("text")))]
+        for line in lines[: -_MOST_SAMPLES - 1 : -1]
+    ]
+    return _table([words(name) for name in ("step", "prompt", "text")], rows) if rows else ""
 
 
 def configuration(history: History, words: Words) -> str:

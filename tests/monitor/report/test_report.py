@@ -332,3 +332,15 @@ def test_a_port_that_cant_be_had_is_said(
         folder = write_run(tmp_path / "run", steps=3)
         assert main(["report", str(folder), "--serve", str(port)]) == 1
     assert f"llm-pretrain report: port {port}: " in capsys.readouterr().err
+
+
+def test_samples_of_text_are_shown_the_newest_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    log = MetricsLog(folder)
+    for step in (10, 20):
+        text = f"text {step} <script>"
+        log.write("sample", {"global_step": 40 + step, "prompt": "Once", "text": text})
+    log.close()
+    page = report(folder, output=tmp_path / "run.html")
+    assert "Samples of text" in page.text
+    assert page.text.index("text 20 <script>") < page.text.index("text 10 <script>")

@@ -104,7 +104,12 @@ class Console:
             return
         name, prefix = ("test", "test_") if "test_loss" in metrics else ("evaluation", "eval_")
         shown = _filled(
-            ((f"{prefix}loss", "loss {:.4f}"), (f"{prefix}ppl", "perplexity {:.2f}")), metrics
+            (
+                (f"{prefix}loss", "loss {:.4f}"),
+                (f"{prefix}ppl", "perplexity {:.2f}"),
+                (f"{prefix}bits_per_byte", "bits per byte {:.4f}"),
+            ),
+            metrics,
         )
         for named in named_sets(metrics):
             loss, perplexity = metrics[f"eval_{named}_loss"], metrics[f"eval_{named}_ppl"]

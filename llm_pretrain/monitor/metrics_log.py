@@ -24,7 +24,9 @@ A step's line describes the steps since the one before it, its interval:
   changed no weight (they overflowed in float16, or `on_spike` and `on_nan` skipped them), since the
   run's beginning and over resumes.
 
-An evaluation's line has `eval_loss` and `eval_ppl`, of the set NAME of `eval_data`
+An evaluation's line has `eval_loss`, `eval_ppl` and, where the tokenizer tells what each token
+stands for, `eval_bits_per_byte` (the ends of documents are predicted, too, and no bytes are
+theirs), of the set NAME of `eval_data`
 `eval_NAME_loss` and `eval_NAME_ppl`; `eval_loss` is the mean of the sets' losses then.
 
 A sample's line is what the model lets follow a `prompt` of the run's `sample_prompts`: its `text`.

@@ -202,6 +202,13 @@ def bytes_of(token: str) -> bytes | None:
         return None
 
 
+def bytes_of_piece(piece: str) -> int:
+    """How many bytes a piece stands for that has "▁" for a space, or is a byte like <0x0A>."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+        return 1
+    return len(piece.replace(_SPACE, " ").encode())
+
+
 @functools.cache
 def _bytes_of_signs() -> Mapping[str, int]:
     return {sign: byte for byte, sign in enumerate(signs_of_bytes())}

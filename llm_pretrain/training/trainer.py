@@ -15,7 +15,7 @@ from llm_pretrain.checkpoint.save import SavedState
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import batch_at
-from llm_pretrain.data import Batch, Dataset, Datasets
+from llm_pretrain.data import Batch, Datasets
 from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
@@ -25,7 +25,7 @@ from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
-from llm_pretrain.training.evaluate import evaluate, evaluate_each
+from llm_pretrain.training.evaluate import Evaluations
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
 from llm_pretrain.training.origin import accept_samples, changes, sample_order
 from llm_pretrain.training.reports import Reports
@@ -99,6 +99,7 @@ class Trainer:
         """Step and loss of the last whole evaluation."""
         self.integrity = Integrity(training, topology, self.optimizer, reports)
         self.stragglers = Stragglers(training, topology, reports)
+        self.evaluations = Evaluations(run, model, topology, pipeline, lambda: bool(stop.agree()))
         self.text_samples = TextSamples(run, model, topology, pipeline, reports)
 
     def restore(self, loaded: Loaded) -> None:
@@ -284,10 +285,9 @@ class Trainer:
         return is_due
 
     def evaluate(self) -> None:
-        """Evaluate on the validation sets, the same samples each time."""
-        iterations = self.run.training.eval_iters
+        """Evaluate on the validation sets."""
         with self.reports.spending("evaluation"):
-            metrics = evaluate_each(lambda part: self._evaluate(part, iterations), self.datasets)
+            metrics = self._unless_broken_off(self.evaluations.of_validation(self.datasets))
         if metrics is not None:
             self.reports.evaluation(self.progress, metrics)
             self.evaluated = (self.progress.global_step, metrics["eval_loss"])
@@ -296,25 +296,13 @@ class Trainer:
     def predict(self) -> None:
         """Evaluate on the test split."""
         assert self.datasets.test is not None
-        metrics = self._evaluate(self.datasets.test, self.run.training.test_iters)
+        found = self.evaluations.of(self.datasets.test, self.run.training.test_iters)
+        metrics = self._unless_broken_off(found)
         if metrics is not None:
             renamed = {name.replace("eval_", "test_"): value for name, value in metrics.items()}
             self.reports.evaluation(self.progress, renamed)
 
-    def _evaluate(self, dataset: Dataset, batches: int) -> dict[str, float] | None:
-        """The metrics; None where a signal broke the evaluation off."""
-        training = self.run.training
-        size = training.per_device_eval_batch_size
-        in_pipeline = self.topology.degrees.pipeline > 1
-        metrics = evaluate(
-            self.pipeline,
-            dataset,
-            self.topology,
-            batch_size=size,
-            micro_batch_size=training.per_device_train_batch_size if in_pipeline else size,
-            batches=batches,
-            should_stop=lambda: bool(self.stop.agree()),
-        )
+    def _unless_broken_off(self, metrics: dict[str, float] | None) -> dict[str, float] | None:
         if metrics is None:
             self.reports.message("The evaluation was broken off by a signal.")
         return metrics

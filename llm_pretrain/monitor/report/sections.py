@@ -40,12 +40,18 @@ def verdict(history: History, words: Words) -> list[tuple[str, str]]:
         (words("loss"), decimal(loss)),
         (words("evaluation loss"), decimal(evaluation)),
         (words("perplexity"), decimal(perplexity)),
+        (words("bits per byte"), decimal(_bits_per_byte(history))),
         (words("tokens"), _short(history.tokens_at(last))),
         (words("hours"), f"{wall / 3600:,.2f}" if wall else NOTHING),
         (words("speed"), whole(history.speed)),
         (words("mfu"), share(last.get("mfu"))),
         (words("goodput"), share(seconds.get("training", 0.0) / wall) if wall else NOTHING),
     ]
+
+
+def _bits_per_byte(history: History) -> float | None:
+    found = (line.get("eval_bits_per_byte") for line in reversed(history.evaluations))
+    return next((value for value in found if is_number(value)), None)
 
 
 def verdicts(histories: Sequence[History], words: Words) -> str:

@@ -22,6 +22,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "tokens": ("Tokens", "词元"),
     "loss": ("Loss", "损失"),
     "perplexity": ("Perplexity", "困惑度"),
+    "bits per byte": ("Bits per byte", "每字节比特数"),
     "evaluation loss": ("Evaluation loss", "评估损失"),
     "evaluation": ("Evaluation", "评估"),
     "hours": ("Hours", "小时"),

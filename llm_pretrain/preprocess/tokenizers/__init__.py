@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from llm_pretrain.machine.files import replacing
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers.byte_level import (
@@ -47,6 +49,10 @@ class Tokenizer(Protocol):
         """The ids that `encode` gives, of many texts and fast."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token_bytes(self) -> np.ndarray | None:
+        """How many bytes of UTF-8 each token stands for, int64 [vocab_size], 0 of special ones;
+        None where a token alone doesn't tell."""
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -116,6 +122,9 @@ class PaddleNLPTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def token_bytes(self) -> np.ndarray | None:
+        return None
 
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -14,7 +14,12 @@ import numpy as np
 from llm_pretrain.preprocess.tokenizers.byte_level import END_OF_TEXT
 from llm_pretrain.preprocess.tokenizers.settings import model_eos, named_eos
 from llm_pretrain.preprocess.wide_text import WideText, wide_text
-from llm_pretrain.preprocess.word_split import byte_level_split, metaspace_split
+from llm_pretrain.preprocess.word_split import (
+    byte_level_split,
+    bytes_of,
+    bytes_of_piece,
+    metaspace_split,
+)
 from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
 
 if TYPE_CHECKING:
@@ -54,6 +59,22 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def token_bytes(self) -> np.ndarray | None:
+        parts = json.loads(self._tokenizer.to_str())
+        decoder = parts["decoder"] or {}
+        steps = {step.get("type") for step in (decoder, *decoder.get("decoders", ()))}
+        sizes = np.zeros(self.vocab_size, np.int64)
+        for token, number in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if "ByteLevel" in steps:
+                sizes[number] = len(bytes_of(token) or b"")
+            elif steps & {"ByteFallback", "Metaspace"}:
+                sizes[number] = bytes_of_piece(token)
+            else:
+                return None
+        for number, added in self._tokenizer.get_added_tokens_decoder().items():
+            sizes[number] = 0 if added.special else len(added.content.encode())
+        return sizes
 
     @cached_property
     def _table(self) -> WordTable | None:

@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers.settings import (
     eos_name,
@@ -21,7 +23,7 @@ from llm_pretrain.preprocess.tokenizers.settings import (
     read_added_tokens,
     read_json,
 )
-from llm_pretrain.preprocess.word_split import sentencepiece_split
+from llm_pretrain.preprocess.word_split import bytes_of_piece, sentencepiece_split
 from llm_pretrain.preprocess.words import Ragged, WordTable, encode_by_table
 
 CHATGLM_FILE = "ice_text.model"
@@ -88,6 +90,15 @@ class SentencePieceTokenizer:
             for content, run in runs
         )
 
+    def token_bytes(self) -> np.ndarray | None:
+        sizes = np.zeros(self.vocab_size, np.int64)
+        for number in range(int(self._processor.get_piece_size())):
+            if not (self._processor.is_control(number) or self._processor.is_unknown(number)):
+                sizes[number] = bytes_of_piece(self._processor.id_to_piece(number))
+        for content, number in self._ids.items():
+            sizes[number] = 0 if number == self.eos_id else len(content.encode())
+        return sizes
+
     @cached_property
     def _table(self) -> WordTable | None:
         split = sentencepiece_split(self._processor)
@@ -141,6 +152,9 @@ class ChatGLMTokenizer:
         text = self._processor.decode([i - self._first for i in ids if i >= self._first])
         text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
         return _BLANK_TOKEN.sub(lambda match: " " * int(match[1]), text)
+
+    def token_bytes(self) -> np.ndarray | None:
+        return None
 
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         marked = [_mark_white_space(text) for text in texts]

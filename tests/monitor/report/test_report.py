@@ -65,7 +65,8 @@ def write_run(folder: Path, steps: int = 40, **values: Any) -> Path:
         }
         log.write("step", metrics)
     log.write("event", {"global_step": 7, "event": "spike", "message": "Step 7 spikes."})
-    log.write("evaluation", {"global_step": steps, "eval_loss": 2.1234, "eval_ppl": 8.36})
+    evaluation = {"eval_loss": 2.1234, "eval_ppl": 8.36, "eval_bits_per_byte": 0.7659}
+    log.write("evaluation", {"global_step": steps, **evaluation})
     save = {"checkpoint": "out/checkpoint-40", "bytes": 2_110_000, "seconds": 0.7}
     log.write("save", {"global_step": steps, **save})
     seconds = {"training": 3240.0, "start": 180.0, "saving": 180.0}
@@ -131,6 +132,7 @@ def test_the_verdict_is_that_of_the_log(tmp_path: Path) -> None:
         "Loss": "2.0000",
         "Evaluation loss": "2.1234",
         "Perplexity": "8.3595",  # e to 2.1234
+        "Bits per byte": "0.7659",
         "Tokens": "20.48k",  # 40 steps of 16 samples of 32 tokens
         "Hours": "1.00",
         "Tokens/s/device": "1,000",

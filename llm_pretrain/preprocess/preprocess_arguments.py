@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.machine.terminal import Command
+from llm_pretrain.preprocess.parts import Part
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 
@@ -66,6 +67,18 @@ def preprocess_command() -> Command:
         type=positive_count,
         default=10000,
         help="documents between two lines of progress (default: 10000)",
+    )
+    add(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="do the I-th of N parts of the inputs, on one of several machines that share a disk",
+    )
+    add(
+        "--join_parts",
+        type=positive_count,
+        metavar="N",
+        help="make the output of N parts that are done, as if there had been one machine",
     )
     add("--max_doc_num", type=positive_count, default=None, help="stop after so many documents")
     add(
@@ -135,6 +148,13 @@ def typed_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
         return load_tokenizer(arguments.tokenizer)
     except PreprocessError as error:
         raise PreprocessError(f"{arguments.tokenizer_option}: {error}") from error
+
+
+def _part(text: str) -> Part:
+    try:
+        return Part.read(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not I/N, with I from 1 to N") from None
 
 
 def positive_count(text: str) -> int:

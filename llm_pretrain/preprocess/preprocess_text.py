@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,17 +21,16 @@ from llm_pretrain.machine.files import naming
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.inputs import FormatOptions, Source, find_sources
+from llm_pretrain.preprocess.parts import Part, WholePart
 from llm_pretrain.preprocess.preprocess_arguments import (
     WITHOUT_EFFECT,
     preprocess_command,
     typed_tokenizer,
 )
-from llm_pretrain.preprocess.progress_lines import Progress
+from llm_pretrain.preprocess.progress_lines import DUPLICATE, Progress
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, tokenizer_files
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
-
-DUPLICATE = "left out, there already"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,6 +58,20 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     if others:
         print(f"Left out {len(others)} files of other formats, such as {others[0]}", file=out)
     options = _options(arguments, tokenizer)
+    if arguments.max_doc_num is not None and (arguments.part or arguments.join_parts):
+        raise PreprocessError("--max_doc_num: a part can't know how many documents others have.")
+    if arguments.join_parts is not None:
+        _join(arguments, tokenizer, options.dtype, prefix, sources, out)
+        return
+    part: Part | None = arguments.part
+    if part is not None:
+        whole, sources = sources, part.of(sources)
+        print(f"Part {part}: {len(sources)} of {len(whole)} inputs", file=out)
+        if part.prefix(prefix).is_dir():
+            WholePart(part, prefix, options.dtype, _description(arguments, tokenizer, sources))
+            print(f"{part.prefix(prefix)} is done already", file=out)
+            return
+        prefix = part.prefix(prefix)
     # Here already, so that a package that is missing is missed before any worker starts.
     Cleaner(options.cleaning)
     unfinished = Unfinished(prefix, options.dtype, _description(arguments, tokenizer, sources))
@@ -79,11 +93,11 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
         blocks = cut_blocks(sources, unfinished.finished, options.format)
         with closing(encode_blocks(blocks, options, arguments.workers)) as encoded:
             _write(encoded, arguments, unfinished, progress)
-        if progress.counts["documents"] == progress.counts["held out"]:
-            unfinished.remove()
-            inputs = " ".join(arguments.input_path)
-            raise PreprocessError(f"--input_path {inputs} holds no text that is to be kept.")
-        unfinished.publish()
+        if part is not None:
+            unfinished.keep_as_part()
+            progress.finish_part(prefix)
+            return
+        _publish(unfinished, progress, arguments)
     except (Exception, KeyboardInterrupt):
         if unfinished.finished:
             print(
@@ -94,10 +108,77 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
         raise
     finally:
         unfinished.leave()
+    _tell_end(progress, arguments, sources, prefix, options.dtype, out)
+
+
+def _publish(unfinished: Unfinished, progress: Progress, arguments: argparse.Namespace) -> None:
+    if progress.counts["documents"] == progress.counts["held out"]:
+        unfinished.remove()
+        inputs = " ".join(arguments.input_path)
+        raise PreprocessError(f"--input_path {inputs} holds no text that is to be kept.")
+    unfinished.publish()
+
+
+def _tell_end(
+    progress: Progress,
+    arguments: argparse.Namespace,
+    sources: Sequence[Source],
+    prefix: Path,
+    dtype: np.dtype,
+    out: TextIO,
+) -> None:
     said = one_source_validates([s.name for s in sources], [s.size for s in sources])
     if arguments.max_doc_num is None and said is not None:
         print(said, file=out)
-    progress.finish(prefix, held_out_prefix(prefix), options.dtype)
+    progress.finish(prefix, held_out_prefix(prefix), dtype)
+
+
+def _join(
+    arguments: argparse.Namespace,
+    tokenizer: Tokenizer,
+    dtype: np.dtype,
+    prefix: Path,
+    sources: Sequence[Source],
+    out: TextIO,
+) -> None:
+    """Make the output of parts that are done, and remove them."""
+    wholes: list[WholePart] = []
+    missing = []
+    for part in Part.all(arguments.join_parts):
+        description = _description(arguments, tokenizer, part.of(sources))
+        try:
+            wholes.append(WholePart(part, prefix, dtype, description))
+        except PreprocessError as error:
+            missing.append(str(error))
+    if missing:
+        raise PreprocessError("\n".join(missing))
+    counts = sum((whole.counts for whole in wholes), Counter[str]())
+    counts -= Counter({name: counts[name] for name in ("documents", "tokens", "held out")})
+    progress = Progress(
+        out, sources, counts, len(sources), interval=arguments.log_interval, max_documents=None
+    )
+    seen = SeenHashes() if arguments.remove_duplicates else None
+    unfinished = Unfinished(prefix, dtype, {"--join_parts": arguments.join_parts})
+    try:
+        for whole in wholes:
+            for some in whole.documents(lambda hashes: _held_out(hashes, arguments.held_out_share)):
+                every = np.ones(len(some.sizes), np.bool_)
+                kept = every if seen is None else seen.add(some.hashes)
+                held_out = _held_out(some.hashes[kept], arguments.held_out_share)
+                sizes = some.sizes[kept]
+                unfinished.add(some.tokens[np.repeat(kept, some.sizes)], sizes, held_out)
+                progress.join(
+                    documents=len(sizes),
+                    tokens=int(sizes[~held_out].sum()),
+                    held_out=int(held_out.sum()),
+                    duplicates=int((~kept).sum()),
+                )
+        _publish(unfinished, progress, arguments)
+    finally:
+        unfinished.leave()
+    for whole in wholes:
+        whole.remove()
+    _tell_end(progress, arguments, sources, prefix, dtype, out)
 
 
 def _write(
@@ -129,7 +210,7 @@ def _write(
         hashes = block.hashes[kept]
         held_out = _held_out(hashes, arguments.held_out_share)
         unfinished.add(block.tokens[np.repeat(kept, block.sizes)], sizes, held_out)
-        if seen is not None:
+        if seen is not None or arguments.part is not None:
             unfinished.add_hashes(hashes)
         in_main = int(sizes[~held_out].sum())
         progress.add(block, len(sizes), in_main, int(held_out.sum()))
@@ -178,7 +259,7 @@ def _description(
 ) -> dict[str, object]:
     """All that the output depends on, under names for the user."""
     aside = {"tokenizer", "tokenizer_option", "input_path", "output_prefix"}
-    aside |= {"workers", "log_interval", "on_error"}
+    aside |= {"workers", "log_interval", "on_error", "part", "join_parts"}
     description = {
         f"--{name}": value
         for name, value in vars(arguments).items()

@@ -14,6 +14,7 @@ from llm_pretrain.preprocess.encode import Encoded
 from llm_pretrain.preprocess.inputs import Source
 from llm_pretrain.preprocess.streams import PreprocessError
 
+DUPLICATE = "left out, there already"
 # Unreadable records named one by one; the rest are only counted.
 _PROBLEMS_SHOWN = 10
 
@@ -63,12 +64,23 @@ class Progress:
         self._out.write(line)
         self._out.flush()
 
+    def join(self, *, documents: int, tokens: int, held_out: int, duplicates: int) -> None:
+        """Some documents of a part, of which so many were in an earlier one."""
+        added = {"documents": documents, "tokens": tokens, "held out": held_out}
+        self.counts.update(added | {DUPLICATE: duplicates})
+
     def problem(self, where: str, *, fail: bool) -> None:
         if fail:
             raise PreprocessError(f"{where} (--on_error skip goes on without such records)")
         self.counts["unreadable"] += 1
         if self.counts["unreadable"] <= _PROBLEMS_SHOWN:
             print(f"Skipped {where}", file=self._out)
+
+    def finish_part(self, folder: Path) -> None:
+        print(
+            f"Wrote {folder}: {self.counts['documents']:,} documents, {self._rates()}",
+            file=self._out,
+        )
 
     def finish(self, prefix: Path, held_out: Path, dtype: np.dtype) -> None:
         counts = self.counts

@@ -20,6 +20,7 @@ from llm_pretrain.data.indexed_writer import map_numbers, publish_pair
 from llm_pretrain.machine.files import write_text
 from llm_pretrain.preprocess.streams import PreprocessError
 
+NOTE_NAME = "note.json"
 _SECONDS_BETWEEN_NOTES = 5.0
 _HASHES_AT_ONCE = 1 << 16
 
@@ -99,6 +100,14 @@ class Unfinished:
                 publish_pair(prefix, self._dtype, tokens=tokens, sizes=sizes)
         self.remove()
 
+    def keep_as_part(self) -> None:
+        """Leave all in a folder of the prefix's name, for `parts.WholePart`."""
+        self._lengths = {name: file.tell() for name, file in self._files.items()}
+        self._write_note()
+        self._close()
+        self.folder.rename(self._prefix)
+        self.finished = 0
+
     def leave(self) -> None:
         """Stop early: keep what the finished inputs gave, and nothing if there are none."""
         if not self.finished:
@@ -130,7 +139,7 @@ class Unfinished:
 
     def _read_note(self) -> None:
         try:
-            note = json.loads((self.folder / "note.json").read_text(encoding="utf-8"))
+            note = json.loads((self.folder / NOTE_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
         if not note["finished"]:
@@ -160,7 +169,7 @@ class Unfinished:
             "counts": self.counts,
             "lengths": self._lengths,
         }
-        write_text(self.folder / "note.json", json.dumps(note, indent=1))
+        write_text(self.folder / NOTE_NAME, json.dumps(note, indent=1))
         self._noted = time.monotonic()
 
 

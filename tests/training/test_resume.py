@@ -251,10 +251,10 @@ def test_a_smaller_batch_than_before_is_refused_where_the_data_would_end(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output_dir = tmp_path / "out"
-    # 640 samples, more than the one epoch that 41 steps of 2 samples read.
+    # 640 samples; 400 steps of 2 samples are fewer than those and the 360 steps that are left.
     first = config_in(shared, output_dir, max_steps=40, save_steps=40)
     run_job(RUN_PRETRAIN, first, log_dir=tmp_path / "log")
-    config = config_in(shared, output_dir, max_steps=41, gradient_accumulation_steps=1)
+    config = config_in(shared, output_dir, max_steps=400, gradient_accumulation_steps=1)
     with Job(RUN_PRETRAIN, config, log_dir=tmp_path / "log2") as job:
         assert job.wait() == 1
         assert "the run began with a larger batch" in job.output()

@@ -59,6 +59,15 @@ def commands(page: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.startswith(COMMANDS)]
 
 
+def shape(page: str) -> tuple[list[str], list[int]]:
+    """The level of each heading as its signs, and the cells of each row of a table."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\|.*\|$", text, flags=re.MULTILINE)
+    headings = re.findall(r"^(#+) ", text, flags=re.MULTILINE)
+    return headings, [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
+
+
 def runnable(page: str) -> list[str]:
     return [line for line in commands(page) if not any(part in line for part in NOT_RUN)]
 
@@ -153,6 +162,13 @@ def test_the_configurations_load(page: str, tmp_path: Path) -> None:
 def test_both_languages_have_the_same_commands(page: str) -> None:
     english = page.replace("_zh", "")
     assert commands(page) == commands(english) != []
+
+
+@pytest.mark.parametrize("page", TWINS)
+def test_both_languages_have_the_same_headings_and_tables(page: str) -> None:
+    headings, rows = shape(page)
+    assert (headings, rows) == shape(page.replace("_zh", ""))
+    assert headings
 
 
 def test_the_commands_for_another_accelerator_are_three_and_use_it(folder: Path) -> None:

@@ -172,7 +172,7 @@ def readings_of(value: Any) -> list[Any]:
 def _readings(words: list[str]) -> list[Any]:
     """All values that the words can stand for, the plainest first."""
     if len(words) > 1:
-        return [[_scalar(word) for word in words]]
+        return [[_scalar(word) for word in words], words]
     word = words[0]
     readings: list[Any] = [_scalar(word)]
     if word.lower() in _WORDS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -73,6 +75,23 @@ SaveSteps = Annotated[
 ]
 
 
+def _prompts(value: Any) -> Any:
+    """One text is a prompt whole, with its spaces and commas; several are a list, also in JSON."""
+    if not isinstance(value, str) or value.lower() == "null":
+        return value
+    if value.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return (value,)
+
+
+Prompts = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
 class EvaluationArguments(Arguments):
     """Evaluation: when, and on how many batches."""
 
@@ -95,7 +114,7 @@ class EvaluationArguments(Arguments):
         False,
         description="The final model is the one with the lowest evaluation loss, not the last.",
     )
-    sample_prompts: tuple[Text, ...] | None = Field(
+    sample_prompts: Prompts | None = Field(
         None, description="Texts that the model continues every sample_steps, for the log."
     )
     sample_steps: Integer | None = Field(

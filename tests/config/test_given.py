@@ -89,3 +89,18 @@ def test_a_key_given_twice_is_told_and_the_last_counts(load) -> None:
 def test_what_is_wrong_on_the_command_line(problems, words: list[str], message: str) -> None:
     (problem,) = problems(*words)
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "prompts"),
+    [
+        (["The function returns"], ("The function returns",)),
+        (["One, two", "2024"], ("One, two", "2024")),
+        (["2024"], ("2024",)),
+        (['["A list", "[1"]'], ("A list", "[1")),
+        (["[1"], ("[1",)),
+    ],
+)
+def test_a_prompt_is_a_whole_text(load, words: list[str], prompts: tuple[str, ...]) -> None:
+    run = load("--sample_steps", "1", "--sample_prompts", *words)
+    assert run.training.sample_prompts == prompts

@@ -35,6 +35,7 @@ from llm_pretrain.data.build import cache_folders
 from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.parallel.comm import epochs
 from llm_pretrain.training.origin import changes, model_differences
+from llm_pretrain.training.run_record import record_problems
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def examine_folders(
         return None, [f"output_dir: {output} cannot be written to: {reason}"]
     # In a later epoch the folder is this job's; a rank of the one before may not have left it yet.
     problems = lock_problems(output) if epochs.number() <= 1 else []
+    problems += record_problems(output)
     if problems:
         return None, problems
     try:

@@ -78,6 +78,14 @@ def test_a_folder_without_runs_is_an_error(
     assert "is no folder" in capsys.readouterr().err
 
 
+def test_a_configuration_called_run_json_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"max_steps": 3}')
+    write_run(tmp_path / "out", rate=0.001)
+    assert [line.split()[0] for line in lines_of(tmp_path, monkeypatch, capsys)] == ["run", "out"]
+
+
 def test_a_damaged_run_has_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,8 @@ def _reporters(value: Any) -> tuple[str, ...]:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or any(name not in REPORTERS for name in names):
         raise ValueError(f"{shown(value)} is not a reporter: {', '.join(REPORTERS)}")
+    if "none" in names and len(names) > 1:
+        raise ValueError(f"{shown(value)} names none and others; keep one of the two")
     return tuple(names)
 
 

@@ -84,6 +84,8 @@ def test_a_key_given_twice_is_told_and_the_last_counts(load) -> None:
         (["--do_train", "maybe"], "--do_train: 'maybe' is not a switch"),
         (["--max_steps="], "--max_steps: '' is not a whole number"),
         (["stray"], "'stray' belongs to no key"),
+        (["--eval_data", "web=a", "web=b", "--do_eval"], "'web web' has a name twice"),
+        (["--report_to", "none", "wandb"], "names none and others"),
     ],
 )
 def test_what_is_wrong_on_the_command_line(problems, words: list[str], message: str) -> None:

@@ -85,6 +85,8 @@ def test_a_key_given_twice_is_told_and_the_last_counts(load) -> None:
         (["--max_steps="], "--max_steps: '' is not a whole number"),
         (["stray"], "'stray' belongs to no key"),
         (["--eval_data", "web=a", "web=b", "--do_eval"], "'web web' has a name twice"),
+        (["--eval_data", "a=0.7", "x", "--do_eval"], "'x' is not name=path; a path of several"),
+        (["--batch_ramp", "[[0, 4.5]]"], "4.5 is not a whole number"),
         (["--report_to", "none", "wandb"], "names none and others"),
     ],
 )

@@ -181,11 +181,9 @@ def is_run(folder: Path) -> bool:
 
 def _is_record(path: Path) -> bool:
     try:
-        return "starts" in mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except ValueError:
-        return True  # damaged, which the page says
+        return path.is_file() and "starts" in mapping(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return True  # who reads it says what is the matter
 
 
 def find_runs(folder: str | Path) -> Iterator[Path]:

@@ -218,7 +218,8 @@ def _question(line: bytes, where: str) -> _Question:
     """Raises ValueError that says what is wrong with it."""
     try:
         read = json.loads(line)
-    except ValueError as error:
+        json.dumps(read, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from error
     if not isinstance(read, dict) or not isinstance(read.get("prompt"), str):
         raise ValueError(f'{where}: expected is an object with the text "prompt".')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 
 from llm_pretrain.checkpoint.find_model import find_model, load_model
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     add = command.add_argument
     folder = "a model, a checkpoint, or the output_dir of a run"
     add("directory", metavar="DIR", type=path_argument, help=folder)
-    add("--prompt", required=True, nargs="+", help="texts to continue, each by itself")
+    add("--prompt", required=True, nargs="+", type=_text, help="texts to continue, each by itself")
     add_tokenizer(command, help="directory of the tokenizer (default: the model's)")
     add("--max_new_tokens", type=positive_count, default=100, help="at most (default: 100)")
     temperature = "0 takes the most probable token, 1 draws as the model has it (default: 0.8)"
@@ -72,6 +73,15 @@ def main(arguments: Sequence[str]) -> int:
             print(tokenizer.decode([*prompt, *known]), flush=True)
 
     return command.run(arguments, work)
+
+
+def _text(words: str) -> str:
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise argparse.ArgumentTypeError(f"{words!a} is no text in {encoding}") from None
+    return words
 
 
 def _temperature(text: str) -> float:

@@ -111,6 +111,8 @@ def test_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ('{"prompt": "", "choices": ["a", "b"], "answer": 2}', "the number of a choice, 0 to 1"),
         ("", "holds no question"),
         (b"\xff", "q.jsonl:1: "),
+        ('{"prompt": "\\ud800", "choices": ["a", "b"], "answer": 0}', "surrogates not allowed"),
+        ("[" * 99999, "q.jsonl:1: "),
     ],
 )
 def test_questions_that_are_none(

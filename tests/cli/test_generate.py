@@ -78,6 +78,7 @@ def test_what_is_wrong(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--prompt", "\udcff"], "'\\udcff' is no text in utf-8"),
         (["--temperature", "nan"], "nan is not a finite number from 0 on"),
         (["--temperature", "warm"], "'warm' is not a number"),
         (["--top_p", "0"], "nothing is left to draw from"),

@@ -15,7 +15,7 @@ from types import FrameType
 from llm_pretrain import __version__
 from llm_pretrain.machine import SIGNAL_STATUS, launchers
 from llm_pretrain.machine.files import describe, is_fault, naming
-from llm_pretrain.machine.terminal import fit, width
+from llm_pretrain.machine.terminal import fit, print_beside, width
 
 USAGE = """\
 usage: llm-pretrain COMMAND …
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not is_fault(error):
             raise
-        print(f"llm-pretrain {words[0]}: {describe(error)}", file=sys.stderr)
+        print_beside(f"llm-pretrain {words[0]}: {describe(error)}")
         _discard_output()
         return 1
     return status

@@ -323,7 +323,7 @@ def _check_data(
     counts = SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples)
     if run.data.eval_data:
         counts = replace(counts, valid=0)
-        _check_named_data(report, run, plan.valid_samples)
+        _check_named_data(report, run, plan.valid_samples, model)
     lines = describe_data(
         sources, counts=counts, columns=report.columns - 2, everything=report.is_verbose
     )
@@ -336,12 +336,16 @@ def _check_data(
     report.section("DATA", lines)
 
 
-def _check_named_data(report: Report, run: RunConfig, samples: int) -> None:
+def _check_named_data(
+    report: Report, run: RunConfig, samples: int, model: ModelConfig | None
+) -> None:
     for name, data in named_validation(run.data).items() if samples else ():
+        found = []
         try:
             sources = open_sources(data)
+            found += data_problems(sources, SampleCounts(valid=samples))
+            if model is not None:
+                list(describe_ids(sources, model.vocab_size))
         except DataError as error:
-            report.problems.append(f"eval_data {name}: {error}")
-            continue
-        found = data_problems(sources, SampleCounts(valid=samples))
+            found.append(str(error))
         report.problems += [f"eval_data {name}: {problem}" for problem in found]

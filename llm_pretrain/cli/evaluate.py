@@ -17,7 +17,7 @@ from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.indexed_dataset import index_path
 from llm_pretrain.machine import device
-from llm_pretrain.machine.terminal import Command
+from llm_pretrain.machine.terminal import Command, print_beside
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.likelihood import Predicted, longest_window, losses
 from llm_pretrain.preprocess.encode import clean_documents
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         directory = find_model(given.directory)
         tokenizer = load_tokenizer(given.tokenizer or directory)
         device.choose(given.device, is_alone=True)
+        if remark := device.remark(given.device):
+            print_beside(remark)
         model = load_model(directory)
         if model.config.blank_infilling is not None:
             raise ValueError(f"{directory}: the model fills blanks and gives texts no probability.")
@@ -127,10 +129,23 @@ def _documents(
         if index_path(Path(name)).is_file():
             yield from _of_token_data(Path(name), tokenizer)
             continue
+        _refuse_other_names(Path(name))
         for text, _, _ in clean_documents(find_sources([name])[0], options):
             tokens = tokenizer.encode(text)
             if tokens:
                 yield tokens, len(text.encode())
+
+
+def _refuse_other_names(path: Path) -> None:
+    """Raises ValueError where token data is named, but not by its prefix."""
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.is_file()]
+    prefixes = [file.with_suffix("") for file in files if file.suffix in (".bin", ".idx")]
+    if files and len(prefixes) == len(files) and index_path(prefixes[0]).is_file():
+        raise ValueError(
+            f"--input {path} is token data, which is named by its prefix: {prefixes[0]}"
+        )
 
 
 def _of_token_data(prefix: Path, tokenizer: Tokenizer) -> Iterator[tuple[list[int], int]]:
@@ -193,17 +208,18 @@ def _answered(tokenizer: Tokenizer, before: list[int], prompt: str, choice: str)
 
 
 def _questions(path: Path) -> Iterator[_Question]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _question(line, f"{path}:{number}")
 
 
-def _question(line: str, where: str) -> _Question:
+def _question(line: bytes, where: str) -> _Question:
     """Raises ValueError that says what is wrong with it."""
     try:
         read = json.loads(line)
-    except ValueError as error:
+        json.dumps(read, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from error
     if not isinstance(read, dict) or not isinstance(read.get("prompt"), str):
         raise ValueError(f'{where}: expected is an object with the text "prompt".')

@@ -25,8 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     add = command.add_argument
     add("runs", metavar="RUN", nargs="+", help=f"output_dir of a run; up to {MOST_RUNS} of them")
-    add("-o", "--output", default="run.html", metavar="FILE", help="the page (default: run.html)")
-    add(
+    where = command.add_mutually_exclusive_group()
+    page_file = "the page (default: run.html)"
+    where.add_argument("-o", "--output", default="run.html", metavar="FILE", help=page_file)
+    where.add_argument(
         "--serve",
         type=int,
         nargs="?",
@@ -53,6 +55,11 @@ def main(arguments: Sequence[str]) -> int:
         if given.serve is not None:
             _serve(page, given.serve)
             return
+        folder = Path(given.output).parent
+        if not folder.is_dir():
+            raise ValueError(f"-o {given.output}: there is no folder {folder}")
+        if Path(given.output).is_dir():
+            raise ValueError(f"-o {given.output} is a folder; name the file of the page")
         with naming(given.output):
             write_text(Path(given.output), written)
         print(shown(f"{given.output}: {len(written.encode()) / 1000:,.0f} kB"))

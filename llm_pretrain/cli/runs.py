@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from llm_pretrain.machine.files import describe
 from llm_pretrain.machine.terminal import Command, width, wrap
 from llm_pretrain.monitor.report.history import (
     History,
@@ -38,14 +39,20 @@ def main(arguments: Sequence[str]) -> int:
         top = Path(given.folder)
         if not top.is_dir():
             raise NoRunError(f"{top} is no folder")
-        histories = [
-            read_history(run, _name(run, top), is_running=bool(lock_problems(run)))
-            for run in find_runs(top)
-        ]
-        if not histories:
+        histories, unread = [], []
+        for run in find_runs(top):
+            try:
+                is_running = bool(lock_problems(run))
+                histories.append(read_history(run, _name(run, top), is_running=is_running))
+            except OSError as error:
+                unread.append(describe(error))
+        if not histories and not unread:
             raise NoRunError(f"{top} and what is below it hold no run: no train_log.jsonl")
-        for line in table(sorted(histories, key=_began), width()):
-            print(line)
+        if histories:
+            for line in table(sorted(histories, key=_began), width()):
+                print(line, flush=True)
+        if unread:
+            raise ValueError("\n".join(unread))
 
     return command.run(arguments, work)
 

@@ -190,6 +190,8 @@ def idle_values(training: TrainingArguments) -> Iterator[tuple[str, str]]:
         yield "per_device_eval_batch_size", "neither do_eval nor do_predict is true"
     if not training.sample_prompts:
         yield "sample_steps", "sample_prompts is not set"
+    elif training.sample_steps and training.sample_steps > training.max_steps:
+        yield "sample_prompts", f"sample_steps is above max_steps {training.max_steps}"
     if not training.do_predict:
         yield "test_iters", "do_predict is false"
     if training.evaluation_strategy != "steps":

@@ -121,6 +121,7 @@ def describe_batches(run: RunConfig, degrees: Degrees) -> list[str]:
         f"{factors} = {plan.samples_per_step:,} samples = {plan.tokens_per_step:,} tokens per step",
         *(
             f"from {begin:,.0f} tokens on: {samples:,} samples per step"
+            + (", which the run does not reach" if begin >= plan.train_tokens else "")
             for begin, samples in training.batch_ramp or ()
         ),
         f"{training.max_steps:,} steps: {plan.train_samples:,} samples, "

@@ -172,14 +172,15 @@ def readings_of(value: Any) -> list[Any]:
 def _readings(words: list[str]) -> list[Any]:
     """All values that the words can stand for, the plainest first."""
     if len(words) > 1:
-        return [[_scalar(word) for word in words]]
+        return [[_scalar(word) for word in words], words]
     word = words[0]
-    readings: list[Any] = [_scalar(word)]
-    if word.lower() in _WORDS:
-        readings.append(_WORDS[word.lower()])
+    readings: list[Any] = []
     if word.startswith("["):
         with contextlib.suppress(ValueError, RecursionError):
             readings.append(json.loads(word))
+    readings.append(_scalar(word))
+    if word.lower() in _WORDS:
+        readings.append(_WORDS[word.lower()])
     readings += [word, [_scalar(part) for part in word.replace(",", " ").split()]]
     return readings
 

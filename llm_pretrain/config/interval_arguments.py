@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -26,6 +28,8 @@ def _reporters(value: Any) -> tuple[str, ...]:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or any(name not in REPORTERS for name in names):
         raise ValueError(f"{shown(value)} is not a reporter: {', '.join(REPORTERS)}")
+    if "none" in names and len(names) > 1:
+        raise ValueError(f"{shown(value)} names none and others; keep one of the two")
     return tuple(names)
 
 
@@ -73,6 +77,23 @@ SaveSteps = Annotated[
 ]
 
 
+def _prompts(value: Any) -> Any:
+    """One text is a prompt whole, with its spaces and commas; several are a list, also in JSON."""
+    if not isinstance(value, str) or value.lower() == "null":
+        return value
+    if value.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return (value,)
+
+
+Prompts = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
 class EvaluationArguments(Arguments):
     """Evaluation: when, and on how many batches."""
 
@@ -95,7 +116,7 @@ class EvaluationArguments(Arguments):
         False,
         description="The final model is the one with the lowest evaluation loss, not the last.",
     )
-    sample_prompts: tuple[Text, ...] | None = Field(
+    sample_prompts: Prompts | None = Field(
         None, description="Texts that the model continues every sample_steps, for the log."
     )
     sample_steps: Integer | None = Field(

@@ -26,7 +26,16 @@ def _named_data(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = json.loads(value)
     elif isinstance(value, str):
-        value = dict(word.partition("=")[::2] for word in value.split())
+        for word in value.split():
+            if "=" not in word:
+                raise ValueError(
+                    f"{shown(word)} is not name=path; a path of several words, as of a blend, is "
+                    'written in JSON: {"name": "0.7 data/a 0.3 data/b"}'
+                )
+        pairs = [word.partition("=")[::2] for word in value.split()]
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            raise ValueError(f"{shown(' '.join(name for name, _ in pairs))} has a name twice")
     if not isinstance(value, dict) or not value:
         raise ValueError(f"{shown(value)} is no set of names and paths: {{name: path, …}}")
     for name, path in value.items():

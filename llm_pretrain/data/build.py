@@ -108,7 +108,10 @@ def build_datasets(
         datasets = build(data, replace(counts, valid=0), sources=sources)
         notices, named = list(datasets.notices), {}
         for name, part in named_validation(data).items():
-            built = build(part, SampleCounts(valid=counts.valid))
+            try:
+                built = build(part, SampleCounts(valid=counts.valid))
+            except DataError as error:
+                raise DataError(f"eval_data {name}: {error}") from error
             assert built.valid is not None
             named[name] = built.valid
             notices += [
@@ -185,11 +188,13 @@ def check_splits(data: DataArguments, tokens: TokenData, wanted: Mapping[str, in
             continue
         count = tokens_in(tokens, ranges[name])
         if count <= data.max_seq_length:
+            is_whole = len(ranges[name]) == len(tokens.sizes)
+            part = "all" if is_whole else f"the {name} split"
+            share = "" if is_whole else f", give {name} a larger share in split,"
             raise DataError(
                 f"max_seq_length is {data.max_seq_length}, so a sample takes "
-                f"{data.max_seq_length + 1} tokens, but the {name} split of {tokens.prefix} "
-                f"has only {count}. Add data, give {name} a larger share in split, or lower "
-                "max_seq_length."
+                f"{data.max_seq_length + 1} tokens, but {part} of {tokens.prefix} has only "
+                f"{count}. Add data{share} or lower max_seq_length."
             )
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from llm_pretrain.machine.files import describe
 
@@ -56,7 +56,11 @@ def shown(text: str, hanging: int = 2) -> str:
 def print_error(problem: str) -> None:
     """A problem on the standard error: on a terminal in lines that fit it, elsewhere in one line,
     which a program can look for."""
-    line = f"error: {problem}"
+    print_beside(f"error: {problem}")
+
+
+def print_beside(line: str) -> None:
+    """What is no result, on the standard error, as `print_error` has it."""
     if sys.stderr.isatty() or "COLUMNS" in os.environ:
         line = fit(line, hanging=2)
     print(line, file=sys.stderr, flush=True)
@@ -87,9 +91,15 @@ class Command(argparse.ArgumentParser):
         except BrokenPipeError:
             raise
         except (ValueError, OSError) as error:
-            print(f"{self.prog}: {describe(error)}", file=sys.stderr)
+            print_beside(f"{self.prog}: {describe(error)}")
             return 1
         return 0
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's, in lines that fit the terminal."""
+        self.print_usage(sys.stderr)
+        print_beside(f"{self.prog}: error: {message}")
+        self.exit(2)
 
     def _hint(self, word: str) -> str:
         """The option that was meant instead of `word`, if there is one like it."""

@@ -134,7 +134,8 @@ def _choose(
 ) -> int:
     if temperature <= 0:
         return int(logits.argmax())
-    weights = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
+    with np.errstate(over="ignore"):  # the logarithm of nothing, at a temperature near 0
+        weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
     weights /= weights.sum()
     if top_p < 1:
         order = np.argsort(-weights, kind="stable")

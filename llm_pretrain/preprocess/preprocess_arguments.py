@@ -159,7 +159,7 @@ def _part(text: str) -> Part:
 
 def positive_count(text: str) -> int:
     """A number of things of which one is wanted at least."""
-    value = int(text)
+    value = _whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
     return value
@@ -167,15 +167,30 @@ def positive_count(text: str) -> int:
 
 def natural_number(text: str) -> int:
     """A number that may be 0."""
-    value = int(text)
+    value = _whole_number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
     return value
 
 
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    """A number, which may be infinite or none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def share(text: str) -> float:
     """A part of a whole."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
     return value

@@ -16,7 +16,7 @@ from llm_pretrain.preprocess.inputs import FormatOptions, find_sources
 from llm_pretrain.preprocess.preprocess_arguments import positive_count
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import find_tokenizer, load_tokenizer
-from llm_pretrain.preprocess.tokenizers.byte_level import train_bpe
+from llm_pretrain.preprocess.tokenizers.byte_level import check_vocab_size, train_bpe
 from llm_pretrain.preprocess.word_split import LLAMA3_PATTERN
 
 _MEGABYTE = 10**6
@@ -52,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, out: TextIO) -> None:
+    check_vocab_size(arguments.vocab_size)
+    if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
+        raise PreprocessError(f"--output_dir {arguments.output_dir} is a file.")
     if find_tokenizer(arguments.output_dir) is not None:
         raise PreprocessError(f"--output_dir {arguments.output_dir} holds a tokenizer already.")
     sources, _ = find_sources(arguments.input_path)

@@ -34,7 +34,8 @@ from llm_pretrain.data import Sources
 from llm_pretrain.data.build import cache_folders
 from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.parallel.comm import epochs
-from llm_pretrain.training.origin import changes, model_differences
+from llm_pretrain.training.origin import changes, late_decay, model_differences
+from llm_pretrain.training.run_record import record_problems
 
 
 @dataclass(frozen=True)
@@ -189,12 +190,16 @@ def examine_folders(
         return None, [f"output_dir: {output} cannot be written to: {reason}"]
     # In a later epoch the folder is this job's; a rank of the one before may not have left it yet.
     problems = lock_problems(output) if epochs.number() <= 1 else []
+    problems += record_problems(output)
     if problems:
         return None, problems
     try:
-        return find_start(run, known_damage), []
+        start = find_start(run, known_damage)
     except ConfigError as error:
         return None, list(error.problems)
+    for checkpoint in start.checkpoints[:1]:
+        problems += late_decay(run, checkpoint, read_state(checkpoint))
+    return start, problems
 
 
 OPTIMIZER_BYTES = 12

@@ -204,6 +204,24 @@ def _summary(files: Mapping[str, Any]) -> str:
     return f"{files['count']} {noun} of {files['bytes']:,} bytes ({files['fingerprint']})"
 
 
+def late_decay(run: RunConfig, checkpoint: Path, state: Mapping[str, Any]) -> list[str]:
+    """Why the rate can't begin to fall where `decay_from` says: the checkpoint is beyond, and its
+    steps had another rate.
+
+    Args:
+        state: of the checkpoint.
+    """
+    begin, step = run.training.decay_from, int(state["progress"]["global_step"])
+    known = state.get("origin", {}).get("run", {}).get("decay_from")
+    is_used = run.training.do_train and run.training.lr_scheduler_type == "warmup_stable_decay"
+    if begin is None or begin == known or begin >= step or not is_used:
+        return []
+    return [
+        f"decay_from: {checkpoint} is beyond step {begin}, and its steps had another rate; resume "
+        f"from a checkpoint of step {begin} or before, or set decay_from to {step}"
+    ]
+
+
 def sample_order(run: RunConfig, samples: int) -> dict[str, Any]:
     """What the order of the samples depends on, besides the files."""
     return {

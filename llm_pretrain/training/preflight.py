@@ -77,6 +77,7 @@ def model_problems(run: RunConfig, model: ModelConfig, degrees: Degrees | None) 
     return [
         *missing_weights(run),
         *vocabulary_problems(run, model),
+        *sample_problems(run, model),
         *([] if degrees is None else check_layout(run, model, degrees)),
     ]
 
@@ -130,6 +131,21 @@ def vocabulary_problems(run: RunConfig, model: ModelConfig) -> list[str]:
         f"rows of the weights in {weights}; set resize_vocabulary to add rows, or name the "
         "tokenizer that belongs to the weights"
     ]
+
+
+def sample_problems(run: RunConfig, model: ModelConfig) -> list[str]:
+    """Why the model can't continue the run's `sample_prompts`."""
+    prompts = run.training.sample_prompts
+    if not prompts:
+        return []
+    if model.blank_infilling is not None:
+        return ["sample_prompts: the model fills blanks and continues no text"]
+    try:
+        tokenizer = load_tokenizer(tokenizer_directory(run))
+    except ValueError as error:
+        return [f"sample_prompts: {error}"]
+    empty = [prompt for prompt in prompts if not tokenizer.encode(prompt)]
+    return [f"sample_prompts: {prompt!r} holds no token" for prompt in empty]
 
 
 def vocabulary_notices(run: RunConfig, model: ModelConfig) -> list[str]:

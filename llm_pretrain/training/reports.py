@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -263,7 +264,7 @@ class Reports:
     def text_sample(self, step: int, prompt: str, text: str) -> None:
         """What the model of this step lets follow a prompt."""
         if self.reporter:
-            self.message(f"Step {step}: {prompt}|{text}")
+            self.message(in_a_line(f"Step {step}: {prompt}|{text}"))
             self.reporter.note("sample", {"global_step": step, "prompt": prompt, "text": text})
 
     def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:
@@ -367,3 +368,12 @@ def alerts_of(run: RunConfig) -> Alerts:
 def perplexity(loss: float) -> float:
     """e to the loss, as far as a float reaches."""
     return math.exp(min(loss, 700.0))
+
+
+def in_a_line(text: str) -> str:
+    """A text whose line breaks and other control characters are escapes, since what a model makes
+    can be anything, also what clears a terminal."""
+    return "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) == "Cc" else sign
+        for sign in text
+    )

@@ -85,6 +85,22 @@ def write_run_record(
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def record_problems(output_dir: str | Path) -> list[str]:
+    """Whether the record would take the place of somebody's own file, such as the run's
+    configuration, in a sentence. One that is damaged is replaced."""
+    path = Path(output_dir) / FILE_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if not isinstance(content, dict) or "starts" in content:
+        return []
+    return [
+        f"output_dir: {path} is no record of a run, and the run's record would take its place; "
+        "rename it, or choose another output_dir"
+    ]
+
+
 def add_goodput(output_dir: str | Path, seconds: Mapping[str, float]) -> None:
     """Note in the record where the run's time has gone; without a record nothing happens.
 

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from llm_pretrain.config import ConfigError, RunConfig
+from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
@@ -107,7 +107,7 @@ class _Continuation:
 
 
 class TextSamples:
-    """Raises ConfigError where there is no tokenizer, or the model fills blanks."""
+    """Of a run in which `preflight.sample_problems` finds none."""
 
     def __init__(
         self,
@@ -123,14 +123,8 @@ class TextSamples:
         self._reports = reports
         self._continuation = _Continuation(pipeline, topology, model, self._length)
         self._tokenizer: Tokenizer | None = None
-        if not self._prompts:
-            return
-        if model.blank_infilling is not None:
-            raise ConfigError(["sample_prompts: the model fills blanks and continues no text."])
-        try:
+        if self._prompts:
             self._tokenizer = load_tokenizer(tokenizer_directory(run))
-        except ValueError as error:
-            raise ConfigError([f"sample_prompts: {error}"]) from error
 
     def take(self, step: int) -> None:
         """Continue the prompts where samples are due after this step, and tell the texts."""
@@ -140,7 +134,7 @@ class TextSamples:
             for prompt in self._prompts:
                 room = max(self._length - TOKENS, 1)
                 tokens = self._tokenizer.encode(prompt)[-room:]
-                found = self._continuation.after(tokens) if tokens else []
+                found = self._continuation.after(tokens)
                 end = self._tokenizer.eos_id
                 known = [token for token in found if token < self._tokenizer.vocab_size]
                 text = known[: known.index(end)] if end in known else known

@@ -9,7 +9,7 @@ import pytest
 
 from llm_pretrain.cli import main
 from tests.launching import RUN_PRETRAIN, run_job
-from tests.small_runs import small_config, write_config, write_data, write_model
+from tests.small_runs import small_config, write_config, write_data, write_model, write_tokenizer
 
 
 @pytest.fixture
@@ -150,3 +150,41 @@ def test_what_is_too_long_hangs_and_a_problem_is_one_line_where_there_is_no_term
     monkeypatch.delenv("COLUMNS")
     main(["check", str(config), "--bf16", "--fp16"])
     assert capsys.readouterr().err.splitlines()[0] == problem
+
+
+def test_a_configuration_is_not_overwritten_by_the_record(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = config.read_text()
+    text = check(capsys, config, "--output_dir", config.parent, status=1)
+    assert "run.json is no record of a run" in text.replace("\n  ", " ")
+    assert main(["train", str(config), "--output_dir", str(config.parent)]) == 1
+    assert config.read_text() == before
+
+
+def test_named_validation_of_another_vocabulary_or_too_short_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config.parent
+    write_data(folder / "few", documents=1)
+    evaluation = ("--do_eval", "--eval_data", f"few={folder}/few", "--max_seq_length", 4096)
+    text = check(capsys, config, *evaluation, status=1).replace("\n  ", " ")
+    assert "eval_data few: max_seq_length is 4096" in text
+    assert "Add data or lower max_seq_length" in text
+    other = ("--do_eval", "--eval_data", f"same={folder}/data", "--vocab_size", 3)
+    text = check(capsys, config, *other, status=1).replace("\n  ", " ")
+    assert "eval_data same: " in text
+    assert "holds the token id" in text
+
+
+def test_prompts_that_cant_be_continued_are_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = ("--sample_steps", 1, "--sample_prompts", "7", "8 9")
+    text = check(capsys, config, *samples, status=1).replace("\n  ", " ")
+    assert "sample_prompts: " in text
+    tokenizer = write_tokenizer(config.parent / "tokenizer")
+    known = ("--tokenizer_name_or_path", tokenizer)
+    check(capsys, config, *samples, *known)
+    text = check(capsys, config, *samples, "", *known, status=1)
+    assert "sample_prompts: '' holds no token" in text

@@ -65,6 +65,17 @@ def test_a_blind_model_on_text_and_on_its_tokens(
     assert capsys.readouterr().out == figures(tokens + len(TEXTS))
 
 
+@pytest.mark.parametrize("name", ["part", "part/data.bin", "part/data.idx"])
+def test_token_data_is_named_by_its_prefix(
+    blind: Path, text: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = text.parent
+    words = ["--model_name_or_path", str(blind), "--input_path", str(text), "--workers", "1"]
+    assert main(["preprocess", *words, "--output_prefix", str(folder / "part" / "data")]) == 0
+    assert main(["evaluate", str(blind), "--input", str(folder / name)]) == 1
+    assert f"is named by its prefix: {folder}/part/data\n" in capsys.readouterr().err
+
+
 def test_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_model(tmp_path / "model")
     (yes,) = load_tokenizer(folder).encode(" yes")
@@ -99,11 +110,14 @@ def test_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ('{"prompt": "", "choices": ["a", ""], "answer": 0}', "none empty"),
         ('{"prompt": "", "choices": ["a", "b"], "answer": 2}', "the number of a choice, 0 to 1"),
         ("", "holds no question"),
+        (b"\xff", "q.jsonl:1: "),
+        ('{"prompt": "\\ud800", "choices": ["a", "b"], "answer": 0}', "surrogates not allowed"),
+        ("[" * 99999, "q.jsonl:1: "),
     ],
 )
 def test_questions_that_are_none(
-    blind: Path, tmp_path: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+    blind: Path, tmp_path: Path, line: str | bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "q.jsonl").write_text(line)
+    (tmp_path / "q.jsonl").write_bytes(line.encode() if isinstance(line, str) else line)
     assert main(["evaluate", str(blind), "--choices", str(tmp_path / "q.jsonl")]) == 1
     assert message in capsys.readouterr().err

@@ -75,6 +75,28 @@ def test_what_is_wrong(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "\udcff"], "'\\udcff' is no text in utf-8"),
+        (["--temperature", "nan"], "nan is not a finite number from 0 on"),
+        (["--temperature", "warm"], "'warm' is not a number"),
+        (["--top_p", "0"], "nothing is left to draw from"),
+        (["--max_new_tokens", "few"], "'few' is not a whole number"),
+    ],
+)
+def test_wrong_numbers_are_told_before_a_model_is_read(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "nowhere", "--prompt", "a", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(run), "--prompt", "7", "--device", "xpu"]) == 0
+    assert "device: xpu has no effect" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path), "--prompt", "a"]) == 1
     assert "holds no model: expected is a directory with config.json" in capsys.readouterr().err

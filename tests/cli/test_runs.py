@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llm_pretrain.cli import main
+from llm_pretrain.cli import main, runs
 from llm_pretrain.monitor.metrics_log import MetricsLog
 
 
@@ -76,6 +78,33 @@ def test_a_folder_without_runs_is_an_error(
     assert "hold no run" in capsys.readouterr().err
     assert main(["runs", str(tmp_path / "nowhere")]) == 1
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_a_configuration_called_run_json_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"max_steps": 3}')
+    write_run(tmp_path / "out", rate=0.001)
+    assert [line.split()[0] for line in lines_of(tmp_path, monkeypatch, capsys)] == ["run", "out"]
+
+
+def test_a_run_that_cant_be_read_is_told_below_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "good", rate=0.001)
+    write_run(tmp_path / "secret", rate=0.001)
+    read = runs.read_history
+
+    def refused(folder: Path, *words: Any, **options: Any) -> Any:
+        if folder.name == "secret":
+            raise PermissionError(errno.EACCES, "denied", str(folder / "train_log.jsonl"))
+        return read(folder, *words, **options)
+
+    monkeypatch.setattr(runs, "read_history", refused)
+    assert main(["runs", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == ["run", "good"]
+    assert "secret/train_log.jsonl: Permission denied" in printed.err.replace("\n  ", " ")
 
 
 def test_a_damaged_run_has_its_line(

@@ -73,6 +73,11 @@ def test_a_conflict_has_its_own_message(problems, values: dict[str, Any], messag
         ({"scale_loss": 8}, "scale_loss: no effect: fp16 is false"),
         ({"warmup_steps": 1, "warmup_ratio": 0.1}, "warmup_ratio: no effect: warmup_steps"),
         ({"eval_iters": 2}, "eval_iters: no effect: do_eval is false"),
+        ({"sample_steps": 2}, "sample_steps: no effect: sample_prompts is not set"),
+        (
+            {"sample_steps": 101, "sample_prompts": ["a"]},
+            "sample_prompts: no effect: sample_steps is above max_steps 100",
+        ),
         ({"test_iters": 2}, "test_iters: no effect: do_predict is false"),
         ({"per_device_eval_batch_size": 2}, "per_device_eval_batch_size: no effect: neither"),
         ({"eval_steps": 2}, "eval_steps: no effect: evaluation_strategy is 'no'"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llm_pretrain.config import (
+    describe_batches,
     describe_config,
     describe_degrees,
     describe_keys,
@@ -30,6 +31,16 @@ def test_ranks_that_split_the_sequence_go_by_the_name_of_their_degree(load, axis
     lines = describe_layout(run, resolve_degrees(run.training, 4))
     order = f"order of ranks, outermost first: data, pipeline, sharding, {axis}, tensor"
     assert lines == [order, f"{axis} groups: [0, 2] [1, 3]", "tensor groups: [0, 1] [2, 3]"]
+
+
+def test_a_batch_that_the_run_does_not_reach_is_said(load) -> None:
+    run = load(
+        batch_ramp=[[0, 1], [32, 2], [1e30, 4]],
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+    )
+    lines = describe_batches(run, resolve_degrees(run.training, 1))[1:4]
+    assert ["does not reach" in line for line in lines] == [False, False, True]
 
 
 def test_virtual_stages_are_shown(load) -> None:

@@ -84,8 +84,27 @@ def test_a_key_given_twice_is_told_and_the_last_counts(load) -> None:
         (["--do_train", "maybe"], "--do_train: 'maybe' is not a switch"),
         (["--max_steps="], "--max_steps: '' is not a whole number"),
         (["stray"], "'stray' belongs to no key"),
+        (["--eval_data", "web=a", "web=b", "--do_eval"], "'web web' has a name twice"),
+        (["--eval_data", "a=0.7", "x", "--do_eval"], "'x' is not name=path; a path of several"),
+        (["--batch_ramp", "[[0, 4.5]]"], "4.5 is not a whole number"),
+        (["--report_to", "none", "wandb"], "names none and others"),
     ],
 )
 def test_what_is_wrong_on_the_command_line(problems, words: list[str], message: str) -> None:
     (problem,) = problems(*words)
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "prompts"),
+    [
+        (["The function returns"], ("The function returns",)),
+        (["One, two", "2024"], ("One, two", "2024")),
+        (["2024"], ("2024",)),
+        (['["A list", "[1"]'], ("A list", "[1")),
+        (["[1"], ("[1",)),
+    ],
+)
+def test_a_prompt_is_a_whole_text(load, words: list[str], prompts: tuple[str, ...]) -> None:
+    run = load("--sample_steps", "1", "--sample_prompts", *words)
+    assert run.training.sample_prompts == prompts

@@ -40,6 +40,10 @@ def test_draws_follow_the_seed(model: Decoder) -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_a_temperature_near_0_takes_the_most_probable_token(model: Decoder) -> None:
+    assert generate(model, [1], 5, temperature=5e-324, top_p=0.5) == generate(model, [1], 5)
+
+
 def test_draws_follow_the_distribution(model: Decoder) -> None:
     logits = model(paddle.to_tensor([[5]])).numpy()[0, -1]
     expected = np.exp(logits / 0.5 - (logits / 0.5).max())

@@ -67,6 +67,17 @@ def test_what_is_wrong(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_wrong_is_told_before_the_text_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "a.jsonl"
+    text.write_text("rubbish")
+    assert learn(text, tmp_path / "out", "--vocab_size", "10") == 1
+    assert "a byte-level vocabulary takes 259 at least" in capsys.readouterr().err
+    assert learn(text, text) == 1
+    assert "a.jsonl is a file" in capsys.readouterr().err
+
+
 def test_a_tokenizer_is_not_overwritten(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

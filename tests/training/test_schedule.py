@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llm_pretrain.cli import main
 from tests.launching import RUN_PRETRAIN, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model
 
@@ -17,7 +18,9 @@ def losses(output_dir: Path) -> list[float]:
     return [line["loss"] for line in logged(output_dir)]
 
 
-def test_a_decay_from_a_checkpoint_goes_on_with_the_samples_of_the_run(tmp_path: Path) -> None:
+def test_a_decay_from_a_checkpoint_goes_on_with_the_samples_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = write_model(tmp_path / "model")
     # So few that the order of the long run, of several epochs, is not that of the short one.
     data = write_data(tmp_path / "data", documents=30)
@@ -55,3 +58,14 @@ def test_a_decay_from_a_checkpoint_goes_on_with_the_samples_of_the_run(tmp_path:
         resume_from_checkpoint=checkpoint,
     )
     assert losses(same) == losses(long)[SAVED:SHORT_STEPS]
+
+    # A checkpoint beyond the begin of the decay had a rate that the decay would not have had.
+    late = ["--decay_from", str(SAVED), "--max_steps", str(SHORT_STEPS + 1), "--output_dir"]
+    begun = ["--resume_from_checkpoint", str(branch / f"checkpoint-{SHORT_STEPS}")]
+    config = str(tmp_path / "long.json")
+    assert main(["check", config, *late, str(tmp_path / "new"), *begun]) == 0
+    assert main(["check", config, *late, str(long)]) == 1
+    assert (
+        f"decay_from: {long}/checkpoint-{LONG_STEPS} is beyond step {SAVED}"
+        in capsys.readouterr().err.replace("\n  ", " ")
+    )

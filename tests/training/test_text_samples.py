@@ -11,6 +11,7 @@ from llm_pretrain.checkpoint.find_model import load_model
 from llm_pretrain.config import ConfigError, load_run_config
 from llm_pretrain.models.generate import generate
 from llm_pretrain.preprocess import load_tokenizer
+from llm_pretrain.training.reports import in_a_line
 from llm_pretrain.training.text_samples import TOKENS
 from tests.launching import RUN_PRETRAIN, logged, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model, write_tokenizer
@@ -62,6 +63,10 @@ def test_the_texts_are_those_of_the_checkpoint(layout: str, shared: Path, tmp_pa
         model = load_model(tmp_path / "out" / f"checkpoint-{line['global_step']}")
         found = generate(model, tokenizer.encode(line["prompt"]), TOKENS)
         assert line["text"] == tokenizer.decode(found)
+
+
+def test_a_text_is_one_line_and_leaves_the_terminal_as_it_was() -> None:
+    assert in_a_line("Step 5: a|b\n\n\x1b[2Jc\u3000日本") == "Step 5: a|b\\n\\n\\x1b[2Jc\u3000日本"
 
 
 def test_samples_need_a_number_of_steps(shared: Path, tmp_path: Path) -> None:

@@ -175,7 +175,15 @@ def read_history(folder: str | Path, name: str = "", *, is_running: bool = False
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / FILE_NAME).is_file() or (folder / RECORD_NAME).is_file()
+    """A configuration may be called run.json, too: that alone makes no run."""
+    return (folder / FILE_NAME).is_file() or _is_record(folder / RECORD_NAME)
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        return path.is_file() and "starts" in mapping(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return True  # who reads it says what is the matter
 
 
 def find_runs(folder: str | Path) -> Iterator[Path]:

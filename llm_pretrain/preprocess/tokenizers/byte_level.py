@@ -167,6 +167,15 @@ def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     return [(left, right) for _, left, right in sorted(pairs, key=lambda pair: pair[0])]
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise PreprocessError where all bytes and the special tokens have no room."""
+    if vocab_size < _SMALLEST_VOCABULARY:
+        raise PreprocessError(
+            f"vocab_size is {vocab_size}; a byte-level vocabulary takes {_SMALLEST_VOCABULARY} at "
+            "least."
+        )
+
+
 def train_bpe(
     texts: Iterator[str],
     vocab_size: int,
@@ -187,11 +196,7 @@ def train_bpe(
     from tokenizers import Regex, Tokenizer, decoders, models, trainers
     from tokenizers import pre_tokenizers as pre
 
-    if vocab_size < _SMALLEST_VOCABULARY:
-        raise PreprocessError(
-            f"vocab_size is {vocab_size}; a byte-level vocabulary takes {_SMALLEST_VOCABULARY} at "
-            "least."
-        )
+    check_vocab_size(vocab_size)
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     bytes_of_words = pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
     if pattern is None:

@@ -253,8 +253,11 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert main(["report", str(tmp_path / name), "-o", str(tmp_path / "a.html")]) == 1
         assert why in capsys.readouterr().err
     run = write_run(tmp_path / "run")
-    assert main(["report", str(run), "-o", str(tmp_path / "nowhere" / "a.html")]) == 1
-    assert "nowhere" in capsys.readouterr().err
+    for place, why in (("nowhere/a.html", "there is no folder"), ("empty", "is a folder; name")):
+        assert main(["report", str(run), "-o", str(tmp_path / place)]) == 1
+        assert why in capsys.readouterr().err
+    assert main(["report", str(run), "-o", "a.html", "--serve"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_runs_side_by_side_show_what_differs(tmp_path: Path) -> None:

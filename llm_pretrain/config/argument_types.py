@@ -69,9 +69,14 @@ def _number(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
+    return _prose(value, allowed="")
+
+
+def _prose(value: Any, allowed: str = "\n\t") -> Any:
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is not a text")
-    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value):
+    signs = (sign for sign in value if sign not in allowed)
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in signs):
         raise ValueError(f"{shown(value)} holds control characters")
     return value
 
@@ -85,6 +90,8 @@ Flag = Annotated[
 Integer = Annotated[int, BeforeValidator(_integer)]
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text)]
+Prose = Annotated[str, BeforeValidator(_prose)]
+"""Text that may have several lines."""
 
 
 def expanded(path: str) -> str:

@@ -14,7 +14,7 @@ from llm_pretrain.config.argument_types import (
     Integer,
     Number,
     PathText,
-    Text,
+    Prose,
     expanded,
     shown,
 )
@@ -88,7 +88,7 @@ def _prompts(value: Any) -> Any:
 
 
 Prompts = Annotated[
-    tuple[Text, ...],
+    tuple[Prose, ...],
     BeforeValidator(_prompts),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]

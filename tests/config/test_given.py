@@ -103,6 +103,7 @@ def test_what_is_wrong_on_the_command_line(problems, words: list[str], message: 
         (["2024"], ("2024",)),
         (['["A list", "[1"]'], ("A list", "[1")),
         (["[1"], ("[1",)),
+        (["def f(x):\n\treturn"], ("def f(x):\n\treturn",)),
     ],
 )
 def test_a_prompt_is_a_whole_text(load, words: list[str], prompts: tuple[str, ...]) -> None:

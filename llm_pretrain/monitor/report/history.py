@@ -100,8 +100,8 @@ class History:
 
     @property
     def last_step(self) -> int:
-        """That is logged; 0 before the first."""
-        logged = [*self.steps[-1:], *self.of_kind("summary")[-1:]]
+        """That the log tells of; 0 before the first."""
+        logged = [*self.steps[-1:], *self.of_kind("summary")[-1:], *self.of_kind("save")[-1:]]
         return max((line["global_step"] for line in logged), default=0)
 
     @property

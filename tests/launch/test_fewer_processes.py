@@ -26,7 +26,11 @@ def assert_same_losses(found: list[tuple[int, float]], expected: list[tuple[int,
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"sharding": "stage1"}], ids=["data", "sharding"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"sharding": "stage1"}, marks=pytest.mark.slow)],
+    ids=["data", "sharding"],
+)
 def test_the_machine_that_is_left_trains_to_the_end(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:

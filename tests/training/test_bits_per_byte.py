@@ -60,8 +60,8 @@ def evaluation(corpus: Path, folder: Path, **changes: Any) -> dict[str, Any]:
         {},
         {"processes": 2, "tensor_parallel_degree": 2, "sequence_parallel": True},
         {"processes": 2, "pipeline_parallel_degree": 2},
-        {"processes": 2, "context_parallel_degree": 2},
-        {"processes": 2, "sharding": "stage2"},
+        pytest.param({"processes": 2, "context_parallel_degree": 2}, marks=pytest.mark.slow),
+        pytest.param({"processes": 2, "sharding": "stage2"}, marks=pytest.mark.slow),
     ],
     ids=["one", "tp2", "pp2", "cp2", "sd2"],
 )

@@ -94,7 +94,7 @@ def one_sample_each(folder: Path, **changes: Any) -> Path:
     return write_config(folder / "config.json", contents)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_ranks_wait_for_data_longer_than_for_a_message(tmp_path: Path, rank: int) -> None:
     config = one_sample_each(tmp_path, distributed_timeout=10)
     run_job(FAULTY, rank, "slow data", config, processes=2, log_dir=tmp_path / "log")

@@ -36,7 +36,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+QUICK = {"one", "tensor", "pipeline"}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS],
+)
 def test_the_texts_are_those_of_the_checkpoint(layout: str, shared: Path, tmp_path: Path) -> None:
     config = small_config(
         shared / "model",

@@ -36,7 +36,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-QUICK = {"one", "tensor", "pipeline"}
+QUICK = {"one process", "tensor", "pipeline"}
 
 
 @pytest.mark.parametrize(

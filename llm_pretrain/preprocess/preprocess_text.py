@@ -21,7 +21,7 @@ from llm_pretrain.machine.files import naming
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.inputs import FormatOptions, Source, find_sources
-from llm_pretrain.preprocess.parts import Part, WholePart
+from llm_pretrain.preprocess.parts import Documents, Part, WholePart
 from llm_pretrain.preprocess.preprocess_arguments import (
     WITHOUT_EFFECT,
     preprocess_command,
@@ -164,15 +164,8 @@ def _join(
             for some in whole.documents(lambda hashes: _held_out(hashes, arguments.held_out_share)):
                 every = np.ones(len(some.sizes), np.bool_)
                 kept = every if seen is None else seen.add(some.hashes)
-                held_out = _held_out(some.hashes[kept], arguments.held_out_share)
-                sizes = some.sizes[kept]
-                unfinished.add(some.tokens[np.repeat(kept, some.sizes)], sizes, held_out)
-                progress.join(
-                    documents=len(sizes),
-                    tokens=int(sizes[~held_out].sum()),
-                    held_out=int(held_out.sum()),
-                    duplicates=int((~kept).sum()),
-                )
+                added = _add(unfinished, some, kept, arguments.held_out_share)
+                progress.join(*added, duplicates=int((~kept).sum()))
         _publish(unfinished, progress, arguments)
     finally:
         unfinished.leave()
@@ -206,18 +199,24 @@ def _write(
             # What lies behind the last document wanted doesn't matter.
             if not full or bool(kept[problem.document :].any()):
                 progress.problem(problem.where, fail=arguments.on_error == "fail")
-        sizes = block.sizes[kept]
-        hashes = block.hashes[kept]
-        held_out = _held_out(hashes, arguments.held_out_share)
-        unfinished.add(block.tokens[np.repeat(kept, block.sizes)], sizes, held_out)
+        added = _add(unfinished, block, kept, arguments.held_out_share)
         if seen is not None or arguments.part is not None:
-            unfinished.add_hashes(hashes)
-        in_main = int(sizes[~held_out].sum())
-        progress.add(block, len(sizes), in_main, int(held_out.sum()))
+            unfinished.add_hashes(block.hashes[kept])
+        progress.add(block, *added)
         if full:
             return
         if block.last:
             unfinished.end_input(progress.counts)
+
+
+def _add(
+    unfinished: Unfinished, some: Encoded | Documents, kept: NDArray[np.bool_], share: float
+) -> tuple[int, int, int]:
+    """Write those that are kept: how many, their tokens that aren't held out, how many are."""
+    sizes = some.sizes[kept]
+    held_out = _held_out(some.hashes[kept], share)
+    unfinished.add(some.tokens[np.repeat(kept, some.sizes)], sizes, held_out)
+    return len(sizes), int(sizes[~held_out].sum()), int(held_out.sum())
 
 
 def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:

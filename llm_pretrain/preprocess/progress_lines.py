@@ -64,7 +64,7 @@ class Progress:
         self._out.write(line)
         self._out.flush()
 
-    def join(self, *, documents: int, tokens: int, held_out: int, duplicates: int) -> None:
+    def join(self, documents: int, tokens: int, held_out: int, *, duplicates: int) -> None:
         """Some documents of a part, of which so many were in an earlier one."""
         added = {"documents": documents, "tokens": tokens, "held out": held_out}
         self.counts.update(added | {DUPLICATE: duplicates})

@@ -12,9 +12,9 @@ from paddle import Tensor
 
 from llm_pretrain.checkpoint.directory import checkpoint_path
 from llm_pretrain.checkpoint.save import SavedState
-from llm_pretrain.config import RunConfig
+from llm_pretrain.config import RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.run_config import samples_of_step
+from llm_pretrain.config.schedule_arguments import batch_at
 from llm_pretrain.data import Batch, Datasets
 from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.parallel.comm import collectives, progress
@@ -68,6 +68,8 @@ class Trainer:
         self.reports = reports
         self.stop = stop
         training = run.training
+        self.full_batch = plan_batches(run, topology.degrees).samples_per_step
+        """Samples of a step, after the ramp of the batch."""
         self.loss_scale = LossScale(
             training.scale_loss if training.compute_dtype == "float16" else 1.0,
             is_dynamic=training.compute_dtype == "float16",
@@ -214,8 +216,8 @@ class Trainer:
         """One step of the optimizer; None where the step's data is passed over."""
         training = self.run.training
         began = progress.begin("the samples", step := self.progress.global_step)
-        degrees = self.topology.degrees
-        samples = samples_of_step(self.run, degrees, self.progress.consumed_samples)
+        consumed = self.progress.consumed_samples
+        samples = batch_at(consumed * self.run.data.max_seq_length, training, self.full_batch)
         parts = samples // training.per_device_train_batch_size
         batches = [next(loader) for _ in range(parts // self.topology.batch_degree)]
         self.progress.consumed_samples += samples

@@ -255,17 +255,18 @@ _MISSES = """\
   did not, gradients that wait for their reduction would be held longer, and all rows would lie
   between −3.0 and +1.9 %. Of the two, the source was followed.
 - Qwen's speed (−7 %): rotary embedding in float32 gives its memory and costs too much time.
-- Sharding stage 2 with tensor parallelism (4 to 8 % too fast under FlagPerf, so that two layouts
+- Sharding stage 2 with tensor parallelism (5 to 7 % too fast under FlagPerf, so that two layouts
   of LLaMA-7B on 80 GB change places): each of the 225 reductions of a micro-batch seems to cost
-  about 0.2 ms more than its bytes.
-- FlagPerf's 40 GB cards (15 to 25 % too fast): what machine they are in is not published, and the
+  about 0.1 ms more than its bytes.
+- FlagPerf's 40 GB cards (7 to 17 % too fast): what machine they are in is not published, and the
   order of three layouts within 3 % of each other is not found.
 - Memory of LLaMA-13B in four stages under FlagPerf: the published figures fall by 11 GiB from
   stage to stage, as if nothing were computed again.
-- llm-foundry's small models (hidden size up to 1,536; 8 to 18 % in the mean): the machines' files
-  tell the rate of a product by its operations alone, and narrow products are slower. Rows near
-  the end of the memory (13b on 8 × 40 GB, 30b at 8,192 tokens) run slower than their neighbours;
-  760m at 512 and 1,024 tokens and 1b on 32 × 40 GB fall out of their own series.
+- llm-foundry: attention over 16,384 tokens and more on H100 (up to 19 % too slow; which version of
+  FlashAttention a row ran with is not published), and models of up to 1.5 B at fewer than 4,096
+  tokens there (up to 20 % too fast). Rows near the end of the memory (13b on 8 × 40 GB, 30b at
+  8,192 tokens) run slower than their neighbours; 760m at 512 and 1,024 tokens on A100 and 1b on
+  32 × 40 GB fall out of their own series, which are 24 to 36 %.
 - How communication overlaps under FSDP was chosen by the rows (`peer_traces/llm_foundry.py`), and
   the number of each of its clusters is fitted to all of them: on rows of other programs expect
   more.

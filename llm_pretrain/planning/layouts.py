@@ -170,6 +170,8 @@ class Legality:
             layout.context,
             layout.sequence_parallel,
             layout.accumulation % layout.pipeline if layout.virtual > 1 else 0,
+            # Every batch of a ramp is split over the data ranks.
+            self.run.training.batch_ramp and layout.micro_batch * layout.degrees.dataset,
         )
         if key not in self._known:
             run = run_with(self.run, layout)

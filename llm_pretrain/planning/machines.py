@@ -33,6 +33,9 @@ Table = tuple[tuple[float, float], ...]
 NUMBERS: dict[str, str] = {
     "sustained": "share of the rates of products and attention that long training keeps: the one "
     "number that is fitted",
+    "processors": "that work on a product at the same time, each on one tile of its result; 1: "
+    "products are not cut into tiles",
+    "tile_seconds": "s that the largest tile takes beside its arithmetic",
     "kernel_seconds": "s that an operator takes at least",
     "attention_forward": "share of the peak that attention reaches forward",
     "attention_backward": "share of the peak that attention reaches backward",
@@ -49,7 +52,8 @@ NUMBERS: dict[str, str] = {
 }
 """Keys whose value is a number, and what each is."""
 TABLES: dict[str, str] = {
-    "product_efficiency": "share of the peak by the floating-point operations of a product",
+    "product_efficiency": "share of the peak by the floating-point operations of a product, "
+    "besides what its tiles cost",
     "memory_efficiency": "share of `memory_bandwidth` by the bytes of an operator",
 }
 """Keys whose value is a list of [size, share]."""
@@ -69,6 +73,8 @@ class Machine:
     kind: str
     peaks: Mapping[str, float]
     product_efficiency: Table
+    processors: int
+    tile_seconds: float
     sustained: float
     kernel_seconds: float
     attention_forward: float
@@ -102,7 +108,8 @@ class Machine:
         return self.peaks[dtype]
 
     def product_rate(self, flops: float, dtype: str) -> float:
-        """FLOP/s at which a product of `flops` operations runs, its operands being at hand."""
+        """FLOP/s at which a product of `flops` operations runs, its operands being at hand and all
+        processors at work."""
         return self.peak(dtype) * share_at(self.product_efficiency, flops) * self.sustained
 
     def memory_rate(self, size: float) -> float:
@@ -205,7 +212,8 @@ def read_machine(content: Any, name: str, place: str) -> Machine:
     for key in TABLES:
         rows = sorted(content[key]["value"])
         values[key] = tuple((float(size), float(share)) for size, share in rows)
-    values["devices_per_node"] = int(values["devices_per_node"])
+    for key in _WHOLE:
+        values[key] = int(values[key])
     return Machine(
         name=name,
         description=str(content.get("description", name)),
@@ -259,7 +267,9 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+_WHOLE = ("processors", "devices_per_node")
 _FROM_ZERO = {
+    "tile_seconds",
     "kernel_seconds",
     "context",
     "group_buffers",
@@ -278,7 +288,7 @@ def _wrong_number(key: str, value: Any) -> str:
         return "too small"
     if value > _MOST.get(key, 1e18):
         return "too large"
-    if key == "devices_per_node" and value != int(value):
+    if key in _WHOLE and value != int(value):
         return "no whole number"
     return ""
 

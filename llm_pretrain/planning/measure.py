@@ -23,6 +23,7 @@ from llm_pretrain.machine import environment_without_choices
 
 _SOURCE = "measured on this machine by llm_pretrain/planning/measure.py"
 _NO_DEVICE = "a processor has no device of its own"
+_NO_TILES = "products on a processor are not cut into tiles: their efficiency is measured by size"
 _ROUNDS = 5
 _SIDES = (64, 192, 512, 1024, 2048)
 """Of the square matrices that are multiplied."""
@@ -74,6 +75,8 @@ def measured() -> dict[str, Any]:
         key: {"value": value, "source": _SOURCE} for key, value in numbers.items()
     }
     content |= {key: {"value": 0, "source": _NO_DEVICE} for key in ("context", "group_buffers")}
+    content["processors"] = {"value": 1, "source": _NO_TILES}
+    content["tile_seconds"] = {"value": 0, "source": _NO_TILES}
     shares = [[flops, rate / peaks["float32"]] for flops, rate in tables["float32"]]
     content["product_efficiency"] = {"value": shares, "source": _SOURCE}
     shares = [[size, rate / bandwidth] for size, rate in copies]

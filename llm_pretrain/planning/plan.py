@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.run_config import evaluation_share
+from llm_pretrain.config.run_config import evaluation_share, samples_of_steps
 from llm_pretrain.planning.allocator import replay
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
@@ -135,7 +135,9 @@ class Planner:
             tokens_per_step=batches.tokens_per_step,
             flops_per_token=self.model.flops_per_token(run.data.max_seq_length),
             peak=self.peak,
-            run_seconds=max(training.max_steps, 0)
+            # A step of a ramp is reckoned by its samples.
+            run_seconds=samples_of_steps(run, degrees, max(training.max_steps, 0))
+            / batches.samples_per_step
             * step.total
             / (1.0 - min(evaluation_share(run, batches), 0.99)),
             checkpoint_bytes=size,

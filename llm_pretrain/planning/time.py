@@ -6,6 +6,7 @@ left of it then takes time of the step. Messages of one axis follow one another.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -104,16 +105,65 @@ def message_seconds(message: Message, span: Span, machine: Machine) -> float:
     return steps + rounds * share * message.size / bandwidth
 
 
+TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, 0.95), (64, 128, 0.7))
+"""Rows and columns of the tiles that a GPU's libraries cut a product's result into, and the share
+of the rate of the largest that each reaches: fitted to the table of measured rates that
+`tests/planning/test_time.py` has."""
+SPLITS = (1, 2, 4)
+"""Into how many parts the inner dimension is cut, whose results are added up."""
+
+
 def product_seconds(product: Product, machine: Machine) -> float:
-    """The longer of computing and of reading the operands and writing the result."""
+    """The longer of computing and of reading the operands and writing the result.
+
+    A GPU's processors each compute a tile of the result at a time, so that a product takes as many
+    rounds as it has tiles for each of them (NVIDIA, Matrix Multiplication Background User's Guide:
+    tile and wave quantization), and each round takes what it costs to begin a tile and to write it.
+    Of the ways to cut a product the fastest is taken. What the last round leaves idle counts half:
+    libraries have more ways than these, and the measured rates fit with all of it and with none.
+    """
     rows, inner, columns = product.rows, product.inner, product.columns
     flops = 2.0 * product.count * rows * inner * columns
     if not flops:
         return 0.0
     values = product.count * (rows * inner + inner * columns + rows * columns)
     size = values * _BYTES[product.dtype]
-    computing = flops / machine.product_rate(flops, product.dtype)
+    rate = machine.product_rate(flops, product.dtype)
+    computing = flops / rate
+    if machine.processors > 1:
+        computing = _in_tiles(
+            (product.count, rows, inner, columns),
+            machine.processors,
+            rate / machine.processors,
+            machine.tile_seconds,
+            machine.memory_bandwidth,
+        )
     return machine.kernel_seconds + max(computing, size / machine.memory_rate(size))
+
+
+@functools.cache
+def _in_tiles(
+    sides: tuple[int, int, int, int],
+    processors: int,
+    rate: float,
+    tile_seconds: float,
+    memory_bandwidth: float,
+) -> float:
+    """Seconds on processors of `rate` FLOP/s each."""
+    count, rows, inner, columns = sides
+    largest = TILES[0][0] * TILES[0][1]
+    found = math.inf
+    for high, wide, share in TILES:
+        tiles = count * math.ceil(rows / high) * math.ceil(columns / wide)
+        beside = tile_seconds * high * wide / largest
+        for parts in SPLITS:
+            even = max(1.0, tiles * parts / processors)
+            rounds = (even + math.ceil(even)) / 2
+            one = 2.0 * high * wide * inner / parts / (rate * share) + beside
+            # Each part's result is written and read in float32.
+            added = 8.0 * count * rows * columns * parts / memory_bandwidth if parts > 1 else 0.0
+            found = min(found, rounds * one + added)
+    return found
 
 
 def attention_seconds(attention: AttentionProduct, machine: Machine) -> float:

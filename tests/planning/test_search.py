@@ -84,6 +84,26 @@ def test_illegal_layouts_are_left_out(run: RunConfig, model: ModelConfig) -> Non
         assert layout.virtual == 1 or layout.accumulation % layout.pipeline == 0
 
 
+def test_a_ramp_of_the_batch_is_split_over_the_data_ranks(model: ModelConfig) -> None:
+    ramp = run_of(
+        gradient_accumulation_steps=32, batch_ramp=f"[[0, 8], [{2048 * 8 * 50}, 32]]", max_steps=100
+    )
+    plain = run_of(gradient_accumulation_steps=32)
+    found = set(frames(ramp, model, 16, 32))
+    assert found == {
+        frame
+        for frame in frames(plain, model, 16, 32)
+        if 8 % (frame.micro_batch * frame.data * (frame.pipeline if frame.virtual > 1 else 1)) == 0
+    }
+    assert {frame.data for frame in found} == {1, 2, 4, 8}
+    # 50 steps of 8 samples and 50 of 32 are the samples of 62.5 of the largest.
+    frame, machine = min(found, key=repr), load_machine("a100-80g")
+    with_ramp, without = (
+        Planner(run, model, machine, AnalyticProgram()).plan(frame) for run in (ramp, plain)
+    )
+    assert with_ramp.run_seconds == pytest.approx(0.625 * without.run_seconds)
+
+
 @pytest.mark.parametrize("room", [1.0, 0.15])
 def test_the_search_finds_the_best_of_all(run: RunConfig, model: ModelConfig, room: float) -> None:
     machine = load_machine("a100-80g")

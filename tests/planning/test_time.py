@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,8 @@ def machine() -> Machine:
         load_machine("a100-80g"),
         peaks={"float32": 100.0},
         product_efficiency=((1.0, 0.5),),
+        processors=1,
+        tile_seconds=0.0,
         sustained=1.0,
         kernel_seconds=0.0,
         attention_forward=0.5,
@@ -56,6 +60,36 @@ def test_a_product_takes_its_arithmetic_or_its_memory(machine: Machine) -> None:
     assert product_seconds(Product(10, 10, 10, "float32"), machine) == 120.0
     # 2 · 100³ at 50 are more than 4 · 3 · 100² bytes at 10.
     assert product_seconds(Product(100, 100, 100, "float32"), machine) == 40_000.0
+
+
+def test_products_in_tiles_take_what_was_measured_on_an_h100() -> None:
+    """Rates of 49 products from 11 to 783 TFLOP/s: OpenXLA's table,
+    xla/service/gpu/model/matmul_interpolator_data.h (2025, sm_90, bfloat16). Each was measured
+    alone, with what the host takes to launch it: about 5 µs."""
+    h100 = replace(load_machine("h100"), sustained=1.0, kernel_seconds=5e-6)
+    errors = []
+    with (Path(__file__).with_name("products_h100.csv")).open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            sides = (int(row[side]) for side in ("rows", "inner", "columns"))
+            product = Product(*sides, "bfloat16", int(row["count"]))
+            flops = 2.0 * product.count * product.rows * product.inner * product.columns
+            errors.append(
+                flops / product_seconds(product, h100) / (float(row["tflops"]) * 1e12) - 1
+            )
+    assert len(errors) == 49
+    assert sum(map(abs, errors)) / len(errors) < 0.05
+    assert max(map(abs, errors)) < 0.17
+
+
+def test_a_tile_more_than_there_are_processors_begins_another_round(machine: Machine) -> None:
+    # Tiles of 128 × 256 on 4 processors of 12.5 FLOP/s; each is begun as long as it computes.
+    alone = 2 * 128 * 256 * 1e6 / 12.5
+    tiled = replace(machine, processors=4, memory_bandwidth=1e18, tile_seconds=alone)
+    four = product_seconds(Product(128 * 4, 1_000_000, 256, "float32"), tiled)
+    assert four == pytest.approx(2 * alone)
+    # Five would take between 1¼ and 2 rounds; ten of half the size take between 2½ and 3.
+    five = product_seconds(Product(128 * 5, 1_000_000, 256, "float32"), tiled)
+    assert five == pytest.approx(2.75 * (0.5 / 0.95 + 0.5) * alone)
 
 
 def test_attention_is_two_products_forward_and_five_back(machine: Machine) -> None:

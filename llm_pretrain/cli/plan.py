@@ -296,10 +296,17 @@ def _lines(
         ]
     )
     yield ""
-    yield "MACHINE"
-    yield from fitted(numbers(machine))
-    yield ""
-    if not found.plans:
+    if not found.considered:
+        yield f"NO LAYOUT of {options.gpus} devices is legal"
+        yield from fitted(
+            [
+                f"none splits {samples:,} samples a step, and the model's heads and layers, over "
+                f"{options.gpus} devices; try --gpus with other numbers, or another "
+                "gradient_accumulation_steps"
+                + (": every batch of batch_ramp is split, too" * bool(run.training.batch_ramp))
+            ]
+        )
+    elif not found.plans:
         yield f"NONE of {found.considered:,} layouts FITS"
         if found.smallest is not None:
             yield from fitted(["the one that needs the least memory:"])
@@ -320,6 +327,9 @@ def _lines(
         yield from fitted([why(own, found.plans, machine)])
         if own.layout not in [plan.layout for plan in found.plans]:
             yield from fitted(details(own, machine, columns - 2))
+    yield ""
+    yield "NUMBERS OF THE MACHINE, and where each is from"
+    yield from fitted(numbers(machine))
     yield ""
 
 

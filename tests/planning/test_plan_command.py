@@ -49,7 +49,9 @@ def test_the_best_five_and_ones_own_are_shown_in_80_columns(planned: tuple[Path,
     assert max(map(len, printed.splitlines())) <= 80
     assert "THE BEST of " in printed
     assert printed.count("memory of the fullest rank") in (5, 6)
-    assert "memory_bandwidth 2.039e+12: NVIDIA A100 data sheet" in " ".join(printed.split())
+    answers, _, numbers = printed.partition("NUMBERS OF THE MACHINE")
+    assert "YOUR LAYOUT" in answers
+    assert "memory_bandwidth 2.039e+12: NVIDIA A100 data sheet" in " ".join(numbers.split())
     for part in (
         "max_memory_reserved",
         "weights",
@@ -95,6 +97,15 @@ def test_a_folder_that_is_not_there_is_told_before_the_search(option: str) -> No
     assert option in done.stderr
     assert "no/such/folder/file: there is no folder of that name" in " ".join(done.stderr.split())
     assert not done.stdout
+
+
+def test_why_so_many_devices_have_no_layout() -> None:
+    ramp = ("--batch_ramp", "[[0, 3], [9000, 16]]", "--gradient_accumulation_steps", "16")
+    done = llm_pretrain("plan", *CONFIG, "--gpus", "7", *TWO[2:], *ramp)
+    printed = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert "NO LAYOUT of 7 devices is legal" in printed
+    assert "every batch of batch_ramp is split, too" in printed
 
 
 def test_the_same_as_json_and_one_option_of_the_run() -> None:

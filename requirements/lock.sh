@@ -14,7 +14,8 @@ lock() { # NAME, then arguments of `uv pip compile`
 
 lock main pyproject.toml --extra cpu --extra dev --extra preprocess
 lock paddlenlp pyproject.toml --extra paddlenlp --constraints requirements/paddlenlp.constraints
-lock trackers pyproject.toml --extra tensorboard --extra wandb --extra mlflow --extra swanlab
+lock trackers pyproject.toml --extra tensorboard --extra wandb --extra mlflow --extra swanlab \
+    --extra ray
 # PyTorch's CPU build serves the tests: what its CUDA build adds is left to pip.
 lock transformers requirements/transformers.in
 sed -i -E '/^(nvidia-|cuda-|triton==)/d' requirements/transformers.txt

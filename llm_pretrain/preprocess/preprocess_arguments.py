@@ -80,6 +80,12 @@ def preprocess_command() -> Command:
         metavar="N",
         help="make the output of N parts that are done, as if there had been one machine",
     )
+    add(
+        "--engine",
+        choices=("ray",),
+        help="ray: the inputs in parts on a Ray cluster whose machines share a disk, or on this "
+        "machine where none runs; --workers processes for a part",
+    )
     add("--max_doc_num", type=positive_count, default=None, help="stop after so many documents")
     add(
         "--max_repeated_len",

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -28,9 +29,13 @@ from llm_pretrain.preprocess.preprocess_arguments import (
     typed_tokenizer,
 )
 from llm_pretrain.preprocess.progress_lines import DUPLICATE, Progress
+from llm_pretrain.preprocess.ray_engine import do_parts
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer, tokenizer_files
 from llm_pretrain.preprocess.unfinished import Unfinished, held_out_prefix
+
+_MOST_PARTS = 1000
+"""Of an engine that makes them itself."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,12 +59,23 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
             "(eos_token in tokenizer_config.json)."
         )
     prefix = _output_prefix(arguments.output_prefix)
+    if arguments.engine == "ray":
+        # Tasks have working folders of their own.
+        prefix = prefix.absolute()
+        arguments.output_prefix = str(prefix)
+        arguments.tokenizer = str(Path(arguments.tokenizer).absolute())
+        arguments.input_path = [str(Path(word).absolute()) for word in arguments.input_path]
     sources, others = find_sources(arguments.input_path)
     if others:
         print(f"Left out {len(others)} files of other formats, such as {others[0]}", file=out)
     options = _options(arguments, tokenizer)
-    if arguments.max_doc_num is not None and (arguments.part or arguments.join_parts):
+    in_parts = arguments.part or arguments.join_parts or arguments.engine
+    if arguments.max_doc_num is not None and in_parts:
         raise PreprocessError("--max_doc_num: a part can't know how many documents others have.")
+    if arguments.engine == "ray":
+        if arguments.part or arguments.join_parts:
+            raise PreprocessError("--engine ray does all parts and joins them: leave the others.")
+        arguments.join_parts = _do_parts(arguments, sources, out)
     if arguments.join_parts is not None:
         _join(arguments, tokenizer, options.dtype, prefix, sources, out)
         return
@@ -109,6 +125,20 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     finally:
         unfinished.leave()
     _tell_end(progress, arguments, sources, prefix, options.dtype, out)
+
+
+def _do_parts(arguments: argparse.Namespace, sources: Sequence[Source], out: TextIO) -> int:
+    """Do the parts of the inputs, each with one of them or some; how many there are."""
+    parts = Part.all(min(len(sources), _MOST_PARTS))
+    if len(sources) == 1:
+        print("One input is one part: cut it into files, and several machines share it", file=out)
+    sizes = [sum(source.size for source in part.of(sources)) for part in parts]
+    do_parts(partial(_do_part, arguments), parts, sizes, arguments.workers, out)
+    return len(parts)
+
+
+def _do_part(arguments: argparse.Namespace, part: Part, out: TextIO) -> None:
+    _run(argparse.Namespace(**{**vars(arguments), "engine": None, "part": part}), out)
 
 
 def _publish(unfinished: Unfinished, progress: Progress, arguments: argparse.Namespace) -> None:
@@ -258,7 +288,7 @@ def _description(
 ) -> dict[str, object]:
     """All that the output depends on, under names for the user."""
     aside = {"tokenizer", "tokenizer_option", "input_path", "output_prefix"}
-    aside |= {"workers", "log_interval", "on_error", "part", "join_parts"}
+    aside |= {"workers", "log_interval", "on_error", "part", "join_parts", "engine"}
     description = {
         f"--{name}": value
         for name, value in vars(arguments).items()

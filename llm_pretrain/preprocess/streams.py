@@ -26,8 +26,8 @@ class PreprocessError(ValueError):
     """Something is wrong with the text, the tokenizer or the arguments; the message says what."""
 
 
-def import_extra(package: str, needed: str) -> Any:
-    """A package of the extra `preprocess`. Raises PreprocessError where it isn't installed.
+def import_extra(package: str, needed: str, extra: str = "preprocess") -> Any:
+    """A package of an extra. Raises PreprocessError where it isn't installed.
 
     `needed`: the message's beginning, such as "Files that end in .zst need".
     """
@@ -35,7 +35,7 @@ def import_extra(package: str, needed: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise PreprocessError(
-            f"{needed} the package {package}: pip install 'llm_pretrain[preprocess]'."
+            f"{needed} the package {package}: pip install 'llm_pretrain[{extra}]'."
         ) from error
 
 

@@ -24,6 +24,7 @@ def check_layout(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[s
         *_sep(model, degrees),
         *_pipeline(run, model, degrees),
         *_ramp(run, degrees),
+        *_data_stages(run, degrees),
         *_sequence(run, degrees),
         *_recompute(run, model),
     ]
@@ -118,6 +119,16 @@ def _ramp(run: RunConfig, degrees: Degrees) -> Iterator[str]:
         yield (
             f"batch_ramp ends at {last} samples, but gradient_accumulation_steps "
             f"{training.gradient_accumulation_steps} makes a batch of {batch}{fitting}"
+        )
+
+
+def _data_stages(run: RunConfig, degrees: Degrees) -> Iterator[str]:
+    stages, tokens = run.data.data_stages, plan_batches(run, degrees).train_tokens
+    last = stages[-1].until if stages else None
+    if last is not None and last < tokens:
+        yield (
+            f"data_stages end at {last:,.0f} tokens, but the run takes {tokens:,}: leave out until "
+            "of the last stage, which then goes on to the end"
         )
 
 

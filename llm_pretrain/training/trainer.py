@@ -27,9 +27,10 @@ from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import Evaluations
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
-from llm_pretrain.training.origin import accept_samples, changes, sample_order
+from llm_pretrain.training.origin import changes
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, Shards, load_unless_damaged, newest_state
+from llm_pretrain.training.sample_order import accept_samples, sample_order
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
 from llm_pretrain.training.stability import UnstableRunError
@@ -117,7 +118,8 @@ class Trainer:
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
         samples = len(self.datasets.train or ())
-        for line in accept_samples(self.run, state, samples, self.topology.degrees):
+        degrees = self.topology.degrees
+        for line in accept_samples(self.run, state, samples, degrees, self.origin):
             self.reports.message(line)
 
     def _take_up(self, state: Mapping[str, Any], shards: Shards, steps: int) -> None:

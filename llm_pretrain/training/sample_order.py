@@ -9,7 +9,6 @@ from itertools import zip_longest
 from typing import Any
 
 from llm_pretrain.config import ConfigError, Degrees, RunConfig
-from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.run_config import samples_of_steps
 
 
@@ -91,11 +90,12 @@ def rewritten_stages(
     past, same = (_past(each, samples, length) for each in (stages, origin["data"]["stages"]))
     for number, (old, new) in enumerate(zip_longest(past, same)):
         if old != new:
-            texts = (_stage_text(of["run"], number) for of in (earlier, origin))
+            was, is_now = (_stage_text(of["run"], number) for of in (earlier, origin))
+            other = f"{was} and not as {is_now}" if was != is_now else f"{was}, of other files"
             return [
                 f"data_stages: {samples * length:,} tokens have been read, with stage {number + 1} "
-                f"as {' and not as '.join(texts)}. Leave all up to there as it was, and change "
-                "what comes later; or begin a new run from the weights, with continue_training"
+                f"as {other}. Leave all up to there as it was, and change what comes later; or "
+                "begin a new run from the weights, with continue_training"
             ]
     return []
 
@@ -117,8 +117,8 @@ def _stage_text(keys: Mapping[str, Any], number: int) -> str:
     stages = keys.get("data_stages") or [{"until": None, "blend": keys.get("input_dir")}]
     if number >= len(stages):
         return "nothing"
-    until, blend = stages[number]["until"], shown(stages[number]["blend"])
-    return f"{blend} to the end" if until is None else f"{blend} until {until:,.0f} tokens"
+    until, blend = stages[number]["until"], stages[number]["blend"]
+    return f'"{blend}" to the end' if until is None else f'"{blend}" until {until:,.0f} tokens'
 
 
 def shortage(run: RunConfig, state: Mapping[str, Any], degrees: Degrees, samples: int) -> list[str]:

@@ -50,6 +50,15 @@ RAMPS = [
         {STEPS: 4},
     ),
 ]
+STAGES = [{"until": 1000, "blend": "a"}, {"until": 2000, "blend": "b"}]
+BY_TOKENS = [
+    *RAMPS,
+    Bad(
+        {"data_stages": STAGES, "input_dir": None},
+        "data_stages end at 2,000 tokens, but the run takes 10,240: leave out until of the last",
+        {"data_stages": [STAGES[0], {"blend": "b"}]},
+    ),
+]
 
 NUMBER_OF_PROCESSES = [
     Bad(
@@ -316,7 +325,15 @@ VALUES = [
     ),
 ]
 
-CASES = [*NUMBER_OF_PROCESSES, *MODEL, *SEQUENCE, *BATCH, *RAMPS, *EACH_OTHER, *VALUES]
+CASES = [
+    *NUMBER_OF_PROCESSES,
+    *MODEL,
+    *SEQUENCE,
+    *BATCH,
+    *BY_TOKENS,
+    *EACH_OTHER,
+    *VALUES,
+]
 
 
 class GroupsFormedError(Exception):

@@ -246,15 +246,13 @@ def _check_start(
         try:
             if "max_seq_length" not in run.unknown:  # a model has room for its samples
                 assert_same_model(start, model)
+            if degrees is not None and sources is not None:
+                now = origin_of(run, model, degrees.world_size, sources)
             if degrees is not None and run.training.do_train and start.checkpoints:
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
                 samples = samples_in_order(run, state, plan.train_samples)
                 report.problems += shortage(run, state, degrees, samples)
-            if degrees is not None and sources is not None:
-                now = origin_of(run, model, degrees.world_size, sources)
-                if run.training.do_train and start.checkpoints:
-                    state = read_state(start.checkpoints[0])
-                    report.problems += rewritten_stages(run, state, now)
+                report.problems += rewritten_stages(run, state, now) if now else []
         except ConfigError as error:
             report.problems += error.problems
     if run.training.do_train:

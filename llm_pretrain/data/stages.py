@@ -20,7 +20,7 @@ import numpy as np
 from llm_pretrain.config.data_stages import DataStage
 from llm_pretrain.data.blend import Entry, Order, kept_order
 from llm_pretrain.data.cache import IndexCache
-from llm_pretrain.data.find_data import Inputs, find_data
+from llm_pretrain.data.find_data import EXPECTED, Inputs, find_data
 from llm_pretrain.data.samples import IndexedSamples, Sample
 from llm_pretrain.data.token_data import DataError
 
@@ -49,7 +49,10 @@ def find_blends(stages: Sequence[DataStage]) -> list[Inputs]:
         except DataError as error:
             problems.append(str(error))
     if problems:
-        raise DataError(" ".join(problems))
+        # What is expected is said once.
+        *others, last = problems
+        others = [problem.removesuffix(f" {EXPECTED}.") for problem in others]
+        raise DataError(" ".join([*others, last]))
     return found
 
 
@@ -105,8 +108,10 @@ def order_of_stages(stages: Sequence[Stage], files: int, cache: IndexCache) -> O
     """
     if files > np.iinfo(np.int16).max:
         raise DataError(f"{files} files can't be blended; the most is {np.iinfo(np.int16).max}.")
+    samples = sum(stage.samples for stage in stages)
+    of_file, number_there = np.empty(samples, np.int16), np.empty(samples, np.int64)
     taken = np.zeros(files, np.int64)
-    parts: list[Order] = []
+    begin = 0
     for stage in stages:
         if not stage.samples:
             continue
@@ -115,9 +120,11 @@ def order_of_stages(stages: Sequence[Stage], files: int, cache: IndexCache) -> O
             weights[file] += share
         which, numbers = kept_order(list(weights.values()), stage.samples, cache)
         own = np.array(list(weights), np.int16)
-        parts.append((own[which], taken[own][which] + numbers))
+        part = slice(begin, begin := begin + stage.samples)
+        of_file[part] = own[which]
+        np.add(numbers, taken[own][which], out=number_there[part])
         taken[own] += np.bincount(which, minlength=len(own))
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return of_file, number_there
 
 
 class SamplesByEpoch:

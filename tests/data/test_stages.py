@@ -290,6 +290,7 @@ def test_all_that_is_missing_is_said_with_its_stage(folder: Path) -> None:
     message = str(error.value)
     assert f"data_stages, stage 1 names {folder}/wep and {folder}/cod, and there are no" in message
     assert "data_stages, stage 3 names nowhere/at/all, and there are no such files" in message
+    assert message.count("Expected are pairs") == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,11 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
             f"{training.max_steps} is not a length: pretraining needs max_steps > 0, since the "
             "data are cut into as many samples as the steps take",
         )
-    by_tokens = {"batch_ramp": training.batch_ramp, "data_stages": data.data_stages}
+    by_tokens = {
+        "batch_ramp": training.batch_ramp,
+        "length_ramp": training.length_ramp,
+        "data_stages": data.data_stages,
+    }
     for key in filter(by_tokens.get, by_tokens):
         if training.ignore_data_skip:
             yield Conflict(

@@ -48,7 +48,6 @@ class Reports:
         self.alerts = alerts or alerts_of(run)
         self.topology = topology
         self.parameters = model.parameter_count()
-        self.flops_per_token = model.flops_per_token(run.data.max_seq_length)
         self.peak = peak_flops(device.name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""
@@ -241,7 +240,7 @@ class Reports:
             / interval.seconds,
             "interval_tokens_per_second_per_device": speed,
             "interval_steps_per_second": interval.steps / interval.seconds,
-            "mfu": speed * self.flops_per_token / self.peak if self.peak else None,
+            "mfu": speed * interval.flops / interval.tokens / self.peak if self.peak else None,
             **device.memory_metrics(),
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,

@@ -16,6 +16,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "data_stages goes by the tokens of the run",
     ),
     (
+        {"length_ramp": [[0, 1024]], "ignore_data_skip": True},
+        "length_ramp goes by the tokens of the run",
+    ),
+    (
         {"batch_ramp": [[0, 1]], "ignore_data_skip": True},
         "batch_ramp goes by the tokens of the run",
     ),

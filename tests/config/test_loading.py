@@ -144,6 +144,8 @@ def test_a_misspelt_key_is_not_told_as_missing_too(tmp_path: Path) -> None:
         ("batch_ramp", [[5, 2]], "rise from 0"),
         ("batch_ramp", [[0, 2], [9, 3], [5, 4]], "rise from 0"),
         ("batch_ramp", [[0, 0]], "1 sample or more"),
+        ("length_ramp", [[5, 2]], "rise from 0"),
+        ("length_ramp", [[0, 0]], "a sequence has 1 token or more"),
         ("skip_data_intervals", [[5, 2]], "[5, 2] is no interval"),
         ("tensor_parallel_config", "sync_params", "did you mean sync_param?"),
         ("pipeline_parallel_config", 7, "7 is not a list of option names"),

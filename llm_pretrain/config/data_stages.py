@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -78,9 +78,25 @@ def samples_of_stages(stages: Sequence[DataStage], samples: int, length: int) ->
     Args:
         length: tokens of a sample.
     """
-    ends = [
-        samples if stage.until is None else min(math.ceil(stage.until / length), samples)
-        for stage in stages
-    ]
+    ends = [min(_end(stage, length), samples) for stage in stages]
     ends[-1:] = [samples] * bool(ends)
-    return tuple(end - begin for begin, end in pairwise([0, *ends]))
+    return tuple(int(end - begin) for begin, end in pairwise([0, *ends]))
+
+
+def stages_begun(
+    stages: Sequence[DataStage], length: int, samples: range
+) -> Iterator[tuple[int, DataStage]]:
+    """The stages, with their numbers from 2 on, whose first sample is one of these.
+
+    Args:
+        length: tokens of a sample.
+    """
+    for number, (before, stage) in enumerate(pairwise(stages), 2):
+        begin = _end(before, length)
+        if samples.start <= begin < samples.stop and begin < _end(stage, length):
+            yield number, stage
+
+
+def _end(stage: DataStage, length: int) -> float:
+    """The first sample after a stage."""
+    return math.inf if stage.until is None else math.ceil(stage.until / length)

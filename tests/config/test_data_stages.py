@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_pretrain.config import load_run_config, plan_batches, resolve_degrees
-from llm_pretrain.config.data_stages import DataStage, samples_of_stages
+from llm_pretrain.config.data_stages import DataStage, samples_of_stages, stages_begun
 
 TWO = [DataStage(until=1e9, blend="a"), DataStage(until=None, blend="1 a 2 b")]
 
@@ -47,10 +47,21 @@ def test_a_sample_is_of_the_stage_of_its_first_token(
     last = [DataStage(until=2e12 if is_closed else None, blend="last")]
     stages = [*(DataStage(until=end, blend="some") for end in ends), *last]
     expected = [0] * len(stages)
+    begun = []
     for number in range(samples):
-        begun = [end for end in ends if end <= 8 * number]
-        expected[len(begun)] += 1
+        stage = len([end for end in ends if end <= 8 * number])
+        if stage and not expected[stage]:
+            begun.append((number, stage + 1))
+        expected[stage] += 1
     assert list(samples_of_stages(stages, samples, 8)) == expected
+    found = [
+        (first, number)
+        for first in range(samples)
+        for number, _ in stages_begun(stages, 8, range(first, first + 1))
+    ]
+    assert found == begun
+    in_one_go = stages_begun(stages, 8, range(samples))
+    assert [number for number, _ in in_one_go] == [number for _, number in begun]
 
 
 def test_a_stage_may_end_within_a_step_of_a_growing_batch(load: Any) -> None:

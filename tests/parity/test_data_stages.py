@@ -12,7 +12,7 @@ from llm_pretrain.cli import main
 from llm_pretrain.config import DataArguments
 from llm_pretrain.config.data_stages import samples_of_stages
 from llm_pretrain.data import SampleCounts, build_datasets
-from tests.launching import RUN_PRETRAIN, Job, logged, run_job
+from tests.launching import RUN_PRETRAIN, Job, events, logged, run_job
 from tests.parity.grid import DP2, PP2, SD2, TP2, Layout
 from tests.parity.one_launch import launch
 from tests.small_runs import small_config, write_config, write_data, write_model
@@ -70,13 +70,13 @@ def test_samples_go_on_over_resumes_and_layouts_though_later_stages_change(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One process until step 5, in stage 2, then two until the end, whose last stage is another."""
-    recorded = folder / "recorded"
+    recorded, out = folder / "recorded", folder / "out"
     recorded.mkdir()
 
     def run(name: str, stop_after: int, layout: Layout, **changes: Any) -> tuple[int | None, str]:
         """Status and output; the stop comes in a micro-step of rank 0, whose step is finished."""
         values = options(folder, layout, save_strategy="steps", save_steps=100, **changes)
-        config = small_config(folder / "model", folder / "data", folder / "out", **values)
+        config = small_config(folder / "model", folder / "data", out, **values)
         path = write_config(folder / f"{name}.json", config)
         arguments, log = (recorded, stop_after, path), folder / f"log-{name}"
         with Job(RECORDING, *arguments, processes=layout.processes, log_dir=log) as job:
@@ -106,7 +106,13 @@ def test_samples_go_on_over_resumes_and_layouts_though_later_stages_change(
     assert "Changed since checkpoint-5: data_stages: " in output
     assert "in another order" not in output
     assert taken() == expected(changed, CONSUMED[-1])
-    assert [line["consumed_samples"] for line in logged(folder / "out")] == CONSUMED
+    begun = [(event["global_step"], event["message"]) for event in events(out, "data_stage")]
+    blends = [stage["blend"] for stage in changed]
+    assert begun == [
+        (4, f"Stage 2 of the data has begun: {blends[1]}."),
+        (7, f"Stage 3 of the data has begun: {blends[2]}."),
+    ]
+    assert [line["consumed_samples"] for line in logged(out)] == CONSUMED
 
 
 def test_a_resume_within_a_stage_repeats_the_whole_run_bit_for_bit(folder: Path) -> None:

@@ -56,7 +56,7 @@ from llm_pretrain.training.folders import (
     index_cache_problems,
     verify_checkpoints,
 )
-from llm_pretrain.training.origin import origin_of, samples_in_order, shortage
+from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.preflight import (
     introduce,
     missing_weights,
@@ -65,6 +65,7 @@ from llm_pretrain.training.preflight import (
     model_problems,
     unread_weights,
 )
+from llm_pretrain.training.sample_order import rewritten_stages, samples_in_order, shortage
 
 USAGE = """\
 usage: llm-pretrain check [CONFIG] [--world_size N] [--gpu NAME|FILE.json]
@@ -182,7 +183,7 @@ def _check(
     weights = None
     if start is not None and model is not None:
         weights = _find_weights(report, run, start)
-    sources = _open_data(report, run)
+    sources = _open_data(report, run, degrees)
     lines = introduce(run, model=model, weights=weights, sources=sources, degrees=degrees)
     report.section("RUN", lines)
     if start is not None:
@@ -245,12 +246,13 @@ def _check_start(
         try:
             if "max_seq_length" not in run.unknown:  # a model has room for its samples
                 assert_same_model(start, model)
+            if degrees is not None and sources is not None:
+                now = origin_of(run, model, degrees.world_size, sources)
             if degrees is not None and run.training.do_train and start.checkpoints:
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
                 samples = samples_in_order(run, state, plan.train_samples)
                 report.problems += shortage(run, state, degrees, samples)
-            if degrees is not None and sources is not None:
-                now = origin_of(run, model, degrees.world_size, sources)
+                report.problems += rewritten_stages(run, state, now) if now else []
         except ConfigError as error:
             report.problems += error.problems
     if run.training.do_train:
@@ -297,11 +299,12 @@ def _find_weights(report: Report, run: RunConfig, start: Start) -> str | None:
         return None
 
 
-def _open_data(report: Report, run: RunConfig) -> Sources | None:
-    if run.data.input_dir is None or "split" in run.unknown:
+def _open_data(report: Report, run: RunConfig, degrees: Degrees | None) -> Sources | None:
+    if not (run.data.input_dir or run.data.data_stages) or "split" in run.unknown:
         return None
+    stage_samples = () if degrees is None else plan_batches(run, degrees).stage_samples
     try:
-        return open_sources(run.data)
+        return open_sources(run.data, stage_samples)
     except DataError as error:
         report.problems.append(str(error))
         return None
@@ -320,7 +323,9 @@ def _check_data(
     report: Report, run: RunConfig, degrees: Degrees, model: ModelConfig | None, sources: Sources
 ) -> None:
     plan = plan_batches(run, degrees)
-    counts = SampleCounts(plan.train_samples, plan.valid_samples, plan.test_samples)
+    counts = SampleCounts(
+        plan.train_samples, plan.valid_samples, plan.test_samples, plan.stage_samples
+    )
     if run.data.eval_data:
         counts = replace(counts, valid=0)
         _check_named_data(report, run, plan.valid_samples, model)

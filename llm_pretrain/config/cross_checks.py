@@ -34,7 +34,13 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
             ("do_train", "do_eval", "do_predict"),
             "there is nothing to do: set do_train, do_eval or do_predict to true",
         )
-    if data.input_dir is None or not data.input_dir.strip():
+    names_data = bool(data.input_dir and data.input_dir.strip())
+    if names_data and data.data_stages:
+        yield Conflict(
+            ("data_stages", "input_dir"),
+            "both name the data; keep one, where input_dir is as one stage for the whole run",
+        )
+    elif not names_data and not data.data_stages:
         yield Conflict(
             ("input_dir",),
             "no data is named: a directory with .bin/.idx files, or 'weight prefix' pairs",
@@ -45,11 +51,17 @@ def _task(data: DataArguments, training: TrainingArguments) -> Iterator[Conflict
             f"{training.max_steps} is not a length: pretraining needs max_steps > 0, since the "
             "data are cut into as many samples as the steps take",
         )
-    if training.batch_ramp and training.ignore_data_skip:
-        yield Conflict(
-            ("batch_ramp", "ignore_data_skip"),
-            "the ramp counts the tokens of the run, which ignore_data_skip begins anew; keep one",
-        )
+    by_tokens = {
+        "batch_ramp": training.batch_ramp,
+        "length_ramp": training.length_ramp,
+        "data_stages": data.data_stages,
+    }
+    for key in filter(by_tokens.get, by_tokens):
+        if training.ignore_data_skip:
+            yield Conflict(
+                (key, "ignore_data_skip"),
+                f"{key} goes by the tokens of the run, but ignore_data_skip counts anew; keep one",
+            )
     if training.resume_from_checkpoint and training.overwrite_output_dir:
         yield Conflict(
             ("resume_from_checkpoint", "overwrite_output_dir"),

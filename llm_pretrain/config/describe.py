@@ -117,12 +117,15 @@ def describe_batches(run: RunConfig, degrees: Degrees) -> list[str]:
         f"{training.per_device_train_batch_size} per device × "
         f"{training.gradient_accumulation_steps} micro-steps × {degrees.dataset} data ranks"
     )
+    ramps = [(begin, f"{many:,} samples per step") for begin, many in training.batch_ramp or ()]
+    lengths = training.length_ramp or ()
+    ramps += [(begin, f"sequences of {length:,} tokens") for begin, length in lengths]
     lines = [
         f"{factors} = {plan.samples_per_step:,} samples = {plan.tokens_per_step:,} tokens per step",
         *(
-            f"from {begin:,.0f} tokens on: {samples:,} samples per step"
+            f"from {begin:,.0f} tokens on: {what}"
             + (", which the run does not reach" if begin >= plan.train_tokens else "")
-            for begin, samples in training.batch_ramp or ()
+            for begin, what in ramps
         ),
         f"{training.max_steps:,} steps: {plan.train_samples:,} samples, "
         f"{plan.train_tokens:,} tokens in total",

@@ -149,7 +149,8 @@ def typed_value(key: str, words: list[str]) -> Any:
 def file_value(key: str, value: Any) -> Any:
     """The value of `key` in a file: where the key takes no such text, the text is read as a word.
 
-    A list of texts is read word by word. Whatever else the file holds has its type already.
+    Texts in lists and objects are read one by one. Whatever else the file holds has its type
+    already.
     """
     if key not in keys.OWNER or _accepts(key, value):
         return value
@@ -161,6 +162,8 @@ def file_value(key: str, value: Any) -> Any:
 def _typed_items(value: Any) -> Any:
     if isinstance(value, list):
         return [_typed_items(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _typed_items(item) for key, item in value.items()}
     return _scalar(value) if isinstance(value, str) else value
 
 

@@ -24,6 +24,8 @@ def check_layout(run: RunConfig, model: ModelConfig, degrees: Degrees) -> list[s
         *_sep(model, degrees),
         *_pipeline(run, model, degrees),
         *_ramp(run, degrees),
+        *_length_ramp(run, model),
+        *_data_stages(run, degrees),
         *_sequence(run, degrees),
         *_recompute(run, model),
     ]
@@ -121,6 +123,32 @@ def _ramp(run: RunConfig, degrees: Degrees) -> Iterator[str]:
         )
 
 
+def _length_ramp(run: RunConfig, model: ModelConfig) -> Iterator[str]:
+    ramp, whole = run.training.length_ramp, run.data.max_seq_length
+    if ramp is None:
+        return
+    for _, length in ramp:
+        if whole % length:
+            yield (
+                f"length_ramp: {length} does not divide max_seq_length {whole}, so that samples "
+                f"can't be cut into sequences of it; it can be {either(divisors(whole))}"
+            )
+    if ramp[-1][1] != whole:
+        yield f"length_ramp ends at {ramp[-1][1]}, which must be max_seq_length, {whole}"
+    if model.blank_infilling is not None:
+        yield "length_ramp: samples with blanks can't be cut; leave it out for this model"
+
+
+def _data_stages(run: RunConfig, degrees: Degrees) -> Iterator[str]:
+    stages, tokens = run.data.data_stages, plan_batches(run, degrees).train_tokens
+    last = stages[-1].until if stages else None
+    if last is not None and last < tokens:
+        yield (
+            f"data_stages end at {last:,.0f} tokens, but the run takes {tokens:,}: leave out until "
+            "of the last stage, which then goes on to the end"
+        )
+
+
 def _smaller_pipelines(stages: int, virtual: int, layers: int) -> str:
     if virtual == 1:
         return f"a degree of at most {layers}"
@@ -133,7 +161,6 @@ def _smaller_pipelines(stages: int, virtual: int, layers: int) -> str:
 
 
 def _sequence(run: RunConfig, degrees: Degrees) -> Iterator[str]:
-    length = run.data.max_seq_length
     split = {
         "sep_parallel_degree": degrees.sep,
         "context_parallel_degree": degrees.context,
@@ -145,12 +172,14 @@ def _sequence(run: RunConfig, degrees: Degrees) -> Iterator[str]:
     # Ring attention balances causal work by giving each rank two parts of the sequence.
     shares = 2 * degrees.context if degrees.context > 1 else 1
     parts = math.lcm(ranks, shares)
-    if length % parts:
-        reasons = " × ".join(f"{key} {degree}" for key, degree in split.items() if degree > 1)
-        yield (
-            f"max_seq_length {length} cannot be cut into the {parts} equal parts of {reasons}; "
-            f"possible near it: {either(nearest_multiples(length, parts))}"
-        )
+    reasons = " × ".join(f"{key} {degree}" for key, degree in split.items() if degree > 1)
+    lengths = [("length_ramp:", length) for _, length in (run.training.length_ramp or ())[:-1]]
+    for key, length in [("max_seq_length", run.data.max_seq_length), *lengths]:
+        if length % parts:
+            yield (
+                f"{key} {length} cannot be cut into the {parts} equal parts of {reasons}; "
+                f"possible near it: {either(nearest_multiples(length, parts))}"
+            )
 
 
 def _recompute(run: RunConfig, model: ModelConfig) -> Iterator[str]:

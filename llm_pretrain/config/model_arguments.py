@@ -19,6 +19,7 @@ from llm_pretrain.config.argument_types import (
     expanded_words,
     shown,
 )
+from llm_pretrain.config.data_stages import DataStages
 
 
 def _named_data(value: Any) -> Any:
@@ -163,6 +164,12 @@ class DataArguments(Arguments):
         None,
         description="Directory with the .bin/.idx files, 'weight1 prefix1 weight2 prefix2 …', or a "
         "blend.yaml with names, paths, and weights or epochs.",
+    )
+    data_stages: DataStages | None = Field(
+        None,
+        description="[{until: tokens, blend: data}, …] in place of input_dir: until so many tokens "
+        "of the run, training reads that blend, which is written as input_dir is. The last goes on "
+        "to the end.",
     )
     eval_data: NamedData | None = Field(
         None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llm_pretrain.config.data_stages import samples_of_stages
 from llm_pretrain.config.degrees import Degrees
 from llm_pretrain.config.model_arguments import DataArguments, ModelArguments, OperatorArguments
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
@@ -78,6 +79,8 @@ class BatchPlan:
     """Of each validation set."""
     test_samples: int
     train_tokens: int
+    stage_samples: tuple[int, ...]
+    """Of each of `data_stages`, whether the run trains or only evaluates; () without them."""
 
 
 def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
@@ -100,6 +103,9 @@ def plan_batches(run: RunConfig, degrees: Degrees) -> BatchPlan:
         valid_samples=per_iteration * training.eval_iters if training.do_eval else 0,
         test_samples=per_iteration * training.test_iters if training.do_predict else 0,
         train_tokens=train * run.data.max_seq_length if training.do_train else 0,
+        stage_samples=samples_of_stages(
+            run.data.data_stages or (), samples=train, length=run.data.max_seq_length
+        ),
     )
 
 

@@ -1,11 +1,11 @@
-"""What changes from step to step: the learning rate, by published formulae, and the batch."""
+"""What changes from step to step: the learning rate, by published formulae, batch and lengths."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from llm_pretrain.config.argument_types import Arguments, Integer, Number
 
@@ -18,9 +18,12 @@ Scheduler = Literal[
     "warmup_stable_decay",
 ]
 
+Ramp = tuple[tuple[Number, Integer], ...]
+"""Numbers, each with the tokens of the run from which on it holds."""
+
 
 class ScheduleArguments(Arguments):
-    """Schedule: how the learning rate and the batch change from step to step."""
+    """Schedule: how the learning rate, the batch and the length change from step to step."""
 
     max_steps: Integer = Field(-1, description="Optimizer steps of the whole run; must be given.")
     learning_rate: Number = Field(5e-5, ge=0, description="Highest learning rate.")
@@ -61,25 +64,32 @@ class ScheduleArguments(Arguments):
         "checkpoint which the run goes on from; in place of decay_ratio.",
     )
 
-    batch_ramp: tuple[tuple[Number, Integer], ...] | None = Field(
+    batch_ramp: Ramp | None = Field(
         None,
         description="[[tokens, samples], …]: from so many tokens of the run on, a step takes so "
         "many samples over all ranks. The first begins at 0; the last is the batch that the other "
         "keys give.",
     )
 
-    @field_validator("batch_ramp")
+    length_ramp: Ramp | None = Field(
+        None,
+        description="[[tokens, length], …]: from so many tokens of the run on, a step cuts its "
+        "samples into sequences of that length, which know nothing of each other. The first begins "
+        "at 0; the last is max_seq_length.",
+    )
+
+    @field_validator("batch_ramp", "length_ramp")
     @classmethod
-    def _rising(
-        cls, ramp: tuple[tuple[float, int], ...] | None
-    ) -> tuple[tuple[float, int], ...] | None:
+    def _rising(cls, ramp: Ramp | None, info: ValidationInfo) -> Ramp | None:
         if ramp is None:
             return None
         begins = [begin for begin, _ in ramp]
         if not ramp or begins[0] != 0 or begins != sorted(set(begins)):
             raise ValueError("the tokens of a ramp rise from 0, as in [[0, 256], [1e9, 1024]]")
-        if any(samples < 1 for _, samples in ramp):
-            raise ValueError("a step takes 1 sample or more")
+        if any(number < 1 for _, number in ramp):
+            is_batch = info.field_name == "batch_ramp"
+            what = "a step takes 1 sample" if is_batch else "a sequence has 1 token"
+            raise ValueError(f"{what} or more")
         return ramp
 
     @property
@@ -134,8 +144,20 @@ def batch_at(tokens: int, schedule: ScheduleArguments, full: int) -> int:
     Args:
         full: those of a step after the ramp.
     """
-    ramp = schedule.batch_ramp or ((0, full),)
-    return [samples for begin, samples in ramp if begin <= tokens][-1]
+    return _at(tokens, schedule.batch_ramp or ((0, full),))
+
+
+def length_at(tokens: int, schedule: ScheduleArguments, full: int) -> int:
+    """Tokens of a sequence in the step that begins when so many tokens are consumed.
+
+    Args:
+        full: those of a whole sample, `max_seq_length`.
+    """
+    return _at(tokens, schedule.length_ramp or ((0, full),))
+
+
+def _at(tokens: int, ramp: Ramp) -> int:
+    return [number for begin, number in ramp if begin <= tokens][-1]
 
 
 def _share(schedule: ScheduleArguments, progress: float) -> float:

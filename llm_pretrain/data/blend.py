@@ -49,6 +49,10 @@ _BLOCK = 512
 _LONG = 4_000_000_000
 
 
+Order = tuple[NDArray[np.int16], NDArray[np.int64]]
+"""For each sample, the dataset it is from and its number there."""
+
+
 @dataclass(frozen=True)
 class Entry:
     name: str
@@ -169,9 +173,7 @@ def samples_asked(samples: int, weight: float) -> int:
     return math.ceil(samples * weight * 1.005) + 20
 
 
-def blend_order(
-    weights: Sequence[float], samples: int
-) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+def blend_order(weights: Sequence[float], samples: int) -> Order:
     """For each sample of the blend, the dataset it is from and its number there.
 
     Greedy: each sample is from the dataset furthest behind its share of the samples so far. That
@@ -237,9 +239,7 @@ def _numpy_blend(
             looked_at = max(looked_at - looked_at // 16, _BLOCK)
 
 
-def kept_order(
-    weights: Sequence[float], samples: int, cache: IndexCache
-) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+def kept_order(weights: Sequence[float], samples: int, cache: IndexCache) -> Order:
     """`blend_order`, kept in the cache where computing it takes long."""
     looked_at = min(len(weights), _MOST_FOR_NATIVE) * samples
     if looked_at < _LONG or len(set(weights)) == 1:
@@ -258,9 +258,7 @@ def kept_order(
     return arrays["dataset"], arrays["number"]
 
 
-def reaching_all(
-    order: tuple[NDArray[np.int16], NDArray[np.int64]], weights: Sequence[float]
-) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+def reaching_all(order: Order, weights: Sequence[float]) -> Order:
     """The order itself where it has a sample of every dataset; else one spread over all of them.
 
     `blend_order` takes datasets of equal weight in turn, so that of more datasets than samples it
@@ -284,9 +282,7 @@ class BlendedSamples:
     `order`: as `blend_order` gives it.
     """
 
-    def __init__(
-        self, datasets: Sequence[Texts], order: tuple[NDArray[np.int16], NDArray[np.int64]]
-    ) -> None:
+    def __init__(self, datasets: Sequence[Texts], order: Order) -> None:
         self.datasets = list(datasets)
         self._dataset, self._number = order
         if self._dataset.size and not 0 <= self._dataset.min() <= self._dataset.max() < len(

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from llm_pretrain.config import DataArguments
 from llm_pretrain.config.model_config import BlankInfilling
 from llm_pretrain.data.blanks import SamplesWithBlanks
-from llm_pretrain.data.blend import BlendedSamples, kept_order, reaching_all, samples_asked
+from llm_pretrain.data.blend import (
+    BlendedSamples,
+    Order,
+    kept_order,
+    reaching_all,
+    samples_asked,
+)
 from llm_pretrain.data.cache import IndexCache, Wanted, read_paddlenlp_index
 from llm_pretrain.data.sample_index import ARRAYS, SampleIndex, build_sample_index
 from llm_pretrain.data.samples import Dataset, IndexedSamples, Isolation, SamplesOfDocuments, Texts
@@ -21,6 +29,7 @@ from llm_pretrain.data.sources import (
     check_epochs,
     check_wanted,
     describe_shares,
+    describe_stages,
     first_notices,
     lone_validation,
     named_validation,
@@ -28,6 +37,7 @@ from llm_pretrain.data.sources import (
     split_documents,
     tokens_in,
 )
+from llm_pretrain.data.stages import SamplesByEpoch, order_of_stages
 from llm_pretrain.data.token_data import (
     DataError,
     TokenData,
@@ -52,6 +62,8 @@ class SampleCounts:
     train: int = 0
     valid: int = 0
     test: int = 0
+    stages: tuple[int, ...] = ()
+    """Of each of `data_stages`, over the whole run; together they are those of training."""
 
     def by_split(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in SPLITS}
@@ -118,15 +130,22 @@ def build_datasets(
                 f"eval_data {name}: {line}" for line in built.notices if line not in notices
             ]
         return replace(datasets, named_valid=named, notices=tuple(notices))
-    sources = sources or open_sources(data)
+    sources = sources or open_sources(data, counts.stages)
     inputs, shares = sources.inputs, sources.shares
     blended = inputs.weights is not None
-    check_epochs(
-        inputs, sources.train_tokens, sequence_length=data.max_seq_length, samples=counts.train
-    )
+    check_epochs(sources, counts.train)
+
+    def cache_of(prefix: Path) -> IndexCache:
+        return IndexCache(cache_folders(data, prefix), builder=builder, timeout_s=timeout_s)
+
+    staged: Order | None = None
+    if sources.stages and counts.train:
+        staged = order_of_stages(sources.stages, len(shares), cache_of(inputs.prefixes[0]))
+        taken = np.bincount(staged[0], minlength=len(shares))
     parts: dict[str, list[Texts]] = {name: [] for name in SPLITS}
     notices = [
         *inputs.notices,
+        *describe_stages(sources),
         *describe_shares(inputs, shares),
         *lone_validation(sources, counts.valid),
     ]
@@ -142,20 +161,22 @@ def build_datasets(
         ids = " or ".join(map(str, end_tokens))
         notices.append(f"A document in a sample ends with the token {ids} (docs/data.md).")
     of_files: list[str] = []
-    for tokens, share, written in zip(sources.files, shares, inputs.written, strict=True):
+    for number, (tokens, share) in enumerate(zip(sources.files, shares, strict=True)):
         wanted = {
             name: samples_asked(samples, share) if blended and samples else samples
             for name, samples in counts.by_split().items()
         }
-        folders = cache_folders(data, tokens.prefix)
         prefix = _Prefix(
             data,
             tokens,
-            written,
+            inputs.written[number],
             seed,
             one_of_many=len(shares) > _MANY_FILES,
-            cache=IndexCache(folders, builder=builder, timeout_s=timeout_s),
+            cache=cache_of(tokens.prefix),
         )
+        if staged is not None:
+            wanted["train"] = 0
+            parts["train"].append(prefix.build_by_epoch(max(int(taken[number]), 1)))
         for name, dataset in prefix.build(wanted, vocab_size).items():
             parts[name].append(dataset)
         of_files.extend((*tokens.notices, *prefix.notices))
@@ -165,10 +186,10 @@ def build_datasets(
         if not parts[name]:
             return None
         texts = parts[name][0]
-        if blended:
-            folders = cache_folders(data, inputs.prefixes[0])
-            cache = IndexCache(folders, builder=builder, timeout_s=timeout_s)
-            order = kept_order(shares, counts.by_split()[name], cache)
+        if name == "train" and staged is not None:
+            texts = BlendedSamples(parts[name], staged)
+        elif blended:
+            order = kept_order(shares, counts.by_split()[name], cache_of(inputs.prefixes[0]))
             if name != "train":
                 order = reaching_all(order, shares)
             texts = BlendedSamples(parts[name], order)
@@ -237,6 +258,19 @@ class _Prefix:
             if samples > 0
         }
 
+    def build_by_epoch(self, samples: int) -> SamplesByEpoch:
+        """As many epochs of the training split as have so many samples."""
+        check_splits(self.data, self.tokens, {"train": samples})
+        documents = split_documents(self.data.split, len(self.tokens.sizes))["train"]
+        length = self.data.max_seq_length
+        each = (tokens_in(self.tokens, documents) - 1) // length
+        return SamplesByEpoch(
+            [
+                IndexedSamples(self.tokens, self._index("train", documents, each, epoch), length)
+                for epoch in range(-(-samples // each))
+            ]
+        )
+
     def _check_ids(self, vocab_size: int) -> None:
         if not needs_scan(self.tokens, vocab_size):
             return
@@ -249,19 +283,22 @@ class _Prefix:
             )["token_range"]
         check_token_range(self.tokens, token_range, vocab_size)
 
-    def _index(self, name: str, documents: range, samples: int) -> SampleIndex:
+    def _index(self, name: str, documents: range, samples: int, epoch: int = 0) -> SampleIndex:
+        """`epoch`: which of those that have an order of their own, by another seed."""
+        seed = self.seed + epoch
+
         def build() -> SampleIndex:
             return build_sample_index(
                 self.tokens.sizes,
                 documents,
                 sequence_length=self.data.max_seq_length,
                 samples=samples,
-                seed=self.seed,
+                seed=seed,
             )
 
         length = self.data.max_seq_length
         epochs = samples * length / tokens_in(self.tokens, documents)
-        if self.one_of_many and (epochs + 1) * len(documents) + samples <= _SMALL_INDEX:
+        if (self.one_of_many or epoch) and (epochs + 1) * len(documents) + samples <= _SMALL_INDEX:
             return build()
         description = _describe(
             "sample index",
@@ -270,7 +307,7 @@ class _Prefix:
                 "Dataset name": name,
                 "Number of samples": samples,
                 "Sequence length": length,
-                "Random seed": self.seed,
+                "Random seed": seed,
                 "Split": self.data.split,
                 "CRC-32 of the lengths": zlib.crc32(self.tokens.sizes.data),
             },
@@ -286,7 +323,7 @@ class _Prefix:
                     documents=documents,
                     sequence_length=length,
                     samples=samples,
-                    seed=self.seed,
+                    seed=seed,
                 ),
                 self.cache.folders,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ from llm_pretrain.data.npy_dataset import ids_path, npz_path, open_npy
 from llm_pretrain.data.token_data import DataError, TokenData
 
 _PAIRS = ((".idx", ".bin"), ("_idx.npz", "_ids.npy"))
-_EXPECTED = (
+EXPECTED = (
     "Expected are pairs <name>.bin and <name>.idx (or <name>_ids.npy and <name>_idx.npz), as "
     "`llm-pretrain preprocess` writes them"
 )
@@ -56,7 +57,7 @@ def find_data(input_dir: str | None, argument: str = "input_dir") -> Inputs:
         return _of_blend_file(whole, argument)
     words = input_dir.split()
     if len(words) == 1 or _exists(whole):
-        return Inputs((_checked_prefix(whole, argument),), None, (input_dir.strip(),))
+        return Inputs(_checked_prefixes([whole], argument), None, (input_dir.strip(),))
     if len(words) % 2:
         raise DataError(
             f'{argument} is "{input_dir}": it must be a folder, a prefix, a YAML file, or pairs of '
@@ -65,7 +66,7 @@ def find_data(input_dir: str | None, argument: str = "input_dir") -> Inputs:
     weights = tuple(_weight(word, input_dir, argument) for word in words[::2])
     if sum(weights) == 0:
         raise DataError(f'{argument} is "{input_dir}": all its weights are 0.')
-    prefixes = tuple(_checked_prefix(Path(word), argument) for word in words[1::2])
+    prefixes = _checked_prefixes(map(Path, words[1::2]), argument)
     # Otherwise the order could give them a sample where every other dataset has just its share.
     used = [number for number, weight in enumerate(weights) if weight]
     return Inputs(
@@ -146,14 +147,14 @@ def _in_folder(folder: Path, argument: str) -> tuple[Path, ...]:
                     )
                 found.add(stem)
     if not found:
-        raise DataError(f"{argument} {folder} holds no training data. {_EXPECTED}.")
+        raise DataError(f"{argument} {folder} holds no training data. {EXPECTED}.")
     return tuple(folder / stem for stem in sorted(found))
 
 
 def _matching(path: Path, argument: str) -> tuple[Path, ...]:
     """The prefixes of a glob, or the one prefix that the path is."""
     if _exists(path) or not any(sign in str(path) for sign in "*?["):
-        return (_checked_prefix(path, argument),)
+        return _checked_prefixes([path], argument)
     files = filter(os.path.isfile, glob.glob(str(path), recursive=True))
     prefixes = {
         name[: -len(ending)]
@@ -162,19 +163,26 @@ def _matching(path: Path, argument: str) -> tuple[Path, ...]:
         if name.endswith(ending)
     }
     if not prefixes:
-        raise DataError(f"{argument} names {path}, which matches no training data. {_EXPECTED}.")
+        raise DataError(f"{argument} names {path}, which matches no training data. {EXPECTED}.")
     return tuple(map(Path, sorted(prefixes)))
 
 
-def _checked_prefix(prefix: Path, argument: str) -> Path:
-    for endings in _PAIRS:
-        for ending in endings:
-            # A user may well name one of the two files.
-            if prefix.name.endswith(ending) and os.path.isfile(prefix):
-                prefix = prefix.with_name(prefix.name[: -len(ending)])
-    if not _exists(prefix):
-        raise DataError(f"{argument} names {prefix}, and there are no such files. {_EXPECTED}.")
-    return prefix
+def _checked_prefixes(paths: Iterable[Path], argument: str) -> tuple[Path, ...]:
+    """The prefixes that the paths are. Raises DataError with all that aren't there."""
+    prefixes = tuple(map(_prefix_of, paths))
+    missing = [str(prefix) for prefix in prefixes if not _exists(prefix)]
+    if missing:
+        names = " and ".join(missing)
+        raise DataError(f"{argument} names {names}, and there are no such files. {EXPECTED}.")
+    return prefixes
+
+
+def _prefix_of(path: Path) -> Path:
+    """A path without an ending: a user may well name one of the two files."""
+    for ending in chain.from_iterable(_PAIRS):
+        if path.name.endswith(ending) and os.path.isfile(path):
+            return path.with_name(path.name[: -len(ending)])
+    return path
 
 
 def _weight(word: str, input_dir: str, argument: str) -> float:

@@ -19,6 +19,7 @@ from llm_pretrain.data.sources import (
     SPLITS,
     Sources,
     check_epochs,
+    describe_stages,
     epochs_text,
     split_documents,
     tokens_in,
@@ -47,7 +48,7 @@ def describe_data(
     has a row, whose name is whole; otherwise some sources have one, cut to `columns`.
     """
     counts = counts or SampleCounts()
-    lines = [_summary(sources), *_splits(sources, counts)]
+    lines = [_summary(sources), *describe_stages(sources), *_splits(sources, counts)]
     if len(sources.files) > 1:
         lines += _by_source(sources, counts, columns, everything=everything)
     return lines
@@ -58,12 +59,7 @@ def data_problems(sources: Sources, counts: SampleCounts) -> list[str]:
     data = sources.data
     problems = []
     try:
-        check_epochs(
-            sources.inputs,
-            sources.train_tokens,
-            sequence_length=data.max_seq_length,
-            samples=counts.train,
-        )
+        check_epochs(sources, counts.train)
     except DataError as error:
         problems.append(str(error))
     blended = sources.inputs.weights is not None

@@ -193,9 +193,38 @@ class Batch:
     structure: Mapping[str, NDArray[np.int64]]
     """What else the model is told of each sample (`Example.structure`)."""
     first_sample: int
-    """Number of the first sample in the run; the others follow it."""
+    """Number of the first sample in the run; the others follow it. Where they are cut: of the
+    first sequence, if all samples were cut so."""
     wait_s: float = 0.0
     """Seconds that the consumer waited for this batch."""
+
+    def cut(self, length: int) -> Batch:
+        """The samples cut into sequences of `length`, a divisor of theirs.
+
+        A sequence knows nothing of the one before: its positions count anew, and a document that
+        goes on in it begins there. The last token of each predicts the first of the next, as that
+        of a sample does.
+        """
+        parts = self.tokens.shape[1] // length
+        if parts == 1:
+            return self
+        places = np.arange(length)
+        before = np.tile(length * np.arange(parts), len(self.tokens))[:, None]
+
+        def cut(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+            return rows.reshape(-1, length)
+
+        changes = {
+            "document_starts": lambda starts: np.maximum(cut(starts) - before, 0),
+            "position_ids": lambda positions: np.minimum(cut(positions), places),
+        }
+        return replace(
+            self,
+            tokens=cut(self.tokens),
+            labels=cut(self.labels),
+            structure={name: changes[name](rows) for name, rows in self.structure.items()},
+            first_sample=self.first_sample * parts,
+        )
 
 
 class BatchLoader:

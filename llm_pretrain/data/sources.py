@@ -9,12 +9,14 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from llm_pretrain.config import DataArguments
 from llm_pretrain.data.blend import Entry, blend_order, normalized, reaching_all
 from llm_pretrain.data.find_data import Inputs, find_data, open_data
+from llm_pretrain.data.stages import Stage, find_blends, joined, shares_of_run
 from llm_pretrain.data.token_data import DataError, TokenData
 
 SPLITS = ("train", "valid", "test")
@@ -28,11 +30,14 @@ _MOST_NAMES = 20
 class Sources:
     data: DataArguments
     inputs: Inputs
+    """Of all stages together, where there are some."""
     files: tuple[TokenData, ...]
     train_tokens: tuple[int, ...]
     """Tokens in the training split of each file."""
     shares: tuple[float, ...]
-    """Of the samples of every split, those that are from each file; they add up to 1."""
+    """Of the samples of every split, those that are from each file; they add up to 1. Where there
+    are stages, those of the whole run."""
+    stages: tuple[Stage, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -50,22 +55,51 @@ class Sources:
         return [*self.inputs.notices, *first_notices(of_files)]
 
 
-def open_sources(data: DataArguments) -> Sources:
-    """Find and open what `input_dir` names. Raises DataError as `build_datasets` would."""
-    inputs = find_data(data.input_dir)
-    files = tuple(map(open_data, inputs.prefixes))
-    in_training = tuple(
-        tokens_in(tokens, split_documents(data.split, len(tokens.sizes))["train"])
-        for tokens in files
+def open_sources(data: DataArguments, stage_samples: Sequence[int] = ()) -> Sources:
+    """Find and open what `input_dir` or `data_stages` names.
+
+    `stage_samples`: of each stage, as `BatchPlan` has them; where they aren't known, all stages
+    count alike. What the run does not reach must be there, but is not opened.
+
+    Raises DataError as `build_datasets` would.
+    """
+    if not data.data_stages:
+        inputs = find_data(data.input_dir)
+        files, tokens = _open_files(data, inputs.prefixes)
+        return Sources(data, inputs, files, tokens, tuple(shares_of(inputs, tokens)))
+    if not any(stage_samples):
+        stage_samples = [1] * len(data.data_stages)
+    blends = find_blends(data.data_stages)
+    reached = [
+        blend if samples else Inputs((), None, ())
+        for blend, samples in zip(blends, stage_samples, strict=True)
+    ]
+    inputs, members = joined(reached)
+    files, tokens = _open_files(data, inputs.prefixes)
+    stages = []
+    for stage, blend, samples, own in zip(
+        data.data_stages, blends, stage_samples, members, strict=True
+    ):
+        shares = shares_of(blend, [tokens[file] for file in own]) if own else []
+        stages.append(Stage(stage.until, samples, blend, own, tuple(shares)))
+    return Sources(data, inputs, files, tokens, shares_of_run(stages, len(files)), tuple(stages))
+
+
+def _open_files(
+    data: DataArguments, prefixes: Sequence[Path]
+) -> tuple[tuple[TokenData, ...], tuple[int, ...]]:
+    """The files, and the tokens in the training split of each."""
+    files = tuple(map(open_data, prefixes))
+    return files, tuple(
+        tokens_in(file, split_documents(data.split, len(file.sizes))["train"]) for file in files
     )
-    return Sources(data, inputs, files, in_training, tuple(shares_of(inputs, in_training)))
 
 
 def named_validation(data: DataArguments) -> dict[str, DataArguments]:
     """The sets of `eval_data`, each as data of its own that is a validation split whole."""
-    named = data.eval_data or {}
+    named, alone = data.eval_data or {}, {"data_stages": None, "eval_data": None}
     return {
-        name: data.model_copy(update={"input_dir": path, "eval_data": None, "split": "0,1,0"})
+        name: data.model_copy(update={**alone, "input_dir": path, "split": "0,1,0"})
         for name, path in named.items()
     }
 
@@ -126,39 +160,65 @@ def shares_of(inputs: Inputs, tokens: Sequence[int]) -> list[float]:
     return normalized(weights)
 
 
-def check_epochs(
-    inputs: Inputs, tokens: Sequence[int], *, sequence_length: int, samples: int
-) -> None:
-    """Raise DataError where training takes more samples than the epochs of the blend give."""
-    if inputs.entries is None or inputs.entries[0].epochs is None:
-        return
-    given = sum(
-        round(entry.amount * (max(count - 1, 0) // sequence_length))
-        for entry, count in zip(inputs.entries, tokens, strict=True)
-    )
-    if samples > given:
-        raise DataError(
-            f"Training takes {samples:,} samples, but the epochs in the blend file give only "
-            f"{given:,}: raise the epochs, or lower max_steps to {given / samples:.2%} of what it "
-            "is now."
+def check_epochs(sources: Sources, samples: int) -> None:
+    """Raise DataError where training takes more samples than the epochs of a blend give."""
+    parts = [
+        (f"Stage {number}", "shorten the stage", stage.inputs, stage.files, stage.samples)
+        for number, stage in enumerate(sources.stages if samples else (), 1)
+    ]
+    every = tuple(range(len(sources.files)))
+    whole = ("Training", "lower max_steps", sources.inputs, every, samples)
+    for name, remedy, inputs, files, taken in parts or [whole]:
+        if not taken or inputs.entries is None or inputs.entries[0].epochs is None:
+            continue
+        lengths = (max(sources.train_tokens[file] - 1, 0) for file in files)
+        given = sum(
+            round(entry.amount * (length // sources.data.max_seq_length))
+            for entry, length in zip(inputs.entries, lengths, strict=True)
         )
+        if taken > given:
+            raise DataError(
+                f"{name} takes {taken:,} samples, but the epochs in the blend file give only "
+                f"{given:,}: raise the epochs, or {remedy} to {given / taken:.2%} of what it is "
+                "now."
+            )
 
 
 def describe_shares(inputs: Inputs, shares: Sequence[float]) -> list[str]:
     """A line with the names of a blend file and their shares; none for other inputs."""
     if inputs.entries is None:
         return []
+    names = [entry.name for entry in inputs.entries]
+    return [f"Blend: {_named_shares(names, shares, [entry.epochs for entry in inputs.entries])}"]
+
+
+def describe_stages(sources: Sources) -> list[str]:
+    """A line on each stage: where it ends, its samples, and its sources with their shares."""
+    lines = []
+    for number, stage in enumerate(sources.stages, 1):
+        end = "to the end" if stage.until is None else f"until {stage.until:,.0f} tokens"
+        if stage.samples:
+            names = [sources.names[file] for file in stage.files]
+            epochs = [entry.epochs for entry in stage.inputs.entries or ()]
+            blend = _named_shares(names, stage.shares, epochs or [None] * len(names))
+            lines.append(f"Stage {number}, {end}: {stage.samples:,} samples: {blend}")
+        else:
+            lines.append(f"Stage {number}, {end}: the run does not reach it")
+    return lines
+
+
+def _named_shares(
+    names: Sequence[str], shares: Sequence[float], epochs: Sequence[float | None]
+) -> str:
     by_name: defaultdict[str, float] = defaultdict(float)
-    epochs = {}
-    for entry, share in zip(inputs.entries, shares, strict=True):
-        by_name[entry.name] += share
-        if entry.epochs is not None:
-            epochs[entry.name] = f" ({entry.epochs:g} epochs)"
-    parts = [f"{name} {share:.4%}{epochs.get(name, '')}" for name, share in by_name.items()]
+    suffixes = {}
+    for name, share, count in zip(names, shares, epochs, strict=True):
+        by_name[name] += share
+        if count is not None:
+            suffixes[name] = f" ({count:g} epochs)"
+    parts = [f"{name} {share:.4%}{suffixes.get(name, '')}" for name, share in by_name.items()]
     more = len(parts) - _MOST_NAMES
-    if more > 0:
-        parts = [*parts[:_MOST_NAMES], f"and {more} more"]
-    return [f"Blend: {', '.join(parts)}"]
+    return ", ".join([*parts[:_MOST_NAMES], f"and {more} more"] if more > 0 else parts)
 
 
 def parse_split(split: str) -> tuple[float, float, float]:

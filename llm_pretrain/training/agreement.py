@@ -28,6 +28,7 @@ _OWN_TO_A_NODE = {
     "model_name_or_path",
     "tokenizer_name_or_path",
     "input_dir",
+    "data_stages",
     "eval_data",
     "data_cache",
     "output_dir",
@@ -51,6 +52,7 @@ def assert_same_run(run: RunConfig, model: ModelConfig) -> None:
         ConfigError: they have not.
     """
     values = {key: value for key, value in run.values().items() if key not in _OWN_TO_A_NODE}
+    values["until"] = [stage.until for stage in run.data.data_stages or ()]
     digest = hashlib.sha256(repr((sorted(values.items()), model)).encode()).digest()
     smallest, largest = bounds_over_ranks(int.from_bytes(digest[:7], "big"))
     if smallest != largest:

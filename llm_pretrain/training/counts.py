@@ -47,18 +47,23 @@ class Interval:
     seconds: float = 0.0
     tokens: int = 0
     """Of all devices together."""
+    flops: int = 0
+    """Floating-point operations of all devices, as the MFU counts them."""
     wait_seconds: float = 0.0
     """Of this rank, for data."""
     last: Interval | None = None
     """The last step alone."""
 
-    def add(self, *, loss: float, seconds: float, tokens: int, wait_seconds: float) -> None:
+    def add(
+        self, *, loss: float, seconds: float, tokens: int, flops: int, wait_seconds: float
+    ) -> None:
         self.steps += 1
         if math.isfinite(loss):
             self.losses += 1
             self.loss += loss
         self.seconds += seconds
         self.tokens += tokens
+        self.flops += flops
         self.wait_seconds += wait_seconds
         self.last = Interval(
             steps=1,
@@ -66,6 +71,7 @@ class Interval:
             loss=loss,
             seconds=seconds,
             tokens=tokens,
+            flops=flops,
             wait_seconds=wait_seconds,
         )
 

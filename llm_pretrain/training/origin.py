@@ -12,11 +12,10 @@ from typing import Any
 from crc32c import crc32c
 
 from llm_pretrain.checkpoint.weight_files import HUGGING_FACE
-from llm_pretrain.config import ConfigError, Degrees, RunConfig
+from llm_pretrain.config import RunConfig
 from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.keys import OF_A_START
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.run_config import samples_of_steps
 from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers import tokenizer_files
@@ -48,9 +47,26 @@ def origin_of(
         "data": {
             **_files([path for tokens in sources.files for path in sorted(tokens.files)]),
             "weights": list(sources.inputs.weights or ())[:_FILES_LISTED],
+            "stages": _stages(sources),
         },
     }
     return dict(json.loads(json.dumps(origin)))
+
+
+def _stages(sources: Sources) -> list[tuple[float | None, str]]:
+    """Until how many tokens each blend is read, and a checksum of its files' names, sizes and
+    shares; data without stages is one."""
+    files = tuple(range(len(sources.files)))
+    parts = [(stage.until, stage.files, stage.shares) for stage in sources.stages]
+    stages = []
+    for until, members, shares in parts or [(None, files, sources.shares)]:
+        crc = 0
+        for file, share in zip(members, shares, strict=True):
+            tokens = sources.files[file]
+            text = f"{tokens.prefix.name} {len(tokens.sizes)} {len(tokens.tokens)} {share!r}"
+            crc = crc32c(text.encode(), crc)
+        stages.append((until, f"{crc:08x}"))
+    return stages
 
 
 def _fields(model: ModelConfig) -> dict[str, Any]:
@@ -192,7 +208,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old["fingerprint"] != new["fingerprint"]:
             lines.append(f"{name}: {_summary(old)} → {_summary(new)}")
     old, new = before["data"]["weights"], now["data"]["weights"]
-    if old != new:
+    is_staged = any(origin["run"].get("data_stages") for origin in (before, now))
+    if old != new and not is_staged:
         lines.append(f"weights of the data: {_change(old, new)}")
     return lines
 
@@ -219,70 +236,4 @@ def late_decay(run: RunConfig, checkpoint: Path, state: Mapping[str, Any]) -> li
     return [
         f"decay_from: {checkpoint} is beyond step {begin}, and its steps had another rate; resume "
         f"from a checkpoint of step {begin} or before, or set decay_from to {step}"
-    ]
-
-
-def sample_order(run: RunConfig, samples: int) -> dict[str, Any]:
-    """What the order of the samples depends on, besides the files."""
-    return {
-        "seed": run.training.seed,
-        "split": run.data.split,
-        "max_seq_length": run.data.max_seq_length,
-        "number of samples": samples,
-    }
-
-
-def samples_in_order(run: RunConfig, state: Mapping[str, Any], samples: int) -> int:
-    """For how many samples the order of a run that resumes is computed, `samples` or more.
-
-    The number decides over the order. So a run that takes fewer than it began with, as one whose
-    rate decays early does, goes on in the order that it began with.
-
-    Args:
-        state: of the checkpoint.
-        samples: of the whole run, as its steps and batch give them.
-    """
-    if not samples or run.training.ignore_data_skip:
-        return samples
-    before, known = state["sample_order"], state.get("samples_asked", 0)
-    is_same = before == sample_order(run, before["number of samples"])
-    return max(known, samples) if is_same else samples
-
-
-def accept_samples(
-    run: RunConfig, state: Mapping[str, Any], samples: int, degrees: Degrees
-) -> list[str]:
-    """What to tell of the samples that a run goes on with from a checkpoint's state.
-
-    Raises:
-        ConfigError: they do not reach to the end.
-    """
-    problems = shortage(run, state, degrees, samples)
-    if problems:
-        raise ConfigError(problems)
-    before = state["sample_order"]
-    now = sample_order(run, samples)
-    changed = ", ".join(key for key, value in now.items() if before.get(key) != value)
-    if not changed:
-        return []
-    return [f"The samples come in another order from here on: it depends on {changed}."]
-
-
-def shortage(run: RunConfig, state: Mapping[str, Any], degrees: Degrees, samples: int) -> list[str]:
-    """Why the data do not reach to the end of a run that resumes.
-
-    Args:
-        state: of the checkpoint.
-        samples: of the whole run, as its steps and batch give them.
-    """
-    progress = state["progress"]
-    steps = run.training.max_steps - int(progress["global_step"])
-    consumed = 0 if run.training.ignore_data_skip else int(progress["consumed_samples"])
-    needed = samples_of_steps(run, degrees, max(steps, 0), consumed)
-    if needed <= samples - consumed:
-        return []
-    return [
-        f"the {steps} steps that are left need {needed} samples, but max_steps × batch "
-        f"gives {samples}, of which {consumed} are consumed: the run began with a larger batch; go "
-        "on with that batch, lower max_steps, or set ignore_data_skip"
     ]

@@ -219,7 +219,7 @@ def introduce(
 def _data(sources: Sources, taken: int) -> str:
     """`taken`: tokens that training takes in all."""
     tokens = f"{sum(file.token_count for file in sources.files):,} tokens"
-    name = sources.data.input_dir or ""
+    name = f"{len(sources.stages)} stages" if sources.stages else sources.data.input_dir or ""
     if len(sources.files) > 1:
         tokens += f" in {len(sources.files):,} files"
         # "weight prefix weight prefix …" may be very long.

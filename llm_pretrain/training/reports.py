@@ -13,6 +13,7 @@ from typing import Any
 
 from llm_pretrain.checkpoint.checksums import Checksums
 from llm_pretrain.config import RunConfig
+from llm_pretrain.config.data_stages import DataStage, stages_begun
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import learning_rate_at
 from llm_pretrain.machine import device
@@ -48,7 +49,6 @@ class Reports:
         self.alerts = alerts or alerts_of(run)
         self.topology = topology
         self.parameters = model.parameter_count()
-        self.flops_per_token = model.flops_per_token(run.data.max_seq_length)
         self.peak = peak_flops(device.name(), run.training.compute_dtype)
         self.is_training = False
         """Whether steps are being taken."""
@@ -160,8 +160,17 @@ class Reports:
             page.count("tokens_total", last.tokens)
             self._show_goodput()
             self.reporter.progressed(step, last.loss)
+            if self.run.data.data_stages:
+                self._tell_stages(self.run.data.data_stages, progress, last)
         if time.monotonic() - self._recorded > RECORD_SECONDS:
             self._record_goodput()
+
+    def _tell_stages(self, stages: Sequence[DataStage], progress: Progress, last: Interval) -> None:
+        """Which stages of the data the last step has begun."""
+        length, end = self.run.data.max_seq_length, progress.consumed_samples
+        taken = range(end - last.tokens // length, end)
+        for number, stage in stages_begun(stages, length, taken):
+            self.event("data_stage", f"Stage {number} of the data has begun: {stage.blend}.")
 
     def skipped(self, progress: Progress, loss_scale: LossScale) -> None:
         """A step that overflowed in float16; `loss_scale` is that of the next."""
@@ -241,7 +250,7 @@ class Reports:
             / interval.seconds,
             "interval_tokens_per_second_per_device": speed,
             "interval_steps_per_second": interval.steps / interval.seconds,
-            "mfu": speed * self.flops_per_token / self.peak if self.peak else None,
+            "mfu": speed * interval.flops / interval.tokens / self.peak if self.peak else None,
             **device.memory_metrics(),
             "data_wait_share": interval.wait_seconds / interval.seconds,
             "consumed_samples": progress.consumed_samples,

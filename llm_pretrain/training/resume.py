@@ -32,8 +32,9 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
 from llm_pretrain.training.agreement import bounds_over_ranks
 from llm_pretrain.training.folders import Start, assert_same_model, find_start
-from llm_pretrain.training.origin import origin_of, samples_in_order
+from llm_pretrain.training.origin import origin_of
 from llm_pretrain.training.reports import Reports
+from llm_pretrain.training.sample_order import samples_in_order
 from llm_pretrain.training.stage import first_values
 
 Shards = list[dict[str, Tensor]]

@@ -268,8 +268,10 @@ def _say_what_is_run(
 
 def _open_sources(run: RunConfig, topology: Topology) -> Sources | None:
     """The data, on the ranks that read it; None also where `_datasets` will raise."""
+    if topology.rank not in topology.reading_ranks:
+        return None
     try:
-        return open_sources(run.data) if topology.rank in topology.reading_ranks else None
+        return open_sources(run.data, plan_batches(run, topology.degrees).stage_samples)
     except DataError:
         return None
 
@@ -288,7 +290,7 @@ def _datasets(
     def build() -> Datasets:
         return build_datasets(
             run.data,
-            SampleCounts(train_samples, plan.valid_samples, plan.test_samples),
+            SampleCounts(train_samples, plan.valid_samples, plan.test_samples, plan.stage_samples),
             seed=run.training.seed,
             builder=is_builder,
             vocab_size=model.vocab_size,

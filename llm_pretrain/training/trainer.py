@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from llm_pretrain.checkpoint.directory import checkpoint_path
 from llm_pretrain.checkpoint.save import SavedState
 from llm_pretrain.config import RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.schedule_arguments import batch_at
+from llm_pretrain.config.schedule_arguments import batch_at, length_at
 from llm_pretrain.data import Batch, Datasets
 from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.parallel.comm import collectives, progress
@@ -27,9 +28,10 @@ from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import Evaluations
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
-from llm_pretrain.training.origin import accept_samples, changes, sample_order
+from llm_pretrain.training.origin import changes
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, Shards, load_unless_damaged, newest_state
+from llm_pretrain.training.sample_order import accept_samples, sample_order
 from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.shared_batches import Batches, open_batches
 from llm_pretrain.training.stability import UnstableRunError
@@ -70,6 +72,7 @@ class Trainer:
         training = run.training
         self.full_batch = plan_batches(run, topology.degrees).samples_per_step
         """Samples of a step, after the ramp of the batch."""
+        self.flops_per_token = cache(model.flops_per_token)
         self.loss_scale = LossScale(
             training.scale_loss if training.compute_dtype == "float16" else 1.0,
             is_dynamic=training.compute_dtype == "float16",
@@ -117,7 +120,8 @@ class Trainer:
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
         samples = len(self.datasets.train or ())
-        for line in accept_samples(self.run, state, samples, self.topology.degrees):
+        degrees = self.topology.degrees
+        for line in accept_samples(self.run, state, samples, degrees, self.origin):
             self.reports.message(line)
 
     def _take_up(self, state: Mapping[str, Any], shards: Shards, steps: int) -> None:
@@ -217,9 +221,11 @@ class Trainer:
         training = self.run.training
         began = progress.begin("the samples", step := self.progress.global_step)
         consumed = self.progress.consumed_samples
-        samples = batch_at(consumed * self.run.data.max_seq_length, training, self.full_batch)
+        whole = self.run.data.max_seq_length
+        samples = batch_at(consumed * whole, training, self.full_batch)
+        length = length_at(consumed * whole, training, whole)
         parts = samples // training.per_device_train_batch_size
-        batches = [next(loader) for _ in range(parts // self.topology.batch_degree)]
+        batches = [next(loader).cut(length) for _ in range(parts // self.topology.batch_degree)]
         self.progress.consumed_samples += samples
         if any(first <= step <= last for first, last in training.skip_data_intervals or ()):
             self.reports.message(f"Step {step}: its data is passed over (skip_data_intervals).")
@@ -230,7 +236,7 @@ class Trainer:
             part
             for batch in batches
             for part in split_batch(
-                *(batch.tokens, batch.labels, training.per_device_train_batch_size),
+                *(batch.tokens, batch.labels, len(batch.tokens)),
                 ignored_label=IGNORED_LABEL,
                 first_sample=batch.first_sample,
                 seed=training.seed,
@@ -264,10 +270,11 @@ class Trainer:
         self.is_rewound = result is None
         self.integrity.after_update()
         seconds = progress.end(began)
-        tokens = samples * self.run.data.max_seq_length
+        tokens = samples * whole
+        flops = tokens * self.flops_per_token(length)
         wait = sum(batch.wait_s for batch in batches)
         for sums in (total, interval):
-            sums.add(loss=loss, seconds=seconds, tokens=tokens, wait_seconds=wait)
+            sums.add(loss=loss, seconds=seconds, tokens=tokens, flops=flops, wait_seconds=wait)
         return result
 
     def _report(self, result: StepResult, interval: Interval) -> bool:

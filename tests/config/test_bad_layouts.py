@@ -50,6 +50,26 @@ RAMPS = [
         {STEPS: 4},
     ),
 ]
+STAGES = [{"until": 1000, "blend": "a"}, {"until": 2000, "blend": "b"}]
+BY_TOKENS = [
+    *RAMPS,
+    Bad(
+        {"length_ramp": [[0, 12], [100, 32]]},
+        "length_ramp: 12 does not divide max_seq_length 32, so that samples can't be cut into "
+        "sequences of it; it can be 1, 2, 4, 8, 16 or 32",
+        {"length_ramp": [[0, 16], [100, 32]]},
+    ),
+    Bad(
+        {"length_ramp": [[0, 8], [100, 16]]},
+        "length_ramp ends at 16, which must be max_seq_length, 32",
+        {"length_ramp": [[0, 8], [100, 32]]},
+    ),
+    Bad(
+        {"data_stages": STAGES, "input_dir": None},
+        "data_stages end at 2,000 tokens, but the run takes 10,240: leave out until of the last",
+        {"data_stages": [STAGES[0], {"blend": "b"}]},
+    ),
+]
 
 NUMBER_OF_PROCESSES = [
     Bad(
@@ -175,6 +195,13 @@ MODEL = [
 ]
 
 SEQUENCE = [
+    Bad(
+        {SEP: 4, "length_ramp": [[0, 2], [100, 32]]},
+        "length_ramp: 2 cannot be cut into the 4 equal parts of sep_parallel_degree 4; possible "
+        "near it: 4",
+        {"length_ramp": [[0, 4], [100, 32]]},
+        4,
+    ),
     Bad(
         {SEP: 4, LENGTH: 30},
         "max_seq_length 30 cannot be cut into the 4 equal parts of sep_parallel_degree 4; possible "
@@ -316,7 +343,15 @@ VALUES = [
     ),
 ]
 
-CASES = [*NUMBER_OF_PROCESSES, *MODEL, *SEQUENCE, *BATCH, *RAMPS, *EACH_OTHER, *VALUES]
+CASES = [
+    *NUMBER_OF_PROCESSES,
+    *MODEL,
+    *SEQUENCE,
+    *BATCH,
+    *BY_TOKENS,
+    *EACH_OTHER,
+    *VALUES,
+]
 
 
 class GroupsFormedError(Exception):

@@ -10,6 +10,19 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"do_train": False}, "there is nothing to do"),
     ({"input_dir": None}, "no data is named"),
     ({"input_dir": " "}, "no data is named"),
+    ({"data_stages": [{"blend": "a"}]}, "both name the data; keep one"),
+    (
+        {"data_stages": [{"blend": "a"}], "input_dir": None, "ignore_data_skip": True},
+        "data_stages goes by the tokens of the run",
+    ),
+    (
+        {"length_ramp": [[0, 1024]], "ignore_data_skip": True},
+        "length_ramp goes by the tokens of the run",
+    ),
+    (
+        {"batch_ramp": [[0, 1]], "ignore_data_skip": True},
+        "batch_ramp goes by the tokens of the run",
+    ),
     ({"max_steps": -1}, "-1 is not a length"),
     ({"max_steps": 0}, "0 is not a length"),
     ({"overwrite_output_dir": 1, "resume_from_checkpoint": "c"}, "the other to start anew"),

@@ -43,6 +43,13 @@ def test_a_batch_that_the_run_does_not_reach_is_said(load) -> None:
     assert ["does not reach" in line for line in lines] == [False, False, True]
 
 
+def test_lengths_of_sequences_are_shown(load) -> None:
+    run = load(max_seq_length=64, length_ramp=[[0, 16], [1e30, 64]])
+    lines = describe_batches(run, resolve_degrees(run.training, 1))[1:3]
+    assert lines[0] == "from 0 tokens on: sequences of 16 tokens"
+    assert lines[1].endswith("tokens on: sequences of 64 tokens, which the run does not reach")
+
+
 def test_virtual_stages_are_shown(load) -> None:
     run = load(pipeline_parallel_degree=2, virtual_pp_degree=3)
     lines = describe_layout(run, resolve_degrees(run.training, 2))

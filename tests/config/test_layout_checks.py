@@ -205,3 +205,10 @@ def test_linear_biases_know_no_positions_to_reset(load) -> None:
     (notice,) = notices(load(reset_position_ids=True), {}, **model)
     assert notice.startswith("reset_position_ids: no effect")
     assert notices(load(reset_attention_mask=True), {}, **model) == []
+
+
+def test_samples_with_blanks_are_not_cut(load) -> None:
+    run = load(max_seq_length=64, length_ramp=[[0, 16], [1e9, 64]])
+    assert problems(run, {}) == []
+    (problem,) = problems(run, {}, blank_infilling=BlankInfilling(1, 2, 3, 4))
+    assert problem == "length_ramp: samples with blanks can't be cut; leave it out for this model"

@@ -75,3 +75,26 @@ def test_each_key_adds_its_own(tmp_path: Path, keys: list[str], names: set[str])
                 assert batch.structure["document_starts"][row, place] == start
             if "position_ids" in names:
                 assert batch.structure["position_ids"][row, place] == place - start
+
+
+@pytest.mark.parametrize("length", [2, 4, 8, 16])
+def test_parts_of_samples_know_nothing_of_what_precedes_them(tmp_path: Path, length: int) -> None:
+    keys = dict.fromkeys(["reset_attention_mask", "reset_position_ids"], True)
+    with BatchLoader(build(tmp_path, **keys).train, batch_size=3, rank=0, degree=1) as loader:
+        next(loader)
+        batch = next(loader)
+    cut = batch.cut(length)
+    assert cut.tokens.shape == cut.labels.shape == (3 * 16 // length, length)
+    assert cut.first_sample == 3 * 16 // length
+    row = 0
+    for tokens, labels in zip(batch.tokens.tolist(), batch.labels.tolist(), strict=True):
+        for begin in range(0, 16, length):
+            part = tokens[begin : begin + length]
+            assert cut.tokens[row].tolist() == part
+            assert cut.labels[row].tolist() == labels[begin : begin + length]
+            starts = document_starts(np.array(part), (END,)).tolist()
+            assert cut.structure["document_starts"][row].tolist() == starts
+            assert cut.structure["position_ids"][row].tolist() == [
+                place - start for place, start in enumerate(starts)
+            ]
+            row += 1

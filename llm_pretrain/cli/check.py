@@ -41,7 +41,7 @@ from llm_pretrain.data import (
     lone_validation,
     open_sources,
 )
-from llm_pretrain.data.sources import named_validation
+from llm_pretrain.data.sources import named_validation, of_named_set
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
 from llm_pretrain.planning.machines import machine_of_this_device
@@ -342,10 +342,10 @@ def _check_named_data(
     for name, data in named_validation(run.data).items() if samples else ():
         found = []
         try:
-            sources = open_sources(data)
+            sources = open_sources(data, f"eval_data {name}")
             found += data_problems(sources, SampleCounts(valid=samples))
             if model is not None:
                 list(describe_ids(sources, model.vocab_size))
         except DataError as error:
             found.append(str(error))
-        report.problems += [f"eval_data {name}: {problem}" for problem in found]
+        report.problems += [of_named_set(name, problem) for problem in found]

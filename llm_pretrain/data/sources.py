@@ -50,9 +50,10 @@ class Sources:
         return [*self.inputs.notices, *first_notices(of_files)]
 
 
-def open_sources(data: DataArguments) -> Sources:
-    """Find and open what `input_dir` names. Raises DataError as `build_datasets` would."""
-    inputs = find_data(data.input_dir)
+def open_sources(data: DataArguments, argument: str = "input_dir") -> Sources:
+    """Find and open what `input_dir` names. Raises DataError as `build_datasets` would, which names
+    the argument that was typed."""
+    inputs = find_data(data.input_dir, argument)
     files = tuple(map(open_data, inputs.prefixes))
     in_training = tuple(
         tokens_in(tokens, split_documents(data.split, len(tokens.sizes))["train"])
@@ -68,6 +69,12 @@ def named_validation(data: DataArguments) -> dict[str, DataArguments]:
         name: data.model_copy(update={"input_dir": path, "eval_data": None, "split": "0,1,0"})
         for name, path in named.items()
     }
+
+
+def of_named_set(name: str, problem: str) -> str:
+    """A sentence on a set of `eval_data`, which says so once."""
+    argument = f"eval_data {name}"
+    return problem if problem.startswith(argument) else f"{argument}: {problem}"
 
 
 def tokens_in(tokens: TokenData, documents: range) -> int:

@@ -177,6 +177,19 @@ def test_named_validation_of_another_vocabulary_or_too_short_is_refused(
     assert "holds the token id" in text
 
 
+def test_a_path_of_named_validation_that_is_not_there_is_of_its_set(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = config.parent / "nowhere"
+    words = ("--do_eval", "--eval_data", f"web={missing}")
+    error = f"error: eval_data web names {missing}, and there are no such files."
+    assert error in check(capsys, config, *words, status=1).replace("\n  ", " ")
+    assert main(["train", str(config), *words]) == 1
+    said = capsys.readouterr().err.replace("\n  ", " ")
+    assert error in said
+    assert "input_dir" not in said
+
+
 def test_prompts_that_cant_be_continued_are_refused(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

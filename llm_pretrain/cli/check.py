@@ -56,7 +56,7 @@ from llm_pretrain.training.folders import (
     index_cache_problems,
     verify_checkpoints,
 )
-from llm_pretrain.training.origin import origin_of, samples_in_order, shortage
+from llm_pretrain.training.origin import origin_of, repeated_decay, samples_in_order, shortage
 from llm_pretrain.training.preflight import (
     introduce,
     missing_weights,
@@ -249,6 +249,7 @@ def _check_start(
                 plan, state = plan_batches(run, degrees), read_state(start.checkpoints[0])
                 samples = samples_in_order(run, state, plan.train_samples)
                 report.problems += shortage(run, state, degrees, samples)
+                report.notices += repeated_decay(run, start.checkpoints[0], state)
             if degrees is not None and sources is not None:
                 now = origin_of(run, model, degrees.world_size, sources)
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
+from llm_pretrain.preprocess.tokenizers import load_tokenizer
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import Evaluations
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
-from llm_pretrain.training.origin import accept_samples, changes, sample_order
+from llm_pretrain.training.origin import accept_samples, changes, repeated_decay, sample_order
+from llm_pretrain.training.preflight import tokenizer_directory
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, Shards, load_unless_damaged, newest_state
 from llm_pretrain.training.saves import Saves
@@ -95,8 +98,11 @@ class Trainer:
         """Step and loss of the last whole evaluation."""
         self.integrity = Integrity(training, topology, self.optimizer, reports)
         self.stragglers = Stragglers(training, topology, reports)
-        self.evaluations = Evaluations(run, model, topology, pipeline, lambda: bool(stop.agree()))
-        self.text_samples = TextSamples(run, model, topology, pipeline, reports)
+        # Read when one of the two first asks, and once.
+        tokenizer = cache(lambda: load_tokenizer(tokenizer_directory(run)))
+        parts = run, model, topology, pipeline, tokenizer
+        self.evaluations = Evaluations(*parts, lambda: bool(stop.agree()))
+        self.text_samples = TextSamples(*parts, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -116,6 +122,8 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
+        for line in repeated_decay(self.run, loaded.checkpoint, state):
+            self.reports.message(line)
         samples = len(self.datasets.train or ())
         for line in accept_samples(self.run, state, samples, self.topology.degrees):
             self.reports.message(line)

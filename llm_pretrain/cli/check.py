@@ -44,6 +44,7 @@ from llm_pretrain.data import (
 from llm_pretrain.data.sources import named_validation, of_named_set
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.planning.machines import machine_of_this_device
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.folders import (
@@ -193,7 +194,8 @@ def _check(
         report.section("MODEL", _describe_model(model, run.data.max_seq_length))
     if degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
-        report.section("LEARNING RATE", [describe_schedule(run)])
+        scales = [] if model is None else MaximalUpdate(model, run.training).describe()
+        report.section("LEARNING RATE", [describe_schedule(run), *scales])
         if model is not None and machine_name is not None:
             _check_plan(report, run, model, degrees, machine_name)
         if model is not None:

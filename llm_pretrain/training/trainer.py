@@ -18,6 +18,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import batch_at
 from llm_pretrain.data import Batch, Datasets
 from llm_pretrain.machine.device import CopiesAhead
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
@@ -78,7 +79,11 @@ class Trainer:
             is_dynamic=training.compute_dtype == "float16",
         )
         self.optimizer = ShardedAdamW(
-            pipeline.stage, training, topology, tied_embedding=model.tie_word_embeddings
+            pipeline.stage,
+            training,
+            topology,
+            tied_embedding=model.tie_word_embeddings,
+            rate_of=MaximalUpdate(model, training).rate,
         )
         saved = SavedState(
             Path(training.output_dir), pipeline.stage, model, self.optimizer, topology

@@ -201,3 +201,19 @@ def test_prompts_that_cant_be_continued_are_refused(
     check(capsys, config, *samples, *known)
     text = check(capsys, config, *samples, "", *known, status=1)
     assert "sample_prompts: '' holds no token" in text
+
+
+def test_what_mup_scales_is_told_and_what_it_cant_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The model's is 64, the size of its heads 8.
+    _, matrices, head = section(
+        check(capsys, config, "--mup_base_hidden_size", 16), "LEARNING RATE"
+    )
+    blocks = "  muP: learning rate × 0.25, initial values × 0.5: attention.query, attention.key, "
+    assert matrices.startswith(blocks)
+    assert head == "  muP: learning rate × 0.25, initial values × 0.25: head"
+    (_,) = section(check(capsys, config, "--mup_base_hidden_size", 64), "LEARNING RATE")
+    fused = ("--mup_base_head_dim", 2, "--fuse_attention_qkv", True)
+    text = check(capsys, config, *fused, status=1).replace("\n  ", " ")
+    assert "error: mup_base_head_dim: the queries learn at another rate" in text

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import io
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +13,15 @@ from types import FrameType
 
 from llm_pretrain import __version__
 from llm_pretrain.machine import SIGNAL_STATUS, launchers
-from llm_pretrain.machine.files import describe, is_fault, naming
-from llm_pretrain.machine.terminal import fit, print_beside, width
+
+try:
+    from llm_pretrain.machine.files import describe, is_fault, naming
+    from llm_pretrain.machine.terminal import fit, print_beside, width
+except KeyboardInterrupt:  # as in the package's own import
+    raise SystemExit(130) from None
+
+_Work = Callable[[Sequence[str]], int]
+"""What does a command with its arguments; the exit status."""
 
 USAGE = """\
 usage: llm-pretrain COMMAND …
@@ -74,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command = _COMMANDS.get(words[0])
     if command is None:
+        import difflib
+
         known = (*_COMMANDS, "--help", "--version")
         near = difflib.get_close_matches(words[0].lower(), known, n=1)
         if words[0].endswith((".json", ".yaml", ".yml")):
@@ -84,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
+        with _interrupt_ends_at_once(words[0]):
+            work = command()
         with naming("standard output"):
-            status = command(words[1:])
+            status = work(words[1:])
             sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"llm-pretrain {words[0]}: interrupted", file=sys.stderr)
@@ -105,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _versions() -> str:
     """This program's version, Paddle's by the name of its package, and Python's."""
+    import platform
     from importlib import metadata
 
     paddle = sorted(
@@ -141,9 +152,10 @@ def _train(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _interrupt_ends_at_once(command: str) -> Iterator[None]:
-    """Ctrl-C ends the process, until the run takes it for a wish to save first.
+    """Ctrl-C ends the process while modules are imported, and with it until a run takes it for a
+    wish to save first.
 
-    As the exception that it is elsewhere it may get lost, or be an error, in Paddle's import.
+    As the exception that it is elsewhere it may get lost, or be an error, in an import.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -162,78 +174,6 @@ def _interrupt_ends_at_once(command: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _launch(arguments: Sequence[str]) -> int:
-    from llm_pretrain.launch import command
-
-    return command.main(arguments)
-
-
-def _check(arguments: Sequence[str]) -> int:
-    from llm_pretrain.cli import check
-
-    return check.main(arguments)
-
-
-def _plan(arguments: Sequence[str]) -> int:
-    from llm_pretrain.cli import plan
-
-    return plan.main(arguments)
-
-
-def _report(arguments: Sequence[str]) -> int:
-    from llm_pretrain.cli import report
-
-    return report.main(arguments)
-
-
-def _runs(arguments: Sequence[str]) -> int:
-    from llm_pretrain.cli import runs
-
-    return runs.main(arguments)
-
-
-def _generate(arguments: Sequence[str]) -> int:
-    from llm_pretrain.cli import generate  # imports Paddle
-
-    return generate.main(arguments)
-
-
-def _evaluate(arguments: Sequence[str]) -> int:
-    from llm_pretrain.cli import evaluate  # imports Paddle
-
-    return evaluate.main(arguments)
-
-
-def _tokenizer(arguments: Sequence[str]) -> int:
-    from llm_pretrain.preprocess import train_tokenizer
-
-    return train_tokenizer.main(arguments)
-
-
-def _preprocess(arguments: Sequence[str]) -> int:
-    from llm_pretrain import preprocess
-
-    return preprocess.main(arguments)
-
-
-def _inspect(arguments: Sequence[str]) -> int:
-    from llm_pretrain.preprocess import inspect_data
-
-    return inspect_data.main(arguments)
-
-
-def _merge(arguments: Sequence[str]) -> int:
-    from llm_pretrain.data import rewrite
-
-    return rewrite.merge_main(arguments)
-
-
-def _split(arguments: Sequence[str]) -> int:
-    from llm_pretrain.data import rewrite
-
-    return rewrite.split_main(arguments)
-
-
 def _convert(arguments: Sequence[str]) -> int:
     from llm_pretrain.data import rewrite
 
@@ -244,19 +184,24 @@ def _convert(arguments: Sequence[str]) -> int:
     return convert.main(arguments)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": _train,
-    "launch": _launch,
-    "check": _check,
-    "plan": _plan,
-    "report": _report,
-    "runs": _runs,
-    "generate": _generate,
-    "evaluate": _evaluate,
-    "tokenizer": _tokenizer,
-    "preprocess": _preprocess,
-    "inspect": _inspect,
-    "merge": _merge,
-    "split": _split,
-    "convert": _convert,
+def _main_of(module: str, function: str = "main") -> Callable[[], _Work]:
+    """What imports a command only when it is asked for: some import Paddle."""
+    return lambda: getattr(importlib.import_module(f"llm_pretrain.{module}"), function)
+
+
+_COMMANDS: dict[str, Callable[[], _Work]] = {
+    "train": lambda: _train,
+    "launch": _main_of("launch.command"),
+    "check": _main_of("cli.check"),
+    "plan": _main_of("cli.plan"),
+    "report": _main_of("cli.report"),
+    "runs": _main_of("cli.runs"),
+    "generate": _main_of("cli.generate"),
+    "evaluate": _main_of("cli.evaluate"),
+    "tokenizer": _main_of("preprocess.train_tokenizer"),
+    "preprocess": _main_of("preprocess"),
+    "inspect": _main_of("preprocess.inspect_data"),
+    "merge": _main_of("data.rewrite", "merge_main"),
+    "split": _main_of("data.rewrite", "split_main"),
+    "convert": lambda: _convert,
 }

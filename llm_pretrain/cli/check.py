@@ -41,9 +41,10 @@ from llm_pretrain.data import (
     lone_validation,
     open_sources,
 )
-from llm_pretrain.data.sources import named_validation
+from llm_pretrain.data.sources import named_validation, of_named_set
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.terminal import print_error, wrap
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.planning.machines import machine_of_this_device
 from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.folders import (
@@ -56,7 +57,7 @@ from llm_pretrain.training.folders import (
     index_cache_problems,
     verify_checkpoints,
 )
-from llm_pretrain.training.origin import origin_of
+from llm_pretrain.training.origin import origin_of, repeated_decay
 from llm_pretrain.training.preflight import (
     introduce,
     missing_weights,
@@ -194,7 +195,8 @@ def _check(
         report.section("MODEL", _describe_model(model, run.data.max_seq_length))
     if degrees is not None and run.training.max_steps > 0:
         report.section("BATCH", describe_batches(run, degrees))
-        report.section("LEARNING RATE", [describe_schedule(run)])
+        scales = [] if model is None else MaximalUpdate(model, run.training).describe()
+        report.section("LEARNING RATE", [describe_schedule(run), *scales])
         if model is not None and machine_name is not None:
             _check_plan(report, run, model, degrees, machine_name)
         if model is not None:
@@ -253,6 +255,7 @@ def _check_start(
                 samples = samples_in_order(run, state, plan.train_samples)
                 report.problems += shortage(run, state, degrees, samples)
                 report.problems += rewritten_stages(run, state, now) if now else []
+                report.notices += repeated_decay(run, start.checkpoints[0], state)
         except ConfigError as error:
             report.problems += error.problems
     if run.training.do_train:
@@ -347,10 +350,10 @@ def _check_named_data(
     for name, data in named_validation(run.data).items() if samples else ():
         found = []
         try:
-            sources = open_sources(data)
+            sources = open_sources(data, argument=f"eval_data {name}")
             found += data_problems(sources, SampleCounts(valid=samples))
             if model is not None:
                 list(describe_ids(sources, model.vocab_size))
         except DataError as error:
             found.append(str(error))
-        report.problems += [f"eval_data {name}: {problem}" for problem in found]
+        report.problems += [of_named_set(name, problem) for problem in found]

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     command.set_defaults(tokenizer=None)
 
     def work(given: argparse.Namespace) -> None:
-        directory = find_model(given.directory)
+        directory = find_model(given.directory, print_beside)
         tokenizer = load_tokenizer(given.tokenizer or directory)
         device.choose(given.device, is_alone=True)
         if remark := device.remark(given.device):

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     command.set_defaults(tokenizer=None)
 
     def work(given: argparse.Namespace) -> None:
-        directory = find_model(given.directory)
+        directory = find_model(given.directory, print_beside)
         tokenizer = load_tokenizer(given.tokenizer or directory)
         prompts = [tokenizer.encode(prompt) for prompt in given.prompt]
         for text, prompt in zip(given.prompt, prompts, strict=True):

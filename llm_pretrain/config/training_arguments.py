@@ -147,6 +147,30 @@ class OptimizerArguments(Arguments):
     )
 
 
+class TransferArguments(Arguments):
+    """Transfer: the sizes of the model that learning rate and weights were tuned on (muP)."""
+
+    mup_base_hidden_size: Integer | None = Field(
+        None,
+        gt=0,
+        description="Hidden size of the model on which learning_rate and initializer_range were "
+        "tuned: the rates and initial values of each tensor are scaled from there by muP. null is "
+        "the model's own, which scales nothing.",
+    )
+    mup_base_head_dim: Integer | None = Field(
+        None,
+        gt=0,
+        description="Size of an attention head of that model, where it is another: attention "
+        "scores are scaled by 1 / size from there on, not by its root.",
+    )
+    mup_base_num_hidden_layers: Integer | None = Field(
+        None,
+        gt=0,
+        description="Layers of that model: residual branches count as much less as there are more "
+        "layers now (CompleteP).",
+    )
+
+
 class PrecisionArguments(Arguments):
     """Precision: number formats of weights, gradients and products."""
 
@@ -188,6 +212,7 @@ class TrainingArguments(
     RecomputeArguments,
     ParallelArguments,
     PrecisionArguments,
+    TransferArguments,
     OptimizerArguments,
     ScheduleArguments,
     BatchArguments,

@@ -33,6 +33,7 @@ from llm_pretrain.data.sources import (
     first_notices,
     lone_validation,
     named_validation,
+    of_named_set,
     open_sources,
     split_documents,
     tokens_in,
@@ -121,14 +122,14 @@ def build_datasets(
         notices, named = list(datasets.notices), {}
         for name, part in named_validation(data).items():
             try:
-                built = build(part, SampleCounts(valid=counts.valid))
+                opened = open_sources(part, argument=f"eval_data {name}")
+                built = build(part, SampleCounts(valid=counts.valid), sources=opened)
             except DataError as error:
-                raise DataError(f"eval_data {name}: {error}") from error
+                raise DataError(of_named_set(name, str(error))) from error
             assert built.valid is not None
             named[name] = built.valid
-            notices += [
-                f"eval_data {name}: {line}" for line in built.notices if line not in notices
-            ]
+            new = [line for line in built.notices if line not in notices]
+            notices += [of_named_set(name, line) for line in new]
         return replace(datasets, named_valid=named, notices=tuple(notices))
     sources = sources or open_sources(data, counts.stages)
     inputs, shares = sources.inputs, sources.shares

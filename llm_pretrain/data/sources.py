@@ -55,16 +55,18 @@ class Sources:
         return [*self.inputs.notices, *first_notices(of_files)]
 
 
-def open_sources(data: DataArguments, stage_samples: Sequence[int] = ()) -> Sources:
+def open_sources(
+    data: DataArguments, stage_samples: Sequence[int] = (), argument: str = "input_dir"
+) -> Sources:
     """Find and open what `input_dir` or `data_stages` names.
 
     `stage_samples`: of each stage, as `BatchPlan` has them; where they aren't known, all stages
     count alike. What the run does not reach must be there, but is not opened.
 
-    Raises DataError as `build_datasets` would.
+    Raises DataError as `build_datasets` would, which names the argument that was typed.
     """
     if not data.data_stages:
-        inputs = find_data(data.input_dir)
+        inputs = find_data(data.input_dir, argument)
         files, tokens = _open_files(data, inputs.prefixes)
         return Sources(data, inputs, files, tokens, tuple(shares_of(inputs, tokens)))
     if not any(stage_samples):
@@ -102,6 +104,12 @@ def named_validation(data: DataArguments) -> dict[str, DataArguments]:
         name: data.model_copy(update={**alone, "input_dir": path, "split": "0,1,0"})
         for name, path in named.items()
     }
+
+
+def of_named_set(name: str, problem: str) -> str:
+    """A sentence on a set of `eval_data`, which says so once."""
+    argument = f"eval_data {name}"
+    return problem if problem.startswith(argument) else f"{argument}: {problem}"
 
 
 def tokens_in(tokens: TokenData, documents: range) -> int:

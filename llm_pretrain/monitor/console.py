@@ -114,7 +114,9 @@ class Console:
         for named in named_sets(metrics):
             loss, perplexity = metrics[f"eval_{named}_loss"], metrics[f"eval_{named}_ppl"]
             shown.append(f"{named} {loss:.4f} ({perplexity:.2f})")
-        self.message("  ".join([f"{name} after step {metrics['global_step']}", *shown]))
+        self.message(
+            filled_lines([f"{name} after step {metrics['global_step']}", *shown], self.width)
+        )
 
     def message(self, text: str, *, wrap: bool = True) -> None:
         """Any text; without `wrap` a line may be wider than a terminal, which then breaks it."""
@@ -237,6 +239,18 @@ def fitted_line(metrics: Metrics, max_steps: int, width: int) -> str:
             break
         line += f"  {part}"
     return line[:width]
+
+
+def filled_lines(parts: Sequence[str], width: int) -> str:
+    """Parts in lines of at most `width` characters, none broken unless it is longer; all lines but
+    the first are indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"  {part}")
+    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:

@@ -77,6 +77,7 @@ def _forget_tables() -> None:
 
 def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, steps: int) -> None:
     """As `training.run` and the trainer do, without data, reports and checkpoints."""
+    from llm_pretrain.models.maximal_update import MaximalUpdate
     from llm_pretrain.ops.operator import set_compute_dtype
     from llm_pretrain.parallel.pipeline.executor import Pipeline
     from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW
@@ -92,7 +93,11 @@ def _train(run: RunConfig, model: ModelConfig, degrees: Degrees, rank: int, step
         )
         loss_scale = LossScale(1.0, is_dynamic=False)
         optimizer = ShardedAdamW(
-            stage, training, topology, tied_embedding=model.tie_word_embeddings
+            stage,
+            training,
+            topology,
+            tied_embedding=model.tie_word_embeddings,
+            rate_of=MaximalUpdate(model, training).rate,
         )
         # The first of several steps only leaves what later ones begin with.
         least = degrees.pipeline if degrees.virtual_pipeline > 1 else 1

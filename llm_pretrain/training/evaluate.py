@@ -20,8 +20,7 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.preprocess.tokenizers import load_tokenizer
-from llm_pretrain.training.preflight import tokenizer_directory
+from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.training.reports import perplexity
 from llm_pretrain.training.shared_batches import open_batches
 
@@ -31,6 +30,9 @@ class Evaluations:
 
     Where its tokenizer tells what each token stands for, bits per byte are told beside the loss:
     unlike losses they compare models of different tokenizers.
+
+    Args:
+        tokenizer: reads it, or raises ValueError where there is none.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Evaluations:
         model: ModelConfig,
         topology: Topology,
         pipeline: Pipeline,
+        tokenizer: Callable[[], Tokenizer],
         should_stop: Callable[[], bool],
     ) -> None:
         self._run = run
         self._model = model
         self._topology = topology
         self._pipeline = pipeline
+        self._tokenizer = tokenizer
         self._should_stop = should_stop
 
     def of_validation(self, datasets: Datasets) -> dict[str, float] | None:
@@ -100,7 +104,7 @@ class Evaluations:
         if self._model.blank_infilling is not None:
             return None
         try:
-            found = load_tokenizer(tokenizer_directory(self._run)).token_bytes()
+            found = self._tokenizer().token_bytes()
         except ValueError:  # there is no tokenizer: the data is token ids alone
             return None
         size = self._model.vocab_size

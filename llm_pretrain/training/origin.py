@@ -16,6 +16,7 @@ from llm_pretrain.config import RunConfig
 from llm_pretrain.config.argument_types import shown
 from llm_pretrain.config.keys import OF_A_START
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.config.schedule_arguments import ScheduleArguments, learning_rate_at
 from llm_pretrain.data import Sources
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers import tokenizer_files
@@ -28,6 +29,7 @@ _HOW_NOT_WHAT = (
     "fuse_attention_ffn",
 )
 """Fields of a model's configuration that change how it is computed, and not what."""
+_SCHEDULE = tuple(ScheduleArguments.model_fields)
 _FILES_LISTED = 64
 _BLOCK_BYTES = 4096
 _MOST_BLOCKS = 1024
@@ -236,4 +238,29 @@ def late_decay(run: RunConfig, checkpoint: Path, state: Mapping[str, Any]) -> li
     return [
         f"decay_from: {checkpoint} is beyond step {begin}, and its steps had another rate; resume "
         f"from a checkpoint of step {begin} or before, or set decay_from to {step}"
+    ]
+
+
+def repeated_decay(run: RunConfig, checkpoint: Path, state: Mapping[str, Any]) -> list[str]:
+    """What a user should know whose rate is to fall by `decay_from`, and has fallen before the
+    checkpoint already: it rises again first.
+
+    Args:
+        state: of the checkpoint.
+    """
+    training, before = run.training, state.get("origin", {}).get("run", {})
+    step = int(state["progress"]["global_step"])
+    begin = training.decay_from
+    is_used = training.do_train and training.lr_scheduler_type == "warmup_stable_decay"
+    if not before or begin is None or begin == before.get("decay_from") or not is_used:
+        return []
+    schedule = ScheduleArguments(**{key: before[key] for key in _SCHEDULE if key in before})
+    old, new = learning_rate_at(step, schedule), learning_rate_at(step, training)
+    has_fallen = step > schedule.warmup and old < schedule.learning_rate
+    if not has_fallen or old >= new:
+        return []
+    return [
+        f"decay_from: the rate of {checkpoint} had fallen to {old:g} already and goes up to "
+        f"{new:g} again, from which it falls after step {begin}; a checkpoint from before the "
+        "decay spares that"
     ]

@@ -22,6 +22,7 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
 from llm_pretrain.data.sources import epochs_text
 from llm_pretrain.models.families import load_model_config, read_model_config
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.preprocess.tokenizers import class_for_paddlenlp, find_tokenizer, load_tokenizer
 
 _LONGEST_BLEND = 60
@@ -78,6 +79,7 @@ def model_problems(run: RunConfig, model: ModelConfig, degrees: Degrees | None) 
         *missing_weights(run),
         *vocabulary_problems(run, model),
         *sample_problems(run, model),
+        *MaximalUpdate(model, run.training).problems(),
         *([] if degrees is None else check_layout(run, model, degrees)),
     ]
 

@@ -36,6 +36,7 @@ from llm_pretrain.data import (
 from llm_pretrain.machine import SIGNAL_STATUS, device, terminal
 from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.terminal import print_error
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops.operator import set_compute_dtype
 from llm_pretrain.parallel.comm import collectives, epochs
@@ -262,7 +263,7 @@ def _say_what_is_run(
     ]
     for notice in filter(None, (*notices, device.remark(training.device))):
         reports.message(notice)
-    for line in describe_batches(run, degrees):
+    for line in (*describe_batches(run, degrees), *MaximalUpdate(model, training).describe()):
         reports.message(line)
 
 

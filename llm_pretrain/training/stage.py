@@ -18,6 +18,7 @@ from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.config import RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.models.decoder import Chunk, Decoder
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import Sequences
 from llm_pretrain.parallel.pipeline.schedules import Place
@@ -65,14 +66,16 @@ def prepare_stage(
 
 def first_values(run: RunConfig, model: ModelConfig) -> Callable[[Piece], np.ndarray]:
     """What gives this rank's part of a piece before the first step."""
-    if not run.model.continue_training:
-        return partial(local_initial_values, seed=run.training.seed)
-    return published_parts(
-        model,
-        run.model.model_name_or_path,
-        may_be_deeper=run.model.num_hidden_layers is not None,
-        seed=run.training.seed if run.model.resize_vocabulary else None,
-    )
+    part: Callable[[Piece], np.ndarray] = partial(local_initial_values, seed=run.training.seed)
+    if run.model.continue_training:
+        part = published_parts(
+            model,
+            run.model.model_name_or_path,
+            may_be_deeper=run.model.num_hidden_layers is not None,
+            seed=run.training.seed if run.model.resize_vocabulary else None,
+        )
+    mup = MaximalUpdate(model, run.training)
+    return lambda piece: part(piece.scaled(mup.scale(piece.name).initial))
 
 
 def recompute_activations(stage: Decoder, training: TrainingArguments, topology: Topology) -> None:

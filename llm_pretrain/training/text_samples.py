@@ -9,6 +9,8 @@ two steps, or of two layouts, compare.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import paddle
 from paddle import Tensor, nn
@@ -20,8 +22,7 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import Sequences, split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
-from llm_pretrain.training.preflight import tokenizer_directory
+from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.training.reports import Reports
 
 TOKENS = 40
@@ -115,6 +116,7 @@ class TextSamples:
         model: ModelConfig,
         topology: Topology,
         pipeline: Pipeline,
+        tokenizer: Callable[[], Tokenizer],
         reports: Reports,
     ) -> None:
         self._every = run.training.sample_steps or 0
@@ -122,9 +124,7 @@ class TextSamples:
         self._length = run.data.max_seq_length
         self._reports = reports
         self._continuation = _Continuation(pipeline, topology, model, self._length)
-        self._tokenizer: Tokenizer | None = None
-        if self._prompts:
-            self._tokenizer = load_tokenizer(tokenizer_directory(run))
+        self._tokenizer = tokenizer() if self._prompts else None
 
     def take(self, step: int) -> None:
         """Continue the prompts where samples are due after this step, and tell the texts."""

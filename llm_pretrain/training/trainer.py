@@ -18,17 +18,20 @@ from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import batch_at, length_at
 from llm_pretrain.data import Batch, Datasets
 from llm_pretrain.machine.device import CopiesAhead
+from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
+from llm_pretrain.preprocess.tokenizers import load_tokenizer
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import Evaluations
 from llm_pretrain.training.integrity import FlippedBitsError, Integrity
-from llm_pretrain.training.origin import changes
+from llm_pretrain.training.origin import changes, repeated_decay
+from llm_pretrain.training.preflight import tokenizer_directory
 from llm_pretrain.training.reports import Reports
 from llm_pretrain.training.resume import Loaded, Shards, load_unless_damaged, newest_state
 from llm_pretrain.training.sample_order import accept_samples, sample_order
@@ -78,7 +81,11 @@ class Trainer:
             is_dynamic=training.compute_dtype == "float16",
         )
         self.optimizer = ShardedAdamW(
-            pipeline.stage, training, topology, tied_embedding=model.tie_word_embeddings
+            pipeline.stage,
+            training,
+            topology,
+            tied_embedding=model.tie_word_embeddings,
+            rate_of=MaximalUpdate(model, training).rate,
         )
         saved = SavedState(
             Path(training.output_dir), pipeline.stage, model, self.optimizer, topology
@@ -98,8 +105,11 @@ class Trainer:
         """Step and loss of the last whole evaluation."""
         self.integrity = Integrity(training, topology, self.optimizer, reports)
         self.stragglers = Stragglers(training, topology, reports)
-        self.evaluations = Evaluations(run, model, topology, pipeline, lambda: bool(stop.agree()))
-        self.text_samples = TextSamples(run, model, topology, pipeline, reports)
+        # Read when one of the two first asks, and once.
+        tokenizer = cache(lambda: load_tokenizer(tokenizer_directory(run)))
+        parts = run, model, topology, pipeline, tokenizer
+        self.evaluations = Evaluations(*parts, lambda: bool(stop.agree()))
+        self.text_samples = TextSamples(*parts, reports)
 
     def restore(self, loaded: Loaded) -> None:
         """Take up the state of a checkpoint.
@@ -119,6 +129,8 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
+        for line in repeated_decay(self.run, loaded.checkpoint, state):
+            self.reports.message(line)
         samples = len(self.datasets.train or ())
         degrees = self.topology.degrees
         for line in accept_samples(self.run, state, samples, degrees, self.origin):

@@ -177,6 +177,19 @@ def test_named_validation_of_another_vocabulary_or_too_short_is_refused(
     assert "holds the token id" in text
 
 
+def test_a_path_of_named_validation_that_is_not_there_is_of_its_set(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = config.parent / "nowhere"
+    words = ("--do_eval", "--eval_data", f"web={missing}")
+    error = f"error: eval_data web names {missing}, and there are no such files."
+    assert error in check(capsys, config, *words, status=1).replace("\n  ", " ")
+    assert main(["train", str(config), *words]) == 1
+    said = capsys.readouterr().err.replace("\n  ", " ")
+    assert error in said
+    assert "input_dir" not in said
+
+
 def test_prompts_that_cant_be_continued_are_refused(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,3 +201,19 @@ def test_prompts_that_cant_be_continued_are_refused(
     check(capsys, config, *samples, *known)
     text = check(capsys, config, *samples, "", *known, status=1)
     assert "sample_prompts: '' holds no token" in text
+
+
+def test_what_mup_scales_is_told_and_what_it_cant_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The model's is 64, the size of its heads 8.
+    _, matrices, head = section(
+        check(capsys, config, "--mup_base_hidden_size", 16), "LEARNING RATE"
+    )
+    blocks = "  muP: learning rate × 0.25, initial values × 0.5: attention.query, attention.key, "
+    assert matrices.startswith(blocks)
+    assert head == "  muP: learning rate × 0.25, initial values × 0.25: head"
+    (_,) = section(check(capsys, config, "--mup_base_hidden_size", 64), "LEARNING RATE")
+    fused = ("--mup_base_head_dim", 2, "--fuse_attention_qkv", True)
+    text = check(capsys, config, *fused, status=1).replace("\n  ", " ")
+    assert "error: mup_base_head_dim: the queries learn at another rate" in text

@@ -281,3 +281,26 @@ def test_output_that_can_not_be_written_is_a_sentence() -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("llm-pretrain check: standard output: No space left on device")
+
+
+@pytest.mark.parametrize("module", ["llm_pretrain.machine", "argparse", "pydantic"])
+def test_an_interrupt_while_modules_are_imported_ends_the_program(module: str) -> None:
+    interrupting = f"""
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["-m", "check", "configs/llama/demo.json"]
+runpy.run_module("llm_pretrain", run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr in ("", "llm-pretrain check: interrupted\n")

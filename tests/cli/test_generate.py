@@ -53,6 +53,29 @@ def test_from_a_run_and_its_checkpoints(
     assert texts(capsys, tmp_path, *greedy) == at_the_end
 
 
+@pytest.mark.parametrize("is_cut_off", [True, False])
+def test_a_damaged_newest_checkpoint_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_cut_off: bool
+) -> None:
+    for name in ("checkpoint-2", "checkpoint-4"):
+        shutil.copytree(run / name, tmp_path / name)
+    expected = texts(capsys, run / "checkpoint-2", "--temperature", "0")
+    weights = tmp_path / "checkpoint-4" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] if is_cut_off else content[:-1] + bytes([content[-1] ^ 1]))
+    words = [str(tmp_path), "--prompt", "7", "10", "--max_new_tokens", "5", "--temperature", "0"]
+    assert main(["generate", *words]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == expected
+    damage, choice = err.splitlines()
+    assert damage.startswith(str(weights))
+    assert damage.endswith("that checkpoint is passed over.")
+    assert choice == f"The model is that of {tmp_path / 'checkpoint-2'}."
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    assert main(["generate", *words]) == 1
+    assert f"{tmp_path} holds no whole checkpoint: {weights}" in capsys.readouterr().err
+
+
 def test_draws_by_the_seed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, again, other = (
         texts(capsys, run, "--temperature", "2", "--seed", seed) for seed in ("1", "1", "2")

@@ -172,6 +172,20 @@ def test_earlier_steps_and_messages_scroll_above_the_live_line(terminal: Termina
     assert (after, cursor) == ("after the end", "")
 
 
+def test_an_evaluation_of_many_sets_breaks_between_them(terminal: Terminal) -> None:
+    console = Console(10, stream=terminal, live=False)
+    sets = {f"eval_set-{n}_{key}": 2.5 for n in range(6) for key in ("loss", "ppl")}
+    console.evaluation({"global_step": 10, "eval_loss": 2.5, "eval_ppl": 12.2, **sets})
+    first, *further, cursor = terminal.screen()
+    assert first == "evaluation after step 10  loss 2.5000  perplexity 12.20  set-0 2.5000 (2.50)"
+    assert further == [
+        "  set-1 2.5000 (2.50)  set-2 2.5000 (2.50)  set-3 2.5000 (2.50)",
+        "  set-4 2.5000 (2.50)  set-5 2.5000 (2.50)",
+    ]
+    assert cursor == ""
+    assert terminal.longest() <= 80
+
+
 def test_the_last_step_stays_and_the_live_line_goes(terminal: Terminal) -> None:
     console = Console(10, stream=terminal)
     console.step(step(10))

@@ -43,6 +43,16 @@ def test_all_three_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "train/mfu" not in written
 
 
+def test_a_resume_adds_to_the_curves_and_says_nothing_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        report(Reporter(tmp_path, tmp_path / "runs", "visualdl", max_steps=3))
+    assert len(curves(tmp_path / "runs")["train/loss"]) == 6
+    first, second = capsys.readouterr().out.split("train_runtime  1:15")[:2]
+    assert str(tmp_path) not in first + second
+
+
 def test_none_writes_no_curves(tmp_path: Path) -> None:
     report(Reporter(tmp_path, tmp_path / "runs", "none", max_steps=3))
     assert not (tmp_path / "runs").exists()

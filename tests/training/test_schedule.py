@@ -69,3 +69,13 @@ def test_a_decay_from_a_checkpoint_goes_on_with_the_samples_of_the_run(
         f"decay_from: {long}/checkpoint-{LONG_STEPS} is beyond step {SAVED}"
         in capsys.readouterr().err.replace("\n  ", " ")
     )
+
+    # And one within a decay has a rate that had fallen: allowed, and told.
+    within = branch / f"checkpoint-{SHORT_STEPS}"
+    words = ["--max_steps", "20", "--decay_from", "12", "--resume_from_checkpoint", str(within)]
+    assert main(["check", config, *words, "--output_dir", str(tmp_path / "again")]) == 0
+    said = f"decay_from: the rate of {within} had fallen to 0.0001 already and goes up to 0.001"
+    assert said in capsys.readouterr().out.replace("\n    ", " ")
+    again, console = train("again", max_steps=13, decay_from=12, resume_from_checkpoint=str(within))
+    assert said in console
+    assert [line["learning_rate"] for line in logged(again)][:1] == [1e-3]

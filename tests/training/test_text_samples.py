@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from llm_pretrain.checkpoint.find_model import load_model
+from llm_pretrain.cli import main
 from llm_pretrain.config import ConfigError, load_run_config
 from llm_pretrain.models.generate import generate
 from llm_pretrain.preprocess import load_tokenizer
+from llm_pretrain.preprocess.tokenizers import Tokenizer
+from llm_pretrain.training import trainer
 from llm_pretrain.training.reports import in_a_line
 from llm_pretrain.training.text_samples import TOKENS
 from tests.launching import RUN_PRETRAIN, logged, run_job
@@ -69,6 +72,33 @@ def test_the_texts_are_those_of_the_checkpoint(layout: str, shared: Path, tmp_pa
         model = load_model(tmp_path / "out" / f"checkpoint-{line['global_step']}")
         found = generate(model, tokenizer.encode(line["prompt"]), TOKENS)
         assert line["text"] == tokenizer.decode(found)
+
+
+def test_texts_and_evaluations_share_a_tokenizer(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def reading(directory: Path) -> Tokenizer:
+        read.append(directory)
+        return load_tokenizer(directory)
+
+    monkeypatch.setattr(trainer, "load_tokenizer", reading)
+    config = small_config(
+        shared / "model",
+        shared / "data",
+        tmp_path / "out",
+        tokenizer_name_or_path=str(shared / "tokenizer"),
+        max_steps=1,
+        do_eval=True,
+        eval_iters=1,
+        sample_prompts=["7"],
+        sample_steps=1,
+    )
+    assert main(["train", str(write_config(tmp_path / "run.json", config))]) == 0
+    assert len(logged(tmp_path / "out", "evaluation")) == 1
+    assert len(logged(tmp_path / "out", "sample")) == 1
+    assert read == [shared / "tokenizer"]
 
 
 def test_a_text_is_one_line_and_leaves_the_terminal_as_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from visualdl import LogWriter
@@ -17,11 +18,13 @@ class VisualDLTracker:
     def __init__(self, run: TrackedRun) -> None:
         run.directory.mkdir(parents=True, exist_ok=True)
         earlier = sorted(path.name for path in run.directory.glob("vdlrecords.*.log"))
-        self._writer = LogWriter(
-            logdir=str(run.directory),
-            flush_secs=SECONDS_BETWEEN_WRITES,
-            file_name=earlier[-1] if earlier and run.is_resumed else "",
-        )
+        # It prints that a file which it is told to go on with is there.
+        with contextlib.redirect_stdout(None):
+            self._writer = LogWriter(
+                logdir=str(run.directory),
+                flush_secs=SECONDS_BETWEEN_WRITES,
+                file_name=earlier[-1] if earlier and run.is_resumed else "",
+            )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -12,7 +12,7 @@ next are on their way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -75,6 +75,8 @@ class Kind:
     """Whether the first and the last pipeline stage hold the same values."""
     is_partial: bool
     """Whether each tensor-parallel rank computes a part of the gradient of the same values."""
+    rate: float = 1.0
+    """Factor of the learning rate, but for weight decay."""
 
 
 class Bucket:
@@ -183,7 +185,12 @@ def runs_of_units(model: nn.Layer) -> list[list[nn.Layer]]:
 
 
 def build_buckets(
-    model: nn.Layer, topology: Topology, sharding: Sharding, *, tied_embedding: bool
+    model: nn.Layer,
+    topology: Topology,
+    sharding: Sharding,
+    *,
+    tied_embedding: bool,
+    rate_of: Callable[[str], float] | None = None,
 ) -> list[Bucket]:
     """Lay all parameters of this rank's part of the model out in buckets.
 
@@ -192,6 +199,8 @@ def build_buckets(
 
     Args:
         tied_embedding: the model's head uses the embedding's table.
+        rate_of: the factor of the learning rate, the same for all pieces of a parameter, by
+            canonical name; None is 1.
     """
     unit_of: dict[int, int] = {}
     for number, unit in enumerate(chain.from_iterable(runs_of_units(model))):
@@ -200,6 +209,8 @@ def build_buckets(
     groups: dict[tuple[int, Kind], list[tuple[Tensor, list[Piece]]]] = {}
     for parameter, pieces in grouped_pieces(model):
         is_split = pieces[0].axis is not None
+        rates = {1.0 if rate_of is None else rate_of(piece.name) for piece in pieces}
+        assert len(rates) == 1, f"{[piece.name for piece in pieces]} learn at {rates}"
         kind = Kind(
             decays=len(parameter.shape) > 1,
             is_split=is_split,
@@ -208,6 +219,7 @@ def build_buckets(
             and pieces[0].name == "embedding.weight",
             is_partial=getattr(parameter, "is_partial", False)
             or (topology.sequence_parallel and not is_split),
+            rate=rates.pop(),
         )
         by_unit = sharding.stage > 1 and kind.decays
         unit_number = unit_of[id(parameter)] if by_unit else _WHOLE_MODEL

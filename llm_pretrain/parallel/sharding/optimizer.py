@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import paddle
@@ -47,12 +47,14 @@ class ShardedAdamW:
         topology: Topology,
         *,
         tied_embedding: bool,
+        rate_of: Callable[[str], float] | None = None,
     ) -> None:
+        """`tied_embedding` and `rate_of`: as `build_buckets` has them."""
         self.topology = topology
         self.max_norm = training.max_grad_norm
         sharding = sharding_of(training, topology, str(model.parameters()[0].dtype))
         self.buckets: list[Bucket] = build_buckets(
-            model, topology, sharding, tied_embedding=tied_embedding
+            model, topology, sharding, tied_embedding=tied_embedding, rate_of=rate_of
         )
         if sharding.stage == 3 or sharding.overlaps_gathering:
             gather_around_units(model, self.buckets)
@@ -116,13 +118,14 @@ class ShardedAdamW:
     def _apply(self, factor: float, learning_rate: float) -> None:
         self.steps += 1
         for bucket, moments, shard in zip(self.buckets, self.moments, self.shards, strict=True):
+            rate = bucket.kind.rate
             ops.adamw_(
                 *(bucket.master, moments["moment1"], moments["moment2"], shard),
-                learning_rate=learning_rate,
+                learning_rate=learning_rate * rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 epsilon=self.epsilon,
-                weight_decay=self.weight_decay if bucket.kind.decays else 0.0,
+                weight_decay=self.weight_decay / rate if bucket.kind.decays else 0.0,
                 gradient_factor=factor,
                 step=self.steps,
             )

@@ -25,6 +25,9 @@ class Normal:
 
     std: float
 
+    def scaled(self, factor: float) -> Normal:
+        return Normal(self.std * factor)
+
     def values(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         values = generator.standard_normal(shape, dtype=np.float32)
         values *= np.float32(self.std)
@@ -36,6 +39,9 @@ class Constant:
     """The same value everywhere."""
 
     value: float
+
+    def scaled(self, factor: float) -> Constant:
+        return Constant(self.value * factor)
 
     def values(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         return np.full(shape, self.value, dtype=np.float32)
@@ -58,6 +64,10 @@ class Piece:
     offset: int = 0
     """Where this rank's part begins in the parameter, along `axis`."""
     initializer: Normal | Constant = Constant(0.0)
+
+    def scaled(self, factor: float) -> Piece:
+        """The same with initial values so many times as large."""
+        return replace(self, initializer=self.initializer.scaled(factor))
 
     def block(self, rank: int, degree: int) -> tuple[slice, ...]:
         """The part of the whole tensor that `rank` of `degree` tensor-parallel ranks holds."""

@@ -308,14 +308,15 @@ def test_a_run_is_shown_live(tmp_path: Path) -> None:
             before = read_page(url)
             assert '<meta http-equiv="refresh"' in before
             assert "Step 4" not in before
-            MetricsLog(folder).write(
-                "event", {"global_step": 4, "event": "spike", "message": "Step 4 spikes."}
-            )
+            log = MetricsLog(folder)
+            log.write("event", {"global_step": 4, "event": "spike", "message": "Step 4 spikes."})
+            log.close()
             assert "Step 4 spikes." in read_page(url)
             shutil.rmtree(folder)
             with pytest.raises(HTTPError) as refused:
                 read_page(url)
-            assert refused.value.code == 500
+            with refused.value as answer:
+                assert answer.code == 500
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait() == 0

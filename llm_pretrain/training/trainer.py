@@ -129,11 +129,10 @@ class Trainer:
         self.changes = changes(state.get("origin", {}), self.origin)
         for line in self.changes:
             self.reports.message(f"Changed since {loaded.checkpoint.name}: {line}")
-        for line in repeated_decay(self.run, loaded.checkpoint, state):
-            self.reports.message(line)
         samples = len(self.datasets.train or ())
-        degrees = self.topology.degrees
-        for line in accept_samples(self.run, state, samples, degrees, self.origin):
+        notices = repeated_decay(self.run, loaded.checkpoint, state)
+        notices += accept_samples(self.run, state, samples, self.topology.degrees, self.origin)
+        for line in notices:
             self.reports.message(line)
 
     def _take_up(self, state: Mapping[str, Any], shards: Shards, steps: int) -> None:
@@ -194,11 +193,10 @@ class Trainer:
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
                 self.evaluate()
-            self.text_samples.take(self.progress.global_step)
-            is_saved = bool(
-                self.stop.agreed or self.is_rewound or self.saves.is_due(self.progress.global_step)
-            )
-            self.integrity.compare(self.progress.global_step, saves=is_saved)
+            step = self.progress.global_step
+            self.text_samples.take(step)
+            is_saved = bool(self.stop.agreed or self.is_rewound or self.saves.is_due(step))
+            self.integrity.compare(step, saves=is_saved)
             if is_saved:
                 self.save()
 

@@ -73,7 +73,7 @@ def describe_keys(columns: int) -> list[str]:
 
 def describe_degrees(degrees: Degrees) -> str:
     """The number of processes, and the degrees above 1 that it is the product of."""
-    processes = f"{degrees.world_size} process{'es' if degrees.world_size > 1 else ''}"
+    processes = "1 process" if degrees.world_size == 1 else f"{degrees.world_size} processes"
     axes = ("data", "sharding", "pipeline", "sep", "context", "tensor")
     sizes = [(axis, getattr(degrees, axis)) for axis in axes]
     product = " × ".join(f"{axis} {size}" for axis, size in sizes if size > 1)

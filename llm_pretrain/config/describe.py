@@ -10,6 +10,7 @@ from llm_pretrain.config import keys
 from llm_pretrain.config.degrees import ORDERS, Degrees, rank_groups
 from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.run_config import RunConfig, plan_batches
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import wrap
 
 _GROUPS_SHOWN = 8
@@ -42,7 +43,8 @@ def describe_config(run: RunConfig, *, columns: int, everything: bool = True) ->
             lines += wrap(line, columns, key_width + 1)
     if not everything:
         others = len(run.sources) - len(texts)
-        lines += wrap(f"and {others} keys left at their defaults, which --verbose shows", columns)
+        rest = f"and {others} keys left at their defaults, which --verbose shows"
+        lines += wrap(translated(rest), columns)
     return lines
 
 

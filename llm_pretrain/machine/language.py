@@ -23,7 +23,7 @@ _FILES = Path(__file__).parent / "chinese"
 _BETWEEN = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|(: |; |, |(?<=[.…]) |  +)')
 """What stands between two messages in a row, but for what is quoted."""
 _IN_CHINESE = {": ": "：", "; ": "；", ", ": "，", " ": ""}
-_LITERALLY = tuple("\"'`[{/")
+_LITERALLY = tuple("\"'`[{")
 """What a value of the user's may begin with, and no message does."""
 
 

@@ -17,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: threads of one would stand in the others' way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Messages are in English whatever the locale, those of programs that the tests start, too.
+os.environ["LLM_PRETRAIN_LANG"] = "en"
+
 import llm_pretrain  # noqa: F401  its settings must precede any test's `import paddle`
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.argument_types import path_argument
 from llm_pretrain.machine.files import naming
-from llm_pretrain.machine.terminal import Command
+from llm_pretrain.machine.terminal import Command, say
 from llm_pretrain.models.families import read_model_config
 from llm_pretrain.preprocess.tokenizers import copy_along, files_that_go_along
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     def work(arguments: argparse.Namespace) -> None:
         source, destination = arguments.source, arguments.destination
         with naming(destination):
-            print(convert(source, destination, TARGETS[arguments.to], arguments.dtype))
+            say(convert(source, destination, TARGETS[arguments.to], arguments.dtype))
 
     return command.run(argv, work)
 

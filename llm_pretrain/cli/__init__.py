@@ -16,7 +16,8 @@ from llm_pretrain.machine import SIGNAL_STATUS, launchers
 
 try:
     from llm_pretrain.machine.files import describe, is_fault, naming
-    from llm_pretrain.machine.terminal import fit, print_beside, width
+    from llm_pretrain.machine.language import translated
+    from llm_pretrain.machine.terminal import fit, print_beside, print_error, width
 except KeyboardInterrupt:  # as in the package's own import
     raise SystemExit(130) from None
 
@@ -87,9 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0].endswith((".json", ".yaml", ".yml")):
             near = [f"train {words[0]}"]
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(
-            f"llm-pretrain: there is no command {words[0]!r}{hint}\n\n{fit(USAGE)}", file=sys.stderr
-        )
+        print_beside(f"llm-pretrain: there is no command {words[0]!r}{hint}")
+        print(f"\n{fit(USAGE)}", file=sys.stderr)
         return 2
     try:
         with _interrupt_ends_at_once(words[0]):
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = work(words[1:])
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"llm-pretrain {words[0]}: interrupted", file=sys.stderr)
+        print_beside(f"llm-pretrain {words[0]}: interrupted")
         return SIGNAL_STATUS + signal.SIGINT
     except BrokenPipeError:
         # The reader, `head` for instance, has seen enough; nothing more can be written.
@@ -142,7 +142,7 @@ def _train(arguments: Sequence[str]) -> int:
     try:
         launchers.adopt(os.environ)
     except launchers.LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 1
     with _interrupt_ends_at_once("train"):
         from llm_pretrain.training.run import run  # imports Paddle, which reads the environment
@@ -160,7 +160,7 @@ def _interrupt_ends_at_once(command: str) -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         # sys.stderr is put aside while Paddle is imported.
-        os.write(2, f"llm-pretrain {command}: interrupted\n".encode())
+        os.write(2, translated(f"llm-pretrain {command}: interrupted\n").encode())
         os._exit(SIGNAL_STATUS + number)
 
     before = signal.getsignal(signal.SIGINT)

@@ -43,7 +43,8 @@ from llm_pretrain.data import (
 )
 from llm_pretrain.data.sources import named_validation, of_named_set
 from llm_pretrain.machine import terminal
-from llm_pretrain.machine.terminal import print_error, wrap
+from llm_pretrain.machine.language import translated
+from llm_pretrain.machine.terminal import print_error, say, wrap
 from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.planning.machines import machine_of_this_device
 from llm_pretrain.preprocess import PreprocessError
@@ -122,9 +123,13 @@ class Report:
 
     def section(self, title: str, lines: Iterable[str]) -> None:
         """Print lines under a title; without lines, nothing."""
+        self.values(title, map(translated, lines))
+
+    def values(self, title: str, lines: Iterable[str]) -> None:
+        """The same of lines that are to be printed as they are."""
         fitted = [part for line in lines for part in wrap(f"  {line}", self.columns)]
         if fitted:
-            print("\n".join((title, *fitted)), end="\n\n")
+            print("\n".join((translated(title), *fitted)), end="\n\n")
 
     def finish(self) -> int:
         """Print notices and problems; the exit status."""
@@ -133,9 +138,9 @@ class Report:
         for problem in self.problems:
             print_error(problem)
         if self.problems:
-            print(f"{len(self.problems)} problem(s) found", file=sys.stderr)
+            say(f"{len(self.problems)} problem(s) found", sys.stderr)
             return 1
-        print("No problem found.")
+        say("No problem found.")
         return 0
 
 
@@ -173,7 +178,7 @@ def _check(
     report.notices += run.notices
     # Lines of a section are indented by 2.
     values = describe_config(run, columns=report.columns - 2, everything=report.is_verbose)
-    report.section("CONFIGURATION", values)
+    report.values("CONFIGURATION", values)
     if report.is_verbose:
         choices = (f"{name} = {value or '-'}  [{why}]" for name, value, why in machine.choices())
         report.section("MACHINE", choices)

@@ -17,7 +17,7 @@ from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.indexed_dataset import index_path
 from llm_pretrain.machine import device
-from llm_pretrain.machine.terminal import Command, print_beside
+from llm_pretrain.machine.terminal import Command, print_beside, say
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.likelihood import Predicted, longest_window, losses
 from llm_pretrain.preprocess.encode import clean_documents
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str]) -> int:
         if model.config.blank_infilling is not None:
             raise ValueError(f"{directory}: the model fills blanks and gives texts no probability.")
         if given.choices is not None:
-            print(_of_choices(given, model, tokenizer))
+            say(_of_choices(given, model, tokenizer))
         else:
-            print(_of_texts(given, model, tokenizer))
+            say(_of_texts(given, model, tokenizer))
 
     return command.run(arguments, work)
 

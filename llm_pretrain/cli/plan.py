@@ -23,6 +23,7 @@ from llm_pretrain.config import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.machine import terminal
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import print_error, wrap
 from llm_pretrain.planning.allocator import OutOfMemoryError
 from llm_pretrain.planning.calibrate import calibrated
@@ -354,7 +355,7 @@ def _calibrate(options: _Options, run: RunConfig, model: ModelConfig, machine: M
         print(json.dumps(found.as_json(), indent=2))
     else:
         for line in found.lines():
-            print(terminal.fit(line))
+            print(terminal.fit(translated(line)))
     if options.write:
         _write(options.write, to_json(found.machine))
     return 0
@@ -383,10 +384,10 @@ def _write(path: str, content: dict[str, Any]) -> None:
 
 def _save(path: str, text: str) -> None:
     Path(path).write_text(text, encoding="utf-8")
-    print(f"wrote {path}", file=sys.stderr)
+    terminal.say(f"wrote {path}", sys.stderr)
 
 
 def _section(title: str, lines: Iterable[str]) -> None:
-    fitted = [part for line in lines for part in wrap(f"  {line}", terminal.width())]
+    fitted = [part for line in lines for part in wrap(f"  {translated(line)}", terminal.width())]
     if fitted:
-        print("\n".join((title, *fitted)), end="\n\n")
+        print("\n".join((translated(title), *fitted)), end="\n\n")

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm_pretrain.machine.files import naming, write_text
-from llm_pretrain.machine.terminal import Command, shown
+from llm_pretrain.machine.language import language
+from llm_pretrain.machine.terminal import Command, say, shown
 from llm_pretrain.monitor.page_server import PageServer
 from llm_pretrain.monitor.report.history import differing_names, read_history
 from llm_pretrain.monitor.report.page import MOST_RUNS, report_page
-from llm_pretrain.monitor.report.words import LANGUAGES, Words, language_of_locale
+from llm_pretrain.monitor.report.words import LANGUAGES, Words
 from llm_pretrain.training.folders import lock_problems
 
 SECONDS_TO_RELOAD = 15
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         if len(given.runs) > MOST_RUNS:
             raise ValueError(f"{len(given.runs)} runs are too many for a page; take {MOST_RUNS}")
         named = [*zip(given.runs, differing_names(given.runs), strict=True)]
-        words = Words(given.language or language_of_locale())
+        words = Words(given.language or language())
 
         def page() -> str:
             histories = [
@@ -73,7 +74,7 @@ def _serve(page: Callable[[], str], port: int) -> None:
         server = PageServer("/", "text/html; charset=utf-8", page, port)
     except (OSError, OverflowError) as error:
         raise ValueError(f"port {port}: {getattr(error, 'strerror', None) or error}") from None
-    print(f"{server.url} (Ctrl-C ends it)", flush=True)
+    say(f"{server.url} (Ctrl-C ends it)")
     with contextlib.suppress(KeyboardInterrupt):
         server.wait()
     server.close()

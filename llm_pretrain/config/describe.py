@@ -10,6 +10,7 @@ from llm_pretrain.config import keys
 from llm_pretrain.config.degrees import ORDERS, Degrees, rank_groups
 from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.run_config import RunConfig, plan_batches
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import wrap
 
 _GROUPS_SHOWN = 8
@@ -42,7 +43,8 @@ def describe_config(run: RunConfig, *, columns: int, everything: bool = True) ->
             lines += wrap(line, columns, key_width + 1)
     if not everything:
         others = len(run.sources) - len(texts)
-        lines += wrap(f"and {others} keys left at their defaults, which --verbose shows", columns)
+        rest = f"and {others} keys left at their defaults, which --verbose shows"
+        lines += wrap(translated(rest), columns)
     return lines
 
 
@@ -73,7 +75,7 @@ def describe_keys(columns: int) -> list[str]:
 
 def describe_degrees(degrees: Degrees) -> str:
     """The number of processes, and the degrees above 1 that it is the product of."""
-    processes = f"{degrees.world_size} process{'es' if degrees.world_size > 1 else ''}"
+    processes = "1 process" if degrees.world_size == 1 else f"{degrees.world_size} processes"
     axes = ("data", "sharding", "pipeline", "sep", "context", "tensor")
     sizes = [(axis, getattr(degrees, axis)) for axis in axes]
     product = " × ".join(f"{axis} {size}" for axis, size in sizes if size > 1)

@@ -20,7 +20,7 @@ from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.sources import one_source_validates
 from llm_pretrain.data.token_data import BLOCK, DataError, TokenData
 from llm_pretrain.machine.files import naming
-from llm_pretrain.machine.terminal import Command
+from llm_pretrain.machine.terminal import Command, say
 
 _SEQUENCES = 1 << 16
 _TOKENS = 1 << 22
@@ -148,7 +148,7 @@ def merge_main(argv: Sequence[str]) -> int:
         merged = merge(parts, arguments.output_prefix)
         said = one_source_validates(prefixes, [part.documents for part in parts])
         if said is not None:
-            print(said)
+            say(said)
         _say([merged])
 
     return command.run(argv, work)
@@ -201,7 +201,7 @@ def asks_for_token_data(argv: Sequence[str]) -> bool:
 
 def _say(written: Sequence[TokenData]) -> None:
     for data in written:
-        print(
+        say(
             f"Wrote {data.prefix}.bin and {data.prefix}.idx: {data.documents:,} documents, "
             f"{data.token_count:,} tokens of type {data.tokens.dtype.name}"
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_pretrain.machine import SIGNAL_STATUS
+from llm_pretrain.machine import SIGNAL_STATUS, terminal
 from llm_pretrain.machine.launchers import free_port
 
 _GATHERING_SECONDS = 0.05
@@ -303,4 +303,4 @@ class Job:
 
 def say(text: str) -> None:
     """Tell the user, on the launcher's console."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+    terminal.say(f"launch: {text}", sys.stderr)

@@ -231,7 +231,7 @@ def _read(names: _Names, environment: Mapping[str, str]) -> Place:
 
 
 def _are_missing(names: list[str]) -> str:
-    return f"{_listed(names)} {'is' if len(names) == 1 else 'are'} missing"
+    return f"{names[0]} is missing" if len(names) == 1 else f"{_listed(names)} are missing"
 
 
 def _remedy(names: _Names) -> str:

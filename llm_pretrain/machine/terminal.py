@@ -1,17 +1,21 @@
-"""Text for people, in lines no wider than their terminal, and the command lines that they type."""
+"""Text for people, in their language and in lines no wider than their terminal, and the command
+lines that they type."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import os
+import re
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from llm_pretrain.machine.files import describe
+from llm_pretrain.machine.language import translated
 
 _NO_TERMINAL = 80
 
@@ -27,11 +31,13 @@ def wrap(line: str, columns: int, hanging: int = 2) -> list[str]:
     Words are kept whole, so that a path can be copied; one that has no room beside what hangs
     deep gets more.
     """
-    if len(line) <= columns:
+    if columns_of(line) <= columns:
         return [line]
     indent = len(line) - len(line.lstrip())
     if max(map(len, line.split()), default=0) > columns - indent - hanging:
         hanging = min(hanging, 2)
+    if columns_of(line) > len(line):
+        return _wrap_wide(line, columns, indent, hanging)
     return textwrap.wrap(
         line,
         columns,
@@ -39,6 +45,28 @@ def wrap(line: str, columns: int, hanging: int = 2) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def columns_of(text: str) -> int:
+    """The columns that a text takes: signs of Chinese take two."""
+    return len(text) + sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
+
+
+_WIDE = r"[\u2e80-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
+_TOGETHER = re.compile(rf"\s+|(?:{_WIDE}|(?:(?!{_WIDE})\S)+)[，。：；、）？！…]*")
+"""Spaces; a Chinese sign or a word, with the punctuation that may not begin a line."""
+
+
+def _wrap_wide(line: str, columns: int, indent: int, hanging: int) -> list[str]:
+    """`wrap` for Chinese, which may be broken between any two signs."""
+    lines, current = [], ""
+    for part in _TOGETHER.findall(line):
+        if current.strip() and columns_of(current + part.rstrip()) > columns:
+            lines.append(current.rstrip())
+            current = " " * (indent + hanging) + part.lstrip()
+        else:
+            current += part
+    return [*lines, current.rstrip()]
 
 
 def fit(text: str, hanging: int = 0) -> str:
@@ -53,6 +81,11 @@ def shown(text: str, hanging: int = 2) -> str:
     return fit(text, hanging) if sys.stdout.isatty() else text
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """A text in the reader's language, by default on the standard output."""
+    print(translated(text), file=stream, flush=True)
+
+
 def print_error(problem: str) -> None:
     """A problem on the standard error: on a terminal in lines that fit it, elsewhere in one line,
     which a program can look for."""
@@ -61,6 +94,7 @@ def print_error(problem: str) -> None:
 
 def print_beside(line: str) -> None:
     """What is no result, on the standard error, as `print_error` has it."""
+    line = translated(line)
     if sys.stderr.isatty() or "COLUMNS" in os.environ:
         line = fit(line, hanging=2)
     print(line, file=sys.stderr, flush=True)

@@ -43,6 +43,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm_pretrain.machine.terminal import say
+
 SECONDS_PER_EVENT = 10.0
 SECONDS_AT_END = SECONDS_PER_EVENT + 2
 LONGEST_MESSAGE = 16_000
@@ -292,7 +294,7 @@ def plain(value: Any) -> Any:
 
 
 def _warn_on_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llm_pretrain.machine import launchers
+from llm_pretrain.machine.language import translated
+from llm_pretrain.machine.terminal import columns_of
 from llm_pretrain.monitor.metrics_log import Metrics, evaluation_line, named_sets, step_line
 
 if TYPE_CHECKING:
@@ -114,9 +116,8 @@ class Console:
         for named in named_sets(metrics):
             loss, perplexity = metrics[f"eval_{named}_loss"], metrics[f"eval_{named}_ppl"]
             shown.append(f"{named} {loss:.4f} ({perplexity:.2f})")
-        self.message(
-            filled_lines([f"{name} after step {metrics['global_step']}", *shown], self.width)
-        )
+        head = translated(f"{name} after step {metrics['global_step']}")
+        self.message(filled_lines([head, *shown], self.width))
 
     def message(self, text: str, *, wrap: bool = True) -> None:
         """Any text; without `wrap` a line may be wider than a terminal, which then breaks it."""
@@ -227,26 +228,28 @@ def launchers_console() -> TextIO | None:
 
 
 def fitted_line(metrics: Metrics, max_steps: int, width: int) -> str:
-    """A step's line of at most `width` characters."""
+    """A step's line of at most `width` columns."""
     step = metrics["global_step"]
     assert isinstance(step, int), "a step has a number"
-    line = (
+    line = translated(
         f"{step:>{len(str(max_steps))}}/{max_steps}  {step / max(max_steps, 1):5.1%}  "
         f"{metrics['time_left']} left  loss {metrics['loss']:.4f}"
     )
     for part in _filled(WHERE_THERE_IS_ROOM, metrics):
-        if len(line) + 2 + len(part) > width:
+        if columns_of(line) + 2 + columns_of(part) > width:
             break
         line += f"  {part}"
-    return line[:width]
+    while columns_of(line) > width:
+        line = line[:-1]
+    return line
 
 
 def filled_lines(parts: Sequence[str], width: int) -> str:
-    """Parts in lines of at most `width` characters, none broken unless it is longer; all lines but
+    """Parts in lines of at most `width` columns, none broken unless it is longer; all lines but
     the first are indented."""
     lines = [parts[0]]
     for part in parts[1:]:
-        if len(lines[-1]) + 2 + len(part) <= width:
+        if columns_of(lines[-1]) + 2 + columns_of(part) <= width:
             lines[-1] += f"  {part}"
         else:
             lines.append(f"  {part}")
@@ -273,4 +276,8 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def _filled(forms: Sequence[tuple[str, str]], metrics: Metrics) -> list[str]:
-    return [form.format(metrics[name]) for name, form in forms if metrics.get(name) is not None]
+    return [
+        translated(form.format(metrics[name]))
+        for name, form in forms
+        if metrics.get(name) is not None
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_pretrain.machine.language import translated
 from llm_pretrain.monitor import prometheus, trackers
 from llm_pretrain.monitor.console import Console, duration, sparkline
 from llm_pretrain.monitor.metrics_log import Metrics, MetricsLog
@@ -138,6 +139,11 @@ class Reporter:
         self._write_line(kind, fields)
 
     def message(self, text: str) -> None:
+        """Say something, in the reader's language."""
+        self.show(translated(text))
+
+    def show(self, text: str) -> None:
+        """Show a text as it is."""
         self._console.message(text)
 
     def reach_launcher(self) -> None:
@@ -151,7 +157,7 @@ class Reporter:
         """
         width = max((len(name) for name in metrics), default=0)
         shown = {name: _readable(name, value) for name, value in metrics.items()}
-        shown |= texts or {}
+        shown |= {name: translated(text) for name, text in (texts or {}).items()}
         lines = [f"{name:<{width}}  {text}" for name, text in shown.items()]
         if len(self._losses) > 1:
             first, last = f"{self._losses[0]:.3f}", f"{self._losses[-1]:.3f}"

@@ -12,6 +12,7 @@ import numpy as np
 from llm_pretrain.config.argument_types import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import BLOCK, TokenData, scan_token_range
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import Command, shown, width
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.streams import PreprocessError
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         tokenizer = None if arguments.tokenizer is None else typed_tokenizer(arguments)
         for found in find_data(arguments.prefix, "PREFIX").prefixes:
             for line in inspect(open_data(found), tokenizer, arguments.documents):
-                print(shown(line, hanging=2))
+                print(shown(translated(line), hanging=2))
 
     return command.run(argv, work)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from llm_pretrain.data.npy_dataset import ids_path, npz_path
 from llm_pretrain.data.sources import one_source_validates
 from llm_pretrain.machine.files import naming
+from llm_pretrain.machine.terminal import say
 from llm_pretrain.preprocess.clean import Cleaner, CleaningOptions, SeenHashes
 from llm_pretrain.preprocess.encode import Encoded, EncodeOptions, cut_blocks, encode_blocks
 from llm_pretrain.preprocess.inputs import FormatOptions, Source, find_sources
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     def work(arguments: argparse.Namespace) -> None:
         for name, reason in WITHOUT_EFFECT.items():
             if getattr(arguments, name) is not None:
-                print(f"--{name}: no effect: {reason}")
+                say(f"--{name}: no effect: {reason}")
         with naming(arguments.output_prefix):
             _run(arguments, sys.stdout)
 
@@ -67,7 +68,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
         arguments.input_path = [str(Path(word).absolute()) for word in arguments.input_path]
     sources, others = find_sources(arguments.input_path)
     if others:
-        print(f"Left out {len(others)} files of other formats, such as {others[0]}", file=out)
+        say(f"Left out {len(others)} files of other formats, such as {others[0]}", out)
     options = _options(arguments, tokenizer)
     in_parts = arguments.part or arguments.join_parts or arguments.engine
     if arguments.max_doc_num is not None and in_parts:
@@ -82,10 +83,10 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     part: Part | None = arguments.part
     if part is not None:
         whole, sources = sources, part.of(sources)
-        print(f"Part {part}: {len(sources)} of {len(whole)} inputs", file=out)
+        say(f"Part {part}: {len(sources)} of {len(whole)} inputs", out)
         if part.prefix(prefix).is_dir():
             WholePart(part, prefix, options.dtype, _description(arguments, tokenizer, sources))
-            print(f"{part.prefix(prefix)} is done already", file=out)
+            say(f"{part.prefix(prefix)} is done already", out)
             return
         prefix = part.prefix(prefix)
     # Here already, so that a package that is missing is missed before any worker starts.
@@ -93,10 +94,10 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     unfinished = Unfinished(prefix, options.dtype, _description(arguments, tokenizer, sources))
     try:
         if unfinished.finished:
-            print(
+            say(
                 f"Going on from an interrupted run: {unfinished.finished} of {len(sources)} inputs "
                 "are done",
-                file=out,
+                out,
             )
         progress = Progress(
             out,
@@ -116,10 +117,10 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
         _publish(unfinished, progress, arguments)
     except (Exception, KeyboardInterrupt):
         if unfinished.finished:
-            print(
+            say(
                 f"{unfinished.finished} of {len(sources)} inputs are done and kept in "
                 f"{unfinished.folder}: the same command goes on from there",
-                file=out,
+                out,
             )
         raise
     finally:
@@ -159,7 +160,7 @@ def _tell_end(
 ) -> None:
     said = one_source_validates([s.name for s in sources], [s.size for s in sources])
     if arguments.max_doc_num is None and said is not None:
-        print(said, file=out)
+        say(said, out)
     progress.finish(prefix, held_out_prefix(prefix), dtype)
 
 

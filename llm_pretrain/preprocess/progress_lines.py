@@ -10,6 +10,8 @@ from typing import TextIO
 
 import numpy as np
 
+from llm_pretrain.machine.language import translated
+from llm_pretrain.machine.terminal import say
 from llm_pretrain.preprocess.encode import Encoded
 from llm_pretrain.preprocess.inputs import Source
 from llm_pretrain.preprocess.streams import PreprocessError
@@ -61,7 +63,7 @@ class Progress:
             f"{_duration(left)} left\n"
         )
         # At once, so that an interrupt finds the line ended.
-        self._out.write(line)
+        self._out.write(translated(line))
         self._out.flush()
 
     def join(self, documents: int, tokens: int, held_out: int, *, duplicates: int) -> None:
@@ -74,30 +76,30 @@ class Progress:
             raise PreprocessError(f"{where} (--on_error skip goes on without such records)")
         self.counts["unreadable"] += 1
         if self.counts["unreadable"] <= _PROBLEMS_SHOWN:
-            print(f"Skipped {where}", file=self._out)
+            say(f"Skipped {where}", self._out)
 
     def finish_part(self, folder: Path) -> None:
-        print(
+        say(
             f"Wrote {folder}: {self.counts['documents']:,} documents, {self._rates()}",
-            file=self._out,
+            self._out,
         )
 
     def finish(self, prefix: Path, held_out: Path, dtype: np.dtype) -> None:
         counts = self.counts
         for why, number in counts.items():
             if why.startswith("left out") and number:
-                print(f"{number:,} documents {why}", file=self._out)
+                say(f"{number:,} documents {why}", self._out)
         skipped = f", {counts['unreadable']:,} records skipped" if counts["unreadable"] else ""
-        print(
+        say(
             f"Wrote {prefix}.bin and {prefix}.idx: {counts['documents'] - counts['held out']:,} "
             f"documents, {counts['tokens']:,} tokens of type {dtype.name}{skipped}, "
             f"{self._rates()}",
-            file=self._out,
+            self._out,
         )
         if counts["held out"]:
-            print(
+            say(
                 f"Held out in {held_out}.bin and .idx: {counts['held out']:,} documents",
-                file=self._out,
+                self._out,
             )
 
     def _share(self, read: int) -> float:

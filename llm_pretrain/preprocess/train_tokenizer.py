@@ -10,7 +10,7 @@ from typing import TextIO
 
 from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.machine.files import naming
-from llm_pretrain.machine.terminal import Command
+from llm_pretrain.machine.terminal import Command, say
 from llm_pretrain.preprocess.encode import clean_documents
 from llm_pretrain.preprocess.inputs import FormatOptions, find_sources
 from llm_pretrain.preprocess.preprocess_arguments import positive_count
@@ -63,12 +63,12 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     for documents, (text, digest, share) in enumerate(clean_documents(sources, options), 1):
         sample.add(text, digest)
         if documents % arguments.log_interval == 0:
-            print(f"{documents:,} documents, {share:.1%} read", file=out, flush=True)
+            say(f"{documents:,} documents, {share:.1%} read", out)
     if not sample.size:
         raise PreprocessError(f"--input_path {' '.join(arguments.input_path)} holds no text.")
     whole = "all of the text" if sample.is_whole else "a sample of the text"
     megabytes = f"{sample.size / _MEGABYTE:,.1f} MB"
-    print(f"Learning from {megabytes}, {whole} without repeated documents", file=out, flush=True)
+    say(f"Learning from {megabytes}, {whole} without repeated documents", out)
     train_bpe(
         sample.texts(),
         arguments.vocab_size,
@@ -78,8 +78,8 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> None:
     )
     learned = load_tokenizer(arguments.output_dir).vocab_size
     if learned < arguments.vocab_size:
-        print(f"The text has no pairs for more than {learned:,} tokens", file=out)
-    print(f"Wrote {arguments.output_dir}: a tokenizer of {learned:,} tokens", file=out)
+        say(f"The text has no pairs for more than {learned:,} tokens", out)
+    say(f"Wrote {arguments.output_dir}: a tokenizer of {learned:,} tokens", out)
 
 
 class Sample:

@@ -18,6 +18,7 @@ from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
 from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
+from llm_pretrain.machine.terminal import say
 from llm_pretrain.monitor.alerts import Alerts
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, topology
@@ -97,7 +98,7 @@ def _report(error: Exception, tell: Callable[[str], None], stuck: str) -> None:
     if stuck:
         text = f"the job stands still: {stuck}."
         epochs.failed(text, is_final=False)
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        say(f"error: {text}", sys.stderr)
         # The store, which knows who was the first, may be what stands still.
         if rank == (1 if stuck.startswith("rank 0 ") else 0):
             say_failing()
@@ -109,7 +110,7 @@ def _report(error: Exception, tell: Callable[[str], None], stuck: str) -> None:
         text, is_first = _first_failure(own, rank, waits=is_about_communication(error))
     except Exception:  # the store went with rank 0, whose own output is on the console
         text, is_first = f"Rank 0 can't be reached. Rank {rank} failed:\n{own}{_missing()}", True
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)
     if is_first:
         say_failing()
         tell(text)

@@ -17,6 +17,7 @@ from llm_pretrain.config.data_stages import DataStage, stages_begun
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import learning_rate_at
 from llm_pretrain.machine import device
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import shown
 from llm_pretrain.monitor.alerts import Alerts, plain
 from llm_pretrain.monitor.peak_flops import peak_flops
@@ -77,9 +78,13 @@ class Reports:
             self.alerts.begin()
 
     def message(self, text: str) -> None:
+        """Say something, in the reader's language."""
+        self.show(translated(text))
+
+    def show(self, text: str) -> None:
         """Show a text: on a terminal in lines that fit it, elsewhere in lines as they are."""
         if self.reporter:
-            self.reporter.message(shown(text))
+            self.reporter.show(shown(text))
 
     def event(self, kind: str, message: str, **fields: Any) -> None:
         """Something that the operator of the run is told: on the console, in train_log.jsonl (kind
@@ -273,7 +278,7 @@ class Reports:
     def text_sample(self, step: int, prompt: str, text: str) -> None:
         """What the model of this step lets follow a prompt."""
         if self.reporter:
-            self.message(in_a_line(f"Step {step}: {prompt}|{text}"))
+            self.show(in_a_line(f"Step {step}: {prompt}|{text}"))
             self.reporter.note("sample", {"global_step": step, "prompt": prompt, "text": text})
 
     def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:

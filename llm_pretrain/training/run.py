@@ -35,6 +35,7 @@ from llm_pretrain.data import (
 )
 from llm_pretrain.machine import SIGNAL_STATUS, device, terminal
 from llm_pretrain.machine.files import describe, is_fault, naming
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import print_error
 from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.monitor.alerts import Alerts
@@ -160,7 +161,8 @@ def train(
     start = agree_on_start(run, model, topology)
     if start.is_beyond_the_end:
         if is_first_of_node():
-            print("\n".join(map(terminal.shown, start.lines())), flush=True)
+            for line in start.lines():
+                print(terminal.shown(translated(line)), flush=True)
         return 0
     reports = Reports(run, model, topology, alerts)
     try:
@@ -255,7 +257,7 @@ def _say_what_is_run(
         lines = describe_config(run, columns=terminal.width())
         lines += [f"{name} = {value}  [{reason}]" for name, value, reason in machine.choices()]
         lines += [*describe_layout(run, degrees), describe_schedule(run)]
-        reports.message("\n".join(lines))
+        reports.show("\n".join(lines))
     notices = [
         *run.notices,
         *model_notices(run, model, degrees),

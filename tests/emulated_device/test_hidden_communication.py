@@ -9,9 +9,11 @@ import pytest
 from tests.emulated_device.hidden_communication import (
     FORMS,
     HEAD,
+    HEAD_IN_CHINESE,
     LAYOUTS,
     ON_AN_ACCELERATOR,
     PAGE,
+    PAGE_IN_CHINESE,
     Operation,
     Share,
     measure,
@@ -65,6 +67,7 @@ def test_who_is_waited_for_first_chooses_first() -> None:
 
 def test_the_page_states_every_layout() -> None:
     assert PAGE.read_text(encoding="utf-8").startswith(HEAD)
+    assert PAGE_IN_CHINESE.read_text(encoding="utf-8").startswith(HEAD_IN_CHINESE)
     for form in FORMS:
         assert list(stated(form)) == list(LAYOUTS)
 

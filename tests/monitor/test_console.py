@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 
 from llm_pretrain.monitor.console import Console, duration, fitted_line, sparkline
 from tests.launching import ROOT
@@ -124,6 +125,21 @@ def test_what_a_narrow_line_drops_is_the_end_of_the_whole(width: int, last: str)
     assert WHOLE.startswith(line)
     assert line.endswith(last)
     assert len(line) <= width
+
+
+@pytest.mark.parametrize(
+    ("width", "last"),
+    [(20, "剩"), (60, "跳过 1"), (80, "每秒每设备 8,012 token"), (200, "损失缩放 1024")],
+)
+def test_a_line_in_chinese_is_as_wide(
+    width: int, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_PRETRAIN_LANG", "zh")
+    metrics = step(980, loss_scale=1024.0, skipped_steps=1) | {"time_left": "0:03"}
+    line = fitted_line(metrics, 1000, width)
+    assert " 980/1000  98.0%  剩余 0:03  损失 2.7500".startswith(line[:30])
+    assert last in line
+    assert cell_len(line) <= width
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 100, 200])

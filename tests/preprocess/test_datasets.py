@@ -127,7 +127,7 @@ def test_my_own_text(follow: Callable[[str], None], texts: Texts) -> None:
 
 
 def test_every_page_has_a_test() -> None:
-    pages = {path.stem for path in FOLDER.glob("*.md")}
+    pages = {path.stem for path in FOLDER.glob("*.md") if not path.stem.endswith("_zh")}
     tested = set(re.findall(r'follow\("(.*?)"\)', Path(__file__).read_text(encoding="utf-8")))
     assert pages == tested
 

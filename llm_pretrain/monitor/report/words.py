@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 LANGUAGES = ("en", "zh")
@@ -141,11 +140,3 @@ class Words:
     def tag(self) -> str:
         """For HTML's `lang`."""
         return "zh-CN" if self.language == "zh" else "en"
-
-
-def language_of_locale() -> str:
-    """ "zh" where the environment's locale is a Chinese one, else "en"."""
-    locale = next(
-        (os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), ""
-    )
-    return "zh" if locale.lower().startswith("zh") else "en"

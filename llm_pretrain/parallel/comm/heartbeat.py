@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from llm_pretrain.machine.language import translated
 from llm_pretrain.parallel.comm.channel import Channel, Peer
 from llm_pretrain.parallel.comm.places import (
     PLACE,
@@ -342,7 +343,7 @@ class Watch:
         )
 
     def _print_and_kill(self, message: str) -> NoReturn:
-        print(message, file=sys.stderr, flush=True)
+        print(translated(message), file=sys.stderr, flush=True)
         self._tell(message.removeprefix("error: "))
         if os.getppid() == self.rank_process:
             os.kill(self.rank_process, signal.SIGKILL)

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.launchers import free_port, hosts_of_ranks
 
 PATIENCE_SECONDS = 20.0
@@ -119,12 +120,12 @@ class Gathering:
         while len(self.endpoints) < self.size:
             if self.address.is_over():
                 raise MeetingError(
-                    f"{self._missing()} not started: nothing heard at {self.address} in time "
+                    f"{self._missing()}: nothing heard at {self.address} in time "
                     "(distributed_timeout). The log or console of that process says why."
                 )
             if time.monotonic() >= say_at:
                 say_at = float("inf")
-                _say(f"{self._missing()} not started yet …")
+                _say(f"{self._missing()} yet …")
             listener.settimeout(self.address.left(most=1.0))
             with contextlib.suppress(TimeoutError):
                 self._hear(listener.accept()[0])
@@ -158,8 +159,9 @@ class Gathering:
 
     def _missing(self) -> str:
         missing = sorted(set(range(self.size)) - self.endpoints.keys())
-        names = f"Rank {missing[0]}" if len(missing) == 1 else f"Ranks {_ranges(missing)}"
-        return f"{names} of {self.size} {'has' if len(missing) == 1 else 'have'}"
+        if len(missing) == 1:
+            return f"Rank {missing[0]} of {self.size} has not started"
+        return f"Ranks {_ranges(missing)} of {self.size} have not started"
 
     def _tell(self, answer: dict[str, Any]) -> None:
         for connection in self.connections.values():
@@ -219,7 +221,7 @@ def _write_line(connection: socket.socket, said: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(translated(text), file=sys.stderr, flush=True)
 
 
 def _ranges(ranks: Collection[int]) -> str:

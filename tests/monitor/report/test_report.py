@@ -279,7 +279,7 @@ def test_the_page_speaks_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     page = report(run, output=tmp_path / "run.html", language="zh")
     assert '<html lang="zh-CN">' in page.html
     assert figures(page)["状态"] == "已完成"
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+    for name in ("LLM_PRETRAIN_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     for locale, title in (("zh_CN.UTF-8", "训练报告"), ("de_DE.UTF-8", "Report of a run")):
         monkeypatch.setenv("LANG", locale)

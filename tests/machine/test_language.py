@@ -1,0 +1,176 @@
+"""Messages in Chinese: each is there, each is recognized where it is shown, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from llm_pretrain.cli import main
+from llm_pretrain.machine.language import FIELD, VARIABLE, language, read_messages, translated
+from llm_pretrain.machine.terminal import columns_of, wrap
+from tests.messages import PACKAGE, fields, messages
+
+NOT_TRANSLATED = {
+    "cli/demo/": "texts of the demo's corpus and its own few lines",
+    "monitor/metrics_log.py": "PaddleNLP's lines, which programs look for",
+    "monitor/prometheus.py": "the page for Prometheus is in English",
+    "monitor/report/": "the report has a table of words of its own, in both languages",
+    "ops/native/": "what is wrong with the program's own calls",
+    "parallel/pipeline/": "what is wrong with the program's own calls",
+    "planning/allocator.py": "what is wrong with the program's own calls",
+    "planning/picture.py": "SVG",
+    "planning/shapes/": "what is wrong with the program's own calls",
+}
+MODULES = {
+    str(path.relative_to(PACKAGE)): found
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if (found := messages(path))
+}
+CHINESE = read_messages()
+WORDS = CHINESE.pop("words")
+PAIRS = [
+    (english, chinese)
+    for of_module in (*CHINESE.values(), WORDS)
+    for english, chinese in of_module.items()
+    if chinese is not None
+]
+
+
+@pytest.fixture
+def in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "zh")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_message_of_a_module_has_its_translation(module: str) -> None:
+    if module not in CHINESE:
+        assert any(module.startswith(room) for room in NOT_TRANSLATED), module
+    else:
+        assert {*MODULES[module]} - {*CHINESE[module]} == set()
+        assert {*CHINESE[module]} - {*MODULES[module]} == set()
+
+
+def test_there_are_no_translations_of_what_is_not_there() -> None:
+    assert set(CHINESE) <= set(MODULES)
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    for word in WORDS:
+        assert FIELD.split(word)[0].rstrip(" %") in source
+
+
+def test_both_languages_fill_in_the_same() -> None:
+    assert len(PAIRS) > 1000
+    for english, chinese in PAIRS:
+        assert fields(english) == fields(chinese), english
+        numbers = [field.strip("{}") for field in FIELD.findall(chinese)]
+        assert not any(numbers) or sorted(map(int, numbers)) == [*range(len(numbers))], chinese
+
+
+def test_a_message_says_the_same_wherever_it_is_said() -> None:
+    assert len(dict(PAIRS)) == len(set(PAIRS))
+
+
+def test_every_message_is_recognized(in_chinese: None) -> None:
+    for english, chinese in PAIRS:
+        # What follows a word in a sentence begins with a space, and is never said alone.
+        if not english.startswith(" ") or english.startswith("  "):
+            values = [f"Q{number}" for number in range(fields(english))]
+            numbers = count()
+            text = FIELD.sub(lambda _, numbers=numbers: f"Q{next(numbers)}", english)
+            assert translated(text) == chinese.format(*values)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "en"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C.UTF-8"}, "en"),
+        ({"LANG": "C.UTF-8", "LC_MESSAGES": "zh_TW.UTF-8"}, "zh"),
+        ({"LANG": "zh_CN.UTF-8", VARIABLE: "en"}, "en"),
+        ({"LANG": "C", VARIABLE: "zh"}, "zh"),
+    ],
+)
+def test_the_variable_wins_over_the_locale(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (VARIABLE, "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert language() == expected
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        (
+            "error: run.json, line 3: max_steps: 0 is not a length: pretraining needs max_steps > 0"
+            ", since the data are cut into as many samples as the steps take",
+            "错误：run.json 第 3 行：max_steps：0 不是长度：预训练需要 max_steps > 0，"
+            "因为数据按步数切成相应数目的样本",
+        ),
+        (
+            "Spike at step 1200: loss 7.31 is 9.4 deviations above 2.41; samples 306944 to 307199. "
+            "The update is made all the same.",
+            "第 1200 步突升：损失 7.31 比 2.41 高 9.4 个标准差；样本 306944 到 307199。照常更新。",
+        ),
+        (
+            "launch: Rank 1 (process 4711) was killed by SIGKILL: the ranks form anew (restart 1 "
+            "of 10 within 3600 s).",
+            "launch：rank 1 （进程 4711）被 SIGKILL 杀掉：各 rank 重新组队"
+            "（3600 秒内第 1 次重启，至多 10 次）。",
+        ),
+        ("96.8%: start 1.9%, saving 1.2%", "96.8%：启动 1.9%，保存 1.2%"),
+        ("Layout: 2 processes = data 2", "布局：2 个进程 = data 2"),
+        # What is not known, and what is a user's, stays as it is.
+        ("Segmentation fault: 11, of no known kind", "Segmentation fault: 11, of no known kind"),
+        (
+            "error: /data/The run goes back./x.json: there is no such file",
+            "错误：/data/The run goes back./x.json：没有这个文件",
+        ),
+        (
+            '  document 3: "no such thing. The run goes back."',
+            '  文档 3："no such thing. The run goes back."',
+        ),
+    ],
+)
+def test_what_is_shown(english: str, chinese: str, in_chinese: None) -> None:
+    assert translated(english) == chinese
+
+
+def test_english_stays_english() -> None:
+    assert all(translated(english) == english for english, _ in PAIRS)
+
+
+def test_check_answers_in_chinese(
+    tmp_path: Path, in_chinese: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.json"
+    config.write_text('{"max_steps": 0, "learning_rat": 1, "output_dir": "The run goes back."}')
+    assert main(["check", str(config)]) == 1
+    shown = capsys.readouterr()
+    assert (
+        "错误：run.json 第 1 行：learning_rat：没有这个键；是不是想写 learning_rate？" in shown.err
+    )
+    assert "max_steps：0 不是长度" in shown.err
+    assert "个问题" in shown.err
+    assert "The run goes back." in shown.out
+    assert "\n提示\n" in shown.out
+
+
+def test_lines_of_chinese_fit_the_terminal() -> None:
+    text = (
+        "error: 训练改为从 output/run/checkpoint-20 的第 20 步继续，因为之后的检查点都不完整。" * 3
+    )
+    for columns in (30, 40, 41, 80):
+        lines = wrap(text, columns)
+        assert all(columns_of(line) <= columns for line in lines)
+        assert "".join(line.strip() for line in lines).replace(" ", "") == text.replace(" ", "")
+        assert not any(line.lstrip()[0] in "，。" for line in lines)
+
+
+def test_tests_run_in_english() -> None:
+    assert os.environ[VARIABLE] == "en"

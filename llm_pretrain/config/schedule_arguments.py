@@ -88,8 +88,9 @@ class ScheduleArguments(Arguments):
             raise ValueError("the tokens of a ramp rise from 0, as in [[0, 256], [1e9, 1024]]")
         if any(number < 1 for _, number in ramp):
             is_batch = info.field_name == "batch_ramp"
-            what = "a step takes 1 sample" if is_batch else "a sequence has 1 token"
-            raise ValueError(f"{what} or more")
+            raise ValueError(
+                "a step takes 1 sample or more" if is_batch else "a sequence has 1 token or more"
+            )
         return ramp
 
     @property

@@ -18,7 +18,7 @@ from llm_pretrain.data.token_data import DataError, TokenData
 _PAIRS = ((".idx", ".bin"), ("_idx.npz", "_ids.npy"))
 EXPECTED = (
     "Expected are pairs <name>.bin and <name>.idx (or <name>_ids.npy and <name>_idx.npz), as "
-    "`llm-pretrain preprocess` writes them"
+    "`llm-pretrain preprocess` writes them."
 )
 
 
@@ -147,7 +147,7 @@ def _in_folder(folder: Path, argument: str) -> tuple[Path, ...]:
                     )
                 found.add(stem)
     if not found:
-        raise DataError(f"{argument} {folder} holds no training data. {EXPECTED}.")
+        raise DataError(f"{argument} {folder} holds no training data. {EXPECTED}")
     return tuple(folder / stem for stem in sorted(found))
 
 
@@ -163,7 +163,7 @@ def _matching(path: Path, argument: str) -> tuple[Path, ...]:
         if name.endswith(ending)
     }
     if not prefixes:
-        raise DataError(f"{argument} names {path}, which matches no training data. {EXPECTED}.")
+        raise DataError(f"{argument} names {path}, which matches no training data. {EXPECTED}")
     return tuple(map(Path, sorted(prefixes)))
 
 
@@ -173,7 +173,8 @@ def _checked_prefixes(paths: Iterable[Path], argument: str) -> tuple[Path, ...]:
     missing = [str(prefix) for prefix in prefixes if not _exists(prefix)]
     if missing:
         names = " and ".join(missing)
-        raise DataError(f"{argument} names {names}, and there are no such files. {EXPECTED}.")
+        missed = f"{argument} names {names}, and there are no such files."
+        raise DataError(f"{missed} {EXPECTED}")
     return prefixes
 
 

@@ -171,12 +171,12 @@ def shares_of(inputs: Inputs, tokens: Sequence[int]) -> list[float]:
 def check_epochs(sources: Sources, samples: int) -> None:
     """Raise DataError where training takes more samples than the epochs of a blend give."""
     parts = [
-        (f"Stage {number}", "shorten the stage", stage.inputs, stage.files, stage.samples)
+        (f"Stage {number} takes", "shorten the stage", stage.inputs, stage.files, stage.samples)
         for number, stage in enumerate(sources.stages if samples else (), 1)
     ]
     every = tuple(range(len(sources.files)))
-    whole = ("Training", "lower max_steps", sources.inputs, every, samples)
-    for name, remedy, inputs, files, taken in parts or [whole]:
+    whole = ("Training takes", "lower max_steps", sources.inputs, every, samples)
+    for beginning, remedy, inputs, files, taken in parts or [whole]:
         if not taken or inputs.entries is None or inputs.entries[0].epochs is None:
             continue
         lengths = (max(sources.train_tokens[file] - 1, 0) for file in files)
@@ -186,7 +186,7 @@ def check_epochs(sources: Sources, samples: int) -> None:
         )
         if taken > given:
             raise DataError(
-                f"{name} takes {taken:,} samples, but the epochs in the blend file give only "
+                f"{beginning} {taken:,} samples, but the epochs in the blend file give only "
                 f"{given:,}: raise the epochs, or {remedy} to {given / taken:.2%} of what it is "
                 "now."
             )

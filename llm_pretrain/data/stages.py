@@ -51,7 +51,7 @@ def find_blends(stages: Sequence[DataStage]) -> list[Inputs]:
     if problems:
         # What is expected is said once.
         *others, last = problems
-        others = [problem.removesuffix(f" {EXPECTED}.") for problem in others]
+        others = [problem.removesuffix(f" {EXPECTED}") for problem in others]
         raise DataError(" ".join([*others, last]))
     return found
 

@@ -132,7 +132,7 @@ def _do_parts(arguments: argparse.Namespace, sources: Sequence[Source], out: Tex
     """Do the parts of the inputs, each with one of them or some; how many there are."""
     parts = Part.all(min(len(sources), _MOST_PARTS))
     if len(sources) == 1:
-        print("One input is one part: cut it into files, and several machines share it", file=out)
+        say("One input is one part: cut it into files, and several machines share it", out)
     sizes = [sum(source.size for source in part.of(sources)) for part in parts]
     do_parts(partial(_do_part, arguments), parts, sizes, arguments.workers, out)
     return len(parts)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from llm_pretrain.machine.terminal import say
 from llm_pretrain.preprocess.parts import Part
 from llm_pretrain.preprocess.streams import PreprocessError, import_extra
 
@@ -103,7 +104,7 @@ class _Parts:
         return f"{len(self._done)} of {len(self._sizes)} parts are done, {share:.1%} of the text"
 
     def _tell(self, line: str) -> None:
-        print(f"ray: {line}", file=self._out, flush=True)
+        say(f"ray: {line}", self._out)
 
 
 def said_of_part(do_part: DoPart, part: Part) -> str:

@@ -36,6 +36,7 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
         "steps that were taken again.\n",
         *_table(lines),
         "",
+        *_not_survived(lines),
         *_kinds(),
     ]
     return "\n".join(parts) + "\n"
@@ -50,6 +51,16 @@ def _table(lines: Sequence[dict[str, Any]]) -> Iterable[str]:
         cells = [_cell([line for line in of_kind if line["layout"] == each]) for each in layouts]
         if of_kind:
             yield f"| {kind} | {' | '.join(cells)} |"
+
+
+def _not_survived(lines: Sequence[dict[str, Any]]) -> Iterable[str]:
+    failed = [line for line in lines if not line["survived"]]
+    if failed:
+        yield "Not survived:\n"
+        for line in failed:
+            problem = line["problem"].partition("\n")[0]
+            yield f"- **{line['kind']}**, {line['layout']}, fault {line['number']}: {problem}"
+        yield ""
 
 
 def _cell(lines: Sequence[dict[str, Any]]) -> str:

@@ -8,10 +8,8 @@ errors that don't name it. Each watch then says which rank is lost and kills its
 A rank may also live and yet stand still: stopped, in an endless loop, in a read that never ends.
 Each writes where it is into memory that its watch reads, and each watch tells rank 0's. When none
 has gone on for nearly the time-out, the one that the others wait for is named, the stacks of all
-are written, and the job ends.
-
-The watch of rank 0 outlives a rank that is killed in training. Where no rank has said that it
-fails, it has another program tell of the failure (`alert`).
+are written, and the job ends. The watch of rank 0 outlives a rank that is killed in training. Where
+no rank has said that it fails, it has another program tell of the failure (`alert`).
 
 It is a program and not a thread because a rank that waits for a lost peer may be held in C++ code
 with Python's lock. It imports no Paddle, so that it starts at once. The rank speaks
@@ -94,6 +92,7 @@ class Watch:
     def __init__(self, settings: Settings, rank_process: int) -> None:
         self.settings = settings
         self.rank_process = rank_process
+        self.own = f"rank {settings.rank} on {settings.hosts[settings.rank]}"
         self.beat_seconds = min(settings.timeout_seconds / 10, LONGEST_BEAT_SECONDS)
         ranks = range(1, len(settings.hosts)) if settings.rank == 0 else [0]
         self.peers = {rank: Peer(rank, settings.hosts[rank]) for rank in ranks}
@@ -313,7 +312,10 @@ class Watch:
             return
         os.kill(self.rank_process, STACKS_SIGNAL)
         if state_of(self.rank_process) == "T":
-            os.kill(self.rank_process, signal.SIGCONT)  # a stopped process has no say
+            # It is named before it goes on, since it may fail at once at what has waited too long.
+            said = translated(f"{self.own} is stopped and goes on to leave its stacks")
+            print(said, file=sys.stderr, flush=True)
+            os.kill(self.rank_process, signal.SIGCONT)
         time.sleep(STACKS_SECONDS)
         with contextlib.suppress(OSError):
             size = os.fstat(settings.stacks_file).st_size
@@ -335,9 +337,8 @@ class Watch:
     def _end_rank(self, lost: str) -> NoReturn:
         if self.settings.rank == 0:
             self._say(f"lost {lost}")
-        own = self.settings.hosts[self.settings.rank]
         self._print_and_kill(
-            f"error: lost {lost} (seen from rank {self.settings.rank} on {own}; "
+            f"error: lost {lost} (seen from {self.own}; "
             f"distributed_timeout is {self.settings.timeout_seconds:g} s). Is the link sound, and "
             "that machine up? If so, that machine's console says why its rank ended."
         )

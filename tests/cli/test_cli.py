@@ -277,7 +277,14 @@ def test_a_wrong_value_is_not_checked_as_if_it_were_the_default(
 
 def test_output_that_can_not_be_written_is_a_sentence() -> None:
     command = f'"{sys.executable}" -m llm_pretrain check --schema > /dev/full'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        # As Python has it: readline, which pytest loads, sets COLUMNS behind its back.
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("llm-pretrain check: standard output: No space left on device")

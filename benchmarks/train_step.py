@@ -1,11 +1,14 @@
 """A training step, here and in the programs one might use instead.
 
-Two shapes: a LLaMA of 134 million parameters, and one of two layers with a vocabulary of 128,000,
-whose head is most of it. Each program runs in its own environment (`make peers`), with the same
-threads, one at a time; the rounds are interleaved, so that a machine that slows down slows all of
-them. A program that isn't installed is left out with a line that says so.
+The shapes: a LLaMA of 134 million parameters, at 2 × 512 tokens ("base") and at 4,096 ("long"); one
+of two layers with a vocabulary of 128,000, whose head is most of it ("wide"); four layers at 16,384
+tokens ("longest"); and Qwen2-0.5B's, with grouped queries ("grouped"). Each program runs in its own
+environment (`make peers`), with the same threads, one at a time; the rounds are interleaved, so
+that a machine that slows down slows all of them. A program that isn't installed is left out with a
+line that says so.
 
-    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--shapes base,wide] [--json FILE]
+    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--shapes base,wide]
+        [--programs llm_pretrain,PyTorch] [--json FILE]
 """
 
 from __future__ import annotations
@@ -42,25 +45,44 @@ class Shape(NamedTuple):
     layers: int
     batch: int
     sequence: int
+    hidden: int = 768
+    inner: int = 2048
+    heads: int = 12
+    key_value_heads: int = 12
+    tied: bool = False
 
     def published(self) -> dict[str, Any]:
         """The model's config.json, and the batch for the peers' programs."""
         return {
             "vocab_size": self.vocabulary,
-            "hidden_size": 768,
-            "intermediate_size": 2048,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.inner,
             "num_hidden_layers": self.layers,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 12,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_value_heads,
             "max_position_embeddings": self.sequence,
             "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": self.tied,
         }
 
 
 SHAPES = {
     "base": Shape("768 × 12 layers, vocabulary 32,000, 2 × 512 tokens", 32_000, 12, 2, 512),
     "wide": Shape("768 × 2 layers, vocabulary 128,000, 1 × 2048 tokens", 128_000, 2, 1, 2048),
+    "long": Shape("768 × 12 layers, vocabulary 32,000, 1 × 4096 tokens", 32_000, 12, 1, 4096),
+    "longest": Shape("768 × 4 layers, vocabulary 32,000, 1 × 16,384 tokens", 32_000, 4, 1, 16_384),
+    "grouped": Shape(
+        "Qwen2-0.5B's 896 × 24 layers, vocabulary 151,936, 1 × 2048 tokens",
+        vocabulary=151_936,
+        layers=24,
+        batch=1,
+        sequence=2048,
+        hidden=896,
+        inner=4864,
+        heads=14,
+        key_value_heads=2,
+        tied=True,
+    ),
     "tiny": Shape("768 × 1 layer, vocabulary 1,000, 1 × 64 tokens", 1_000, 1, 1, 64),
 }
 
@@ -72,16 +94,23 @@ class Program(NamedTuple):
     dtype: str
     environment: str = ""
     script: str = ""
+    mode: str = ""
+    """Of `torch.compile`."""
 
 
 OURS = "llm_pretrain"
+AUTOTUNE = "max-autotune"
 PROGRAMS = (
     Program(OURS, "float32"),
     Program("PyTorch", "float32", "transformers", "torch_llama.py"),
+    Program("torch.compile", "float32", "transformers", "torch_llama.py", "default"),
+    Program("torch.compile max-autotune", "float32", "transformers", "torch_llama.py", AUTOTUNE),
     Program("transformers", "float32", "transformers", "transformers_llama.py"),
     Program("PaddleNLP", "float32", "paddlenlp", "paddlenlp_llama.py"),
     Program(OURS, "bfloat16"),
     Program("PyTorch", "bfloat16", "transformers", "torch_llama.py"),
+    Program("torch.compile", "bfloat16", "transformers", "torch_llama.py", "default"),
+    Program("torch.compile max-autotune", "bfloat16", "transformers", "torch_llama.py", AUTOTUNE),
     Program("transformers", "bfloat16", "transformers", "transformers_llama.py"),
 )
 
@@ -171,7 +200,8 @@ def measure_peer(program: Program, shape: Shape, steps: int, folder: Path) -> Me
     environment = dict(os.environ)
     environment.pop("PYTHONPATH", None)
     command = [peer_python(program.environment), SCRIPTS / program.script]
-    run([*command, described, str(steps), result, program.dtype], environment, folder / "peer.txt")
+    words: list[str | Path] = [described, str(steps), result, program.dtype, program.mode]
+    run([*command, *words], environment, folder / "peer.txt")
     measured = json.loads(result.read_text())
     return Measured(measured["seconds"][WARM_UP:], measured["memory_mib"], measured["losses"][-1])
 
@@ -213,12 +243,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each program (default: 3)")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of a run (default: 5)")
     parser.add_argument(
-        "--shapes", default="base,wide", help="of: base, wide, tiny (default: base,wide)"
+        "--shapes", default="base,wide", help=f"of: {', '.join(SHAPES)} (default: base,wide)"
     )
+    parser.add_argument("--programs", default="", help="their names, with commas (default: all)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     programs = []
+    wanted = set(filter(None, arguments.programs.split(",")))
     for program in PROGRAMS:
+        if wanted and program.label not in wanted:
+            continue
         if program.label == OURS or peer_python(program.environment).exists():
             programs.append(program)
         else:

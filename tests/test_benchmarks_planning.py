@@ -56,7 +56,7 @@ def test_nothing_is_fitted_to_rows_that_differ() -> None:
     assert found.memory is not None
     assert row.reserved_mib is not None
     speed = row.tokens_per_second_per_device
-    assert found.tokens_per_second_per_device == pytest.approx(speed, rel=0.05)
+    assert found.tokens_per_second_per_device == pytest.approx(speed, rel=0.08)
     assert found.memory.reserved / MIB == pytest.approx(row.reserved_mib, rel=0.03)
 
 

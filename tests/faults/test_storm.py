@@ -42,10 +42,11 @@ def test_every_pair_of_layout_and_kind_is_drawn_as_often() -> None:
 
 def test_a_fault_that_was_not_survived_is_in_the_table() -> None:
     line = {"commit": "c", "layout": "dp2", "kind": "rank killed", "seconds": 3.0, "repeated": 2}
-    lines = [{**line, "survived": True}, {**line, "survived": False}]
-    text = report.page(lines)
+    lost = {"survived": False, "number": 7, "problem": "the checkpoint of step 5 is lost"}
+    text = report.page([{**line, "survived": True, "problem": ""}, {**line, **lost}])
     assert "**1 of 2** faults were survived" in text
     assert "| rank killed | 1 of 2; 3.0 s; 2 |" in text
+    assert "- **rank killed**, dp2, fault 7: the checkpoint of step 5 is lost" in text
 
 
 @pytest.mark.slow

@@ -140,9 +140,8 @@ def _length_ramp(run: RunConfig, model: ModelConfig) -> Iterator[str]:
 
 
 def _data_stages(run: RunConfig, degrees: Degrees) -> Iterator[str]:
-    stages, tokens = run.data.data_stages, plan_batches(run, degrees).train_tokens
-    last = stages[-1].until if stages else None
-    if last is not None and last < tokens:
+    last = run.data.data_stages[-1].until if run.data.data_stages else None
+    if last is not None and last < (tokens := plan_batches(run, degrees).train_tokens):
         yield (
             f"data_stages end at {last:,.0f} tokens, but the run takes {tokens:,}: leave out until "
             "of the last stage, which then goes on to the end"

@@ -129,8 +129,9 @@ def product_seconds(product: Product, machine: Machine) -> float:
     values = product.count * (rows * inner + inner * columns + rows * columns)
     size = values * _BYTES[product.dtype]
     rate = machine.product_rate(flops, product.dtype)
-    computing = flops / rate
-    if machine.processors > 1:
+    if machine.processors == 1:
+        computing = flops / rate
+    else:
         computing = _in_tiles(
             (product.count, rows, inner, columns),
             machine.processors,

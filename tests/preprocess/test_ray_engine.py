@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.launching import PATIENCE_SECONDS, ROOT
-from tests.preprocess.test_resume import contents
-
-OPTIONS = ("--append_eos", "--remove_duplicates", "--held_out_share", "0.2")
+from tests.preprocess.test_resume import OPTIONS, contents
 
 
 @pytest.fixture

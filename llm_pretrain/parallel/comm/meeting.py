@@ -18,8 +18,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.launchers import free_port, hosts_of_ranks
+from llm_pretrain.machine.terminal import say
 
 PATIENCE_SECONDS = 20.0
 """How long ranks of one machine that no launcher started wait for one another at most."""
@@ -125,7 +125,7 @@ class Gathering:
                 )
             if time.monotonic() >= say_at:
                 say_at = float("inf")
-                _say(f"{self._missing()} yet …")
+                say(f"{self._missing()} yet …", sys.stderr)
             listener.settimeout(self.address.left(most=1.0))
             with contextlib.suppress(TimeoutError):
                 self._hear(listener.accept()[0])
@@ -176,7 +176,7 @@ def join(address: Address, rank: int, size: int) -> dict[str, Any]:
     while not address.is_over():
         if time.monotonic() >= say_at:
             say_at = float("inf")
-            _say(f"Rank 0 of {size} has not answered at {address} yet …")
+            say(f"Rank 0 of {size} has not answered at {address} yet …", sys.stderr)
         try:
             connection = socket.create_connection(
                 (address.host, address.port), timeout=address.left(most=5.0)
@@ -218,10 +218,6 @@ def _write_line(connection: socket.socket, said: dict[str, Any]) -> None:
     with contextlib.suppress(OSError), connection:
         connection.settimeout(_LINE_SECONDS)
         connection.sendall(json.dumps(said).encode() + b"\n")
-
-
-def _say(text: str) -> None:
-    print(translated(text), file=sys.stderr, flush=True)
 
 
 def _ranges(ranks: Collection[int]) -> str:

@@ -15,6 +15,7 @@ from llm_pretrain.ops.linear_cross_entropy import (
     linear_log_sums,
     serves_head,
 )
+from llm_pretrain.ops.native.library import give_back_memory
 from llm_pretrain.ops.native.operands import drop_weights, hold_weights
 from llm_pretrain.ops.norm import (
     NORM,
@@ -40,6 +41,7 @@ __all__ = [
     "dropout",
     "embedding",
     "flash_attention",
+    "give_back_memory",
     "hold_weights",
     "layer_norm",
     "linear",

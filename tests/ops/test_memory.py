@@ -1,4 +1,4 @@
-"""Memory of operators' results: the next of a size takes it over, for another it is given back."""
+"""Memory of operators' results: the next of a size takes it over; what no step needs is given back."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ MIB = 1 << 20
 def idle(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[object]]:
     blocks: dict[int, list[object]] = {}
     monkeypatch.setattr(library, "_idle", blocks)
+    monkeypatch.setattr(library, "_unneeded", {})
     return blocks
 
 
@@ -60,12 +61,27 @@ def test_the_next_of_its_size_takes_it_over() -> None:
     assert of_mib(2, paddle.bfloat16).data_ptr() == place
 
 
-def test_for_another_size_what_lies_idle_is_given_back(idle: dict[int, list[object]]) -> None:
-    del [of_mib(2) for _ in range(4)][:]
-    assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 4}
-    x = of_mib(3)  # which needs two of them
-    assert {size: len(blocks) for size, blocks in idle.items()} == {2 * MIB: 2}
-    assert x.shape == [3, MIB // 4]
+def test_what_a_step_needs_stays_and_the_rest_is_given_back(idle: dict[int, list[object]]) -> None:
+    def lie_idle() -> dict[int, int]:
+        return {size // MIB: len(blocks) for size, blocks in idle.items() if blocks}
+
+    def step() -> None:
+        """Two tensors of 2 MiB at a time, thrice."""
+        for _ in range(3):
+            del [of_mib(2) for _ in range(2)][:]
+
+    del [of_mib(2) for _ in range(5)][:], [of_mib(3)][:]
+    assert lie_idle() == {2: 5, 3: 1}
+    library.give_back_memory()  # what the step that ends needed is there for the next
+    assert lie_idle() == {2: 5, 3: 1}
+    step()
+    library.give_back_memory()
+    assert lie_idle() == {2: 2}
+    step()
+    assert lie_idle() == {2: 2}
+    library.give_back_memory()
+    library.give_back_memory()
+    assert not lie_idle()
 
 
 def test_where_memory_is_short_all_that_lies_idle_is_given_back(

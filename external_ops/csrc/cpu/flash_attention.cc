@@ -3,6 +3,7 @@
 #include "matmul.h"
 #include "status.h"
 #include "tasks.h"
+#include "tile_attention.h"
 
 namespace llm {
 namespace {
@@ -81,6 +82,7 @@ int llm_cpu_flash_attention(int64_t batch, int64_t length, int64_t heads, int64_
   using namespace llm;
   return guarded([&] {
     const Attention a(batch, length, heads, key_heads, size, dtype, mask);
+    if (attends_on_tiles(a)) return attend_on_tiles(a, q, k, v, y, log_sums);
     Scratch scratch;
     scratch.output.resize(kQueries * size);
     const int64_t blocks = (length + kQueries - 1) / kQueries;

@@ -1,9 +1,9 @@
 """Operands of products: weights, packed once a step where that pays, and inputs, recomputed.
 
 Between `hold_weights` and `drop_weights` a weight is taken not to change: what is made of it at the
-first product serves all micro-batches. Outside, each product makes its own. Products in float32
-read weights as they lie and pack parts of them in the cache: of a weight that would take 6 bytes a
-number.
+first product serves all micro-batches. Outside, each product makes its own: of a weight in float32 in
+the same way, since it is rounded anyway. Products in float32 read weights as they lie and pack parts
+of them in the cache: of a weight that would take 6 bytes a number.
 
 Norms and activations cost little beside the products that follow them, and their inputs are kept
 anyway: for the backward pass a product keeps how its input is computed again in place of the input.
@@ -42,9 +42,13 @@ def drop_weights() -> None:
 
 def operand_of(weight: Tensor, dtype: paddle.dtype, rows: int, *, transposed: bool) -> Operand:
     """What a product of `rows` rows in `dtype` reads: of a weight [k, n], or [n, k] transposed."""
-    if dtype != paddle.bfloat16 or _held is None or not weight.is_leaf:
-        # What is computed from a weight has memory that others may have after it.
+    if dtype != paddle.bfloat16:
         return _as_it_lies(weight, dtype, transposed=transposed)
+    if _held is None or not weight.is_leaf:
+        # What is computed from a weight has memory that others may have after it.
+        if weight.dtype == dtype:
+            return _as_it_lies(weight, dtype, transposed=transposed)
+        return _packed(weight, rows, transposed=transposed)
     # The order depends on the threads that will read it.
     key = weight.data_ptr(), tuple(weight.shape), rows, transposed, threads()
     if key not in _held:

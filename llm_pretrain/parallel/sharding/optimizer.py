@@ -73,6 +73,7 @@ class ShardedAdamW:
     def begin_step(self, micro_batches: int) -> None:
         """Say how many backward passes the step has, so that reductions can begin in the last."""
         ops.drop_weights()
+        ops.give_back_memory()
         if self.weights_stay and micro_batches > 1:
             # For one, what is made of a weight would serve one product.
             ops.hold_weights()

@@ -82,7 +82,7 @@ int llm_cpu_flash_attention(int64_t batch, int64_t length, int64_t heads, int64_
   using namespace llm;
   return guarded([&] {
     const Attention a(batch, length, heads, key_heads, size, dtype, mask);
-    if (attends_on_tiles(a)) return attend_on_tiles(a, q, k, v, y, log_sums);
+    if (attends_on_tiles(a) && attend_on_tiles(a, q, k, v, y, log_sums)) return;
     Scratch scratch;
     scratch.output.resize(kQueries * size);
     const int64_t blocks = (length + kQueries - 1) / kQueries;

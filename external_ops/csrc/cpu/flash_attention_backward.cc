@@ -179,8 +179,9 @@ int llm_cpu_flash_attention_backward(int64_t batch, int64_t length, int64_t head
   using namespace llm;
   return guarded([&] {
     const Attention a(batch, length, heads, key_heads, size, dtype, mask);
-    if (attends_on_tiles(a))
-      return attend_backward_on_tiles(a, q, k, v, y, log_sums, dy, dq, dk, dv);
+    if (attends_on_tiles(a) &&
+        attend_backward_on_tiles(a, q, k, v, y, log_sums, dy, dq, dk, dv))
+      return;
     in_parallel(batch * key_heads, Scratch(a), [&](int64_t task, Scratch &mine) {
       attend_backward(a, task / key_heads, task % key_heads, q, k, v, y, log_sums, dy, dq, dk, dv,
                       mine);

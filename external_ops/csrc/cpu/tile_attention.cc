@@ -1,5 +1,7 @@
 #include "tile_attention.h"
 
+#include <atomic>
+
 #include "instructions.h"
 #include "scratch.h"
 #include "tasks.h"
@@ -20,8 +22,7 @@ Sight::Sight(const Attention &a, int64_t sample, int64_t first)
 }
 
 LLM_ON_TILES void put_turned(int64_t queries, int64_t features, const float *sums,
-                             const float *factors, uint16_t *y, int64_t stride) {
-  const __mmask32 inside = first_of_32(features);
+                             const float *factors, void *y, int64_t stride, llm_dtype dtype) {
   for (int64_t strip = 0; strip < 2; ++strip) {
     __m512i halves[2][16];
     for (int half = 0; half < 2; ++half) {
@@ -33,7 +34,14 @@ LLM_ON_TILES void put_turned(int64_t queries, int64_t features, const float *sum
       const __m512 factor = _mm512_set1_ps(factors[query]);
       const __m512 left = _mm512_mul_ps(_mm512_castsi512_ps(halves[0][query % 16]), factor);
       const __m512 right = _mm512_mul_ps(_mm512_castsi512_ps(halves[1][query % 16]), factor);
-      _mm512_mask_storeu_epi16(y + query * stride, inside, rounded(left, right));
+      if (dtype == LLM_BFLOAT16) {
+        _mm512_mask_storeu_epi16(static_cast<uint16_t *>(y) + query * stride, first_of_32(features),
+                                 rounded(left, right));
+        continue;
+      }
+      float *row = static_cast<float *>(y) + query * stride;
+      _mm512_mask_storeu_ps(row, first(features), left);
+      if (features > 16) _mm512_mask_storeu_ps(row + 16, first(features - 16), right);
     }
   }
 }
@@ -51,7 +59,7 @@ struct Running {
 
 // For 16 queries and `tiles` tiles of scores by 16 keys, from `key` on: p, as tiles of b, becomes 2^(score -
 // largest), and `running` is brought up to date. Returns by what earlier sums are to be multiplied.
-template <bool has_slope, bool is_partial>
+template <int parts, bool has_slope, bool is_partial>
 LLM_INLINE_ON_TILES __m512 take_scores(const ScoresOnTiles &scores, int64_t tiles,
                                        const float *products, int64_t key, float *largest,
                                        float *sum, uint16_t *p) {
@@ -73,42 +81,43 @@ LLM_INLINE_ON_TILES __m512 take_scores(const ScoresOnTiles &scores, int64_t tile
   const __m512 before = _mm512_load_ps(largest);
   const __m512 shift = _mm512_max_ps(
       before, _mm512_max_ps(_mm512_max_ps(most[0], most[1]), _mm512_max_ps(most[2], most[3])));
-  const __m512i interleaved =
-      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                       20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   __m512 sums[2] = {zero, zero};
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    uint16_t *rows = p + tile / 2 * 2 * kTileSize + tile % 2 * 8 * kTileDepth;
+    uint16_t *rows = p + tile / 2 * parts * 2 * kTileSize + tile % 2 * 8 * kTileDepth;
     for (int64_t row = 0; row < 16; row += 2) {
       __m512 pair[2];
       for (int64_t i = 0; i < 2; ++i) {
         const int64_t of_key = key + 16 * tile + row + i;
-        pair[i] = power_of_two(scores.template of<has_slope>(tile_of(tile) + 16 * (row + i), of_key, shift));
+        pair[i] = power_of_two<parts>(scores.template of<has_slope>(tile_of(tile) + 16 * (row + i), of_key, shift));
         if (is_partial) pair[i] = _mm512_maskz_mov_ps(scores.seen(of_key), pair[i]);
         sums[i] = _mm512_add_ps(sums[i], pair[i]);
       }
-      _mm512_store_si512(rows + row / 2 * kTileDepth,
-                         _mm512_permutexvar_epi16(interleaved, rounded(pair[0], pair[1])));
+      __m512i in_tiles[parts];
+      in_parts(pair[0], pair[1], in_tiles);
+      for (int part = 0; part < parts; ++part)
+        _mm512_store_si512(rows + part * 2 * kTileSize + row / 2 * kTileDepth,
+                           interleaved(in_tiles[part]));
     }
   }
   // Where nothing is seen yet both are -inf.
   const __mmask16 grows = _mm512_cmp_ps_mask(before, shift, _CMP_NEQ_UQ);
   const __m512 shrink = _mm512_mask_mov_ps(_mm512_set1_ps(1.0f), grows,
-                                           power_of_two(_mm512_sub_ps(before, shift)));
+                                           power_of_two<parts>(_mm512_sub_ps(before, shift)));
   const __m512 added = _mm512_add_ps(sums[0], sums[1]);
   _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), shrink, added));
   _mm512_store_ps(largest, shift);
   return shrink;
 }
 
+template <int parts>
 LLM_ON_TILES void take_block(const Attention &a, float slope, int64_t first, const Sight &sight,
                              int64_t key, int64_t key_panels, const float *products,
                              Running &running, uint16_t *p, float *outputs, int64_t output_panels) {
   const bool is_partial = !sight.all_of(key, key_panels * kPanelLines);
   for (int64_t strip = 0; strip < 2; ++strip) {
     const ScoresOnTiles scores(a, slope, first, sight, strip);
-    const auto take = slope != 0.0f ? (is_partial ? take_scores<true, true> : take_scores<true, false>)
-                                    : (is_partial ? take_scores<false, true> : take_scores<false, false>);
+    const auto take = slope != 0.0f ? (is_partial ? take_scores<parts, true, true> : take_scores<parts, true, false>)
+                                    : (is_partial ? take_scores<parts, false, true> : take_scores<parts, false, false>);
     const __m512 shrink =
         take(scores, 2 * key_panels, products + strip * kSumsSize, key,
              running.largest + 16 * strip, running.sum + 16 * strip, p + strip * kTileSize);
@@ -126,8 +135,8 @@ struct PackedHead {
   Packed keys, values;
 
   PackedHead(const Attention &a, uint8_t *place)
-      : keys{a.length, a.size, 1, reinterpret_cast<uint16_t *>(place)},
-        values{a.size, a.length, 1, reinterpret_cast<uint16_t *>(place + keys.bytes())} {}
+      : keys{a.length, a.size, parts_of(a), reinterpret_cast<uint16_t *>(place)},
+        values{a.size, a.length, parts_of(a), reinterpret_cast<uint16_t *>(place + keys.bytes())} {}
   size_t bytes() const { return keys.bytes() + values.bytes(); }
 };
 
@@ -138,9 +147,9 @@ struct Place {
 
   explicit Place(const Attention &a) {
     thread_local Scratch scratch;
-    const Packed block{kTaskQueries, a.size, 1, nullptr};
+    const Packed block{kTaskQueries, a.size, parts_of(a), nullptr};
     const auto [first, second, third, fourth] = scratch.take<4>(
-        {block.bytes(), kBlockKeys * kPanelLines * sizeof(uint16_t),
+        {block.bytes(), parts_of(a) * kBlockKeys * kPanelLines * sizeof(uint16_t),
          kBlockKeys * kPanelLines * sizeof(float),
          panels(kTaskQueries) * panels(a.size) * kPanelSums * sizeof(float)});
     queries = static_cast<uint16_t *>(first);
@@ -150,13 +159,16 @@ struct Place {
   }
 };
 
-LLM_ON_TILES void attend(const Attention &a, int64_t sample, int64_t head, int64_t first,
+// False if a query has no parts.
+LLM_ON_TILES bool attend(const Attention &a, int64_t sample, int64_t head, int64_t first,
                          const PackedHead &packed, const void *q, void *y, float *log_sums) {
   const Place place(a);
   const int64_t rows = std::min(kTaskQueries, a.length - first), stride = a.heads * a.size;
   const int64_t start = a.query_offset(sample, head) + first * stride;
-  const Packed queries{rows, a.size, 1, place.queries};
-  pack_columns({at(q, start, a.dtype), stride, 1, a.dtype}, queries, 0, 0, panels(rows));
+  const Packed queries{rows, a.size, parts_of(a), place.queries};
+  if (!pack_columns({at(q, start, a.dtype), stride, 1, a.dtype}, queries, 0, 0, panels(rows)))
+    return false;
+  const auto take = queries.parts == 1 ? take_block<1> : take_block<3>;
   const int64_t features = panels(a.size), depth = steps(a.size);
   std::vector<Sight> sights;
   Running running[kTaskQueries / kPanelLines];
@@ -178,16 +190,16 @@ LLM_ON_TILES void attend(const Attention &a, int64_t sample, int64_t head, int64
       const int64_t count = panels(std::min(block + kBlockKeys, sight.some.end) - key);
       if (count <= 0) continue;
       for (int64_t i = 0; i < count; ++i) {
-        multiply_panels(1, depth, packed.keys.panel(0, key / kPanelLines + i), queries.panel(0, panel),
+        multiply_panels(queries.parts, depth, packed.keys.panel(0, key / kPanelLines + i), queries.panel(0, panel),
                         nullptr, place.products + i * kPanelSums);
       }
       float *outputs = place.outputs + panel * features * kPanelSums;
-      take_block(a, a.slope(head), first + panel * kPanelLines, sight, key, count, place.products,
+      take(a, a.slope(head), first + panel * kPanelLines, sight, key, count, place.products,
                  running[panel], place.p, outputs, features);
       const int64_t skipped = steps(key - slice) * packed.values.step_size();
       for (int64_t i = 0; i < features; ++i) {
         float *sums = outputs + i * kPanelSums;
-        multiply_panels(1, count, packed.values.panel(slice, i) + skipped, place.p, sums, sums);
+        multiply_panels(queries.parts, count, packed.values.panel(slice, i) + skipped, place.p, sums, sums);
       }
     }
   }
@@ -199,23 +211,24 @@ LLM_ON_TILES void attend(const Attention &a, int64_t sample, int64_t head, int64
       log_sums[(sample * a.heads + head) * a.length + first + top + row] =
           running[panel].largest[row] * kLn2 + std::log(running[panel].sum[row]);
     }
-    auto *target = static_cast<uint16_t *>(at(y, start + top * stride, a.dtype));
     for (int64_t i = 0; i < features; ++i) {
       put_turned(height, a.size - i * kPanelLines,
                  place.outputs + (panel * features + i) * kPanelSums, factors,
-                 target + i * kPanelLines, stride);
+                 at(y, start + top * stride + i * kPanelLines, a.dtype), stride, a.dtype);
     }
   }
+  return true;
 }
 
 }  // namespace
 
 bool attends_on_tiles(const Attention &a) {
   // A head is one slice along its features.
-  return instructions() == Instructions::kAmx && a.dtype == LLM_BFLOAT16 && a.size <= 256;
+  const Packed head{a.length, a.size, parts_of(a), nullptr};
+  return instructions() == Instructions::kAmx && a.size <= head.slice();
 }
 
-void attend_on_tiles(const Attention &a, const void *q, const void *k, const void *v, void *y,
+bool attend_on_tiles(const Attention &a, const void *q, const void *k, const void *v, void *y,
                      float *log_sums) {
   thread_local Scratch scratch;
   const size_t size = PackedHead(a, nullptr).bytes();
@@ -223,30 +236,37 @@ void attend_on_tiles(const Attention &a, const void *q, const void *k, const voi
   auto *place = static_cast<uint8_t *>(memory);
   const int64_t stride = a.key_heads * a.size, slice = PackedHead(a, nullptr).values.slice();
   const int64_t slices = (a.length + slice - 1) / slice;
+  std::atomic<bool> whole{true};
   in_parallel(a.batch * a.key_heads * slices, 0, [&](int64_t task, int) {
     const int64_t number = task / slices, start = task % slices * slice;
     const PackedHead packed(a, place + number * size);
     const int64_t offset = a.key_offset(number / a.key_heads, number % a.key_heads);
-    pack_rows({at(k, offset, a.dtype), stride, 1, a.dtype}, packed.keys, 0, start / kPanelLines,
-              panels(std::min(slice, a.length - start)));
-    pack_rows({at(v, offset, a.dtype), 1, stride, a.dtype}, packed.values, start, 0, panels(a.size));
+    if (!pack_rows({at(k, offset, a.dtype), stride, 1, a.dtype}, packed.keys, 0, start / kPanelLines,
+                   panels(std::min(slice, a.length - start))) ||
+        !pack_rows({at(v, offset, a.dtype), 1, stride, a.dtype}, packed.values, start, 0, panels(a.size)))
+      whole = false;
   });
+  if (!whole) return false;
   const int64_t blocks = (a.length + kTaskQueries - 1) / kTaskQueries;
   in_parallel(a.batch * a.heads * blocks, 0, [&](int64_t task, int) {
     // The last blocks see most keys; they come first, so that no thread ends with one.
     const int64_t block = blocks - 1 - task / (a.batch * a.heads), head = task % a.heads;
     const int64_t sample = task / a.heads % a.batch;
     const int64_t key_head = sample * a.key_heads + head / (a.heads / a.key_heads);
-    attend(a, sample, head, block * kTaskQueries, PackedHead(a, place + key_head * size), q, y,
-           log_sums);
+    if (!attend(a, sample, head, block * kTaskQueries, PackedHead(a, place + key_head * size), q, y,
+                log_sums))
+      whole = false;
   });
+  return whole;
 }
 
 #else
 
 bool attends_on_tiles(const Attention &) { return false; }
 
-void attend_on_tiles(const Attention &, const void *, const void *, const void *, void *, float *) {}
+bool attend_on_tiles(const Attention &, const void *, const void *, const void *, void *, float *) {
+  return false;
+}
 
 #endif
 

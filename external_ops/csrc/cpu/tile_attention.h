@@ -1,4 +1,4 @@
-// Attention on matrix tiles, in bfloat16.
+// Attention on matrix tiles: of bfloat16, or of float32 in three parts.
 //
 // Scores are held transposed, keys by queries: 16 queries are the lanes of a register, so that a softmax
 // needs no sums across lanes, and probabilities come out in the order in which tiles read them.
@@ -11,10 +11,10 @@ namespace llm {
 // Whether this processor and these shapes have it.
 bool attends_on_tiles(const Attention &a);
 
-// As llm_cpu_flash_attention and its gradients.
-void attend_on_tiles(const Attention &a, const void *q, const void *k, const void *v, void *y,
+// As llm_cpu_flash_attention and its gradients. False where a float32 has no parts: then results mean nothing.
+bool attend_on_tiles(const Attention &a, const void *q, const void *k, const void *v, void *y,
                      float *log_sums);
-void attend_backward_on_tiles(const Attention &a, const void *q, const void *k, const void *v,
+bool attend_backward_on_tiles(const Attention &a, const void *q, const void *k, const void *v,
                               const void *y, const float *log_sums, const void *dy, void *dq,
                               void *dk, void *dv);
 
@@ -38,18 +38,22 @@ struct Sight {
   }
 };
 
-// 2^t to 3e-6 of its size for t up to 127, and 2^-126 for what is smaller: subnormal numbers would make
-// what follows 50 times slower.
+inline int64_t parts_of(const Attention &a) { return a.dtype == LLM_FLOAT32 ? 3 : 1; }
+
+// 2^t for t up to 127, to 3e-6 of its size, or to 1e-7 for numbers in three parts, and 2^-126 for what is
+// smaller: subnormal numbers would make what follows 50 times slower.
+template <int parts>
 LLM_INLINE_ON_TILES __m512 power_of_two(__m512 t) {
   t = _mm512_max_ps(_mm512_set1_ps(-126.0f), t);  // in this order a NaN stays one
   constexpr int kDown = 1;
   const __m512 fraction = _mm512_reduce_ps(t, kDown);
-  // The polynomial with the least largest relative error in [0, 1) that is 1 at 0.
-  __m512 x = _mm512_set1_ps(0.0134266894f);
-  x = _mm512_fmadd_ps(x, fraction, _mm512_set1_ps(0.0522424653f));
-  x = _mm512_fmadd_ps(x, fraction, _mm512_set1_ps(0.241280213f));
-  x = _mm512_fmadd_ps(x, fraction, _mm512_set1_ps(0.693044841f));
-  x = _mm512_fmadd_ps(x, fraction, _mm512_set1_ps(1.0f));
+  // The polynomials with the least largest relative error in [0, 1) that are 1 at 0.
+  constexpr float kFourth[] = {0.0134266894f, 0.0522424653f, 0.241280213f, 0.693044841f, 1.0f};
+  constexpr float kFifth[] = {0.00186713075f, 0.00901702885f, 0.0557999127f,
+                              0.240164444f,   0.693151295f,   1.0f};
+  __m512 x = _mm512_set1_ps(parts == 1 ? kFourth[0] : kFifth[0]);
+  for (int i = 1; i < (parts == 1 ? 5 : 6); ++i)
+    x = _mm512_fmadd_ps(x, fraction, _mm512_set1_ps(parts == 1 ? kFourth[i] : kFifth[i]));
   return _mm512_scalef_ps(x, t);
 }
 
@@ -83,9 +87,9 @@ struct ScoresOnTiles {
   }
 };
 
-// y [queries, features], rounded, from sums that are transposed, each query's times its factor.
-void put_turned(int64_t queries, int64_t features, const float *sums, const float *factors,
-                uint16_t *y, int64_t stride);
+// y [queries, features] from sums that are transposed, each query's times its factor.
+void put_turned(int64_t queries, int64_t features, const float *sums, const float *factors, void *y,
+                int64_t stride, llm_dtype dtype);
 
 #endif
 

@@ -68,6 +68,45 @@ LLM_INLINE_ON_TILES __m512i rounded(__m512 x, __m512 y) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(y, x));
 }
 
+// Whether some number in x is not below 2^63, or is none: parts are rounded, and where a product only just
+// has room in float32, that of the parts may have none.
+LLM_INLINE_ON_TILES bool is_too_large(__m512 x) {
+  const __m512i size = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
+  return _mm512_cmp_epu32_mask(size, _mm512_set1_epi32(0x5F000000), _MM_CMPINT_NLT) != 0;
+}
+
+// Takes x's highest part from it, in the upper halves of float32: what is left is exact.
+LLM_INLINE_ON_TILES __m512i take_part(__m512 &x) {
+  const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(0xFFFF0000);
+  const __m512i part = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
+  x = _mm512_sub_ps(x, _mm512_castsi512_ps(part));
+  return part;
+}
+
+// x and y, x first, in bfloat16: rounded, or as the sum of three parts, of 8 bits each.
+template <int count>
+LLM_INLINE_ON_TILES void in_parts(__m512 x, __m512 y, __m512i (&parts)[count]) {
+  if (count == 1) {
+    parts[0] = rounded(x, y);
+    return;
+  }
+  const __m512i upper_halves =
+      _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25,
+                       23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+  for (auto &part : parts) {
+    const __m512i of_x = take_part(x), of_y = take_part(y);
+    part = _mm512_permutex2var_epi16(of_x, upper_halves, of_y);
+  }
+}
+
+// Of 32 numbers in bfloat16 the first beside the 17th, and so on.
+LLM_INLINE_ON_TILES __m512i interleaved(__m512i x) {
+  return _mm512_permutexvar_epi16(
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                       20, 4, 19, 3, 18, 2, 17, 1, 16, 0),
+      x);
+}
+
 LLM_INLINE_ON_TILES void transpose(__m512i (&x)[16]) {
   __m512i y[16];
   for (int i = 0; i < 16; i += 2) {

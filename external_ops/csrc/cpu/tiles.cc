@@ -9,26 +9,6 @@ namespace {
 
 constexpr int kParts = 3;
 
-// Whether some number in x is not below 2^63: parts are rounded, and where a product only just has room
-// in float32, that of the parts may have none.
-LLM_INLINE_ON_TILES bool is_too_large(__m512 x) {
-  const __m512i size = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
-  return _mm512_cmp_epu32_mask(size, _mm512_set1_epi32(0x5F000000), _MM_CMPINT_NLT) != 0;
-}
-
-// Takes x's highest part from it, in the upper halves of float32: what is left is exact.
-LLM_INLINE_ON_TILES __m512i take_part(__m512 &x) {
-  const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(0xFFFF0000);
-  const __m512i part = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
-  x = _mm512_sub_ps(x, _mm512_castsi512_ps(part));
-  return part;
-}
-
-// The lower halves of lanes become those of x, the upper those of y, both in lanes of 32 bits.
-LLM_INLINE_ON_TILES __m512i paired(__m512i x, __m512i y) {
-  return _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
-}
-
 // 32 numbers as float32: two halves of a line, or the two lines of a pair of k.
 template <bool k_is_near>
 LLM_INLINE_ON_TILES void load_row(const float *x, int64_t stride, int64_t row, int64_t lines,
@@ -51,27 +31,16 @@ LLM_INLINE_ON_TILES void load_row(const float *x, int64_t stride, int64_t row, i
 template <int parts, bool k_is_near, bool by_pairs>
 LLM_INLINE_ON_TILES bool pack_tile(const float *x, int64_t stride, int64_t lines, int64_t depth,
                                    uint16_t *tile) {
-  const __m512i upper_halves =
-      _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25,
-                       23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
   bool whole = true;
   __m512i rows[parts][16];
   for (int64_t row = 0; row < 16; ++row) {
     __m512 left, right;
     load_row<k_is_near>(x, stride, row, lines, depth, left, right);
-    if (parts == 1) {
-      const __m512i both = rounded(left, right);
-      rows[0][row] = k_is_near ? both
-                               : paired(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(both)),
-                                        _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1)));
-      continue;
-    }
-    whole &= !is_too_large(left) && !is_too_large(right);
-    for (int part = 0; part < parts; ++part) {
-      const __m512i a = take_part(left), b = take_part(right);
-      rows[part][row] = k_is_near ? _mm512_permutex2var_epi16(a, upper_halves, b)
-                                  : _mm512_or_si512(b, _mm512_srli_epi32(a, 16));
-    }
+    if (parts > 1) whole &= !is_too_large(left) && !is_too_large(right);
+    __m512i of_row[parts];
+    in_parts(left, right, of_row);
+    for (int part = 0; part < parts; ++part)
+      rows[part][row] = k_is_near ? of_row[part] : interleaved(of_row[part]);
   }
   for (int part = 0; part < parts; ++part) {
     if (k_is_near == by_pairs) transpose(rows[part]);
@@ -94,7 +63,7 @@ LLM_INLINE_ON_TILES bool pack_tile(const uint16_t *x, int64_t stride, int64_t li
       const __m256i left = _mm256_maskz_loadu_epi16(first(lines), pair);
       const __m256i right = 2 * row + 1 < depth ? _mm256_maskz_loadu_epi16(first(lines), pair + stride)
                                                 : _mm256_setzero_si256();
-      rows[row] = paired(_mm512_cvtepu16_epi32(left), _mm512_cvtepu16_epi32(right));
+      rows[row] = interleaved(_mm512_inserti64x4(_mm512_castsi256_si512(left), right, 1));
     }
   }
   if (k_is_near == by_pairs) transpose(rows);

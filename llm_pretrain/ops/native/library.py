@@ -256,7 +256,9 @@ def empty(shape: Sequence[int], dtype: paddle.dtype) -> Tensor:
     size = 0 if stored_as is None else math.prod(shape) * stored_as.itemsize
     if stored_as is None or size < _LEAST:
         return paddle.empty(shape, dtype)
-    values: Tensor = dlpack.from_dlpack(np.asarray(_Lease(_take(size), shape, stored_as)))
+    # A capsule, since NumPy's arrays refuse what Paddle asks them for first.
+    lease = _Lease(_take(size), shape, stored_as)
+    values: Tensor = dlpack.from_dlpack(np.asarray(lease).__dlpack__())
     return values if dtype == paddle.float32 else values.view(dtype)
 
 

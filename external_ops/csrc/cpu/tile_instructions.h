@@ -40,13 +40,6 @@ class TilesInUse {
 // The compiler doesn't know what tiles read and write: this stands before and after them.
 #define LLM_TILES_MEET_MEMORY asm volatile("" ::: "memory")
 
-// Four sums at once, from two tiles of a in 4 and 5 and two of b in 6 and 7.
-#define LLM_MULTIPLY_TILES \
-  _tile_dpbf16ps(0, 4, 6); \
-  _tile_dpbf16ps(1, 4, 7); \
-  _tile_dpbf16ps(2, 5, 6); \
-  _tile_dpbf16ps(3, 5, 7)
-
 LLM_INLINE_ON_TILES void zero_sums() {
   _tile_zero(0);
   _tile_zero(1);

@@ -71,6 +71,12 @@ LLM_INLINE_ON_TILES bool pack_tile(const uint16_t *x, int64_t stride, int64_t li
   return true;
 }
 
+template <int lines>
+LLM_INLINE_ON_TILES void fetch(const uint16_t *x) {
+  for (int line = 0; line < lines; ++line)
+    _mm_prefetch(reinterpret_cast<const char *>(x + 32 * line), _MM_HINT_T0);
+}
+
 template <class T, int parts, bool k_is_near, bool by_pairs>
 LLM_ON_TILES bool pack(const Lines &source, const Packed &packed, int64_t start, int64_t number,
                        int64_t count) {
@@ -146,30 +152,44 @@ LLM_ON_TILES void multiply_panels(int64_t parts, int64_t steps, const uint16_t *
 #define LLM_TAKE_B(part)                               \
   _tile_loadd(6, b + 2 * (part) * kTileSize, kTileRow); \
   _tile_loadd(7, b + (2 * (part) + 1) * kTileSize, kTileRow)
+// Some product of one part, with `lines` lines of b's later steps fetched on the way: a tile's own loads come
+// too late, since few of them can be under way.
+#define LLM_MULTIPLY_AND_FETCH(next, lines) \
+  fetch<lines>(next);                       \
+  _tile_dpbf16ps(0, 4, 6);                  \
+  fetch<lines>((next) + (lines) * 32);      \
+  _tile_dpbf16ps(1, 4, 7);                  \
+  fetch<lines>((next) + 2 * (lines) * 32);  \
+  _tile_dpbf16ps(2, 5, 6);                  \
+  fetch<lines>((next) + 3 * (lines) * 32);  \
+  _tile_dpbf16ps(3, 5, 7)
   const int64_t step_size = parts * 2 * kTileSize;
   if (parts == 1) {
     for (int64_t step = 0; step < steps; ++step, a += step_size, b += step_size) {
       LLM_TAKE_A(0);
       LLM_TAKE_B(0);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(b + 2 * step_size, 8);
     }
   } else {
+    constexpr int64_t kSixth = kTileSize;
     for (int64_t step = 0; step < steps; ++step, a += step_size, b += step_size) {
+      const uint16_t *next = b + step_size;
       LLM_TAKE_A(0);
       LLM_TAKE_B(2);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(next, 4);
       LLM_TAKE_B(1);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(next + kSixth, 4);
       LLM_TAKE_A(1);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(next + 2 * kSixth, 4);
       LLM_TAKE_B(0);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(next + 3 * kSixth, 4);
       LLM_TAKE_A(2);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(next + 4 * kSixth, 4);
       LLM_TAKE_A(0);
-      LLM_MULTIPLY_TILES;
+      LLM_MULTIPLY_AND_FETCH(next + 5 * kSixth, 4);
     }
   }
+#undef LLM_MULTIPLY_AND_FETCH
 #undef LLM_TAKE_A
 #undef LLM_TAKE_B
   _tile_stored(0, sums, kTileRow);

@@ -1,4 +1,4 @@
-"""Memory of operators' results: the next of a size takes it over; what no step needs is given back."""
+"""Memory of operators' results: the next of a size takes it over; what no step needs goes back."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ import importlib.util
 import math
 import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -240,7 +239,7 @@ def _take(size: int) -> mmap.mmap:
 
 
 def give_back_memory() -> None:
-    """Give the system what has lain idle since the last time; once a step, it is what no step needs."""
+    """Give the system what has lain idle since the last time: once a step, what no step needs."""
     for size, blocks in list(_idle.items()):
         del blocks[: _unneeded.get(size, len(blocks))]
     _unneeded.clear()

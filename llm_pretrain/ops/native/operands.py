@@ -1,9 +1,9 @@
 """Operands of products: weights, packed once a step where that pays, and inputs, recomputed.
 
 Between `hold_weights` and `drop_weights` a weight is taken not to change: what is made of it at the
-first product serves all micro-batches. Outside, each product makes its own: of a weight in float32 in
-the same way, since it is rounded anyway. Products in float32 read weights as they lie and pack parts
-of them in the cache: of a weight that would take 6 bytes a number.
+first product serves all micro-batches. Outside, each product makes its own, of a weight in float32
+in the same way, since it is rounded anyway. Products in float32 read weights as they lie and pack
+parts of them in the cache: of a weight that would take 6 bytes a number.
 
 Norms and activations cost little beside the products that follow them, and their inputs are kept
 anyway: for the backward pass a product keeps how its input is computed again in place of the input.

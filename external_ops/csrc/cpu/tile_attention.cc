@@ -190,8 +190,9 @@ LLM_ON_TILES bool attend(const Attention &a, int64_t sample, int64_t head, int64
       const int64_t count = panels(std::min(block + kBlockKeys, sight.some.end) - key);
       if (count <= 0) continue;
       for (int64_t i = 0; i < count; ++i) {
-        multiply_panels(queries.parts, depth, packed.keys.panel(0, key / kPanelLines + i), queries.panel(0, panel),
-                        nullptr, place.products + i * kPanelSums);
+        const uint16_t *keys = packed.keys.panel(0, key / kPanelLines + i);
+        multiply_panels(queries.parts, depth, keys, queries.panel(0, panel),
+                        keys + depth * queries.step_size(), nullptr, place.products + i * kPanelSums);
       }
       float *outputs = place.outputs + panel * features * kPanelSums;
       take(a, a.slope(head), first + panel * kPanelLines, sight, key, count, place.products,
@@ -199,7 +200,9 @@ LLM_ON_TILES bool attend(const Attention &a, int64_t sample, int64_t head, int64
       const int64_t skipped = steps(key - slice) * packed.values.step_size();
       for (int64_t i = 0; i < features; ++i) {
         float *sums = outputs + i * kPanelSums;
-        multiply_panels(queries.parts, count, packed.values.panel(slice, i) + skipped, place.p, sums, sums);
+        const uint16_t *values = packed.values.panel(slice, i) + skipped;
+        multiply_panels(queries.parts, count, values, place.p, values + packed.values.step_size(), sums,
+                        sums);
       }
     }
   }

@@ -163,10 +163,12 @@ bool attend_block(const Attention &a, const Place &place, float slope, int64_t b
     for (int64_t j = begin; j < end; ++j) {
       // Between those that see these keys there may be some that don't: all that follows is 0 there.
       const int64_t query_panel = first / kPanelLines + j;
-      multiply_panels(parts, depth, place.keys.panel(0, key_panel), place.queries.panel(0, query_panel),
-                      nullptr, place.products);
-      multiply_panels(parts, depth, place.values.panel(0, key_panel),
-                      place.gradients.panel(0, query_panel), nullptr, place.dp);
+      const uint16_t *queries = place.queries.panel(0, query_panel);
+      const uint16_t *gradients = place.gradients.panel(0, query_panel);
+      multiply_panels(parts, depth, place.keys.panel(0, key_panel), queries, gradients, nullptr,
+                      place.products);
+      multiply_panels(parts, depth, place.values.panel(0, key_panel), gradients, queries + depth * step,
+                      nullptr, place.dp);
       whole &= take(a, slope, first + j * kPanelLines, sights[j], known[j], place.products, place.dp, key,
                     place.p_rows + j * step, place.ds_rows + j * step,
                     place.ds_columns + (j * most_panels + i) * step);
@@ -175,22 +177,21 @@ bool attend_block(const Attention &a, const Place &place, float slope, int64_t b
     const int64_t skipped = (steps(first - slice) + begin) * step;
     for (int64_t feature = 0; feature < features; ++feature) {
       const int64_t sums = (key_panel * features + feature) * kPanelSums;
-      multiply_panels(parts, end - begin, place.p_rows + begin * step,
-                      place.gradients_by_feature.panel(slice, feature) + skipped, place.dv + sums,
-                      place.dv + sums);
-      multiply_panels(parts, end - begin, place.ds_rows + begin * step,
-                      place.queries_by_feature.panel(slice, feature) + skipped, place.dk + sums,
-                      place.dk + sums);
+      const uint16_t *gradients = place.gradients_by_feature.panel(slice, feature) + skipped;
+      const uint16_t *queries = place.queries_by_feature.panel(slice, feature) + skipped;
+      multiply_panels(parts, end - begin, place.p_rows + begin * step, gradients, queries,
+                      place.dv + sums, place.dv + sums);
+      multiply_panels(parts, end - begin, place.ds_rows + begin * step, queries, gradients,
+                      place.dk + sums, place.dk + sums);
     }
   }
   for (int64_t j = 0; j < query_panels; ++j) {
     if (last_seen[j] < first_seen[j]) continue;
     for (int64_t feature = 0; feature < features; ++feature) {
       float *sums = place.dq + ((first / kPanelLines + j) * features + feature) * kPanelSums;
-      multiply_panels(parts, last_seen[j] + 1 - first_seen[j],
-                      place.keys_by_feature.panel(block, feature) + first_seen[j] * step,
-                      place.ds_columns + (j * most_panels + first_seen[j]) * step,
-                      sums, sums);
+      const uint16_t *keys = place.keys_by_feature.panel(block, feature) + first_seen[j] * step;
+      multiply_panels(parts, last_seen[j] + 1 - first_seen[j], keys,
+                      place.ds_columns + (j * most_panels + first_seen[j]) * step, keys + step, sums, sums);
     }
   }
   return whole;

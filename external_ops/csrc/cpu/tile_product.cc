@@ -71,6 +71,7 @@ bool multiply_task(const Block &block, int64_t top, int64_t bottom, int64_t left
   const auto [place, between, last] =
       scratch.take<3>({mine.bytes(), row_panels * column_panels * kPanelSums * sizeof(float),
                        kPanelSums * sizeof(float)});
+  const int64_t ahead = (a.parts == 1 ? 2 : 1) * a.step_size();
   const TilesInUse tiles;
   for (int64_t start = 0; start < a.span; start += a.slice()) {
     const bool ends = start + a.slice() >= a.span;
@@ -89,8 +90,8 @@ bool multiply_task(const Block &block, int64_t top, int64_t bottom, int64_t left
       for (int64_t i = 0; i < column_panels; ++i, sums += kPanelSums) {
         const int64_t column = left + i * kPanelLines;
         auto *target = ends ? static_cast<float *>(last) : sums;
-        multiply_panels(a.parts, count, of_a, of_b + i * count * a.step_size(),
-                        start == 0 ? nullptr : sums, target);
+        const uint16_t *panel = of_b + i * count * a.step_size();
+        multiply_panels(a.parts, count, of_a, panel, panel + ahead, start == 0 ? nullptr : sums, target);
         if (!ends) continue;
         put_sums(std::min(kPanelLines, bottom - row), std::min(kPanelLines, right - column), target,
                  block.bias == nullptr ? nullptr : block.bias + column,

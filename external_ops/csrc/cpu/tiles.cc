@@ -136,7 +136,7 @@ bool pack_columns(const Lines &b, const Packed &packed, int64_t start, int64_t n
 }
 
 LLM_ON_TILES void multiply_panels(int64_t parts, int64_t steps, const uint16_t *a, const uint16_t *b,
-                                  const float *before, float *sums) {
+                                  const uint16_t *ahead, const float *before, float *sums) {
   LLM_TILES_MEET_MEMORY;
   if (before == nullptr) {
     zero_sums();
@@ -152,9 +152,7 @@ LLM_ON_TILES void multiply_panels(int64_t parts, int64_t steps, const uint16_t *
 #define LLM_TAKE_B(part)                               \
   _tile_loadd(6, b + 2 * (part) * kTileSize, kTileRow); \
   _tile_loadd(7, b + (2 * (part) + 1) * kTileSize, kTileRow)
-// Some product of one part, with `lines` lines of b's later steps fetched on the way: a tile's own loads come
-// too late, since few of them can be under way.
-#define LLM_MULTIPLY_AND_FETCH(next, lines) \
+#define LLM_MULTIPLY_AND_FETCH(next, lines)  \
   fetch<lines>(next);                       \
   _tile_dpbf16ps(0, 4, 6);                  \
   fetch<lines>((next) + (lines) * 32);      \
@@ -165,28 +163,27 @@ LLM_ON_TILES void multiply_panels(int64_t parts, int64_t steps, const uint16_t *
   _tile_dpbf16ps(3, 5, 7)
   const int64_t step_size = parts * 2 * kTileSize;
   if (parts == 1) {
-    for (int64_t step = 0; step < steps; ++step, a += step_size, b += step_size) {
+    for (int64_t step = 0; step < steps; ++step, a += step_size, b += step_size, ahead += step_size) {
       LLM_TAKE_A(0);
       LLM_TAKE_B(0);
-      LLM_MULTIPLY_AND_FETCH(b + 2 * step_size, 8);
+      LLM_MULTIPLY_AND_FETCH(ahead, 8);
     }
   } else {
     constexpr int64_t kSixth = kTileSize;
-    for (int64_t step = 0; step < steps; ++step, a += step_size, b += step_size) {
-      const uint16_t *next = b + step_size;
+    for (int64_t step = 0; step < steps; ++step, a += step_size, b += step_size, ahead += step_size) {
       LLM_TAKE_A(0);
       LLM_TAKE_B(2);
-      LLM_MULTIPLY_AND_FETCH(next, 4);
+      LLM_MULTIPLY_AND_FETCH(ahead, 4);
       LLM_TAKE_B(1);
-      LLM_MULTIPLY_AND_FETCH(next + kSixth, 4);
+      LLM_MULTIPLY_AND_FETCH(ahead + kSixth, 4);
       LLM_TAKE_A(1);
-      LLM_MULTIPLY_AND_FETCH(next + 2 * kSixth, 4);
+      LLM_MULTIPLY_AND_FETCH(ahead + 2 * kSixth, 4);
       LLM_TAKE_B(0);
-      LLM_MULTIPLY_AND_FETCH(next + 3 * kSixth, 4);
+      LLM_MULTIPLY_AND_FETCH(ahead + 3 * kSixth, 4);
       LLM_TAKE_A(2);
-      LLM_MULTIPLY_AND_FETCH(next + 4 * kSixth, 4);
+      LLM_MULTIPLY_AND_FETCH(ahead + 4 * kSixth, 4);
       LLM_TAKE_A(0);
-      LLM_MULTIPLY_AND_FETCH(next + 5 * kSixth, 4);
+      LLM_MULTIPLY_AND_FETCH(ahead + 5 * kSixth, 4);
     }
   }
 #undef LLM_MULTIPLY_AND_FETCH

@@ -52,9 +52,11 @@ struct Packed {
 bool pack_rows(const Lines &a, const Packed &packed, int64_t start, int64_t number, int64_t count);
 bool pack_columns(const Lines &b, const Packed &packed, int64_t start, int64_t number, int64_t count);
 
-// sums, four tiles, are `before` (zero if it is NULL) and the product of a panel of a by one of b.
+// sums, four tiles, are `before` (zero if it is NULL) and the product of a panel of a by one of b. On the way as
+// much as a panel has is fetched from `ahead` on: a tile's own loads come too late where it is far, since few of
+// them can be under way.
 void multiply_panels(int64_t parts, int64_t steps, const uint16_t *a, const uint16_t *b,
-                     const float *before, float *sums);
+                     const uint16_t *ahead, const float *before, float *sums);
 
 // c [rows, columns] = the sums of a panel (+ bias) (+ c).
 void put_sums(int64_t rows, int64_t columns, const float *sums, const float *bias, void *c,

@@ -52,9 +52,19 @@ def columns_of(text: str) -> int:
     return len(text) + sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
 
 
+def ljust(text: str, columns: int) -> str:
+    """`str.ljust` in columns of the screen."""
+    return text + " " * (columns - columns_of(text))
+
+
+def rjust(text: str, columns: int) -> str:
+    """`str.rjust` in columns of the screen."""
+    return " " * (columns - columns_of(text)) + text
+
+
 _WIDE = r"[\u2e80-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
-_TOGETHER = re.compile(rf"\s+|(?:{_WIDE}|(?:(?!{_WIDE})\S)+)[，。：；、）？！…]*")
-"""Spaces; a Chinese sign or a word, with the punctuation that may not begin a line."""
+_TOGETHER = re.compile(rf"\s+|[（《“]*(?:{_WIDE}|(?:(?!{_WIDE})\S)+)[，。：；、）》”？！…]*")
+"""Spaces; a Chinese sign or a word, with the punctuation that may not begin or end a line."""
 
 
 def _wrap_wide(line: str, columns: int, indent: int, hanging: int) -> list[str]:

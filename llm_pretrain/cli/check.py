@@ -92,7 +92,7 @@ this machine's GPU. What doesn't fit is a problem
 def main(arguments: Sequence[str]) -> int:
     """Check a configuration; the exit status is 1 if it has a problem."""
     if "-h" in arguments or "--help" in arguments:
-        print(terminal.fit(USAGE))
+        print(terminal.fit(translated(USAGE)))
         return 0
     if "--schema" in arguments:
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))

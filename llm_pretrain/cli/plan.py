@@ -81,7 +81,7 @@ numbers; by default this machine's GPU
 def main(arguments: Sequence[str]) -> int:
     """Plan a run; the exit status is 1 for a problem, or where nothing fits."""
     if "-h" in arguments or "--help" in arguments:
-        print(terminal.fit(USAGE))
+        print(terminal.fit(translated(USAGE)))
         return 0
     try:
         return _plan(*_take_options(arguments))

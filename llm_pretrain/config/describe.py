@@ -63,15 +63,16 @@ def _text(key: str, value: Any) -> str:
 
 
 def describe_keys(columns: int) -> list[str]:
-    """All keys that have an effect, in groups, with their defaults and meanings."""
+    """All keys that have an effect, in groups, with their defaults and meanings, in the reader's
+    language."""
     lines = []
     for title, members in keys.groups():
-        lines += ["", *wrap(title, columns)]
+        lines += ["", *wrap(translated(title), columns)]
         for key in members:
             field = keys.field(key)
-            default = "required" if field.is_required() else _text(key, field.default)
+            default = translated("required") if field.is_required() else _text(key, field.default)
             lines += wrap(f"  --{key} ({default})", columns, 4)
-            lines += wrap(f"      {field.description or ''}", columns, 0)
+            lines += wrap(f"      {translated(field.description or '')}", columns, 0)
     return lines
 
 

@@ -153,8 +153,27 @@ class Command(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """argparse's, which leaves options with several names and long arguments too wide."""
+    """argparse's in the reader's language, and in lines that fit: it leaves options with several
+    names and long arguments too wide, and Chinese, which has no spaces to break lines at."""
 
     def format_help(self) -> str:
         text = super().format_help()
         return f"{fit(text, hanging=2)}\n" if text else text
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and translated(heading))
+
+    def add_text(self, text: str | None) -> None:
+        super().add_text(text and translated(" ".join(text.split())))
+
+    def _format_usage(self, *parts: Any) -> str:
+        return translated(super()._format_usage(*parts))
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return translated(super()._expand_help(action))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(text, width, 0)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in wrap(text, width, 0))

@@ -85,7 +85,7 @@ def test_the_same_in_chinese(planned: tuple[Path, str]) -> None:
     first = bars[: next(n for n, line in enumerate(bars) if "矩阵乘" in line)]
     assert len({columns_of(re.split("[█▏]", line)[0]) for line in first}) == 1
     ours = [line.partition("×")[0] for line in lines]
-    for word in ("memory", "recompute", "weights", "hours", "attention", "YOUR", "batch"):
+    for word in ("memory", "recompute", "weights", "hours", "attention", "YOUR", "batch", "node"):
         assert not any(word in line for line in ours if "max_memory" not in line)
 
 

@@ -161,7 +161,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         return f"{fit(text, hanging=2)}\n" if text else text
 
     def start_section(self, heading: str | None) -> None:
-        super().start_section(heading and translated(heading))
+        super().start_section(heading and translated(f"{heading}:").rstrip(":："))
 
     def add_text(self, text: str | None) -> None:
         super().add_text(text and translated(" ".join(text.split())))

@@ -15,7 +15,7 @@ from llm_pretrain.planning.profile import total
 GIB = 2.0**30
 TIME_PARTS: dict[str, str] = {
     "products": "products of matrices",
-    "attention": "attention",
+    "attention": "attention operators",
     "memory": "memory-bound operators",
     "tensor": "messages, tensor parallel",
     "sequence": "messages, split sequences",

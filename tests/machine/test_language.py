@@ -18,7 +18,6 @@ from llm_pretrain.machine.terminal import columns_of, wrap
 from tests.messages import PACKAGE, fields, messages
 
 NOT_TRANSLATED = {
-    "cli/demo/": "texts of the demo's corpus and its own few lines",
     "monitor/metrics_log.py": "PaddleNLP's lines, which programs look for",
     "monitor/prometheus.py": "the page for Prometheus is in English",
     "monitor/report/": "the report has a table of words of its own, in both languages",

@@ -101,6 +101,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "key": ("Key", "键"),
     "value": ("Value", "值"),
     "source": ("Source", "来源"),
+    "command line": ("command line", "命令行"),
     "environment": ("Environment", "环境"),
     "repeat": ("To repeat it", "重复本次训练"),
     "in folder": ("in {folder}", "在 {folder} 中"),

@@ -91,11 +91,12 @@ def _summary(sources: Sources) -> str:
     if len(files) == 1:
         name = str(files[0].files[1])
     else:
-        name = f"{len(files):,} files" + (f" in {folders.pop()}" if len(folders) == 1 else "")
+        folder = f" in {folders.pop()}" if len(folders) == 1 else ""
+        name = f"{len(files):,} files{folder}"
     documents = sum(tokens.documents for tokens in files)
     sequences = sum(len(tokens.sizes) for tokens in files)
     cut = "" if sequences == documents else f" in {sequences:,} sequences"
-    types = " and ".join(sorted({tokens.tokens.dtype.name for tokens in files}))
+    types = ", ".join(sorted({tokens.tokens.dtype.name for tokens in files}))
     masked = sum(tokens.mask is not None for tokens in files)
     of_files = "" if masked == len(files) else f" of {masked:,} files"
     mask = f", with a loss mask{of_files}" if masked else ""

@@ -38,7 +38,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "smoothed": ("smoothed", "平滑值"),
     "planned": ("planned", "计划值"),
     "save": ("Checkpoint", "检查点"),
-    "spike": ("Spike", "尖峰"),
+    "spike": ("Spike", "突升"),
     "not_finite": ("Not finite", "非有限值"),
     "restart": ("Restart", "重启"),
     "rewind": ("Rewind", "回退"),

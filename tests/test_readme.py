@@ -184,13 +184,6 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.sh")))
-def test_shellcheck(script: str) -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    subprocess.run(["shellcheck", ROOT / "scripts" / script], check=True)
-
-
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "train_step.py"

@@ -17,7 +17,7 @@ from llm_pretrain.machine import SIGNAL_STATUS, launchers
 try:
     from llm_pretrain.machine.files import describe, is_fault, naming
     from llm_pretrain.machine.language import translated
-    from llm_pretrain.machine.terminal import fit, print_beside, print_error, width
+    from llm_pretrain.machine.terminal import fit, print_beside, print_error, say, width
 except KeyboardInterrupt:  # as in the package's own import
     raise SystemExit(130) from None
 
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
-        print(fit(USAGE), file=sys.stderr)
+        print(fit(translated(USAGE)), file=sys.stderr)
         return 2
     if words[0] in ("-h", "--help", "help"):
-        print(fit(USAGE))
+        print(fit(translated(USAGE)))
         return 0
     if words[0] == "--version":
         print(_versions())
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             near = [f"train {words[0]}"]
         hint = f"; did you mean {near[0]}?" if near else ""
         print_beside(f"llm-pretrain: there is no command {words[0]!r}{hint}")
-        print(f"\n{fit(USAGE)}", file=sys.stderr)
+        print(f"\n{fit(translated(USAGE))}", file=sys.stderr)
         return 2
     try:
         with _interrupt_ends_at_once(words[0]):
@@ -136,7 +136,7 @@ def _train(arguments: Sequence[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         from llm_pretrain.config import describe_keys
 
-        print("usage: llm-pretrain train [CONFIG] [--key value …]")
+        say("usage: llm-pretrain train [CONFIG] [--key value …]")
         print("\n".join(describe_keys(width())))
         return 0
     try:

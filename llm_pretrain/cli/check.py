@@ -92,7 +92,7 @@ this machine's GPU. What doesn't fit is a problem
 def main(arguments: Sequence[str]) -> int:
     """Check a configuration; the exit status is 1 if it has a problem."""
     if "-h" in arguments or "--help" in arguments:
-        print(terminal.fit(USAGE))
+        print(terminal.fit(translated(USAGE)))
         return 0
     if "--schema" in arguments:
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
@@ -226,7 +226,7 @@ def _check_plan(
     except ConfigError as error:
         report.problems += error.problems
         return
-    report.section("PLAN", lines)
+    report.values("PLAN", lines)
     report.problems += problems
 
 
@@ -343,10 +343,11 @@ def _check_data(
     report.notices += [*sources.notices, *lone_validation(sources, counts.valid)]
     report.problems += [*data_problems(sources, counts), *index_cache_problems(sources)]
     try:
-        lines += [] if model is None else describe_ids(sources, model.vocab_size)
+        if model is not None:
+            lines += map(translated, describe_ids(sources, model.vocab_size))
     except DataError as error:
         report.problems.append(str(error))
-    report.section("DATA", lines)
+    report.values("DATA", lines)
 
 
 def _check_named_data(

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     what = command.add_mutually_exclusive_group(required=True)
     texts = "texts as preprocess reads them, or prefixes of .bin and .idx"
     what.add_argument("--input", nargs="+", type=path_word, help=texts)
-    questions = 'a JSON object a line: {"prompt": …, "choices": [ … ], "answer": 0}'
+    questions = 'a JSON object a line: `{"prompt": …, "choices": [ … ], "answer": 0}`'
     what.add_argument("--choices", metavar="FILE", type=path_argument, help=questions)
     add_tokenizer(command, help="directory of the tokenizer (default: the model's)")
     add("--json_key", default="text", help="key or column of the text (default: text)")

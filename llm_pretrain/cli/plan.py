@@ -81,7 +81,7 @@ numbers; by default this machine's GPU
 def main(arguments: Sequence[str]) -> int:
     """Plan a run; the exit status is 1 for a problem, or where nothing fits."""
     if "-h" in arguments or "--help" in arguments:
-        print(terminal.fit(USAGE))
+        print(terminal.fit(translated(USAGE)))
         return 0
     try:
         return _plan(*_take_options(arguments))
@@ -166,8 +166,8 @@ def _progress() -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.markup import escape
 
-    with Console(stderr=True).status("counting the layouts") as status:
-        yield lambda text: status.update(escape(text))
+    with Console(stderr=True).status(translated("counting the layouts")) as status:
+        yield lambda text: status.update(escape(translated(text)))
 
 
 def find_machine(name: str) -> Machine:
@@ -199,7 +199,8 @@ def _measured() -> Machine:
 def describe_own_plan(
     run: RunConfig, model: ModelConfig, degrees: Degrees, machine_name: str, columns: int
 ) -> tuple[list[str], list[str]]:
-    """What a run takes on a machine, in lines of at most `columns`; and why it can't be had.
+    """What a run takes on a machine, in the reader's language, in lines whose bars fit `columns`;
+    and why it can't be had.
 
     Raises:
         ConfigError: there is no such machine.
@@ -208,12 +209,12 @@ def describe_own_plan(
     program = ThisProgram(machine.kind)
     planner = Planner(run, model, machine, program)
     plan = _replayed(planner, planner.plan(layout_of(run, degrees)))
-    lines = [
+    speed = (
         f"on {degrees.world_size} × {machine.name}: "
         f"{plan.tokens_per_second_per_device:,.0f} tokens/s/device, MFU {plan.mfu:.1%}, "
-        f"{readable_time(plan.run_seconds)}, {few_digits(plan.device_hours)} device-hours",
-        *details(plan, machine, columns),
-    ]
+        f"{readable_time(plan.run_seconds)}, {few_digits(plan.device_hours)} device-hours"
+    )
+    lines = [translated(speed), *details(plan, machine, columns)]
     if total(plan.memory) <= machine.memory:
         return lines, []
     samples = plan_batches(run, degrees).samples_per_step
@@ -287,50 +288,49 @@ def _lines(
         for line in lines:
             yield from wrap(f"{'':{indent}}{line}", columns)
 
-    yield "RUN"
-    yield from fitted(
-        [
-            f"{run.model.model_name_or_path}: {model.parameter_count():,} parameters, "
-            f"{samples:,} samples of {run.data.max_seq_length:,} tokens a step, "
-            f"{run.training.max_steps:,} steps",
-            f"{options.gpus} × {machine.name}: {machine.description}",
-        ]
+    def said(*lines: str, indent: int = 2) -> Iterable[str]:
+        return fitted(map(translated, lines), indent)
+
+    yield translated("RUN")
+    yield from said(
+        f"{run.model.model_name_or_path}: {model.parameter_count():,} parameters, "
+        f"{samples:,} samples of {run.data.max_seq_length:,} tokens a step, "
+        f"{run.training.max_steps:,} steps",
+        f"{options.gpus} × {machine.name}: {machine.description}",
     )
     yield ""
     if not found.considered:
-        yield f"NO LAYOUT of {options.gpus} devices is legal"
-        yield from fitted(
-            [
-                f"none splits {samples:,} samples a step, and the model's heads and layers, over "
-                f"{options.gpus} devices; try --gpus with other numbers, or another "
-                "gradient_accumulation_steps"
-                + (": every batch of batch_ramp is split, too" * bool(run.training.batch_ramp))
-            ]
+        yield translated(f"NO LAYOUT of {options.gpus} devices is legal")
+        yield from said(
+            f"none splits {samples:,} samples a step, and the model's heads and layers, over "
+            f"{options.gpus} devices; try --gpus with other numbers, or another "
+            "gradient_accumulation_steps"
+            + (": every batch of batch_ramp is split, too" * bool(run.training.batch_ramp))
         )
     elif not found.plans:
-        yield f"NONE of {found.considered:,} layouts FITS"
+        yield translated(f"NONE of {found.considered:,} layouts FITS")
         if found.smallest is not None:
-            yield from fitted(["the one that needs the least memory:"])
-            yield from fitted([found.smallest.layout.describe()], 4)
+            yield from said("the one that needs the least memory:")
+            yield from said(found.smallest.layout.describe(), indent=4)
             yield from fitted(details(found.smallest, machine, columns - 4), 4)
     else:
-        yield f"THE BEST of {found.considered:,} layouts"
+        yield translated(f"THE BEST of {found.considered:,} layouts")
         yield from fitted(table(found.plans))
     for number, plan in enumerate(found.plans, 1):
         yield ""
-        yield from wrap(f"{number}  {plan.layout.describe()}", columns)
+        yield from said(f"{number}  {plan.layout.describe()}", indent=0)
         yield from fitted(details(plan, machine, columns - 2))
     yield ""
-    yield "YOUR LAYOUT"
+    yield translated("YOUR LAYOUT")
     if own is None:
-        yield from fitted([f"is none on {options.gpus} devices: {own_problem}"])
+        yield from said(f"is none on {options.gpus} devices: {own_problem}")
     else:
-        yield from fitted([why(own, found.plans, machine)])
+        yield from said(why(own, found.plans, machine))
         if own.layout not in [plan.layout for plan in found.plans]:
             yield from fitted(details(own, machine, columns - 2))
     yield ""
-    yield "NUMBERS OF THE MACHINE, and where each is from"
-    yield from fitted(numbers(machine))
+    yield translated("NUMBERS OF THE MACHINE, and where each is from")
+    yield from said(*numbers(machine))
     yield ""
 
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from llm_pretrain.machine.files import describe
-from llm_pretrain.machine.terminal import Command, width, wrap
+from llm_pretrain.machine.language import language, translated
+from llm_pretrain.machine.terminal import Command, columns_of, ljust, width, wrap
 from llm_pretrain.monitor.report.history import (
     History,
     NoRunError,
@@ -19,9 +20,10 @@ from llm_pretrain.monitor.report.history import (
     shown_value,
 )
 from llm_pretrain.monitor.report.numbers import NOTHING, short
+from llm_pretrain.monitor.report.words import Words
 from llm_pretrain.training.folders import lock_problems
 
-_HEADS = ("run", "state", "step", "loss", "best", "tok/s/dev", "started")
+_HEADS = "run  state  step  loss  best  tok/s/dev  started"
 _LEAST_NAME = 12
 _LONGEST_VALUE = 40
 
@@ -60,36 +62,38 @@ def main(arguments: Sequence[str]) -> int:
 def table(histories: Sequence[History], columns: int) -> Iterator[str]:
     """A line for each run, and below it its values of the keys that are not the same in all runs;
     no line is longer than `columns` but for a name or a word that is."""
-    rows = [_HEADS, *map(_cells, histories)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    room = columns - sum(widths[1:]) - 2 * (len(_HEADS) - 1)
+    words = Words(language())
+    heads = translated(_HEADS).split("  ")
+    rows = [heads, *(_cells(history, words) for history in histories)]
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    room = columns - sum(widths[1:]) - 2 * (len(heads) - 1)
     widths[0] = min(widths[0], max(room, _LEAST_NAME))
     changed = differences(histories)
-    yield _line(_HEADS, widths)
+    yield _line(heads, widths)
     for number, (history, row) in enumerate(zip(histories, rows[1:], strict=True)):
-        if len(row[0]) > widths[0]:
+        if columns_of(row[0]) > widths[0]:
             yield from wrap(row[0], columns)
-            row = ("", *row[1:])
+            row = ["", *row[1:]]
         yield _line(row, widths)
         if history.configuration:
             values = (f"{key} {_short_value(all_[number])}" for key, all_ in changed.items())
             yield from wrap(f"  {', '.join(values)}", columns) if changed else ()
 
 
-def _cells(history: History) -> tuple[str, ...]:
+def _cells(history: History, words: Words) -> list[str]:
     losses = history.series("loss")
     end = history.value("max_steps")
     best = history.best
     began = _began(history)
-    return (
+    return [
         history.name,
-        history.state,
+        words(history.state),
         f"{history.last_step}/{end}" if is_number(end) else str(history.last_step),
         f"{losses[-1][1]:.4f}" if losses else NOTHING,
         f"{best[0]} {best[1]:.4f}" if best else NOTHING,
         short(history.speed) if history.speed is not None else NOTHING,
         f"{datetime.fromtimestamp(began):%m-%d %H:%M}" if began else NOTHING,
-    )
+    ]
 
 
 def _began(history: History) -> float:
@@ -104,9 +108,7 @@ def _began(history: History) -> float:
 
 
 def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
-    return "  ".join(
-        f"{cell:<{width_}}" for cell, width_ in zip(cells, widths, strict=True)
-    ).rstrip()
+    return "  ".join(map(ljust, cells, widths)).rstrip()
 
 
 def _name(run: Path, top: Path) -> str:

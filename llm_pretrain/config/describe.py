@@ -11,7 +11,7 @@ from llm_pretrain.config.degrees import ORDERS, Degrees, rank_groups
 from llm_pretrain.config.parallel_options import OPTIONS
 from llm_pretrain.config.run_config import RunConfig, plan_batches
 from llm_pretrain.machine.language import translated
-from llm_pretrain.machine.terminal import wrap
+from llm_pretrain.machine.terminal import columns_of, ljust, wrap
 
 _GROUPS_SHOWN = 8
 _RANKS_SHOWN = 16
@@ -19,7 +19,8 @@ _LONGEST_VALUE = 300
 
 
 def describe_config(run: RunConfig, *, columns: int, everything: bool = True) -> list[str]:
-    """The values, each with where it came from, in lines of at most `columns`.
+    """The values, each with where it came from, in lines of at most `columns`, in the reader's
+    language.
 
     `everything`: all keys, in groups; otherwise those that are not left at their defaults.
     """
@@ -33,13 +34,14 @@ def describe_config(run: RunConfig, *, columns: int, everything: bool = True) ->
     lines = []
     for title, members in groups:
         indent = "  " if title else ""
-        lines += wrap(title, columns) if title else []
-        rows = [(key, texts[key], f"[{run.sources[key]}]") for key in members]
-        source_width = max((len(source) for *_, source in rows), default=0)
+        lines += wrap(translated(title), columns) if title else []
+        rows = [(key, texts[key], f"[{translated(run.sources[key])}]") for key in members]
+        source_width = max((columns_of(source) for *_, source in rows), default=0)
         room = columns - len(indent) - key_width - source_width - 3
-        text_width = max(0, min(room, max((len(text) for _, text, _ in rows), default=0)))
+        longest = max((columns_of(text) for _, text, _ in rows), default=0)
+        text_width = max(0, min(room, longest))
         for key, text, source in rows:
-            line = f"{indent}{key:<{key_width}} {text:<{text_width}}  {source}"
+            line = f"{indent}{key:<{key_width}} {ljust(text, text_width)}  {source}"
             lines += wrap(line, columns, key_width + 1)
     if not everything:
         others = len(run.sources) - len(texts)
@@ -61,15 +63,16 @@ def _text(key: str, value: Any) -> str:
 
 
 def describe_keys(columns: int) -> list[str]:
-    """All keys that have an effect, in groups, with their defaults and meanings."""
+    """All keys that have an effect, in groups, with their defaults and meanings, in the reader's
+    language."""
     lines = []
     for title, members in keys.groups():
-        lines += ["", *wrap(title, columns)]
+        lines += ["", *wrap(translated(title), columns)]
         for key in members:
             field = keys.field(key)
-            default = "required" if field.is_required() else _text(key, field.default)
+            default = translated("required") if field.is_required() else _text(key, field.default)
             lines += wrap(f"  --{key} ({default})", columns, 4)
-            lines += wrap(f"      {field.description or ''}", columns, 0)
+            lines += wrap(f"      {translated(field.description or '')}", columns, 0)
     return lines
 
 

@@ -12,6 +12,7 @@ from llm_pretrain.config.foreign_keys import DATASET, INERT, MEANINGS, ONLY, SPE
 from llm_pretrain.config.model_arguments import DataArguments, ModelArguments
 from llm_pretrain.config.parallel_options import FLAGS, OPTIONS
 from llm_pretrain.config.training_arguments import TrainingArguments
+from llm_pretrain.machine.language import translated
 
 MODELS: tuple[type[Arguments], ...] = (ModelArguments, DataArguments, TrainingArguments)
 
@@ -58,7 +59,8 @@ def nearest(key: str, *, least: float = 0.6) -> str | None:
 
 
 def json_schema() -> dict[str, Any]:
-    """A JSON schema (2020-12) of flat configuration files.
+    """A JSON schema (2020-12) of flat configuration files, with descriptions in the reader's
+    language.
 
     Keys without effect and older spellings are marked deprecated, with the reason.
     """
@@ -91,6 +93,8 @@ def json_schema() -> dict[str, Any]:
         }
     for value in properties.values():
         value.pop("title", None)
+        if "description" in value:
+            value["description"] = translated(value["description"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of llm_pretrain",

@@ -173,8 +173,8 @@ class DataArguments(Arguments):
     )
     eval_data: NamedData | None = Field(
         None,
-        description="{name: data, …}: validation sets, each written as input_dir is and evaluated "
-        "by itself, in place of the validation split of input_dir.",
+        description="`{name: data, …}`: validation sets, each written as input_dir is and "
+        "evaluated by itself, in place of the validation split of input_dir.",
     )
     split: Text = Field(
         "949,50,1",

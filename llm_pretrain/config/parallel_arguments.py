@@ -92,18 +92,22 @@ class ParallelArguments(Arguments):
     )
     tensor_parallel_config: TensorOptions = Field(
         (),
-        description="Options of tensor parallelism, by name, between spaces. "
-        + described("tensor_parallel_config"),
+        description=described(
+            "Options of tensor parallelism, by name, between spaces.", "tensor_parallel_config"
+        ),
     )
     pipeline_parallel_config: PipelineOptions = Field(
         (),
-        description="Options of pipeline and data parallelism, by name, between spaces. "
-        + described("pipeline_parallel_config"),
+        description=described(
+            "Options of pipeline and data parallelism, by name, between spaces.",
+            "pipeline_parallel_config",
+        ),
     )
     sharding_parallel_config: ShardingOptions = Field(
         (),
-        description="Options of sharding, by name, between spaces. "
-        + described("sharding_parallel_config"),
+        description=described(
+            "Options of sharding, by name, between spaces.", "sharding_parallel_config"
+        ),
     )
     sharding_comm_buffer_size_MB: Integer = Field(  # noqa: N815
         -1, description="Size of what is reduced or gathered at once; -1 is 256."

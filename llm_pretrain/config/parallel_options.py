@@ -172,10 +172,12 @@ def _hint(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
-def described(key: str) -> str:
-    """The options of `key` that have an effect, for its help text."""
-    effects = "; ".join(f"{name} ({effect})" for name, effect in OPTIONS[key].items())
-    return f"With an effect: {effects}." if effects else "None has an effect here."
+def described(what: str, key: str) -> str:
+    """`what` the options of `key` are, as a sentence, and those that have an effect."""
+    effects = "; ".join(f"{name}: {effect}" for name, effect in OPTIONS[key].items())
+    return " ".join(
+        [what, f"With an effect: {effects}." if effects else "None has an effect here."]
+    )
 
 
 _SCHEMA = WithJsonSchema({"type": "string"})

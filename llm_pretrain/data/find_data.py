@@ -172,7 +172,7 @@ def _checked_prefixes(paths: Iterable[Path], argument: str) -> tuple[Path, ...]:
     prefixes = tuple(map(_prefix_of, paths))
     missing = [str(prefix) for prefix in prefixes if not _exists(prefix)]
     if missing:
-        names = " and ".join(missing)
+        names = ", ".join(missing)
         missed = f"{argument} names {names}, and there are no such files."
         raise DataError(f"{missed} {EXPECTED}")
     return prefixes

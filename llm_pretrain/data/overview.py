@@ -25,6 +25,8 @@ from llm_pretrain.data.sources import (
     tokens_in,
 )
 from llm_pretrain.data.token_data import DataError, check_token_range, needs_scan, scan_token_range
+from llm_pretrain.machine.language import translated
+from llm_pretrain.machine.terminal import columns_of, rjust
 
 # Data up to this size is scanned for its largest id at once; beyond, training does it.
 _SCAN_BYTES = 1 << 30
@@ -42,13 +44,15 @@ def describe_data(
     columns: int = 80,
     everything: bool = True,
 ) -> list[str]:
-    """Lines on documents, tokens and token type, on the splits, and on each of several sources.
+    """Lines on documents, tokens and token type, on the splits, and on each of several sources, in
+    the reader's language.
 
     With `counts` they say how many epochs training and evaluation take. `everything`: every file
     has a row, whose name is whole; otherwise some sources have one, cut to `columns`.
     """
     counts = counts or SampleCounts()
-    lines = [_summary(sources), *describe_stages(sources), *_splits(sources, counts)]
+    lines = [translated(line) for line in (_summary(sources), *describe_stages(sources))]
+    lines += _splits(sources, counts)
     if len(sources.files) > 1:
         lines += _by_source(sources, counts, columns, everything=everything)
     return lines
@@ -87,11 +91,12 @@ def _summary(sources: Sources) -> str:
     if len(files) == 1:
         name = str(files[0].files[1])
     else:
-        name = f"{len(files):,} files" + (f" in {folders.pop()}" if len(folders) == 1 else "")
+        folder = f" in {folders.pop()}" if len(folders) == 1 else ""
+        name = f"{len(files):,} files{folder}"
     documents = sum(tokens.documents for tokens in files)
     sequences = sum(len(tokens.sizes) for tokens in files)
     cut = "" if sequences == documents else f" in {sequences:,} sequences"
-    types = " and ".join(sorted({tokens.tokens.dtype.name for tokens in files}))
+    types = ", ".join(sorted({tokens.tokens.dtype.name for tokens in files}))
     masked = sum(tokens.mask is not None for tokens in files)
     of_files = "" if masked == len(files) else f" of {masked:,} files"
     mask = f", with a loss mask{of_files}" if masked else ""
@@ -108,7 +113,7 @@ def _unit(sources: Sources) -> str:
 def _splits(sources: Sources, counts: SampleCounts) -> list[str]:
     length = sources.data.max_seq_length
     splits = [split_documents(sources.data.split, len(tokens.sizes)) for tokens in sources.files]
-    rows = [[_unit(sources), "tokens", "samples", "epochs", "split"]]
+    rows = [_heads(f"{_unit(sources)}  tokens  samples  epochs  split")]
     for name in SPLITS:
         parts = [split[name] for split in splits]
         count = sum(map(tokens_in, sources.files, parts))
@@ -147,24 +152,28 @@ def _by_source(
     is_cut = not everything and len(found) > _MOST_SOURCES
     if is_cut:
         found = sorted(found, key=lambda source: -source[0])[:_MOST_SOURCES]
-    rows = [["documents", "tokens", "share", "epochs", "source"], *(row for _, row in found)]
+    rows = [_heads("documents  tokens  share  epochs  source"), *(row for _, row in found)]
     for line, (*_, name) in zip(_table(rows), rows, strict=True):
-        room = max(columns - len(line) + len(name), _LEAST_NAME)
+        room = max(columns - columns_of(line) + len(name), _LEAST_NAME)
         if everything or len(name) <= room:
             yield line
         else:
             yield f"{line[: -len(name)]}…{name[1 - room :]}"
     if is_cut:
         which = "those that training repeats most" if taken else "the first"
-        yield f"{_MOST_SOURCES} of {len(members):,} sources, {which}; --verbose shows all"
+        rest = f"{_MOST_SOURCES} of {len(members):,} sources, {which}; --verbose shows all"
+        yield translated(rest)
+
+
+def _heads(line: str) -> list[str]:
+    return translated(line).split("  ")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns of numbers, then one of names."""
-    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    widths = [max(map(columns_of, column)) for column in list(zip(*rows, strict=True))[:-1]]
     for *numbers, name in rows:
-        aligned = (number.rjust(width) for number, width in zip(numbers, widths, strict=True))
-        yield "  ".join((*aligned, name))
+        yield "  ".join((*map(rjust, numbers, widths), name))
 
 
 def describe_ids(sources: Sources, vocab_size: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from llm_pretrain.launch.job import Job, Limits, say
 from llm_pretrain.launch.links import Address, Hub, LinkError, Uplink
 from llm_pretrain.launch.node import Node, Plan
 from llm_pretrain.machine import launchers
-from llm_pretrain.machine.terminal import print_error
+from llm_pretrain.machine.terminal import Command, print_error
 from llm_pretrain.monitor.alerts import Alerts
 
 PORT = 8476
@@ -29,10 +29,11 @@ PORT = 8476
 _TICK_SECONDS = 0.2
 _SHORT_TICK_SECONDS = 0.02
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_DESCRIPTION = """\
-Start the processes of a job and keep it alive: a rank that dies is replaced while the other
-processes stay, and training goes on from the last checkpoint. What follows the options goes to
-`llm-pretrain train`."""
+_DESCRIPTION = (
+    "Start the processes of a job and keep it alive: a rank that dies is replaced while the other "
+    "processes stay, and training goes on from the last checkpoint. What follows the options goes "
+    "to `llm-pretrain train`."
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -163,9 +164,7 @@ def _signals(selector: selectors.BaseSelector) -> Iterator[list[int]]:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="llm-pretrain launch", description=_DESCRIPTION, allow_abbrev=False
-    )
+    parser = Command("launch", _DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--nproc", type=int, default=_devices(), help="processes on each machine")
     parser.add_argument("--nnodes", type=int, default=1, help="machines, each with its launcher")
     parser.add_argument("--node_rank", type=int, default=0, help="this machine's number, from 0")

@@ -2,9 +2,9 @@
 
 The program speaks English to itself: errors, notices and events are made, logged, compared and sent
 to other ranks in it. A text becomes Chinese only where it is shown, by `translated`. The files in
-`chinese/` have every message by its module, with `{}` for what is filled in, and beside it the same
-in Chinese, or null where it stays as it is. A text is recognized by the messages that it consists
-of, one or several in a row; what is not recognized stays English.
+`chinese/` have every line of a message by its module, with `{}` for what is filled in, and beside
+it the same in Chinese, or null where it stays as it is. A text is recognized by the messages that
+it consists of, one or several in a row; what is not recognized stays English.
 """
 
 from __future__ import annotations
@@ -113,14 +113,12 @@ def _catalog() -> tuple[dict[str, str], list[_Form]]:
     forms: dict[str, _Form] = {}
     for messages in read_messages().values():
         for english, chinese in messages.items():
-            lines = zip(english.split("\n"), chinese.split("\n"), strict=True) if chinese else ()
-            for line, same in lines:
-                if line.startswith("  "):
-                    line, same = line.lstrip(), same.lstrip()
-                if not FIELD.search(line):
-                    exact[line] = same
-                elif re.search("[A-Za-z]{2}", line):
-                    forms[line] = _Form(line, same)
+            if chinese is None:
+                continue
+            if not FIELD.search(english):
+                exact[english] = chinese
+            elif re.search("[A-Za-z]{2}", english):
+                forms[english] = _Form(english, chinese)
     return exact, sorted(forms.values(), key=lambda form: -form.letters)
 
 

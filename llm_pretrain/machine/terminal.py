@@ -52,9 +52,19 @@ def columns_of(text: str) -> int:
     return len(text) + sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
 
 
+def ljust(text: str, columns: int) -> str:
+    """`str.ljust` in columns of the screen."""
+    return text + " " * (columns - columns_of(text))
+
+
+def rjust(text: str, columns: int) -> str:
+    """`str.rjust` in columns of the screen."""
+    return " " * (columns - columns_of(text)) + text
+
+
 _WIDE = r"[\u2e80-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
-_TOGETHER = re.compile(rf"\s+|(?:{_WIDE}|(?:(?!{_WIDE})\S)+)[，。：；、）？！…]*")
-"""Spaces; a Chinese sign or a word, with the punctuation that may not begin a line."""
+_TOGETHER = re.compile(rf"\s+|[（《“]*(?:{_WIDE}|(?:(?!{_WIDE})\S)+)[，。：；、）》”？！…]*")
+"""Spaces; a Chinese sign or a word, with the punctuation that may not begin or end a line."""
 
 
 def _wrap_wide(line: str, columns: int, indent: int, hanging: int) -> list[str]:
@@ -143,8 +153,27 @@ class Command(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """argparse's, which leaves options with several names and long arguments too wide."""
+    """argparse's in the reader's language, and in lines that fit: it leaves options with several
+    names and long arguments too wide, and Chinese, which has no spaces to break lines at."""
 
     def format_help(self) -> str:
         text = super().format_help()
         return f"{fit(text, hanging=2)}\n" if text else text
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and translated(f"{heading}:").rstrip(":："))
+
+    def add_text(self, text: str | None) -> None:
+        super().add_text(text and translated(" ".join(text.split())))
+
+    def _format_usage(self, *parts: Any) -> str:
+        return translated(super()._format_usage(*parts))
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return translated(super()._expand_help(action))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(text, width, 0)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in wrap(text, width, 0))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_pretrain.machine.language import translated
+from llm_pretrain.machine.terminal import columns_of, ljust, rjust
 from llm_pretrain.monitor.reporter import readable_size
 from llm_pretrain.planning.machines import NUMBERS, TABLES, Machine
 from llm_pretrain.planning.plan import Plan
@@ -13,7 +15,7 @@ from llm_pretrain.planning.profile import total
 GIB = 2.0**30
 TIME_PARTS: dict[str, str] = {
     "products": "products of matrices",
-    "attention": "attention",
+    "attention": "attention operators",
     "memory": "memory-bound operators",
     "tensor": "messages, tensor parallel",
     "sequence": "messages, split sequences",
@@ -40,35 +42,46 @@ MEMORY_PARTS: dict[str, str] = {
     "group buffers": "buffers of the groups",
 }
 _LEAST_SHOWN = 0.0005
+_HEADS = "tokens/s/device  MFU  time  device-hours  GiB of a device"
+_WIDTHS = (19, 8, 12, 15, 18)
 
 
 def table(plans: Sequence[Plan]) -> list[str]:
-    """Two lines for each plan, its layout and its figures, under a title."""
-    lines = ["    tokens/s/device     MFU        time   device-hours   GiB of a device"]
+    """Two lines for each plan, its layout and its figures, under a title; in the reader's
+    language, as `details` are."""
+    lines = [_row(translated(_HEADS).split("  "))]
     for number, plan in enumerate(plans, 1):
-        lines.append(f"{number}  {plan.layout.describe()}")
-        lines.append(
-            f"{plan.tokens_per_second_per_device:19,.0f}{plan.mfu:8.1%}"
-            f"{readable_time(plan.run_seconds):>12}{few_digits(plan.device_hours):>15}"
-            f"{total(plan.memory) / GIB:18,.1f}"
+        lines.append(f"{number}  {translated(plan.layout.describe())}")
+        figures = (
+            f"{plan.tokens_per_second_per_device:,.0f}",
+            f"{plan.mfu:.1%}",
+            translated(readable_time(plan.run_seconds)),
+            few_digits(plan.device_hours),
+            f"{total(plan.memory) / GIB:,.1f}",
         )
+        lines.append(_row(figures))
     return lines
 
 
+def _row(cells: Iterable[str]) -> str:
+    return "".join(map(rjust, cells, _WIDTHS))
+
+
 def details(plan: Plan, machine: Machine, columns: int) -> Iterator[str]:
-    """Memory and time of a plan, part by part, each with a bar."""
+    """Memory and time of a plan, part by part, each with a bar; in the reader's language."""
     size = total(plan.memory)
     stage = f", stage {plan.fullest_stage}" if plan.layout.pipeline > 1 else ""
-    yield (
+    yield translated(
         f"memory of the fullest rank{stage}: {size / GIB:,.1f} of {machine.memory / GIB:,.1f} GiB; "
         f"Paddle allocates {plan.allocated / GIB:,.1f} (max_memory_allocated) and reserves "
         f"{plan.reserved / GIB:,.1f} (max_memory_reserved)"
     )
     yield from bars(plan.memory, MEMORY_PARTS, GIB, "GiB", columns, of=machine.memory)
-    yield f"time of a step: {readable_seconds(plan.step.total)}"
+    yield translated(f"time of a step: {readable_seconds(plan.step.total)}")
     yield from bars(plan.step.seconds, TIME_PARTS, 1.0, "s", columns, of=plan.step.total)
     every = "" if not plan.save_seconds else f", for which training waits {_short(plan)}"
-    yield f"a checkpoint takes {readable_size(round(plan.checkpoint_bytes))} of the disk{every}"
+    size_on_disk = readable_size(round(plan.checkpoint_bytes))
+    yield translated(f"a checkpoint takes {size_on_disk} of the disk{every}")
 
 
 def _short(plan: Plan) -> str:
@@ -85,16 +98,17 @@ def bars(
     of: float,
 ) -> Iterator[str]:
     """A line for each part that is there: what it is, how much, a bar of its share of `of`."""
-    width = max(map(len, titles.values()))
+    shown = {part: translated(title) for part, title in titles.items()}
+    width = max(map(columns_of, shown.values()))
     room = columns - width - 2 - 9 - len(unit_name) - 3
-    for part, title in titles.items():
+    for part, title in shown.items():
         value = parts.get(part, 0.0)
         if of <= 0 or value / of < _LEAST_SHOWN:
             continue
         bar = "█" * max(0, min(room, round(value / of * room)))
         number = value / unit
         text = f"{number:8,.2f}" if number >= 0.01 else f"{number:8.4f}"
-        yield f"  {title:<{width}}{text} {unit_name}  {bar or '▏'}"
+        yield f"  {ljust(title, width)}{text} {unit_name}  {bar or '▏'}"
 
 
 def readable_seconds(seconds: float) -> str:
@@ -104,9 +118,9 @@ def readable_seconds(seconds: float) -> str:
 
 def readable_time(seconds: float) -> str:
     """Of a run: `12.4 days`, `3.1 hours`, `5.0 minutes`, `8.73 s`."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    for form, size in (("{:,.1f} days", 86400), ("{:,.1f} hours", 3600), ("{:,.1f} minutes", 60)):
         if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
+            return form.format(seconds / size)
     return readable_seconds(seconds)
 
 

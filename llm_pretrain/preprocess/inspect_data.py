@@ -13,7 +13,7 @@ from llm_pretrain.config.argument_types import path_word
 from llm_pretrain.data.find_data import find_data, open_data
 from llm_pretrain.data.token_data import BLOCK, TokenData, scan_token_range
 from llm_pretrain.machine.language import translated
-from llm_pretrain.machine.terminal import Command, shown, width
+from llm_pretrain.machine.terminal import Command, rjust, shown, width
 from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, typed_tokenizer
 from llm_pretrain.preprocess.streams import PreprocessError
 from llm_pretrain.preprocess.tokenizers import Tokenizer
@@ -95,8 +95,10 @@ def _lengths(data: TokenData, unit: str) -> Iterator[str]:
             continue
         bar = "#" * -(-room * int(counts[length]) // int(counts.max()))
         share = int(tokens[length]) / data.token_count
+        count = int(counts[length])
+        of_unit = f"{count:,} documents" if unit == "documents" else f"{count:,} sequences"
         yield (
-            f"  {first:>11,} to {last:>11,} {bar:<{room}} {counts[length]:>12,} {unit}, "
+            f"  {first:>11,} to {last:>11,} {bar:<{room}} {rjust(translated(of_unit), 22)}, "
             f"{share:6.1%} of the tokens"
         )
 

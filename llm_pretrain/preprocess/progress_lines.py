@@ -59,8 +59,8 @@ class Progress:
         done = (share - self._share_at_begin) / max(1 - self._share_at_begin, 1e-9)
         left = self._seconds() * (1 - done) / max(done, 1e-9)
         line = (
-            f"{self.counts['documents']:,} documents, {self._rates()}, {share:.1%}, "
-            f"{_duration(left)} left\n"
+            f"{self.counts['documents']:,} documents, {share:.1%}, {_duration(left)} left, "
+            f"{self._rates()}\n"
         )
         # At once, so that an interrupt finds the line ended.
         self._out.write(translated(line))

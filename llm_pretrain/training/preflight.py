@@ -220,10 +220,10 @@ def introduce(
 
 def _data(sources: Sources, taken: int) -> str:
     """`taken`: tokens that training takes in all."""
-    tokens = f"{sum(file.token_count for file in sources.files):,} tokens"
+    files = f" in {len(sources.files):,} files" if len(sources.files) > 1 else ""
+    tokens = f"{sum(file.token_count for file in sources.files):,} tokens{files}"
     name = f"{len(sources.stages)} stages" if sources.stages else sources.data.input_dir or ""
-    if len(sources.files) > 1:
-        tokens += f" in {len(sources.files):,} files"
+    if files:
         # "weight prefix weight prefix …" may be very long.
         name = name if len(name) <= _LONGEST_BLEND else f"{name[: _LONGEST_BLEND - 1]}…"
     in_training = sum(sources.train_tokens)

@@ -278,7 +278,7 @@ class Reports:
     def text_sample(self, step: int, prompt: str, text: str) -> None:
         """What the model of this step lets follow a prompt."""
         if self.reporter:
-            self.show(in_a_line(f"Step {step}: {prompt}|{text}"))
+            self.show(in_a_line(f"{translated(f'Step {step}:')} {prompt}|{text}"))
             self.reporter.note("sample", {"global_step": step, "prompt": prompt, "text": text})
 
     def saved(self, step: int, checkpoint: Path, seconds: float, blocked_seconds: float) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from llm_pretrain.cli import main
+from llm_pretrain.machine.language import VARIABLE
+from llm_pretrain.machine.terminal import columns_of
 from tests.launching import RUN_PRETRAIN, run_job
 from tests.small_runs import small_config, write_config, write_data, write_model, write_tokenizer
 
@@ -52,6 +54,27 @@ def test_four_lines_say_what_is_run(config: Path, capsys: pytest.CaptureFixture[
         rf"Data: [\d,]+ tokens, [\d,]+ to train on: \d\.\d\d epochs \({folder}/data\)", data
     )
     assert layout == "Layout: 2 processes = tensor 2"
+
+
+def test_all_of_it_is_in_chinese(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "zh")
+    monkeypatch.setenv("COLUMNS", "80")
+    write_data(config.parent / "more")
+    blend = f"0.7 {config.parent / 'data/text'} 0.3 {config.parent / 'more/text'}"
+    ramp = ("--batch_ramp", "[[0, 2], [512, 4]]", "--do_eval", "--eval_iters", 1)
+    schedule = ("--lr_scheduler_type", "warmup_stable_decay", "--warmup_steps", 2)
+    plan = ("--gpu", "a100-80g", "--verbose")
+    text = check(capsys, config, "--input_dir", blend, *ramp, *schedule, *plan, status=1)
+    assert "得到的批是 16；把它设为 2" in re.sub("\n +", "", text)
+    said = text.partition("\n机器\n")[2].partition("\n训练\n")[2]
+    said = said.replace(str(config.parent), "").replace("token id", "")
+    assert re.findall("[A-Za-z]{2,} [a-z]{2,}", said) == []
+    head, *rows = re.findall(r"^  文档 .*划分$|^ .* (?:train|valid|test)$", text, re.MULTILINE)
+    assert len(rows) == 3
+    end = columns_of(head) - columns_of("划分")
+    assert {columns_of(line[: re.search(r"\S+$", line).start()]) for line in rows} == {end}
 
 
 def test_a_run_begins_with_the_lines_of_check_and_its_weights_serve_others(

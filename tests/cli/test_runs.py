@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from llm_pretrain.cli import main, runs
+from llm_pretrain.machine.language import VARIABLE
+from llm_pretrain.machine.terminal import columns_of
 from llm_pretrain.monitor.metrics_log import MetricsLog
 
 
@@ -51,6 +53,29 @@ def test_each_run_is_a_line_with_what_is_changed_below(
         ["later", "interrupted", "30/30", "2.0000", "20", "2.2500", "12.35k", "11-02", "12:00"],
         ["learning_rate", "0.002"],
     ]
+
+
+def test_the_table_in_chinese_lines_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, "zh")
+    write_run(tmp_path / "训练一", rate=0.001)
+    write_run(tmp_path / "later", rate=0.002, ends=False, day=2)
+    heads, first, _, later, _ = lines_of(tmp_path, monkeypatch, capsys)
+    assert heads.split() == ["训练", "状态", "步", "损失", "最佳", "token/秒/设备", "开始"]
+    assert first.split()[:3] == ["训练一", "已完成", "30/30"]
+    assert later.split()[:3] == ["later", "中断", "30/30"]
+    for head, *cells in (
+        ("状态", "已完成", "中断"),
+        ("步", "30/30", "30/30"),
+        ("开始", "11-01", "11-02"),
+    ):
+        begins = {
+            columns_of(line[: line.index(cell)])
+            for line, cell in zip((heads, first, later), (head, *cells), strict=True)
+        }
+        assert len(begins) == 1
+    assert max(map(columns_of, (heads, first, later))) <= 80
 
 
 def test_long_names_and_many_keys_keep_to_the_columns(

@@ -24,7 +24,7 @@ NAMES = {"linear": "linear", "cosine": "cosine", "adam": "adamw", "": ""}
 def rows(page: str) -> list[list[str]]:
     """Flag, key, default and remark, as they stand."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    lines = re.findall(r"^\| `--.*\|$", text, flags=re.MULTILINE)
+    lines = re.findall(r"^\| `--[^|]* \| `[^|]* \|[^|]* \|[^|]*\|$", text, flags=re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split(" |")] for line in lines]
 
 
@@ -50,7 +50,7 @@ def test_every_key_exists() -> None:
         assert len(named) > 40
         # Values, Megatron's strategies, and fields of the log.
         others = {"inverse_sqrt", "warmup_stable_decay", "minus_sqrt", "core_attn", "skip_update"}
-        others |= {"optim_grads", "optim_grads_params"}
+        others |= {"optim_grads", "optim_grads_params", "megatron_flags"}
         others |= {"loss_scale", "global_norm", "step_seconds", "consumed_samples", "skipped_steps"}
         assert named - set(keys.OWNER) - options - others == set()
 
@@ -102,6 +102,17 @@ def test_the_example_says_the_same_twice(tmp_path: Path) -> None:
         assert written[KEY_OF[flag]] == (True if expected == "" else expected), flag
     degrees = resolve_degrees(run.training, 8)
     assert plan_batches(run, degrees).samples_per_step == batch
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_flags_of_megatrons_scripts_are_on_the_page(page: str) -> None:
+    lines = (ROOT / "tests/config/megatron_flags.txt").read_text(encoding="utf-8").splitlines()
+    flags = " ".join(line for line in lines if not line.startswith("#")).split()
+    assert len(flags) > 100
+    tables = re.findall(
+        r"^\| (`--[^|]*) \|", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(flags) - set(re.findall(r"`(--[a-z0-9-]+)", " ".join(tables))) == set()
 
 
 def test_both_languages_name_the_same_flags_keys_and_defaults() -> None:

@@ -61,7 +61,7 @@ def test_help_and_schema_name_the_options_with_an_effect(key: str) -> None:
     help_text = " ".join(" ".join(describe_keys(200)).split())
     for text in (help_text, json_schema()["properties"][key]["description"]):
         for name, effect in OPTIONS[key].items():
-            assert f"{name} ({effect})" in text
+            assert f"{name}: {effect}" in text
         assert not [name for name in INERT_OPTIONS[key] if name in text]
 
 

@@ -94,7 +94,7 @@ def test_blend_and_sentences(folder: Path) -> None:
     sources = opened(f"3 {folder}/web 1 {folder}/books")
     lines = describe_data(sources, counts=SampleCounts(train=949))
     assert lines[0] == (
-        f"2 files in {folder}: 1,100 documents in 1,200 sequences, 4,000 tokens of type int32 and "
+        f"2 files in {folder}: 1,100 documents in 1,200 sequences, 4,000 tokens of type int32, "
         "uint16"
     )
     assert [line.split() for line in lines[5:]] == [

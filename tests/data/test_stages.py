@@ -288,7 +288,7 @@ def test_all_that_is_missing_is_said_with_its_stage(folder: Path) -> None:
         # Where a run does not get, too.
         open_sources(arguments(stages), (10, 0, 0))
     message = str(error.value)
-    assert f"data_stages, stage 1 names {folder}/wep and {folder}/cod, and there are no" in message
+    assert f"data_stages, stage 1 names {folder}/wep, {folder}/cod, and there are no" in message
     assert "data_stages, stage 3 names nowhere/at/all, and there are no such files" in message
     assert message.count("Expected are pairs") == 1
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
+import re
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from llm_pretrain.cli import main
+from llm_pretrain.cli import USAGE, main
+from llm_pretrain.config import json_schema
 from llm_pretrain.machine.language import FIELD, VARIABLE, language, read_messages, translated
 from llm_pretrain.machine.terminal import columns_of, wrap
 from tests.messages import PACKAGE, fields, messages
 
 NOT_TRANSLATED = {
-    "cli/demo/": "texts of the demo's corpus and its own few lines",
     "monitor/metrics_log.py": "PaddleNLP's lines, which programs look for",
     "monitor/prometheus.py": "the page for Prometheus is in English",
     "monitor/report/": "the report has a table of words of its own, in both languages",
@@ -55,9 +58,10 @@ def test_every_message_of_a_module_has_its_translation(module: str) -> None:
 
 def test_there_are_no_translations_of_what_is_not_there() -> None:
     assert set(CHINESE) <= set(MODULES)
-    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    sources = [*PACKAGE.rglob("*.py"), Path(argparse.__file__)]
+    source = "".join(path.read_text(encoding="utf-8") for path in sources)
     for word in WORDS:
-        assert FIELD.split(word)[0].rstrip(" %") in source
+        assert FIELD.split(word)[0].rstrip(" %:") in source
 
 
 def test_both_languages_fill_in_the_same() -> None:
@@ -125,6 +129,14 @@ def test_the_variable_wins_over_the_locale(
         ),
         ("96.8%: start 1.9%, saving 1.2%", "96.8%：启动 1.9%，保存 1.2%"),
         ("Layout: 2 processes = data 2", "布局：2 个进程 = data 2"),
+        (
+            "50 documents, 33.3%, 5 s left, 2.1 MB/s, 1,105,073 tokens/s",
+            "50 篇文档，33.3%，剩余 5 s，2.1 MB/s，每秒 1,105,073 个 token",
+        ),
+        (
+            "Operators by C++: linear, norm, attention, adamw (amx).",
+            "由 C++ 实现的算子：linear, norm, attention, adamw（amx）。",
+        ),
         # What is not known, and what is a user's, stays as it is.
         ("Segmentation fault: 11, of no known kind", "Segmentation fault: 11, of no known kind"),
         (
@@ -159,6 +171,55 @@ def test_check_answers_in_chinese(
     assert "个问题" in shown.err
     assert "The run goes back." in shown.out
     assert "\n提示\n" in shown.out
+
+
+COMMANDS = re.findall(r"^  ([a-z]+) ", USAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [None, *dict.fromkeys(COMMANDS)])
+def test_help_is_in_chinese(
+    command: str | None,
+    in_chinese: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):  # by which the standard library ends after help
+        assert main([*([command] if command else []), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("用法： llm-pretrain ")
+    assert not re.search("[A-Za-z,.]{2,} [a-z]{2,} [a-z]{2,}", shown)
+    assert max(map(columns_of, shown.splitlines())) <= 80
+
+
+def test_a_wrong_command_line_is_told_in_chinese(
+    in_chinese: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {
+        ("generate",): "错误：必须给出以下参数：DIR, --prompt",
+        ("report", "--language", "fr", "run"): "错误：参数 --language：不能选择 'fr'（可选：",
+        ("report", "-o"): "错误：参数 -o/--output：需要一个值",
+        ("runs", "--al"): "错误：不认识的参数：--al",
+        (
+            "inspect",
+            "data",
+            "--documents",
+            "many",
+        ): "错误：参数 --documents：int 类型的值不对：'many'",
+    }
+    for words, said in wrong.items():
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_schema_explains_keys_in_chinese(in_chinese: None) -> None:
+    keys = json_schema()["properties"]
+    assert keys["learning_rate"]["description"] == "最高的学习率。"
+    assert keys["sharding_parallel_config"]["description"].startswith(
+        "sharding 的选项名，以空格分隔。有作用的：enable_stage1_overlap：stage1 时，反向进行的同时"
+    )
+    inert = [value["description"] for value in keys.values() if value.get("deprecated")]
+    assert sum(text.startswith(("在这里没有作用：", "读作 ")) for text in inert) == len(inert) > 100
 
 
 def test_lines_of_chinese_fit_the_terminal() -> None:

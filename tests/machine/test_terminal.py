@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_pretrain.machine.terminal import fit, width, wrap
+from llm_pretrain.machine.terminal import columns_of, fit, ljust, rjust, width, wrap
 
 SENTENCE = "max_seq_length: 4096 is longer than the 2048 positions that the model was made for"
 
@@ -48,3 +48,18 @@ def test_80_where_nothing_says_how_wide(monkeypatch: pytest.MonkeyPatch) -> None
     sizes = SimpleNamespace(get_terminal_size=lambda _: os.terminal_size((0, 0)))
     monkeypatch.setattr("llm_pretrain.machine.terminal.shutil", sizes)
     assert width() == 80
+
+
+def test_columns_of_a_table_line_up_in_both_languages() -> None:
+    for cell in ("loss", "损失", "损失（loss）", "a cell that is wider than its column"):
+        assert ljust(cell, 20).startswith(cell)
+        assert rjust(cell, 20).endswith(cell)
+        assert (
+            columns_of(ljust(cell, 20)) == columns_of(rjust(cell, 20)) == max(columns_of(cell), 20)
+        )
+
+
+def test_no_line_of_chinese_ends_with_an_opening_sign() -> None:
+    text = "Paddle 分配 71.3（max_memory_allocated），保留 77.3（max_memory_reserved）"
+    for columns in range(24, 80):
+        assert not any(line.endswith("（") for line in wrap(text, columns))

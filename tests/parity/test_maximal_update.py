@@ -109,3 +109,47 @@ def test_every_layout_follows_one_process(tmp_path: Path) -> None:
     for model, output in launch(tmp_path, "four", four, 4).items():
         expected = numbers(alone[f"{model} {PP2SD2.micro_batches}"])
         assert numbers(output) == pytest.approx(expected, rel=1e-5), model
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_in_another_layout(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    saved = {"save_strategy": "steps", "save_steps": STEPS // 2}
+    one = {
+        f"{model} {number}": control(model, number, **saved)
+        for model in MODELS
+        for number in (2, 4)
+    }
+    alone = launch(tmp_path, "one", one, 1)
+
+    def resumed(saves: dict[str, Path], model: str, number: int, **options: Any) -> dict[str, Any]:
+        checkpoint = saves[f"{model} {number}"] / f"checkpoint-{STEPS // 2}"
+        return {**options, "resume_from_checkpoint": str(checkpoint)}
+
+    def assert_goes_on(whole: Path, output: Path) -> None:
+        """The losses and norms of the later half."""
+        expected = numbers(whole)[STEPS:]
+        assert len(expected) >= STEPS
+        assert numbers(output) == pytest.approx(expected, rel=1e-5), output
+
+    two = {
+        f"{model} {name}": resumed(
+            alone, model, layout.micro_batches, **case(model, layout, **options)
+        )
+        for model in MODELS
+        for name, (layout, options) in LAYOUTS.items()
+    }
+    two |= {f"{model} 2": case(model, TP2, **saved) for model in MODELS}
+    two |= {f"{model} 4": case(model, SD2, **stage(2), **saved) for model in MODELS}
+    shared = launch(tmp_path, "two", two, 2)
+    for model in MODELS:
+        for name, (layout, _) in LAYOUTS.items():
+            whole = alone[f"{model} {layout.micro_batches}"]
+            assert_goes_on(whole, shared[f"{model} {name}"])
+    back = {
+        f"{model} {number}": resumed(shared, model, number, **control(model, number))
+        for model in MODELS
+        for number in (2, 4)
+    }
+    for name, output in launch(tmp_path, "back", back, 1).items():
+        assert_goes_on(alone[name], output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from llm_pretrain.config import examine
+from llm_pretrain.machine.language import VARIABLE
+from llm_pretrain.machine.terminal import columns_of
 from llm_pretrain.planning.machines import load_machine, read_machine
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +24,12 @@ CONFIG = ("configs/llama/tiny.json", *MODEL, "--max_seq_length", "1024")
 TWO = ("--gpus", "2", "--gpu", "a100-80g")
 
 
-def llm_pretrain(*words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+def llm_pretrain(
+    *words: str, columns: int = 80, language: str = "en"
+) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which has no Paddle."""
-    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}
+    own = {"COLUMNS": str(columns), "PYTHONPATH": str(ROOT), VARIABLE: language}
+    environment = {**os.environ, **own}
     return subprocess.run(
         [sys.executable, "-m", "llm_pretrain", *words],
         cwd=ROOT,
@@ -61,6 +67,26 @@ def test_the_best_five_and_ones_own_are_shown_in_80_columns(planned: tuple[Path,
     ):
         assert printed.count(part) >= 5
     assert "YOUR LAYOUT\n  yours, " in printed
+
+
+def test_the_same_in_chinese(planned: tuple[Path, str]) -> None:
+    printed = llm_pretrain("plan", *CONFIG, *TWO, language="zh").stdout
+    answers = printed.partition("机器的各个数，及其来源\n")[0]
+    lines = answers.splitlines()
+    assert max(map(columns_of, lines)) <= 80
+    # Figures are those of the other language, bars are not: their titles are of another width.
+    rows = [re.findall(r"\d[\d.,]*%?", line) for line in lines if "%" in line]
+    of_english = planned[1].partition("NUMBERS OF THE MACHINE")[0].splitlines()
+    assert rows == [re.findall(r"\d[\d.,]*%?", line) for line in of_english if "%" in line]
+    heads = next(line for line in lines if "设备小时" in line)
+    assert heads.split() == ["token/秒/设备", "MFU", "时间", "设备小时", "每设备", "GiB"]
+    assert {columns_of(line) for line in lines if "%" in line} >= {columns_of(heads)}
+    bars = [line for line in lines if "█" in line or "▏" in line]
+    first = bars[: next(n for n, line in enumerate(bars) if "矩阵乘" in line)]
+    assert len({columns_of(re.split("[█▏]", line)[0]) for line in first}) == 1
+    ours = [line.partition("×")[0] for line in lines]
+    for word in ("memory", "recompute", "weights", "hours", "attention", "YOUR", "batch", "node"):
+        assert not any(word in line for line in ours if "max_memory" not in line)
 
 
 def test_what_is_written_has_the_best_layout(planned: tuple[Path, str]) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from llm_pretrain.cli import main
 from llm_pretrain.data import IndexedWriter
+from llm_pretrain.machine.language import VARIABLE
+from llm_pretrain.machine.terminal import columns_of
 from llm_pretrain.preprocess import load_tokenizer
 
 
@@ -34,6 +36,19 @@ def test_what_is_printed(prefix: Path, tokenizer: Path, capsys: pytest.CaptureFi
     assert bars[2] == f"4 to 7 {'#' * 10} 5 documents, 25.0% of the tokens"
     assert bars[6] == "64 to 127 ## 1 documents, 58.3% of the tokens"
     assert len(bars) == 7
+
+
+def test_rows_in_chinese_line_up(
+    prefix: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "zh")
+    assert main(["inspect", str(prefix)]) == 0
+    out = capsys.readouterr().out
+    assert "26 篇文档，26 个序列，120 个 token，类型 uint16" in out
+    rows = [line for line in out.splitlines() if "占 token 的" in line]
+    assert " ".join(rows[0].split()) == f"1 到 1 {'#' * 40} 20 篇文档，占 token 的 16.7%"
+    assert len(rows) == 7
+    assert len({columns_of(row) for row in rows}) == 1
 
 
 def test_lines_fit_a_terminal(

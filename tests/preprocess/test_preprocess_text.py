@@ -261,7 +261,7 @@ def test_progress_is_reported(
         source = write_jsonl(tmp_path / "texts" / f"{name}.jsonl", ["alpha"] * 200).parent
     assert run(tokenizer, source, tmp_path / "x", "--log_interval", "200") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"200 documents, [\d.]+ MB/s, [\d,]+ tokens/s, 33.3%, \d+ s left", lines[0])
+    assert re.match(r"200 documents, 33.3%, \d+ s left, [\d.]+ MB/s, [\d,]+ tokens/s", lines[0])
     assert lines[-1].startswith(f"Wrote {tmp_path / 'x'}.bin")
     assert "600 documents" in lines[-1]
 

@@ -13,6 +13,8 @@ from llm_pretrain.cli.demo.command import STOPPED, run_command
 from llm_pretrain.cli.demo.data import CONFIG, FOLDER, make_data
 from llm_pretrain.config import ConfigError, RunConfig, load_run_config, split_command_line
 from llm_pretrain.machine import SIGNAL_STATUS
+from llm_pretrain.machine.language import translated
+from llm_pretrain.machine.terminal import ljust, print_error, say
 from llm_pretrain.monitor.console import Console, sparkline
 from llm_pretrain.monitor.metrics_log import read_line, read_metrics
 from llm_pretrain.training.folders import find_start
@@ -28,7 +30,7 @@ def main(overrides: Sequence[str]) -> int:
         The exit status; 128 + the number of the signal that ended it.
     """
     if not CONFIG.exists():
-        print(f"error: {CONFIG} is not here; run the demo in the repository's root.")
+        print_error(f"{CONFIG} is not here; run the demo in the repository's root.")
         return 1
     try:
         config = load_run_config(*split_command_line([str(CONFIG), *overrides]))
@@ -36,19 +38,20 @@ def main(overrides: Sequence[str]) -> int:
         if status == 0:
             show_results(Path(config.training.output_dir))
     except ConfigError as error:
-        print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        for problem in error.problems:
+            print_error(problem)
         return 1
     except KeyboardInterrupt:
         status = SIGNAL_STATUS + signal.SIGINT
     if status in STOPPED:
-        print("\nStopped. `make demo` goes on from here.")
+        say("\nStopped. `make demo` goes on from here.")
     return status
 
 
 def train(run: RunConfig, overrides: Sequence[str]) -> int:
     """Train to the end, from the last checkpoint where there is one; the exit status."""
     if is_done(run):
-        print(
+        say(
             f"The demo is done: {run.training.output_dir} is trained to step "
             f"{run.training.max_steps}.\n"
             "make demo ARGS=--overwrite_output_dir starts anew, and\n"
@@ -113,17 +116,22 @@ def show_results(directory: Path) -> None:
     evaluations = [line["eval_loss"] for line in history if line.get("eval_loss") is not None]
     tokens = read_model_config(directory).vocab_size
     guess = math.log(tokens)
-    print()
+    rows = []
     if losses:
-        print(f"training loss    {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+        curve = f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"
+        rows.append(("training loss", curve))
     if evaluations:
-        print(f"evaluation loss  {evaluations[-1]:.3f}")
-        print(f"a blind guess    {guess:.3f} = ln({tokens}), and half of it {guess / 2:.3f}")
-    print(f"weights          {directory}, as Hugging Face's libraries load them")
+        rows.append(("evaluation loss", f"{evaluations[-1]:.3f}"))
+        half = f"{guess:.3f} = ln({tokens}), and half of it {guess / 2:.3f}"
+        rows.append(("a blind guess", half))
+    rows.append(("weights", f"{directory}, as Hugging Face's libraries load them"))
     for checkpoint in sorted(directory.glob("checkpoint-*")):
-        print(f"checkpoint       {checkpoint}, to resume from")
-    print(f"\n{continue_text(directory, PROMPT, TOKENS_TO_GENERATE)}")
-    print(f"\nThe curves: visualdl --logdir {directory}/runs")
+        rows.append(("a checkpoint", f"{checkpoint}, to resume from"))
+    print()
+    for name, what in rows:
+        print(f"{ljust(translated(name), 17)}{translated(what)}")
+    print(f"\n{continue_text(directory, PROMPT, TOKENS_TO_GENERATE)}\n")
+    say(f"The curves: visualdl --logdir {directory}/runs")
 
 
 def continue_text(directory: Path, prompt: str, count: int) -> str:

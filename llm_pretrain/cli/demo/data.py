@@ -20,6 +20,7 @@ from typing import Any
 
 from llm_pretrain.cli.demo.command import run_command
 from llm_pretrain.machine import SIGNAL_STATUS
+from llm_pretrain.machine.terminal import say
 from llm_pretrain.preprocess import train_bpe
 
 CONFIG = Path("configs/llama/demo.json")
@@ -43,9 +44,9 @@ def make_data() -> int:
     texts = documents()
     write_corpus(corpus, texts)
     characters = sum(len(text) for text in texts)
-    print(f"{corpus}: {characters:,} characters of Python's own documentation", flush=True)
+    say(f"{corpus}: {characters:,} characters of Python's own documentation")
     train_bpe(iter(texts), vocab_size(config), tokenizer)
-    print(f"{tokenizer}: a byte-pair vocabulary of {vocab_size(config)} tokens", flush=True)
+    say(f"{tokenizer}: a byte-pair vocabulary of {vocab_size(config)} tokens")
     return run_command(
         ["-m", "llm_pretrain", "preprocess", "--model_name_or_path", str(tokenizer)],
         ["--input_path", str(corpus), "--output_prefix", str(prefix)],

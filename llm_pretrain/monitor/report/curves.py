@@ -19,6 +19,8 @@ _WIDTH, _HEIGHT = 1000, 400
 MOST_POINTS = 1200
 """Of all curves of a chart together."""
 MOST_MARKS = 150
+_USUAL = ("evaluation", "save", "sample")
+"""Marks of what goes as it should, which make room for the others."""
 _SMOOTH_PARTS = 40
 """Of a curve's points, a smoothed value takes in one part before it and one after it."""
 
@@ -181,8 +183,8 @@ def thinned_marks(marks: Sequence[Mark]) -> list[Mark]:
     """At most `MOST_MARKS`: what went wrong first, then the rest at even distances."""
     if len(marks) <= MOST_MARKS:
         return list(marks)
-    usual = [mark for mark in marks if mark.kind in ("evaluation", "save")]
-    rare = [mark for mark in marks if mark.kind not in ("evaluation", "save")]
+    usual = [mark for mark in marks if mark.kind in _USUAL]
+    rare = [mark for mark in marks if mark.kind not in _USUAL]
     rare = rare[:: math.ceil(len(rare) / (MOST_MARKS // 2)) or 1]
     room = MOST_MARKS - len(rare)
     return [*usual[:: math.ceil(len(usual) / room)], *rare]

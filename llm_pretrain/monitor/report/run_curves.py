@@ -135,6 +135,12 @@ def _marks(history: History, colour: int, prefix: str, places: _Places, words: W
         if is_number(size) and is_number(seconds):
             took = f", {short(size)}B, {seconds:.1f} s"
         add(line, "save", None, f"{line.get('checkpoint', '')}{took}")
+    texts: dict[int, list[str]] = {}
+    for line in history.of_kind("sample"):
+        told_of_step = texts.setdefault(line["global_step"], [])
+        told_of_step.append(f"{line.get('prompt')}|{line.get('text')}")
+    for step, told_of_step in texts.items():
+        add({"global_step": step}, "sample", losses.get(step), "; ".join(told_of_step))
     for line in history.of_kind("event"):
         kind = line.get("event")
         if kind != "end":

@@ -173,7 +173,9 @@ def configuration(history: History, words: Words) -> str:
     defaults = [(key, value) for key, (value, source) in entries if source == "default"]
     if not given and not defaults:
         return ""
-    table = _table(heads, ([_code(key), _value(value), escape(s)] for key, value, s in given))
+    table = _table(
+        heads, ([_code(key), _value(value), escape(words(s))] for key, value, s in given)
+    )
     rest = _table(heads[:2], ([_code(key), _value(value)] for key, value in defaults))
     return (
         f'<p class="note">{escape(words("configuration note"))}</p>{table}<details><summary>'

@@ -346,7 +346,13 @@ def test_samples_of_text_are_shown_the_newest_first(tmp_path: Path) -> None:
     for step in (10, 20):
         text = f"text {step} <script>"
         log.write("sample", {"global_step": 40 + step, "prompt": "Once", "text": text})
+        log.write("sample", {"global_step": 40 + step, "prompt": "Twice", "text": text})
     log.close()
     page = report(folder, output=tmp_path / "run.html")
+    told = [tip for tip in page.tips() if tip.startswith("Sample, ")]
+    assert told == [
+        f"Sample, Step {40 + step}: Once|text {step} <script>; Twice|text {step} <script>"
+        for step in (10, 20)
+    ]
     assert "Samples of text" in page.text
     assert page.text.index("text 20 <script>") < page.text.index("text 10 <script>")

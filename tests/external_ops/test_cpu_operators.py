@@ -199,7 +199,7 @@ def test_what_makes_no_sense_is_refused(library: CpuLibrary, words: str) -> None
 
 
 def test_python_calls_what_the_header_declares() -> None:
-    import llm_pretrain.ops  # noqa: F401  both say what they call as they are imported
+    import llm_pretrain.ops
     import llm_pretrain.parallel.comm.shared_memory  # noqa: F401
     from llm_pretrain.ops.native import library as native
 

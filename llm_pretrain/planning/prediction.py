@@ -22,7 +22,7 @@ from llm_pretrain.planning.layouts import Layout, run_with, stage_rank
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.memory import Memory, last_step_begins, moments
 from llm_pretrain.planning.step import StageTime, stage_time
-from llm_pretrain.planning.time import Seconds, Span, add, sections, spans_of, timeline
+from llm_pretrain.planning.time import Seconds, Span, Timed, add, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Axis, Event, Mark, Message, Part, Trace
 
 _ENDS = 3
@@ -169,7 +169,7 @@ class _Stage:
         """
         whole, count = self.whole, self._micro_batches(place)
         trace = self.trace(place, blocks)
-        line = timeline(spread_over(trace.events, self.spans), whole.machine)
+        line = spread_over(timeline(trace.events, whole.machine), self.spans)
         found = moments(trace, begin=last_step_begins(trace))
         waiting = (self.layout.accumulation - count) * self._bytes_of_micro_batch()
         kept = _kept(found)
@@ -221,15 +221,15 @@ def _in_short_pipeline(place: Place) -> Place:
     return Place(before, before + 1 + min(after, most), place.chunks)
 
 
-def spread_over(events: Iterable[Event], spans: Mapping[Axis, Span]) -> list[Event]:
-    """The events with as many ranks in each group as its axis has."""
+def spread_over(line: Iterable[Timed], spans: Mapping[Axis, Span]) -> list[Timed]:
+    """What takes time, with as many ranks in each group as its axis has."""
     return [
         replace(event, ranks=spans[event.axis].ranks)
         if isinstance(event, Message)
         and event.axis != "pipeline"
         and event.ranks != spans[event.axis].ranks
         else event
-        for event in events
+        for event in line
     ]
 
 

@@ -1,8 +1,9 @@
 """What a block, an embedding and a head take, from traces of one and two blocks.
 
 A stage's time and memory are linear in its blocks; each event's sizes are linear in the samples of
-a micro-batch, and in the inverse of the ranks that share matrices or states. So a handful of short
-traces stands for thousands of layouts. The best of them are traced whole afterwards.
+a micro-batch, and in the inverse of the ranks that share matrices or states. Among how many ranks a
+message goes changes its time and no event. So a handful of short traces stands for thousands of
+layouts. The best of them are traced whole afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.prediction import Program, spread_over
 from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile, total
 from llm_pretrain.planning.step import StageTime, stage_time
-from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
+from llm_pretrain.planning.time import Seconds, Timed, add, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Event
 
 Place = str
@@ -64,6 +65,20 @@ class Costs:
         return total(self.kept)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a trace tells, among however many ranks its messages go.
+
+    Attributes:
+        line: what takes time.
+        peaks, kept: see `Costs`.
+    """
+
+    line: list[Timed]
+    peaks: dict[Moment, Bytes]
+    kept: Bytes
+
+
 class Units:
     """Unit costs, each made when it is first asked for."""
 
@@ -77,8 +92,9 @@ class Units:
         self.machine = machine
         self.program = program
         self._events = functools.lru_cache(maxsize=None)(self._traced)
+        self._told = functools.lru_cache(maxsize=None)(self._told_by)
+        self._bare_costs = functools.lru_cache(maxsize=None)(self._costs)
         self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
-        self._bare_costs = functools.lru_cache(maxsize=None)(self._costs_of)
         self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
 
     def shape(self, layout: Layout) -> Parts:
@@ -107,7 +123,7 @@ class Units:
             two, four = (
                 self._events(replace(unit, tensor=degree), place, blocks) for degree in (2, 4)
             )
-            events = blend(two, four, (0.5 - 1.0 / unit.tensor) / 0.25)
+            events = blend(two, four, _between_two_and_four(unit.tensor))
             if events is not None:
                 return events
         run = run_with(self.run, unit)
@@ -127,41 +143,46 @@ class Units:
 
     def _shape(self, unit: Layout, place: Place, blocks: int) -> Costs:
         samples = unit.micro_batch
-        one, two = (
-            self._events(replace(unit, micro_batch=number), place, blocks) for number in (1, 2)
+        if samples <= 2:
+            return self._costs(unit, unit, place, blocks)
+        one, two = (replace(unit, micro_batch=number) for number in (1, 2))
+        events = blend(
+            *(self._events(_with_replicas(each), place, blocks) for each in (one, two)),
+            samples - 1.0,
         )
-        events = blend(one, two, samples - 1.0)
         if events is None:
             # Where logits are made slice by slice, more samples are more slices.
-            costs = (self._costs(events, unit, place) for events in (one, two))
+            costs = (self._costs(each, unit, place, blocks) for each in (one, two))
             return combine(*zip((2.0 - samples, samples - 1.0), costs, strict=True))
-        return self._costs(events, unit, place)
+        return self._at_work(self._read(events), unit)
 
     def _states(self, layout: Layout, place: Place, blocks: int) -> Costs:
-        plain = replace(layout, pipeline=2, data=min(layout.data, 2))
-        events = None
+        bare = replace(layout, pipeline=2, sharding="", sharding_degree=1, data=1)
+        terms = [(-1.0, self._bare_costs(bare, bare, place, blocks))]
         if layout.sharding:
-            two, four = (
-                self._events(replace(plain, sharding_degree=degree), place, blocks)
-                for degree in (2, 4)
-            )
-            events = blend(two, four, (0.5 - 1.0 / layout.sharding_degree) / 0.25)
-        if events is None:
-            events = self._events(plain, place, blocks)
-        bare = replace(plain, sharding="", sharding_degree=1, data=1)
-        return combine(
-            (1.0, self._costs(events, layout, place)),
-            (-1.0, self._bare_costs(bare, place, blocks)),
-        )
+            share = _between_two_and_four(layout.sharding_degree)
+            for factor, degree in ((1.0 - share, 2), (share, 4)):
+                traced = replace(bare, sharding=layout.sharding, sharding_degree=degree)
+                terms.append((factor, self._costs(traced, layout, place, blocks)))
+        else:
+            terms.append((1.0, self._costs(bare, layout, place, blocks)))
+        return combine(*terms)
 
-    def _costs_of(self, unit: Layout, place: Place, blocks: int) -> Costs:
-        return self._costs(self._events(unit, place, blocks), unit, place)
+    def _costs(self, traced: Layout, layout: Layout, place: Place, blocks: int) -> Costs:
+        """Of the trace of `traced`, among as many ranks as `layout` has."""
+        return self._at_work(self._told(_with_replicas(traced), place, blocks), layout)
 
-    def _costs(self, events: Sequence[Event], layout: Layout, place: Place) -> Costs:
+    def _told_by(self, unit: Layout, place: Place, blocks: int) -> _Told:
+        return self._read(self._events(unit, place, blocks))
+
+    def _at_work(self, told: _Told, layout: Layout) -> Costs:
         order = self.run.training.hybrid_parallel_topo_order
         spans = spans_of(layout.degrees, order, self.machine.devices_per_node)
-        actual = spread_over(events, spans)
-        time = stage_time(list(sections(timeline(actual, self.machine), spans, self.machine)))
+        line = spread_over(told.line, spans)
+        time = stage_time(list(sections(line, spans, self.machine)))
+        return Costs(time, told.peaks, told.kept)
+
+    def _read(self, events: Sequence[Event]) -> _Told:
         stretches = profile(events)
         # The first pass may make what stays.
         *_, last = (each for each in stretches if each.mark.phase == "forward")
@@ -178,7 +199,19 @@ class Units:
             moment = (each.mark.phase, each.mark.micro_batch)
             peaks[moment] = plus(each.apart, kept, float(min(0, 1 - passes)))
             passes -= each.mark.phase == "backward"
-        return Costs(time, peaks, kept)
+        return _Told(timeline(events, self.machine), peaks, kept)
+
+
+def _with_replicas(unit: Layout) -> Layout:
+    """A unit whose trace has the messages between replicas, which take no time where there is one:
+    nothing else of a trace depends on how many there are."""
+    return replace(unit, data=2)
+
+
+def _between_two_and_four(ranks: int) -> float:
+    """Where the inverse of so many ranks is, on the line from that of two (0) to that of four
+    (1)."""
+    return (0.5 - 1.0 / ranks) / 0.25
 
 
 def blend(one: Sequence[Event], two: Sequence[Event], place: float) -> list[Event] | None:

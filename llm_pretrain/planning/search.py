@@ -21,7 +21,7 @@ from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
 from llm_pretrain.planning.time import add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
-from llm_pretrain.planning.units import Moment, Parts, Units, combine
+from llm_pretrain.planning.units import MICRO_BATCHES, Moment, Parts, Units, combine
 from llm_pretrain.training.folders import OPTIMIZER_BYTES
 
 SHOWN = 5
@@ -240,31 +240,16 @@ class _Search:
 
     def _seconds(self, layout: Layout) -> float:
         """Of a step, its stages being alike but for the model's ends."""
-        both = self._of(layout)
-        ends = max if layout.pipeline > 1 else sum
-        blocks = -(-self.model.num_hidden_layers // layout.pipeline)
-        block = sum(parts.block.pass_seconds for parts in both)
-        end = ends(
-            [
-                sum(each)
-                for each in zip(
-                    *((parts.embedding.pass_seconds, parts.head.pass_seconds) for parts in both),
-                    strict=True,
-                )
-            ]
+        both, ranks = self._of(layout), layout.pipeline
+        blocks = -(-self.model.num_hidden_layers // ranks)
+        block, chunk, embedding, head = (
+            sum(each.seconds(layout.accumulation) for each in costs)
+            for costs in zip(*(parts.costs() for parts in both), strict=True)
         )
-        once = sum(parts.block.once_seconds for parts in both)
-        last = ends(
-            [
-                sum(each)
-                for each in zip(
-                    *((parts.embedding.once_seconds, parts.head.once_seconds) for parts in both),
-                    strict=True,
-                )
-            ]
-        )
-        wait = (layout.pipeline - 1) * blocks * block / layout.virtual
-        return layout.accumulation * (blocks * block + end) + wait + blocks * once + last
+        between = blocks / layout.virtual * sum(parts.block.pass_seconds[1] for parts in both)
+        between += sum(parts.chunk.pass_seconds[1] for parts in both)
+        ends = embedding + head if ranks == 1 else max(embedding, head)
+        return blocks * block + layout.virtual * chunk + ends + (ranks - 1) * between
 
     def _size(self, layout: Layout) -> float:
         """Bytes of the fullest rank, which is one of the first stage or of the last."""
@@ -278,7 +263,7 @@ class _Search:
             terms = [
                 term
                 for parts in both
-                for term in parts.terms(blocks, is_first=stage == 0, is_last=stage == ranks - 1)
+                for term in parts.terms(blocks, 1, is_first=stage == 0, is_last=stage == ranks - 1)
             ]
             kept = more * sum(factor * costs.kept_bytes for factor, costs in terms)
             for moment in terms[0][1].heights:
@@ -335,7 +320,7 @@ def _one(ranks: int) -> Layout:
 def _keeps(moment: Moment) -> bool:
     """Whether other passes are kept then, too: the last backward pass of a step is alone."""
     phase, micro_batch = moment
-    return phase == "forward" or (phase == "backward" and micro_batch == 0)
+    return phase == "forward" or (phase == "backward" and micro_batch != MICRO_BATCHES - 1)
 
 
 def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
@@ -349,6 +334,7 @@ def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
                 for parts in both
                 for term in parts.terms(
                     count,
+                    1,
                     is_first=is_first and chunk == 0,
                     is_last=is_last and chunk == len(counts) - 1,
                 )

@@ -25,10 +25,11 @@ from llm_pretrain.planning.time import Seconds, Timed, add, sections, spans_of, 
 from llm_pretrain.planning.trace import Event
 
 Place = str
-"""Of a unit: "first" has the embedding, "last" the head."""
+"""Of a unit: "first" has the embedding, "last" the head, "middle" neither."""
 Moment = tuple[str, int | None]
 """Of a step: a phase, and of a pass the micro-batch."""
-_MICRO_BATCHES = 2
+MICRO_BATCHES = 3
+"""Of a unit's step: the first, whose gradients meet none, one between, and the last."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,32 @@ class Costs:
     """Time and memory of a stage, or a part of what they are the sum of.
 
     Attributes:
-        time: of a step of two micro-batches.
+        time: of a step of `MICRO_BATCHES`.
         peaks: of memory by part, at each moment, where one pass is kept, the one that is computed.
+        steady: the peaks, but of states what is there before the moment or after it: a bucket that
+            is on its way adds to a peak, and no block adds to that.
         kept: what a pass keeps for its backward pass.
     """
 
     time: StageTime
     peaks: dict[Moment, Bytes]
+    steady: dict[Moment, Bytes]
     kept: Bytes
 
     @cached_property
-    def pass_seconds(self) -> float:
-        """Forward and backward, of a micro-batch in the midst of a step."""
-        passes = (self.time.forward[0], self.time.backward[0])
-        return sum(sum(seconds[0].values()) for seconds in passes)
+    def pass_seconds(self) -> tuple[float, float, float]:
+        """Forward and backward, of a step's first micro-batch, of one between, and of its last."""
+        both = zip(self.time.forward[0], self.time.backward[0], strict=True)
+        first, between, last = (
+            sum(sum(seconds.values()) for seconds in passes) for passes in both
+        )
+        return first, between, last
 
-    @cached_property
-    def once_seconds(self) -> float:
-        return sum(self.time.once.values())
+    def seconds(self, passes: int) -> float:
+        """Of a step of so many micro-batches, without waiting for other stages."""
+        first, between, last = self.pass_seconds
+        before = first + (passes - 2) * between if passes > 1 else 0.0
+        return before + last + sum(self.time.once.values())
 
     @cached_property
     def heights(self) -> dict[Moment, float]:
@@ -71,11 +80,12 @@ class _Told:
 
     Attributes:
         line: what takes time.
-        peaks, kept: see `Costs`.
+        peaks, steady, kept: see `Costs`.
     """
 
     line: list[Timed]
     peaks: dict[Moment, Bytes]
+    steady: dict[Moment, Bytes]
     kept: Bytes
 
 
@@ -113,11 +123,12 @@ class Units:
 
     def _parts_of_states(self, unit: Layout) -> Parts:
         # Weights that are gathered when they are needed are those of two blocks at a time.
-        least = 2 if unit.stage == 3 else 1
-        return _parts(lambda place, blocks: self._states(unit, place, blocks), least)
+        if unit.stage == 3:
+            return _parts(lambda place, blocks: self._states(unit, place, blocks), 2, True)
+        return _parts(lambda place, blocks: self._states(unit, place, blocks))
 
     def _traced(self, unit: Layout, place: Place, blocks: int) -> list[Event]:
-        """Of a pipeline of two stages with so many blocks each."""
+        """Of a pipeline of two or three stages with so many blocks each."""
         # Beyond its key heads a model's ranks hold copies of them.
         if 4 < unit.tensor <= self.model.num_key_value_heads:
             two, four = (
@@ -128,8 +139,9 @@ class Units:
                 return events
         run = run_with(self.run, unit)
         order = run.training.hybrid_parallel_topo_order
+        unit = replace(unit, pipeline=3 if place == "middle" else 2)
         rank = stage_rank(unit.degrees, order, 0 if place == "first" else 1)
-        model = replace(self.model, num_hidden_layers=2 * blocks)
+        model = replace(self.model, num_hidden_layers=unit.pipeline * blocks)
         return self.program.trace(run, model, unit.degrees, rank, steps=1).events
 
     def _unit(self, layout: Layout, **changes: Any) -> Layout:
@@ -137,7 +149,7 @@ class Units:
             layout,
             pipeline=2,
             virtual=1,
-            accumulation=_MICRO_BATCHES,
+            accumulation=MICRO_BATCHES,
             **changes,
         )
 
@@ -180,7 +192,7 @@ class Units:
         spans = spans_of(layout.degrees, order, self.machine.devices_per_node)
         line = spread_over(told.line, spans)
         time = stage_time(list(sections(line, spans, self.machine)))
-        return Costs(time, told.peaks, told.kept)
+        return Costs(time, told.peaks, told.steady, told.kept)
 
     def _read(self, events: Sequence[Event]) -> _Told:
         stretches = profile(events)
@@ -192,14 +204,18 @@ class Units:
             if part in OF_PASSES
         }
         peaks: dict[Moment, Bytes] = {}
+        steady: dict[Moment, Bytes] = {}
         passes = 0
         for each in stretches:
             # Others that are kept at the same time are counted where the stage is known.
             passes += each.mark.phase == "forward"
             moment = (each.mark.phase, each.mark.micro_batch)
             peaks[moment] = plus(each.apart, kept, float(min(0, 1 - passes)))
+            stays = max(each.held_before, each.held_after, key=total)
+            states = {part: size for part, size in stays.items() if part not in OF_PASSES}
+            steady[moment] = {**peaks[moment], **states}
             passes -= each.mark.phase == "backward"
-        return _Told(timeline(events, self.machine), peaks, kept)
+        return _Told(timeline(events, self.machine), peaks, steady, kept)
 
 
 def _with_replicas(unit: Layout) -> Layout:
@@ -249,20 +265,21 @@ def combine(*terms: tuple[float, Costs]) -> Costs:
     """The sum of costs, each times its factor."""
     time = StageTime()
     peaks: dict[Moment, Bytes] = {}
+    steady: dict[Moment, Bytes] = {}
     kept: Bytes = {}
     for factor, costs in terms:
         for phase in ("forward", "backward"):
-            mine: list[Seconds] = getattr(time, phase)[0]
-            theirs: list[Seconds] = getattr(costs.time, phase)[0]
-            for number, seconds in enumerate(theirs):
-                if number == len(mine):
-                    mine.append(_none())
-                add(mine[number], seconds, factor)
+            passes: list[Seconds] = getattr(time, phase)[0]
+            for number, seconds in enumerate(getattr(costs.time, phase)[0]):
+                if number == len(passes):
+                    passes.append(_none())
+                add(passes[number], seconds, factor)
         add(time.once, costs.time.once, factor)
-        for moment, peak in costs.peaks.items():
-            peaks[moment] = plus(peaks.get(moment, {}), peak, factor)
+        for mine, theirs in ((peaks, costs.peaks), (steady, costs.steady)):
+            for moment, peak in theirs.items():
+                mine[moment] = plus(mine.get(moment, {}), peak, factor)
         kept = plus(kept, costs.kept, factor)
-    return Costs(time, peaks, kept)
+    return Costs(time, peaks, steady, kept)
 
 
 def _none() -> Seconds:
@@ -271,23 +288,34 @@ def _none() -> Seconds:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a stage is the sum of: each of its blocks, and what the first and the last have."""
+    """What a stage is the sum of: each of its blocks, what each chunk has besides, of weights that
+    are gathered the wait for the first, and what the first and the last have."""
 
     block: Costs
+    chunk: Costs
     embedding: Costs
     head: Costs
 
-    def terms(self, blocks: float, *, is_first: bool, is_last: bool) -> list[tuple[float, Costs]]:
-        """What a stage of so many blocks is the sum of."""
-        terms = [(blocks, self.block)]
+    def costs(self) -> tuple[Costs, Costs, Costs, Costs]:
+        """All of them, in that order."""
+        return self.block, self.chunk, self.embedding, self.head
+
+    def terms(
+        self, blocks: int, chunks: int, *, is_first: bool, is_last: bool
+    ) -> list[tuple[float, Costs]]:
+        """What a stage of so many blocks and chunks is the sum of."""
+        terms = [(float(blocks), self.block), (float(chunks), self.chunk)]
         terms += [(1.0, self.embedding)] if is_first else []
         terms += [(1.0, self.head)] if is_last else []
         return terms
 
 
-def _parts(costs: Callable[[Place, int], Costs], least: int = 1) -> Parts:
+def _parts(costs: Callable[[Place, int], Costs], least: int = 1, has_chunk: bool = False) -> Parts:
     """From stages of `least` blocks and of one more."""
     first, longer, last = costs("first", least), costs("first", least + 1), costs("last", least)
     block = combine((1.0, longer), (-1.0, first))
-    ends = (combine((1.0, end), (-float(least), block)) for end in (first, last))
-    return Parts(block, *ends)
+    block = replace(block, peaks=block.steady)
+    blocks = (-float(least), block)
+    chunk = combine((1.0, costs("middle", least)), blocks) if has_chunk else combine((0.0, block))
+    ends = (combine((1.0, end), blocks, (-1.0, chunk)) for end in (first, last))
+    return Parts(block, chunk, *ends)

@@ -124,7 +124,7 @@ class _Stage:
 
     def _of_chunks(self) -> _Traced:
         chunks = self.place.chunks
-        if chunks <= _CHUNKS + 1:
+        if chunks <= 2 * _CHUNKS + 1:  # as many as both traces would have
             return self._of_blocks(chunks)
         few, more = self._of_blocks(_CHUNKS), self._of_blocks(_CHUNKS + 1)
         further = chunks - _CHUNKS
@@ -138,7 +138,7 @@ class _Stage:
     def _of_blocks(self, chunks: int) -> _Traced:
         blocks = self.blocks
         assert blocks is not None
-        if blocks <= FEW + 1:
+        if blocks <= 2 * FEW + 1:  # as many as both traces would have
             return self._of_ranks(chunks, blocks)
         few, more = (self._of_ranks(chunks, count) for count in (FEW, FEW + 1))
         return _on_line(few, more, blocks - FEW)
@@ -157,8 +157,7 @@ class _Stage:
         ranks, wanted = place.ranks, self.layout.accumulation
         if place.chunks > 1:
             return min(wanted // self.place.ranks, 2) * ranks
-        once_round = ranks + 1 if place.rank == 0 else ranks - place.rank + 2
-        return min(wanted, 2 if ranks == 1 else once_round)
+        return min(wanted, ranks + 1 if place.rank == 0 < ranks - 1 else ranks - place.rank + 2)
 
     def _traced(self, place: Place, blocks: int | None, further: Counter[int]) -> _Traced:
         """From one trace.

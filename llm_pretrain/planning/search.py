@@ -19,7 +19,7 @@ from llm_pretrain.planning.plan import Plan, Planner, StageKind, stage_kind, wit
 from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
-from llm_pretrain.planning.time import add, message_seconds, spans_of
+from llm_pretrain.planning.time import Seconds, add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
 from llm_pretrain.planning.units import MICRO_BATCHES, Moment, Parts, Units, combine
 from llm_pretrain.training.folders import OPTIMIZER_BYTES
@@ -256,18 +256,25 @@ class _Search:
         both, layers = self._of(layout), self.model.num_hidden_layers
         ranks, chunks = layout.pipeline, layout.virtual
         most = 0.0
-        for stage in {0, ranks - 1}:
+        for stage, is_first, is_last in _ends(ranks):
             blocks = (stage + 1) * layers // ranks - stage * layers // ranks
             passes = warm_up_passes(Place(stage, ranks, chunks)) + 1
             more = min(passes, layout.accumulation * chunks) / chunks - 1.0
             terms = [
                 term
                 for parts in both
-                for term in parts.terms(blocks, 1, is_first=stage == 0, is_last=stage == ranks - 1)
+                for term in parts.terms(blocks, 1, is_first=is_first, is_last=is_last)
             ]
             kept = more * sum(factor * costs.kept_bytes for factor, costs in terms)
+            # A single stage has both ends, which are at their peaks one after the other.
+            others = [
+                parts.embedding if is_last else parts.head for parts in both if ranks == 1
+            ]
             for moment in terms[0][1].heights:
+                if not _is_of(moment, layout):
+                    continue
                 height = sum(factor * costs.heights.get(moment, 0.0) for factor, costs in terms)
+                height += sum(costs.steady_heights.get(moment, 0.0) for costs in others)
                 most = max(most, height + (kept if _keeps(moment) else 0.0))
         return total(with_outside({"tensors": most}, layout.degrees, self.machine))
 
@@ -278,7 +285,7 @@ class _Search:
         for rank in range(ranks):
             kind = stage_kind(self.model, layout.degrees, rank)
             if kind not in kinds:
-                kinds[kind] = _composed(both, kind)
+                kinds[kind] = _composed(both, kind, layout.accumulation)
             stages.append(kinds[kind])
         return step_time(stages, chunks, layout.accumulation, self._message(layout))
 
@@ -317,13 +324,35 @@ def _one(ranks: int) -> Layout:
     return Layout(1, 1, 1, 1, 1, False, "", 1, ranks, "", 1, 1)
 
 
+def _ends(ranks: int) -> list[tuple[int, bool, bool]]:
+    """Of a pipeline's first stage and last: which it is, and whether the model begins or ends
+    there."""
+    return [(0, True, False), (ranks - 1, False, True)]
+
+
+def _is_of(moment: Moment, layout: Layout) -> bool:
+    """Whether a step of the layout has that moment, which is one of a run's first step."""
+    if layout.stage >= 2:
+        # In others shards of gradients are there, of the step before.
+        return moment != ("backward", 0)
+    return layout.accumulation > 1 or moment[1] in (None, 0)
+
+
 def _keeps(moment: Moment) -> bool:
     """Whether other passes are kept then, too: the last backward pass of a step is alone."""
     phase, micro_batch = moment
     return phase == "forward" or (phase == "backward" and micro_batch != MICRO_BATCHES - 1)
 
 
-def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
+def _alone(first: Seconds, between: Seconds, last: Seconds) -> Seconds:
+    """The only pass of a step: a first one with what a last one has besides."""
+    alone = first.copy()
+    add(alone, last)
+    add(alone, between, -1.0)
+    return alone
+
+
+def _composed(both: Sequence[Parts], kind: StageKind, micro_batches: int) -> StageTime:
     """A stage of that kind, by chunk."""
     counts, is_first, is_last = kind
     stage = StageTime()
@@ -340,7 +369,8 @@ def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
                 )
             )
         )
-        stage.forward[chunk] = costs.time.forward[0]
-        stage.backward[chunk] = costs.time.backward[0]
+        for phase in ("forward", "backward"):
+            passes: list[Seconds] = getattr(costs.time, phase)[0]
+            getattr(stage, phase)[chunk] = passes if micro_batches > 1 else [_alone(*passes)]
         add(stage.once, costs.time.once)
     return stage

@@ -61,13 +61,16 @@ class Costs:
     def seconds(self, passes: int) -> float:
         """Of a step of so many micro-batches, without waiting for other stages."""
         first, between, last = self.pass_seconds
-        before = first + (passes - 2) * between if passes > 1 else 0.0
-        return before + last + sum(self.time.once.values())
+        return first + (passes - 2) * between + last + sum(self.time.once.values())
 
     @cached_property
     def heights(self) -> dict[Moment, float]:
         """The peaks, all parts together."""
         return {moment: total(peak) for moment, peak in self.peaks.items()}
+
+    @cached_property
+    def steady_heights(self) -> dict[Moment, float]:
+        return {moment: total(peak) for moment, peak in self.steady.items()}
 
     @cached_property
     def kept_bytes(self) -> float:

@@ -114,11 +114,10 @@ def test_the_search_finds_the_best_of_all(run: RunConfig, model: ModelConfig, ro
     fitting = [plan for plan in plans if total(plan.memory) <= machine.memory]
     assert len(fitting) > 5
     assert room == 1.0 or len(fitting) < len(plans)
-    best = min(plan.step.total for plan in fitting)
+    best = sorted(plan.step.total for plan in fitting)[:5]
     found = search(run, model, machine, program, devices=4, samples=8)
     assert found.considered == len(plans)
-    assert len(found.plans) == 5
-    assert found.plans[0].step.total == pytest.approx(best, rel=1e-3)
+    assert [plan.step.total for plan in found.plans] == pytest.approx(best, rel=1e-9)
     assert all(total(plan.memory) <= machine.memory for plan in found.plans)
     assert all(one.step.total <= other.step.total for one, other in pairwise(found.plans))
 

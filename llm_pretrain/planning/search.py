@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import RunConfig
@@ -60,7 +61,8 @@ def search(
 
     `tell` hears from time to time how far the search is.
     """
-    return _Search(Planner(run, model, machine, program), devices, samples, tell).run()
+    with _uncollected():
+        return _Search(Planner(run, model, machine, program), devices, samples, tell).run()
 
 
 def nearest(
@@ -78,6 +80,19 @@ def nearest(
     """
     found = _Search(Planner(run, model, machine, program), own.degrees.world_size, samples)
     return found.nearest(own), found.considered
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector, which looks through all traces again and again and finds
+    nothing: a tenth of a search."""
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 class _Search:
@@ -112,20 +127,20 @@ class _Search:
         self.matrix_weights = self.block_weights + head
 
     def run(self) -> Found:
-        estimates = self._estimates()
         played = sorted(
-            (layout for _, layout in estimates), key=lambda layout: self._step(layout).total
+            ((self._step(layout).total, layout) for layout in self._estimates()),
+            key=lambda one: one[0],
         )
         plans: list[Plan] = []
-        for layout in played:
-            self.tell(f"{len(plans)} of the best {SHOWN} are certain; {layout.describe()}")
+        for seconds, layout in played:
+            if len(plans) == SHOWN and seconds >= plans[-1].step.total:
+                break
+            self.tell(f"{len(plans)} of the best {SHOWN} are known; {layout.describe()}")
             plan = self.planner.plan(layout)
             if total(plan.memory) <= self.machine.memory:
                 with suppress(OutOfMemoryError):
                     plans.append(self.planner.replayed(plan))
-            if len(plans) == SHOWN:
-                break
-        plans.sort(key=lambda plan: plan.step.total)
+            plans = sorted(plans, key=lambda plan: plan.step.total)[:SHOWN]
         smallest = None if plans else self._smallest()
         return Found(tuple(plans), self.considered, smallest)
 
@@ -155,7 +170,7 @@ class _Search:
                     return self.planner.replayed(plan)
         return None
 
-    def _estimates(self) -> list[tuple[float, Layout]]:
+    def _estimates(self) -> list[Layout]:
         """The fastest layouts by sums of unit costs that fit, some more than are wanted."""
         kinds = [
             (self._bound(frame, recompute), number, frame, recompute)
@@ -182,7 +197,7 @@ class _Search:
                 heapq.heappush(best, (-seconds, -number, layout))
                 if len(best) > _CANDIDATES:
                     heapq.heappop(best)
-        return sorted(((-seconds, layout) for seconds, _, layout in best), key=lambda one: one[0])
+        return [layout for *_, layout in sorted(best, reverse=True)]
 
     def _least_bytes(self, layout: Layout) -> float:
         """Bytes that a rank of the first stage holds at least.
@@ -267,9 +282,7 @@ class _Search:
             ]
             kept = more * sum(factor * costs.kept_bytes for factor, costs in terms)
             # A single stage has both ends, which are at their peaks one after the other.
-            others = [
-                parts.embedding if is_last else parts.head for parts in both if ranks == 1
-            ]
+            others = [parts.embedding if is_last else parts.head for parts in both if ranks == 1]
             for moment in terms[0][1].heights:
                 if not _is_of(moment, layout):
                     continue

@@ -53,9 +53,7 @@ class Costs:
     def pass_seconds(self) -> tuple[float, float, float]:
         """Forward and backward, of a step's first micro-batch, of one between, and of its last."""
         both = zip(self.time.forward[0], self.time.backward[0], strict=True)
-        first, between, last = (
-            sum(sum(seconds.values()) for seconds in passes) for passes in both
-        )
+        first, between, last = (sum(sum(seconds.values()) for seconds in passes) for passes in both)
         return first, between, last
 
     def seconds(self, passes: int) -> float:
@@ -161,10 +159,8 @@ class Units:
         if samples <= 2:
             return self._costs(unit, unit, place, blocks)
         one, two = (replace(unit, micro_batch=number) for number in (1, 2))
-        events = blend(
-            *(self._events(_with_replicas(each), place, blocks) for each in (one, two)),
-            samples - 1.0,
-        )
+        of_one, of_two = (self._events(_with_replicas(each), place, blocks) for each in (one, two))
+        events = blend(of_one, of_two, samples - 1.0)
         if events is None:
             # Where logits are made slice by slice, more samples are more slices.
             costs = (self._costs(each, unit, place, blocks) for each in (one, two))

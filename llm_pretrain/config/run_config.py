@@ -127,14 +127,15 @@ def samples_by_length(
     """Those samples in order, with the tokens of the sequences into which they are cut."""
     training, whole = run.training, run.data.max_seq_length
     ramps = (*(training.batch_ramp or ()), *(training.length_ramp or ()))
-    total, found = consumed, []
-    for end in (*sorted({begin for begin, _ in ramps if begin}), math.inf):
-        batch = samples_of_step(run, degrees, total)
-        left = math.inf if end == math.inf else math.ceil(end / whole) - total
-        taken = min(math.ceil(max(left, 0) / batch), steps) if left < math.inf else steps
-        if taken:
-            found.append((length_at(total * whole, training, whole), taken * batch))
-        total, steps = total + taken * batch, steps - taken
+    total, left = consumed, steps
+    found: list[tuple[int, int]] = []
+    for end in (*sorted({begin for begin, _ in ramps}), None):
+        batch, taken = samples_of_step(run, degrees, total), left
+        if end is not None:
+            before = max(math.ceil(end / whole) - total, 0)
+            taken = min(-(-before // batch), left)
+        found.append((length_at(total * whole, training, whole), taken * batch))
+        total, left = total + taken * batch, left - taken
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
@@ -146,14 +147,23 @@ class Planner:
     ) -> float:
         """Of all steps of the run: one of a ramp by its samples, and cut into sequences of its
         length."""
-        whole, steps = run.data.max_seq_length, max(run.training.max_steps, 0)
-        seconds = {whole: step.total}
-        total = 0.0
-        for length, samples in samples_by_length(run, layout.degrees, steps):
-            if length not in seconds:
-                seconds[length] = self._of_length(length).plan(_cut(layout, whole // length))
-            total += samples / samples_per_step * seconds[length]
+        samples: Counter[int] = Counter()
+        for length, some in samples_by_length(run, layout.degrees, max(run.training.max_steps, 0)):
+            samples[length] += some
+        whole, total = run.data.max_seq_length, 0.0
+        for length, some in samples.items():
+            parts = whole // length
+            cut = replace(layout, micro_batch=layout.micro_batch * parts)
+            seconds = step.total if parts == 1 else self._of_length(length).plan(cut).step.total
+            total += some / samples_per_step * seconds
         return total
+
+    def _of_length(self, length: int) -> Planner:
+        """Of the run with samples of another length, and all as long."""
+        data = self.run.data.model_copy(update={"max_seq_length": length})
+        training = self.run.training.model_copy(update={"length_ramp": None})
+        run = replace(self.run, data=data, training=training)
+        return Planner(run, self.model, self.machine, self.program)
 
     def replayed(self, plan: Plan) -> Plan:
         """The plan with the fragments that a replay of its fullest rank's trace leaves, of all

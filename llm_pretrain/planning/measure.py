@@ -1,7 +1,8 @@
 """What this machine's processors do: products, memory, attention, and messages over Gloo.
 
-Run as a program it prints a machine's content, as `machines.py` reads it, in its last line. It
-takes some seconds, and needs Paddle, which a process that plans may not have.
+Run as a program, `measure.py [PROCESSES]`, it prints a machine's content, as `machines.py` reads
+it, in its last line: what one of so many processes does while the others do the same, since they
+share memory. It takes some seconds, and needs Paddle, which a process that plans may not have.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from llm_pretrain.machine import environment_without_choices
 _SOURCE = "measured on this machine by llm_pretrain/planning/measure.py"
 _NO_DEVICE = "a processor has no device of its own"
 _NO_TILES = "products on a processor are not cut into tiles: their efficiency is measured by size"
+_BESIDE = "beside"
 _ROUNDS = 5
 _SIDES = (64, 192, 512, 1024, 2048)
 """Of the square matrices that are multiplied."""
@@ -45,8 +47,28 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return median(found)
 
 
-def measured() -> dict[str, Any]:
-    """The content of this machine's file."""
+def measured(processes: int) -> dict[str, Any]:
+    """The content of this machine's file, as one of so many processes finds it."""
+    command = [sys.executable, "-m", "llm_pretrain.planning.measure", _BESIDE]
+    others = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment_without_choices())
+        for _ in range(processes - 1)
+    ]
+    try:
+        content = rates()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    step, link = _messages()
+    for kind in ("node", "network"):
+        content[f"{kind}_bandwidth"] = {"value": link, "source": _SOURCE}
+        content[f"{kind}_step_seconds"] = {"value": step, "source": _SOURCE}
+    return content
+
+
+def rates() -> dict[str, Any]:
+    """Of this process: all but messages."""
     import paddle
 
     paddle.set_device("cpu")
@@ -55,7 +77,6 @@ def measured() -> dict[str, Any]:
     copies = [(2.0 * size, _copy_rate(size)) for size in _SIZES]
     bandwidth = max(rate for _, rate in copies)
     forward, backward = _attention()
-    step, link = _messages()
     tiny = paddle.ones([1])
     numbers = {
         "sustained": 1.0,
@@ -65,10 +86,6 @@ def measured() -> dict[str, Any]:
         "memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         "memory_bandwidth": bandwidth,
         "host_bandwidth": bandwidth,
-        "node_bandwidth": link,
-        "node_step_seconds": step,
-        "network_bandwidth": link,
-        "network_step_seconds": step,
         "devices_per_node": float(os.cpu_count() or 1),
     }
     content: dict[str, Any] = {
@@ -184,7 +201,15 @@ def measure_messages(path: str) -> None:
         Path(path).write_text(json.dumps(found))
 
 
-if __name__ == "__main__":
-    content = measured()
+def main(words: list[str]) -> None:
+    """Print the content, or only be at work beside the process that does."""
+    if words == [_BESIDE]:
+        rates()
+        return
+    content = measured(int(words[0]) if words else 1)
     assert all(math.isfinite(content[key]["value"]) for key in ("kernel_seconds", "memory"))
     print(json.dumps(content))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -135,7 +135,7 @@ class _Search:
         for seconds, layout in played:
             if len(plans) == SHOWN and seconds >= plans[-1].step.total:
                 break
-            self.tell(f"{len(plans)} of the best {SHOWN} are known; {layout.describe()}")
+            self.tell(f"{len(plans)} of the best {SHOWN} are certain; {layout.describe()}")
             plan = self.planner.plan(layout)
             if total(plan.memory) <= self.machine.memory:
                 with suppress(OutOfMemoryError):

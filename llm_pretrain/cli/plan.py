@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def _plan(options: _Options, words: Sequence[str]) -> int:
     run, problems = examine(*split_command_line(words))
     if run is None or not (run.knows_model() and run.knows_layout()):
         raise ConfigError(problems)
-    machine = find_machine(options.gpu)
+    machine = find_machine(options.gpu, options.gpus)
     model = _model(run)
     if options.calibrate:
         return _calibrate(options, run, model, machine)
@@ -170,14 +171,17 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(escape(translated(text)))
 
 
-def find_machine(name: str) -> Machine:
+def find_machine(name: str, devices: int) -> Machine:
     """The machine of that name, or with this machine's GPU.
+
+    Args:
+        devices: of the run; as many processes share this machine's processors.
 
     Raises:
         ConfigError: there is none.
     """
     if name.lower() == MEASURED:
-        return _measured()
+        return _measured(min(devices, os.cpu_count() or 1))
     known = name or machine_of_this_device()
     if known is None:
         choices = ", ".join((*names(), MEASURED))
@@ -187,9 +191,9 @@ def find_machine(name: str) -> Machine:
     return load_machine(known)
 
 
-def _measured() -> Machine:
+def _measured(processes: int) -> Machine:
     """This machine, by a process of its own: measuring needs Paddle, and a plan needs it away."""
-    command = [sys.executable, "-m", "llm_pretrain.planning.measure"]
+    command = [sys.executable, "-m", "llm_pretrain.planning.measure", str(processes)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise ConfigError([f"--gpu {MEASURED}: this machine could not be measured"])
@@ -205,7 +209,7 @@ def describe_own_plan(
     Raises:
         ConfigError: there is no such machine.
     """
-    machine = find_machine(machine_name)
+    machine = find_machine(machine_name, degrees.world_size)
     program = ThisProgram(machine.kind)
     planner = Planner(run, model, machine, program)
     plan = _replayed(planner, planner.plan(layout_of(run, degrees)))

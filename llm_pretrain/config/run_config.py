@@ -11,7 +11,7 @@ from llm_pretrain.config.data_stages import samples_of_stages
 from llm_pretrain.config.degrees import Degrees
 from llm_pretrain.config.model_arguments import DataArguments, ModelArguments, OperatorArguments
 from llm_pretrain.config.parallel_arguments import ParallelArguments, RecomputeArguments
-from llm_pretrain.config.schedule_arguments import batch_at
+from llm_pretrain.config.schedule_arguments import batch_at, length_at
 from llm_pretrain.config.training_arguments import TrainingArguments
 
 
@@ -118,13 +118,25 @@ def samples_of_step(run: RunConfig, degrees: Degrees, consumed: int) -> int:
 
 def samples_of_steps(run: RunConfig, degrees: Degrees, steps: int, consumed: int = 0) -> int:
     """Samples of so many steps, the first of which begins when `consumed` have been consumed."""
-    total = consumed
-    for begin, _ in (run.training.batch_ramp or ())[1:]:
-        before = max(math.ceil(begin / run.data.max_seq_length) - total, 0)
-        batch = samples_of_step(run, degrees, total)
-        taken = min(-(-before // batch), steps)
-        total, steps = total + taken * batch, steps - taken
-    return total + steps * samples_of_step(run, degrees, total) - consumed
+    return sum(samples for _, samples in samples_by_length(run, degrees, steps, consumed))
+
+
+def samples_by_length(
+    run: RunConfig, degrees: Degrees, steps: int, consumed: int = 0
+) -> list[tuple[int, int]]:
+    """Those samples in order, with the tokens of the sequences into which they are cut."""
+    training, whole = run.training, run.data.max_seq_length
+    ramps = (*(training.batch_ramp or ()), *(training.length_ramp or ()))
+    total, left = consumed, steps
+    found: list[tuple[int, int]] = []
+    for end in (*sorted({begin for begin, _ in ramps}), None):
+        batch, taken = samples_of_step(run, degrees, total), left
+        if end is not None:
+            before = max(math.ceil(end / whole) - total, 0)
+            taken = min(-(-before // batch), left)
+        found.append((length_at(total * whole, training, whole), taken * batch))
+        total, left = total + taken * batch, left - taken
+    return found
 
 
 def evaluation_share(run: RunConfig, plan: BatchPlan) -> float:

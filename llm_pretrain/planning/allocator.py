@@ -39,6 +39,9 @@ LAUNCHES_AHEAD = 1024
 https://stackoverflow.com/questions/53970187 measured about 1000 per stream."""
 
 
+_LAUNCHED = (Product, AttentionProduct, Traffic, Message)
+
+
 class OutOfMemoryError(Exception):
     """A chunk was needed that the device has not."""
 
@@ -196,7 +199,7 @@ def replay(
                 in_use[part] -= block.size
         elif isinstance(event, Mark) and event.phase == meets_at:
             launches += launches_ahead
-        elif isinstance(event, Product | AttentionProduct | Traffic | Message):
+        elif isinstance(event, _LAUNCHED):
             launches += 1
     return peak._replace(reserved=reserved)
 

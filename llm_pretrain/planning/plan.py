@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import Degrees, RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
-from llm_pretrain.config.run_config import evaluation_share, samples_of_steps
+from llm_pretrain.config.run_config import evaluation_share, samples_by_length
 from llm_pretrain.planning.allocator import replay
 from llm_pretrain.planning.layouts import Layout, run_with
 from llm_pretrain.planning.machines import Machine
@@ -135,14 +136,34 @@ class Planner:
             tokens_per_step=batches.tokens_per_step,
             flops_per_token=self.model.flops_per_token(run.data.max_seq_length),
             peak=self.peak,
-            # A step of a ramp is reckoned by its samples.
-            run_seconds=samples_of_steps(run, degrees, max(training.max_steps, 0))
-            / batches.samples_per_step
-            * step.total
+            run_seconds=self._seconds_of_steps(run, layout, batches.samples_per_step, step)
             / (1.0 - min(evaluation_share(run, batches), 0.99)),
             checkpoint_bytes=size,
             save_seconds=save,
         )
+
+    def _seconds_of_steps(
+        self, run: RunConfig, layout: Layout, samples_per_step: int, step: StepTime
+    ) -> float:
+        """Of all steps of the run: one of a ramp by its samples, and cut into sequences of its
+        length."""
+        samples: Counter[int] = Counter()
+        for length, some in samples_by_length(run, layout.degrees, max(run.training.max_steps, 0)):
+            samples[length] += some
+        whole, total = run.data.max_seq_length, 0.0
+        for length, some in samples.items():
+            parts = whole // length
+            cut = replace(layout, micro_batch=layout.micro_batch * parts)
+            seconds = step.total if parts == 1 else self._of_length(length).plan(cut).step.total
+            total += some / samples_per_step * seconds
+        return total
+
+    def _of_length(self, length: int) -> Planner:
+        """Of the run with samples of another length, and all as long."""
+        data = self.run.data.model_copy(update={"max_seq_length": length})
+        training = self.run.training.model_copy(update={"length_ramp": None})
+        run = replace(self.run, data=data, training=training)
+        return Planner(run, self.model, self.machine, self.program)
 
     def replayed(self, plan: Plan) -> Plan:
         """The plan with the fragments that a replay of its fullest rank's trace leaves, of all

@@ -22,7 +22,7 @@ from llm_pretrain.planning.layouts import Layout, run_with, stage_rank
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.memory import Memory, last_step_begins, moments
 from llm_pretrain.planning.step import StageTime, stage_time
-from llm_pretrain.planning.time import Seconds, Span, add, sections, spans_of, timeline
+from llm_pretrain.planning.time import Seconds, Span, Timed, add, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Axis, Event, Mark, Message, Part, Trace
 
 _ENDS = 3
@@ -124,7 +124,7 @@ class _Stage:
 
     def _of_chunks(self) -> _Traced:
         chunks = self.place.chunks
-        if chunks <= _CHUNKS + 1:
+        if chunks <= 2 * _CHUNKS + 1:  # as many as both traces would have
             return self._of_blocks(chunks)
         few, more = self._of_blocks(_CHUNKS), self._of_blocks(_CHUNKS + 1)
         further = chunks - _CHUNKS
@@ -138,7 +138,7 @@ class _Stage:
     def _of_blocks(self, chunks: int) -> _Traced:
         blocks = self.blocks
         assert blocks is not None
-        if blocks <= FEW + 1:
+        if blocks <= 2 * FEW + 1:  # as many as both traces would have
             return self._of_ranks(chunks, blocks)
         few, more = (self._of_ranks(chunks, count) for count in (FEW, FEW + 1))
         return _on_line(few, more, blocks - FEW)
@@ -157,8 +157,7 @@ class _Stage:
         ranks, wanted = place.ranks, self.layout.accumulation
         if place.chunks > 1:
             return min(wanted // self.place.ranks, 2) * ranks
-        once_round = ranks + 1 if place.rank == 0 else ranks - place.rank + 2
-        return min(wanted, 2 if ranks == 1 else once_round)
+        return min(wanted, ranks + 1 if place.rank == 0 < ranks - 1 else ranks - place.rank + 2)
 
     def _traced(self, place: Place, blocks: int | None, further: Counter[int]) -> _Traced:
         """From one trace.
@@ -169,7 +168,7 @@ class _Stage:
         """
         whole, count = self.whole, self._micro_batches(place)
         trace = self.trace(place, blocks)
-        line = timeline(spread_over(trace.events, self.spans), whole.machine)
+        line = spread_over(timeline(trace.events, whole.machine), self.spans)
         found = moments(trace, begin=last_step_begins(trace))
         waiting = (self.layout.accumulation - count) * self._bytes_of_micro_batch()
         kept = _kept(found)
@@ -221,15 +220,15 @@ def _in_short_pipeline(place: Place) -> Place:
     return Place(before, before + 1 + min(after, most), place.chunks)
 
 
-def spread_over(events: Iterable[Event], spans: Mapping[Axis, Span]) -> list[Event]:
-    """The events with as many ranks in each group as its axis has."""
+def spread_over(line: Iterable[Timed], spans: Mapping[Axis, Span]) -> list[Timed]:
+    """What takes time, with as many ranks in each group as its axis has."""
     return [
         replace(event, ranks=spans[event.axis].ranks)
         if isinstance(event, Message)
         and event.axis != "pipeline"
         and event.ranks != spans[event.axis].ranks
         else event
-        for event in events
+        for event in line
     ]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from llm_pretrain.config import RunConfig
@@ -19,9 +20,9 @@ from llm_pretrain.planning.plan import Plan, Planner, StageKind, stage_kind, wit
 from llm_pretrain.planning.prediction import Program
 from llm_pretrain.planning.profile import total
 from llm_pretrain.planning.step import StageTime, StepTime, step_time
-from llm_pretrain.planning.time import add, message_seconds, spans_of
+from llm_pretrain.planning.time import Seconds, add, message_seconds, spans_of
 from llm_pretrain.planning.trace import Message
-from llm_pretrain.planning.units import Moment, Parts, Units, combine
+from llm_pretrain.planning.units import MICRO_BATCHES, Moment, Parts, Units, combine
 from llm_pretrain.training.folders import OPTIMIZER_BYTES
 
 SHOWN = 5
@@ -60,7 +61,8 @@ def search(
 
     `tell` hears from time to time how far the search is.
     """
-    return _Search(Planner(run, model, machine, program), devices, samples, tell).run()
+    with _uncollected():
+        return _Search(Planner(run, model, machine, program), devices, samples, tell).run()
 
 
 def nearest(
@@ -78,6 +80,19 @@ def nearest(
     """
     found = _Search(Planner(run, model, machine, program), own.degrees.world_size, samples)
     return found.nearest(own), found.considered
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector, which looks through all traces again and again and finds
+    nothing: a tenth of a search."""
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 class _Search:
@@ -112,20 +127,20 @@ class _Search:
         self.matrix_weights = self.block_weights + head
 
     def run(self) -> Found:
-        estimates = self._estimates()
         played = sorted(
-            (layout for _, layout in estimates), key=lambda layout: self._step(layout).total
+            ((self._step(layout).total, layout) for layout in self._estimates()),
+            key=lambda one: one[0],
         )
         plans: list[Plan] = []
-        for layout in played:
+        for seconds, layout in played:
+            if len(plans) == SHOWN and seconds >= plans[-1].step.total:
+                break
             self.tell(f"{len(plans)} of the best {SHOWN} are certain; {layout.describe()}")
             plan = self.planner.plan(layout)
             if total(plan.memory) <= self.machine.memory:
                 with suppress(OutOfMemoryError):
                     plans.append(self.planner.replayed(plan))
-            if len(plans) == SHOWN:
-                break
-        plans.sort(key=lambda plan: plan.step.total)
+            plans = sorted(plans, key=lambda plan: plan.step.total)[:SHOWN]
         smallest = None if plans else self._smallest()
         return Found(tuple(plans), self.considered, smallest)
 
@@ -155,7 +170,7 @@ class _Search:
                     return self.planner.replayed(plan)
         return None
 
-    def _estimates(self) -> list[tuple[float, Layout]]:
+    def _estimates(self) -> list[Layout]:
         """The fastest layouts by sums of unit costs that fit, some more than are wanted."""
         kinds = [
             (self._bound(frame, recompute), number, frame, recompute)
@@ -182,7 +197,7 @@ class _Search:
                 heapq.heappush(best, (-seconds, -number, layout))
                 if len(best) > _CANDIDATES:
                     heapq.heappop(best)
-        return sorted(((-seconds, layout) for seconds, _, layout in best), key=lambda one: one[0])
+        return [layout for *_, layout in sorted(best, reverse=True)]
 
     def _least_bytes(self, layout: Layout) -> float:
         """Bytes that a rank of the first stage holds at least.
@@ -240,49 +255,39 @@ class _Search:
 
     def _seconds(self, layout: Layout) -> float:
         """Of a step, its stages being alike but for the model's ends."""
-        both = self._of(layout)
-        ends = max if layout.pipeline > 1 else sum
-        blocks = -(-self.model.num_hidden_layers // layout.pipeline)
-        block = sum(parts.block.pass_seconds for parts in both)
-        end = ends(
-            [
-                sum(each)
-                for each in zip(
-                    *((parts.embedding.pass_seconds, parts.head.pass_seconds) for parts in both),
-                    strict=True,
-                )
-            ]
+        both, ranks = self._of(layout), layout.pipeline
+        blocks = -(-self.model.num_hidden_layers // ranks)
+        block, chunk, embedding, head = (
+            sum(each.seconds(layout.accumulation) for each in costs)
+            for costs in zip(*(parts.costs() for parts in both), strict=True)
         )
-        once = sum(parts.block.once_seconds for parts in both)
-        last = ends(
-            [
-                sum(each)
-                for each in zip(
-                    *((parts.embedding.once_seconds, parts.head.once_seconds) for parts in both),
-                    strict=True,
-                )
-            ]
-        )
-        wait = (layout.pipeline - 1) * blocks * block / layout.virtual
-        return layout.accumulation * (blocks * block + end) + wait + blocks * once + last
+        between = blocks / layout.virtual * sum(parts.block.pass_seconds[1] for parts in both)
+        between += sum(parts.chunk.pass_seconds[1] for parts in both)
+        ends = embedding + head if ranks == 1 else max(embedding, head)
+        return blocks * block + layout.virtual * chunk + ends + (ranks - 1) * between
 
     def _size(self, layout: Layout) -> float:
         """Bytes of the fullest rank, which is one of the first stage or of the last."""
         both, layers = self._of(layout), self.model.num_hidden_layers
         ranks, chunks = layout.pipeline, layout.virtual
         most = 0.0
-        for stage in {0, ranks - 1}:
+        for stage, is_first, is_last in _ends(ranks):
             blocks = (stage + 1) * layers // ranks - stage * layers // ranks
             passes = warm_up_passes(Place(stage, ranks, chunks)) + 1
             more = min(passes, layout.accumulation * chunks) / chunks - 1.0
             terms = [
                 term
                 for parts in both
-                for term in parts.terms(blocks, is_first=stage == 0, is_last=stage == ranks - 1)
+                for term in parts.terms(blocks, 1, is_first=is_first, is_last=is_last)
             ]
             kept = more * sum(factor * costs.kept_bytes for factor, costs in terms)
+            # A single stage has both ends, which are at their peaks one after the other.
+            others = [parts.embedding if is_last else parts.head for parts in both if ranks == 1]
             for moment in terms[0][1].heights:
+                if not _is_of(moment, layout):
+                    continue
                 height = sum(factor * costs.heights.get(moment, 0.0) for factor, costs in terms)
+                height += sum(costs.steady_heights.get(moment, 0.0) for costs in others)
                 most = max(most, height + (kept if _keeps(moment) else 0.0))
         return total(with_outside({"tensors": most}, layout.degrees, self.machine))
 
@@ -293,7 +298,7 @@ class _Search:
         for rank in range(ranks):
             kind = stage_kind(self.model, layout.degrees, rank)
             if kind not in kinds:
-                kinds[kind] = _composed(both, kind)
+                kinds[kind] = _composed(both, kind, layout.accumulation)
             stages.append(kinds[kind])
         return step_time(stages, chunks, layout.accumulation, self._message(layout))
 
@@ -332,13 +337,35 @@ def _one(ranks: int) -> Layout:
     return Layout(1, 1, 1, 1, 1, False, "", 1, ranks, "", 1, 1)
 
 
+def _ends(ranks: int) -> list[tuple[int, bool, bool]]:
+    """Of a pipeline's first stage and last: which it is, and whether the model begins or ends
+    there."""
+    return [(0, True, False), (ranks - 1, False, True)]
+
+
+def _is_of(moment: Moment, layout: Layout) -> bool:
+    """Whether a step of the layout has that moment, which is one of a run's first step."""
+    if layout.stage >= 2:
+        # In others shards of gradients are there, of the step before.
+        return moment != ("backward", 0)
+    return layout.accumulation > 1 or moment[1] in (None, 0)
+
+
 def _keeps(moment: Moment) -> bool:
     """Whether other passes are kept then, too: the last backward pass of a step is alone."""
     phase, micro_batch = moment
-    return phase == "forward" or (phase == "backward" and micro_batch == 0)
+    return phase == "forward" or (phase == "backward" and micro_batch != MICRO_BATCHES - 1)
 
 
-def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
+def _alone(first: Seconds, between: Seconds, last: Seconds) -> Seconds:
+    """The only pass of a step: a first one with what a last one has besides."""
+    alone = first.copy()
+    add(alone, last)
+    add(alone, between, -1.0)
+    return alone
+
+
+def _composed(both: Sequence[Parts], kind: StageKind, micro_batches: int) -> StageTime:
     """A stage of that kind, by chunk."""
     counts, is_first, is_last = kind
     stage = StageTime()
@@ -349,12 +376,14 @@ def _composed(both: Sequence[Parts], kind: StageKind) -> StageTime:
                 for parts in both
                 for term in parts.terms(
                     count,
+                    1,
                     is_first=is_first and chunk == 0,
                     is_last=is_last and chunk == len(counts) - 1,
                 )
             )
         )
-        stage.forward[chunk] = costs.time.forward[0]
-        stage.backward[chunk] = costs.time.backward[0]
+        for phase in ("forward", "backward"):
+            passes: list[Seconds] = getattr(costs.time, phase)[0]
+            getattr(stage, phase)[chunk] = passes if micro_batches > 1 else [_alone(*passes)]
         add(stage.once, costs.time.once)
     return stage

@@ -16,12 +16,14 @@ from llm_pretrain.config import Degrees
 from llm_pretrain.config.degrees import ORDERS, axis_sizes
 from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.trace import (
+    Allocation,
     AttentionProduct,
     Axis,
     Event,
     Mark,
     Message,
     Product,
+    Release,
     Traffic,
     Wait,
 )
@@ -204,6 +206,8 @@ def timeline(events: Iterable[Event], machine: Machine) -> list[Timed]:
     line: list[Timed] = []
     for event in events:
         match event:
+            case Allocation() | Release():  # most events
+                continue
             case Product():
                 _work(line)["products"] += product_seconds(event, machine)
             case AttentionProduct():

@@ -3,6 +3,8 @@ computes, and what it sends.
 
 A trace knows shapes and no machine. Memory follows from it by adding up (`memory`), or by an
 allocator's rules (`allocator`); time by a machine's rates (`time`).
+
+The events that a trace has most of are not frozen: to make a frozen one takes twice as long.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Axis = Literal["tensor", "pipeline", "sharding", "data", "sequence", "replica", 
 "replica" data times sequence, "world" all ranks."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Allocation:
     """Memory that is taken; `number` names it until a `Release`."""
 
@@ -34,7 +36,7 @@ class Allocation:
     part: Part
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Release:
     """Memory that is given back."""
 
@@ -69,7 +71,7 @@ class AttentionProduct:
     is_backward: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Traffic:
     """What is bound by memory: bytes read and written, by an operator of that name."""
 

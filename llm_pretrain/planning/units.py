@@ -1,8 +1,9 @@
 """What a block, an embedding and a head take, from traces of one and two blocks.
 
 A stage's time and memory are linear in its blocks; each event's sizes are linear in the samples of
-a micro-batch, and in the inverse of the ranks that share matrices or states. So a handful of short
-traces stands for thousands of layouts. The best of them are traced whole afterwards.
+a micro-batch, and in the inverse of the ranks that share matrices or states. Among how many ranks a
+message goes changes its time and no event. So a handful of short traces stands for thousands of
+layouts. The best of them are traced whole afterwards.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from llm_pretrain.planning.machines import Machine
 from llm_pretrain.planning.prediction import Program, spread_over
 from llm_pretrain.planning.profile import OF_PASSES, Bytes, plus, profile, total
 from llm_pretrain.planning.step import StageTime, stage_time
-from llm_pretrain.planning.time import Seconds, add, sections, spans_of, timeline
+from llm_pretrain.planning.time import Seconds, Timed, add, sections, spans_of, timeline
 from llm_pretrain.planning.trace import Event
 
 Place = str
-"""Of a unit: "first" has the embedding, "last" the head."""
+"""Of a unit: "first" has the embedding, "last" the head, "middle" neither."""
 Moment = tuple[str, int | None]
 """Of a step: a phase, and of a pass the micro-batch."""
-_MICRO_BATCHES = 2
+MICRO_BATCHES = 3
+"""Of a unit's step: the first, whose gradients meet none, one between, and the last."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,29 @@ class Costs:
     """Time and memory of a stage, or a part of what they are the sum of.
 
     Attributes:
-        time: of a step of two micro-batches.
+        time: of a step of `MICRO_BATCHES`.
         peaks: of memory by part, at each moment, where one pass is kept, the one that is computed.
+        steady: the peaks, but of states what is there before the moment or after it: a bucket that
+            is on its way adds to a peak, and no block adds to that.
         kept: what a pass keeps for its backward pass.
     """
 
     time: StageTime
     peaks: dict[Moment, Bytes]
+    steady: dict[Moment, Bytes]
     kept: Bytes
 
     @cached_property
-    def pass_seconds(self) -> float:
-        """Forward and backward, of a micro-batch in the midst of a step."""
-        passes = (self.time.forward[0], self.time.backward[0])
-        return sum(sum(seconds[0].values()) for seconds in passes)
+    def pass_seconds(self) -> tuple[float, float, float]:
+        """Forward and backward, of a step's first micro-batch, of one between, and of its last."""
+        both = zip(self.time.forward[0], self.time.backward[0], strict=True)
+        first, between, last = (sum(sum(seconds.values()) for seconds in passes) for passes in both)
+        return first, between, last
 
-    @cached_property
-    def once_seconds(self) -> float:
-        return sum(self.time.once.values())
+    def seconds(self, passes: int) -> float:
+        """Of a step of so many micro-batches, without waiting for other stages."""
+        first, between, last = self.pass_seconds
+        return first + (passes - 2) * between + last + sum(self.time.once.values())
 
     @cached_property
     def heights(self) -> dict[Moment, float]:
@@ -60,8 +67,27 @@ class Costs:
         return {moment: total(peak) for moment, peak in self.peaks.items()}
 
     @cached_property
+    def steady_heights(self) -> dict[Moment, float]:
+        return {moment: total(peak) for moment, peak in self.steady.items()}
+
+    @cached_property
     def kept_bytes(self) -> float:
         return total(self.kept)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a trace tells, among however many ranks its messages go.
+
+    Attributes:
+        line: what takes time.
+        peaks, steady, kept: see `Costs`.
+    """
+
+    line: list[Timed]
+    peaks: dict[Moment, Bytes]
+    steady: dict[Moment, Bytes]
+    kept: Bytes
 
 
 class Units:
@@ -77,8 +103,9 @@ class Units:
         self.machine = machine
         self.program = program
         self._events = functools.lru_cache(maxsize=None)(self._traced)
+        self._told = functools.lru_cache(maxsize=None)(self._told_by)
+        self._bare_costs = functools.lru_cache(maxsize=None)(self._costs)
         self._shape_parts = functools.lru_cache(maxsize=None)(self._parts_of_shape)
-        self._bare_costs = functools.lru_cache(maxsize=None)(self._costs_of)
         self._state_parts = functools.lru_cache(maxsize=None)(self._parts_of_states)
 
     def shape(self, layout: Layout) -> Parts:
@@ -97,23 +124,25 @@ class Units:
 
     def _parts_of_states(self, unit: Layout) -> Parts:
         # Weights that are gathered when they are needed are those of two blocks at a time.
-        least = 2 if unit.stage == 3 else 1
-        return _parts(lambda place, blocks: self._states(unit, place, blocks), least)
+        if unit.stage == 3:
+            return _parts(lambda place, blocks: self._states(unit, place, blocks), 2, True)
+        return _parts(lambda place, blocks: self._states(unit, place, blocks))
 
     def _traced(self, unit: Layout, place: Place, blocks: int) -> list[Event]:
-        """Of a pipeline of two stages with so many blocks each."""
+        """Of a pipeline of two or three stages with so many blocks each."""
         # Beyond its key heads a model's ranks hold copies of them.
         if 4 < unit.tensor <= self.model.num_key_value_heads:
             two, four = (
                 self._events(replace(unit, tensor=degree), place, blocks) for degree in (2, 4)
             )
-            events = blend(two, four, (0.5 - 1.0 / unit.tensor) / 0.25)
+            events = blend(two, four, _between_two_and_four(unit.tensor))
             if events is not None:
                 return events
         run = run_with(self.run, unit)
         order = run.training.hybrid_parallel_topo_order
+        unit = replace(unit, pipeline=3 if place == "middle" else 2)
         rank = stage_rank(unit.degrees, order, 0 if place == "first" else 1)
-        model = replace(self.model, num_hidden_layers=2 * blocks)
+        model = replace(self.model, num_hidden_layers=unit.pipeline * blocks)
         return self.program.trace(run, model, unit.degrees, rank, steps=1).events
 
     def _unit(self, layout: Layout, **changes: Any) -> Layout:
@@ -121,47 +150,50 @@ class Units:
             layout,
             pipeline=2,
             virtual=1,
-            accumulation=_MICRO_BATCHES,
+            accumulation=MICRO_BATCHES,
             **changes,
         )
 
     def _shape(self, unit: Layout, place: Place, blocks: int) -> Costs:
         samples = unit.micro_batch
-        one, two = (
-            self._events(replace(unit, micro_batch=number), place, blocks) for number in (1, 2)
-        )
-        events = blend(one, two, samples - 1.0)
+        if samples <= 2:
+            return self._costs(unit, unit, place, blocks)
+        one, two = (replace(unit, micro_batch=number) for number in (1, 2))
+        of_one, of_two = (self._events(_with_replicas(each), place, blocks) for each in (one, two))
+        events = blend(of_one, of_two, samples - 1.0)
         if events is None:
             # Where logits are made slice by slice, more samples are more slices.
-            costs = (self._costs(events, unit, place) for events in (one, two))
+            costs = (self._costs(each, unit, place, blocks) for each in (one, two))
             return combine(*zip((2.0 - samples, samples - 1.0), costs, strict=True))
-        return self._costs(events, unit, place)
+        return self._at_work(self._read(events), unit)
 
     def _states(self, layout: Layout, place: Place, blocks: int) -> Costs:
-        plain = replace(layout, pipeline=2, data=min(layout.data, 2))
-        events = None
+        bare = replace(layout, pipeline=2, sharding="", sharding_degree=1, data=1)
+        terms = [(-1.0, self._bare_costs(bare, bare, place, blocks))]
         if layout.sharding:
-            two, four = (
-                self._events(replace(plain, sharding_degree=degree), place, blocks)
-                for degree in (2, 4)
-            )
-            events = blend(two, four, (0.5 - 1.0 / layout.sharding_degree) / 0.25)
-        if events is None:
-            events = self._events(plain, place, blocks)
-        bare = replace(plain, sharding="", sharding_degree=1, data=1)
-        return combine(
-            (1.0, self._costs(events, layout, place)),
-            (-1.0, self._bare_costs(bare, place, blocks)),
-        )
+            share = _between_two_and_four(layout.sharding_degree)
+            for factor, degree in ((1.0 - share, 2), (share, 4)):
+                traced = replace(bare, sharding=layout.sharding, sharding_degree=degree)
+                terms.append((factor, self._costs(traced, layout, place, blocks)))
+        else:
+            terms.append((1.0, self._costs(bare, layout, place, blocks)))
+        return combine(*terms)
 
-    def _costs_of(self, unit: Layout, place: Place, blocks: int) -> Costs:
-        return self._costs(self._events(unit, place, blocks), unit, place)
+    def _costs(self, traced: Layout, layout: Layout, place: Place, blocks: int) -> Costs:
+        """Of the trace of `traced`, among as many ranks as `layout` has."""
+        return self._at_work(self._told(_with_replicas(traced), place, blocks), layout)
 
-    def _costs(self, events: Sequence[Event], layout: Layout, place: Place) -> Costs:
+    def _told_by(self, unit: Layout, place: Place, blocks: int) -> _Told:
+        return self._read(self._events(unit, place, blocks))
+
+    def _at_work(self, told: _Told, layout: Layout) -> Costs:
         order = self.run.training.hybrid_parallel_topo_order
         spans = spans_of(layout.degrees, order, self.machine.devices_per_node)
-        actual = spread_over(events, spans)
-        time = stage_time(list(sections(timeline(actual, self.machine), spans, self.machine)))
+        line = spread_over(told.line, spans)
+        time = stage_time(list(sections(line, spans, self.machine)))
+        return Costs(time, told.peaks, told.steady, told.kept)
+
+    def _read(self, events: Sequence[Event]) -> _Told:
         stretches = profile(events)
         # The first pass may make what stays.
         *_, last = (each for each in stretches if each.mark.phase == "forward")
@@ -171,14 +203,30 @@ class Units:
             if part in OF_PASSES
         }
         peaks: dict[Moment, Bytes] = {}
+        steady: dict[Moment, Bytes] = {}
         passes = 0
         for each in stretches:
             # Others that are kept at the same time are counted where the stage is known.
             passes += each.mark.phase == "forward"
             moment = (each.mark.phase, each.mark.micro_batch)
             peaks[moment] = plus(each.apart, kept, float(min(0, 1 - passes)))
+            stays = max(each.held_before, each.held_after, key=total)
+            states = {part: size for part, size in stays.items() if part not in OF_PASSES}
+            steady[moment] = {**peaks[moment], **states}
             passes -= each.mark.phase == "backward"
-        return Costs(time, peaks, kept)
+        return _Told(timeline(events, self.machine), peaks, steady, kept)
+
+
+def _with_replicas(unit: Layout) -> Layout:
+    """A unit whose trace has the messages between replicas, which take no time where there is one:
+    nothing else of a trace depends on how many there are."""
+    return replace(unit, data=2)
+
+
+def _between_two_and_four(ranks: int) -> float:
+    """Where the inverse of so many ranks is, on the line from that of two (0) to that of four
+    (1)."""
+    return (0.5 - 1.0 / ranks) / 0.25
 
 
 def blend(one: Sequence[Event], two: Sequence[Event], place: float) -> list[Event] | None:
@@ -216,20 +264,21 @@ def combine(*terms: tuple[float, Costs]) -> Costs:
     """The sum of costs, each times its factor."""
     time = StageTime()
     peaks: dict[Moment, Bytes] = {}
+    steady: dict[Moment, Bytes] = {}
     kept: Bytes = {}
     for factor, costs in terms:
         for phase in ("forward", "backward"):
-            mine: list[Seconds] = getattr(time, phase)[0]
-            theirs: list[Seconds] = getattr(costs.time, phase)[0]
-            for number, seconds in enumerate(theirs):
-                if number == len(mine):
-                    mine.append(_none())
-                add(mine[number], seconds, factor)
+            passes: list[Seconds] = getattr(time, phase)[0]
+            for number, seconds in enumerate(getattr(costs.time, phase)[0]):
+                if number == len(passes):
+                    passes.append(_none())
+                add(passes[number], seconds, factor)
         add(time.once, costs.time.once, factor)
-        for moment, peak in costs.peaks.items():
-            peaks[moment] = plus(peaks.get(moment, {}), peak, factor)
+        for mine, theirs in ((peaks, costs.peaks), (steady, costs.steady)):
+            for moment, peak in theirs.items():
+                mine[moment] = plus(mine.get(moment, {}), peak, factor)
         kept = plus(kept, costs.kept, factor)
-    return Costs(time, peaks, kept)
+    return Costs(time, peaks, steady, kept)
 
 
 def _none() -> Seconds:
@@ -238,23 +287,34 @@ def _none() -> Seconds:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a stage is the sum of: each of its blocks, and what the first and the last have."""
+    """What a stage is the sum of: each of its blocks, what each chunk has besides, of weights that
+    are gathered the wait for the first, and what the first and the last have."""
 
     block: Costs
+    chunk: Costs
     embedding: Costs
     head: Costs
 
-    def terms(self, blocks: float, *, is_first: bool, is_last: bool) -> list[tuple[float, Costs]]:
-        """What a stage of so many blocks is the sum of."""
-        terms = [(blocks, self.block)]
+    def costs(self) -> tuple[Costs, Costs, Costs, Costs]:
+        """All of them, in that order."""
+        return self.block, self.chunk, self.embedding, self.head
+
+    def terms(
+        self, blocks: int, chunks: int, *, is_first: bool, is_last: bool
+    ) -> list[tuple[float, Costs]]:
+        """What a stage of so many blocks and chunks is the sum of."""
+        terms = [(float(blocks), self.block), (float(chunks), self.chunk)]
         terms += [(1.0, self.embedding)] if is_first else []
         terms += [(1.0, self.head)] if is_last else []
         return terms
 
 
-def _parts(costs: Callable[[Place, int], Costs], least: int = 1) -> Parts:
+def _parts(costs: Callable[[Place, int], Costs], least: int = 1, has_chunk: bool = False) -> Parts:
     """From stages of `least` blocks and of one more."""
     first, longer, last = costs("first", least), costs("first", least + 1), costs("last", least)
     block = combine((1.0, longer), (-1.0, first))
-    ends = (combine((1.0, end), (-float(least), block)) for end in (first, last))
-    return Parts(block, *ends)
+    block = replace(block, peaks=block.steady)
+    blocks = (-float(least), block)
+    chunk = combine((1.0, costs("middle", least)), blocks) if has_chunk else combine((0.0, block))
+    ends = (combine((1.0, end), blocks, (-1.0, chunk)) for end in (first, last))
+    return Parts(block, chunk, *ends)

@@ -104,6 +104,25 @@ def test_a_ramp_of_the_batch_is_split_over_the_data_ranks(model: ModelConfig) ->
     assert with_ramp.run_seconds == pytest.approx(0.625 * without.run_seconds)
 
 
+def test_a_ramp_of_lengths_shortens_the_run_by_its_steps(
+    run: RunConfig, model: ModelConfig, machine: Machine
+) -> None:
+    tokens = 8 * 2048
+    ramp = run_of(length_ramp=f"[[0, 512], [{30 * tokens - 1}, 1024], [{40 * tokens}, 2048]]")
+    layout = own_layout(run, 1)[0]
+
+    def step(length: int) -> float:
+        """Of as many tokens in sequences of that length."""
+        cut = replace(layout, micro_batch=layout.micro_batch * 2048 // length)
+        planner = Planner(run_of(max_seq_length=length), model, machine, AnalyticProgram())
+        return planner.plan(cut).step.total
+
+    plan = Planner(ramp, model, machine, AnalyticProgram()).plan(layout)
+    assert step(512) < step(1024) < step(2048) == plan.step.total
+    whole = 30 * step(512) + 10 * step(1024) + 60 * step(2048)
+    assert plan.run_seconds == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("room", [1.0, 0.15])
 def test_the_search_finds_the_best_of_all(run: RunConfig, model: ModelConfig, room: float) -> None:
     machine = load_machine("a100-80g")
@@ -114,11 +133,10 @@ def test_the_search_finds_the_best_of_all(run: RunConfig, model: ModelConfig, ro
     fitting = [plan for plan in plans if total(plan.memory) <= machine.memory]
     assert len(fitting) > 5
     assert room == 1.0 or len(fitting) < len(plans)
-    best = min(plan.step.total for plan in fitting)
+    best = sorted(plan.step.total for plan in fitting)[:5]
     found = search(run, model, machine, program, devices=4, samples=8)
     assert found.considered == len(plans)
-    assert len(found.plans) == 5
-    assert found.plans[0].step.total == pytest.approx(best, rel=1e-3)
+    assert [plan.step.total for plan in found.plans] == pytest.approx(best, rel=1e-9)
     assert all(total(plan.memory) <= machine.memory for plan in found.plans)
     assert all(one.step.total <= other.step.total for one, other in pairwise(found.plans))
 
@@ -136,8 +154,8 @@ def test_many_devices_take_few_traces() -> None:
     program = AnalyticProgram()
     machine = load_machine("a100-80g")
     found = search(run, model_config_of(run), machine, program, devices=1024, samples=2048)
-    assert found.considered > 20_000
-    assert program.traced < 250
+    assert found.considered > 50_000
+    assert program.traced < 200
 
 
 def test_a_large_pipeline_is_told_by_small_ones(machine: Machine) -> None:

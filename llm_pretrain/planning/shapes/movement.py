@@ -28,7 +28,10 @@ Shape = Sequence[int]
 
 def moved(name: str, *tensors: Tensor) -> None:
     """Note what an operator reads and writes."""
-    recorder.events.append(Traffic(name, sum(x.bytes for x in tensors)))
+    size = 0
+    for x in tensors:
+        size += x.bytes
+    recorder.events.append(Traffic(name, size))
 
 
 def packed_copies(*operands: Tensor) -> list[Storage]:

@@ -55,11 +55,13 @@ def _attention_backward(
 
 def _log_sums(R: int, H: int, V: int, x: Any, dtype: int, *_: Any) -> None:
     recorder.events.append(Product(R, H, V, _DTYPES[dtype][0]))
+    _moved("logits", 8 * R * V)  # slice by slice: written and read
 
 
 def _log_sums_backward(R: int, H: int, V: int, x: Any, dtype: int, *others: Any) -> None:
     name, dweight = _DTYPES[dtype][0], others[-2]
     recorder.events += [Product(R, H, V, name), Product(R, V, H, name)]
+    _moved("logits and their gradient", 16 * R * V)
     if dweight is not None:
         recorder.events.append(Product(H, R, V, name))
 

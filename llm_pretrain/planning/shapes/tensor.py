@@ -113,7 +113,8 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.impl.shape) * self.impl.dtype.itemsize
+        impl = self.impl
+        return math.prod(impl.shape) * impl.dtype.itemsize
 
     @property
     def place(self) -> Place:

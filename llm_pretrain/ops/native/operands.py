@@ -18,7 +18,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from llm_pretrain.ops.native.library import WeightOrder, call, cast, declare, threads
+from llm_pretrain.ops.native.library import WeightOrder, call, cast, declare, empty, threads
 from llm_pretrain.ops.native.library import packed as without_gaps
 
 declare(packed_bytes="nnnp", pack="nnnpiip")
@@ -66,7 +66,7 @@ def _packed(weight: Tensor, rows: int, *, transposed: bool) -> Operand:
     call("packed_bytes", rows, n, k, size)
     if not size[0]:
         return _as_it_lies(weight, paddle.bfloat16, transposed=transposed)
-    packed = paddle.empty([int(size[0])], "uint8")
+    packed = empty([int(size[0]) // 2], paddle.bfloat16)
     call("pack", rows, n, k, without_gaps(weight), weight.dtype, transposed, packed)
     return packed, WeightOrder.PACKED
 

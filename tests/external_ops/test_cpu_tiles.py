@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.external_ops import cpu_checks
-from tests.external_ops.cpu_library import CpuLibrary, empty, exact
+from tests.external_ops import cpu_references as references
+from tests.external_ops.cpu_library import CpuLibrary, Mask, empty, exact
 
 UNIT = 2.0**-24
 """What float32 rounds by at most, as a part of the number."""
@@ -176,3 +177,23 @@ def test_products_of_both_types_take_turns(library: CpuLibrary) -> None:
     for seed in range(3):
         cpu_checks.check("tiles", cpu_checks.Draw(library, seed, "float32"))
         cpu_checks.check("tiles", cpu_checks.Draw(library, seed, "bfloat16"))
+
+
+def test_attention_takes_what_has_no_parts(library: CpuLibrary) -> None:
+    """Values and gradients of 2⁶³ and more leave the tiles."""
+    random = np.random.default_rng(3)
+    B, S, N, D = 1, 300, 2, 40
+    q, k, v, dy = random.standard_normal((4, B, S, N, D)).astype(np.float32)
+    v[0, 290:, 0] *= 2.0**70
+    dy[0, 290:, 1] *= 2.0**70
+    results = {"y": np.empty_like(q), "log_sums": empty((B, N, S), "float32")}
+    results |= {name: np.empty_like(q) for name in ("dq", "dk", "dv")}
+    shape = (B, S, N, N, D, q, k, v, "float32", Mask.of(None, None, None))
+    library("flash_attention", *shape, results["y"], results["log_sums"])
+    library("flash_attention_backward", *shape, results["y"], results["log_sums"], dy,
+            *(results[name] for name in ("dq", "dk", "dv")))  # fmt: skip
+    expected = references.attention(exact(q), exact(k), exact(v), None, None, None, exact(dy))
+    for name in ("y", "dq", "dk", "dv"):
+        for head in range(N):
+            ours, theirs = results[name][0, :, head], expected[name][0, :, head]
+            np.testing.assert_allclose(ours, theirs, atol=3e-5 * np.abs(theirs).max())

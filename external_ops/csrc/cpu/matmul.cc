@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "product.h"
-#include "tile_product.h"
 #include "status.h"
+#include "tile_product.h"
 #include "vector_math.h"
 
 namespace llm {
@@ -66,7 +66,7 @@ void multiply_widened(int64_t m, int64_t n, int64_t k, const Operand &a, const O
 
 void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dtype,
             const float *bias, void *c, int64_t c_stride, llm_dtype c_dtype, bool accumulate) {
-  if (!omp_in_parallel() && tiles_are_faster(m, n, k, dtype)) {
+  if (!omp_in_parallel() && tiles_are_faster(m, n, k)) {
     multiply_on_tiles(m, n, k, a, b, dtype, bias, c, c_stride, c_dtype, accumulate);
   } else if (dtype == LLM_FLOAT32 && !omp_in_parallel() && blas_is_faster(n, a, b)) {
     multiply_float(m, n, k, a, b, bias, static_cast<float *>(c), c_stride, accumulate);
@@ -82,7 +82,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Operand a, Operand b, llm_dtype dty
 int llm_cpu_packed_bytes(int64_t m, int64_t n, int64_t k, int64_t *bytes) {
   return llm::guarded([&] {
     llm::require(m > 0 && n > 0 && k > 0, "a product of no size");
-    if (llm::tiles_are_faster(m, n, k, LLM_BFLOAT16)) {
+    if (llm::tiles_are_faster(m, n, k)) {
       *bytes = llm::bytes_for_tiles(n, k);
     } else {
       *bytes = llm::multiplies_bfloat16() ? llm::packed_bytes(m, n, k) : 0;
@@ -97,7 +97,7 @@ int llm_cpu_pack(int64_t m, int64_t n, int64_t k, const void *b, llm_dtype b_dty
     require(m > 0 && n > 0 && k > 0, "a product of no size");
     require(multiplies_bfloat16(), "this processor has no products of packed weights");
     const Operand source{b, b_transposed ? k : n, b_transposed != 0};
-    if (tiles_are_faster(m, n, k, LLM_BFLOAT16)) {
+    if (tiles_are_faster(m, n, k)) {
       pack_for_tiles(n, k, source, b_dtype, packed);
     } else {
       pack(m, n, k, source, b_dtype, packed);

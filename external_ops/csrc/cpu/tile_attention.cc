@@ -72,7 +72,8 @@ LLM_INLINE_ON_TILES __m512 take_scores(const ScoresOnTiles &scores, int64_t tile
     for (int64_t row = 0; row < 16; row += 4) {
       for (int64_t i = 0; i < 4; ++i) {
         const int64_t of_key = key + 16 * tile + row + i;
-        const __m512 score = scores.template of<has_slope>(tile_of(tile) + 16 * (row + i), of_key, zero);
+        const float *place = tile_of(tile) + 16 * (row + i);
+        const __m512 score = scores.template of<has_slope>(place, of_key, zero);
         most[i] = is_partial ? _mm512_mask_max_ps(most[i], scores.seen(of_key), most[i], score)
                              : _mm512_max_ps(most[i], score);
       }
@@ -88,7 +89,8 @@ LLM_INLINE_ON_TILES __m512 take_scores(const ScoresOnTiles &scores, int64_t tile
       __m512 pair[2];
       for (int64_t i = 0; i < 2; ++i) {
         const int64_t of_key = key + 16 * tile + row + i;
-        pair[i] = power_of_two<parts>(scores.template of<has_slope>(tile_of(tile) + 16 * (row + i), of_key, shift));
+        const float *place = tile_of(tile) + 16 * (row + i);
+        pair[i] = power_of_two<parts>(scores.template of<has_slope>(place, of_key, shift));
         if (is_partial) pair[i] = _mm512_maskz_mov_ps(scores.seen(of_key), pair[i]);
         sums[i] = _mm512_add_ps(sums[i], pair[i]);
       }
@@ -116,8 +118,9 @@ LLM_ON_TILES void take_block(const Attention &a, float slope, int64_t first, con
   const bool is_partial = !sight.all_of(key, key_panels * kPanelLines);
   for (int64_t strip = 0; strip < 2; ++strip) {
     const ScoresOnTiles scores(a, slope, first, sight, strip);
-    const auto take = slope != 0.0f ? (is_partial ? take_scores<parts, true, true> : take_scores<parts, true, false>)
-                                    : (is_partial ? take_scores<parts, false, true> : take_scores<parts, false, false>);
+    const auto take =
+        slope != 0.0f ? (is_partial ? take_scores<parts, true, true> : take_scores<parts, true, false>)
+                      : (is_partial ? take_scores<parts, false, true> : take_scores<parts, false, false>);
     const __m512 shrink =
         take(scores, 2 * key_panels, products + strip * kSumsSize, key,
              running.largest + 16 * strip, running.sum + 16 * strip, p + strip * kTileSize);

@@ -87,8 +87,9 @@ LLM_ON_TILES bool take_panel(const Attention &a, float slope, int64_t first, con
                              uint16_t *ds_columns) {
   const bool is_partial = !sight.all_of(key, kPanelLines);
   const ScoresOnTiles scores[2] = {{a, slope, first, sight, 0}, {a, slope, first, sight, 1}};
-  const auto take = slope != 0.0f ? (is_partial ? take_scores<parts, true, true> : take_scores<parts, true, false>)
-                                  : (is_partial ? take_scores<parts, false, true> : take_scores<parts, false, false>);
+  const auto take =
+      slope != 0.0f ? (is_partial ? take_scores<parts, true, true> : take_scores<parts, true, false>)
+                    : (is_partial ? take_scores<parts, false, true> : take_scores<parts, false, false>);
   return take(scores, known, products, dp, key, p_rows, ds_rows, ds_columns);
 }
 

@@ -126,11 +126,10 @@ void multiply_block(const Block &block, const Operand &a, int64_t n) {
 
 }  // namespace
 
-bool tiles_are_faster(int64_t m, int64_t n, int64_t k, llm_dtype dtype) {
-  // An element of a serves n sums, one of b m, and one of c is put after k: measured, packing and putting
-  // cost as much as about 100 of the multiplications by tiles save.
-  const int64_t cost = dtype == LLM_FLOAT32 ? 98 : 98;
-  return instructions() == Instructions::kAmx && cost * (m * n + n * k + m * k) <= m * n * k;
+bool tiles_are_faster(int64_t m, int64_t n, int64_t k) {
+  // An element of a serves n sums, one of b m, and one of c is put after k: measured in float32, packing and
+  // putting cost as much as about 100 of the multiplications by tiles save.
+  return instructions() == Instructions::kAmx && 98 * (m * n + n * k + m * k) <= m * n * k;
 }
 
 void multiply_on_tiles(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b,
@@ -169,7 +168,7 @@ void pack_for_tiles(int64_t n, int64_t k, const Operand &b, llm_dtype dtype, voi
 
 #else
 
-bool tiles_are_faster(int64_t, int64_t, int64_t, llm_dtype) { return false; }
+bool tiles_are_faster(int64_t, int64_t, int64_t) { return false; }
 
 void multiply_on_tiles(int64_t m, int64_t n, int64_t k, const Operand &a, const Operand &b,
                        llm_dtype dtype, const float *bias, void *c, int64_t c_stride,

@@ -5,7 +5,7 @@
 namespace llm {
 
 // Whether tiles multiply these sizes faster than oneDNN does.
-bool tiles_are_faster(int64_t m, int64_t n, int64_t k, llm_dtype dtype);
+bool tiles_are_faster(int64_t m, int64_t n, int64_t k);
 
 // As `matmul`, where there are tiles: the same bits for any number of threads. Blocks of float32 with a
 // number that isn't below 2^63 in size are left to oneDNN. A packed b is as `pack_for_tiles` leaves it.

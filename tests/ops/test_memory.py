@@ -84,6 +84,17 @@ def test_what_a_step_needs_stays_and_the_rest_is_given_back(idle: dict[int, list
     assert not lie_idle()
 
 
+def test_a_step_of_other_sizes_takes_the_memory_of_the_last(
+    idle: dict[int, list[object]],
+) -> None:
+    del [of_mib(2) for _ in range(4)][:], [of_mib(1)][:]
+    library.give_back_memory()
+    x, y = of_mib(1), of_mib(3)  # for which two of the former step's go, and none of this one's
+    assert {size // MIB: len(blocks) for size, blocks in idle.items()} == {2: 2, 1: 0}
+    del x, y
+    assert {size // MIB: len(blocks) for size, blocks in idle.items()} == {2: 2, 1: 1, 3: 1}
+
+
 def test_where_memory_is_short_all_that_lies_idle_is_given_back(
     idle: dict[int, list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

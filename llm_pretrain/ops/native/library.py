@@ -13,6 +13,7 @@ import importlib.util
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -219,18 +220,23 @@ class _Lease:
 
 
 def _take(size: int) -> mmap.mmap:
-    """A block that lies idle, or a new one.
+    """A block that lies idle, or a new one, for which those of sizes not used in this step go.
 
-    Tensors are dropped in any thread, so nothing is taken for granted between two steps.
+    So a step of other sizes than the last needs no memory for both. Tensors are dropped in any
+    thread, so nothing is taken for granted between two lines.
     """
     blocks = _idle.get(size, [])
     try:
         block = blocks.pop()
     except IndexError:
-        _unneeded[size] = 0
+        _unneeded[size], wanted = 0, size
     else:
         _unneeded[size] = min(len(blocks), _unneeded.get(size, len(blocks)))
         return block
+    for other, unused in list(_idle.items()):
+        with suppress(IndexError):
+            while wanted > 0 and other not in _unneeded:
+                wanted -= len(unused.pop())
     try:
         return _map(size)
     except OSError:

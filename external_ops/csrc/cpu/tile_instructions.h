@@ -40,13 +40,6 @@ class TilesInUse {
 // The compiler doesn't know what tiles read and write: this stands before and after them.
 #define LLM_TILES_MEET_MEMORY asm volatile("" ::: "memory")
 
-LLM_INLINE_ON_TILES void zero_sums() {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-}
-
 // The first `count` lanes.
 LLM_INLINE_ON_TILES __mmask16 first(int64_t count) {
   return static_cast<__mmask16>(count >= 16 ? 0xFFFF : count <= 0 ? 0 : (1 << count) - 1);

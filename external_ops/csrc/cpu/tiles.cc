@@ -139,7 +139,10 @@ LLM_ON_TILES void multiply_panels(int64_t parts, int64_t steps, const uint16_t *
                                   const uint16_t *ahead, const float *before, float *sums) {
   LLM_TILES_MEET_MEMORY;
   if (before == nullptr) {
-    zero_sums();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
   } else {
     _tile_loadd(0, before, kTileRow);
     _tile_loadd(1, before + kSumsSize, kTileRow);

@@ -3,7 +3,7 @@
 What operators compute has memory that the next tensor of the same size takes over. A step makes and
 drops hundreds of tensors of a few sizes. Paddle has them aligned by glibc, which (before 2.38)
 can't place one where an equal one was: the holes came to a twelfth of a process. And what is given
-back to the system and asked for anew must be cleared page by page: a sixth of a step.
+back to the system and asked for anew must be cleared page by page: a seventh of a step.
 """
 
 from __future__ import annotations

@@ -71,7 +71,10 @@ class RestartArguments(Arguments):
     """Restarts: ranks that end, hang or are slow, under `llm-pretrain launch`."""
 
     max_restarts: Integer = Field(
-        10, ge=0, description="Ranks replaced within restart_window before the job gives up."
+        10,
+        ge=0,
+        description="Restarts within restart_window before the job gives up; "
+        "ranks that die together are one.",
     )
     restart_window: Number = Field(
         3600, gt=0, description="Seconds over which max_restarts are counted."

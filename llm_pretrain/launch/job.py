@@ -20,13 +20,15 @@ _GATHERING_SECONDS = 0.05
 """Ranks that die together are replaced together."""
 _LOST_SECONDS = 1.0
 """Where a connection was lost and no rank has been seen to die for so long, all meet again."""
+_ONE_FAILURE_SECONDS = 1.0
+"""Ranks that die within it are of one restart: a machine's, or all, where one stands still."""
 
 _GROWN = "A machine has come back."
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many ranks may be replaced, within how many seconds."""
+    """How many restarts there may be, within how many seconds."""
 
     restarts: int
     seconds: float
@@ -64,6 +66,8 @@ class Job:
     """Those that ranks may be given to."""
     _restarts: deque[tuple[float, int | None]] = field(default_factory=deque)
     """When, and because of which node."""
+    _dead: set[int] = field(default_factory=set)
+    """The ranks that died of the last of them."""
     _next_epoch_at: float | None = None
     _failed_at: float | None = None
     _lost_at: float | None = None
@@ -233,7 +237,8 @@ class Job:
             return
         self._failed(
             f"Rank {rank} {how}",
-            node=node,
+            node=None if self._stuck else node,
+            rank=rank,
             status=int(said["status"]),
             failure=str(said["failure"]),
             counts=bool(said["counts"]),
@@ -244,6 +249,7 @@ class Job:
         what: str,
         *,
         node: int | None = None,
+        rank: int | None = None,
         status: int = 1,
         failure: str = "",
         counts: bool = True,
@@ -252,6 +258,7 @@ class Job:
         now = time.monotonic()
         while self._restarts and now - self._restarts[0][0] > self.limits.seconds:
             self._restarts.popleft()
+        counts = counts and not self._died_with_others(rank, now)
         is_too_much = counts and len(self._restarts) >= self.limits.restarts
         if is_too_much:
             say(
@@ -266,6 +273,9 @@ class Job:
             return
         if counts:
             self._restarts.append((now, node))
+            self._dead = set()
+        if rank is not None:
+            self._dead.add(rank)
         self._failures.append(f"{what}.")
         last_line = f" ({failure.rstrip().splitlines()[-1]})" if failure.strip() else ""
         say(
@@ -276,6 +286,11 @@ class Job:
         if self._failed_at is None:
             self._failed_at = now
         self._next_epoch_at, self._lost_at = now + _GATHERING_SECONDS, None
+
+    def _died_with_others(self, rank: int | None, now: float) -> bool:
+        """Whether this death is of the restart that was counted last."""
+        is_late = not self._restarts or now - self._restarts[-1][0] > _ONE_FAILURE_SECONDS
+        return rank is not None and rank not in self._dead and not is_late
 
     def _has_let_go(self, failed: int | None, status: int) -> bool:
         """Whether the job can go on without the node that most of the restarts were for."""

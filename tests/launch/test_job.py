@@ -383,6 +383,22 @@ def test_a_death_that_its_neighbours_tell_of_first_is_one_restart() -> None:
     assert [said.get("begin") for said in told] == [1, 2]
 
 
+def test_ranks_that_die_together_are_one_restart() -> None:
+    told: list[dict[str, object]] = []
+    nodes = [lambda said: told.append(dict(said))]
+    job = Job(4, [4], "127.0.0.1", Limits(restarts=1, seconds=3600), nodes)
+    death = {"how": "was killed", "status": 137, "failure": "", "counts": True}
+    job.begin()
+    job.hear({"stuck": "rank 0", "epoch": 1})
+    for rank in range(3):
+        job.hear({**death, "died": rank})
+    job.begin()
+    job.hear({**death, "died": 3})  # its machine was a moment late
+    assert [said.get("begin") for said in told] == [1, 2]
+    job.hear({**death, "died": 3})
+    assert told[-1] == {"end": 137}
+
+
 def test_a_machine_of_another_job_is_refused(tmp_path: Path) -> None:
     port = free_port()
     other = tmp_path / "other"

@@ -57,10 +57,24 @@ class Curve(NamedTuple):
 
 
 class Job:
-    """One run in a folder, which may be started again and again."""
+    """One run in a folder, which may be started again and again.
 
-    def __init__(self, folder: Path, layout: Layout, steps: int) -> None:
+    Args:
+        seconds_before_a_step: that each rank waits.
+        spared: the ranks to whose processes no fault is done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layout: Layout,
+        steps: int,
+        seconds_before_a_step: float = 0.0,
+        spared: frozenset[int] = frozenset(),
+    ) -> None:
         self.folder = folder
+        self.seconds_before_a_step = seconds_before_a_step
+        self.spared = spared
         self.output = folder / "output"
         self.layout = layout
         self.console = folder / "console.txt"
@@ -113,6 +127,7 @@ class Job:
                     **environment_without_choices(),
                     "PYTHONPATH": path,
                     "INJECTED_FAULTS": str(self.folder / "faults"),
+                    "SECONDS_BEFORE_A_STEP": str(self.seconds_before_a_step),
                     "OMP_NUM_THREADS": "1",
                 },
                 start_new_session=True,
@@ -146,11 +161,11 @@ class Job:
 
     def launcher_uses(self) -> dict[str, int]:
         """Memory, descriptors and threads of the launcher."""
-        return {} if self.process is None else _used_by(self.process.pid)
+        return {} if self.process is None else used_by(self.process.pid)
 
     def ranks_use(self) -> dict[str, int]:
         """The most of each that one rank has."""
-        found = [_used_by(process) for process in self.ranks().values()]
+        found = [used_by(process) for process in self.ranks().values()]
         keys = ("kilobytes", "descriptors", "threads")
         return {key: max((used.get(key, 0) for used in found), default=0) for key in keys}
 
@@ -204,7 +219,8 @@ def _is_ours(process: int) -> bool:
     return "llm_pretrain.launch.rank" in _command(process)
 
 
-def _used_by(process: int) -> dict[str, int]:
+def used_by(process: int) -> dict[str, int]:
+    """Its memory in KiB, descriptors and threads; nothing, if it is gone."""
     status = dict(
         line.split(":", 1) for line in _read(f"/proc/{process}/status").splitlines() if ":" in line
     )

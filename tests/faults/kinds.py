@@ -150,7 +150,7 @@ KINDS: dict[str, Do] = {
 
 
 def _one_rank(job: Job, draw: random.Random) -> tuple[int, int]:
-    ranks = sorted(job.ranks().items())
+    ranks = sorted(place for place in job.ranks().items() if place[0] not in job.spared)
     assert ranks, "no rank is alive"
     return draw.choice(ranks)
 

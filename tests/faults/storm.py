@@ -72,13 +72,30 @@ def _steps(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Storm:
-    """The jobs of one layout, one after another, and what they must come to."""
+    """The jobs of one layout, one after another, and what they must come to.
 
-    def __init__(self, layout: str, folder: Path, pause_seconds: float) -> None:
+    Args:
+        pause_seconds: before each fault, at least.
+        steps: of a job.
+        seconds_before_a_step: that each rank waits, where faults are done.
+        spared: the ranks to whose processes no fault is done.
+    """
+
+    def __init__(
+        self,
+        layout: str,
+        folder: Path,
+        pause_seconds: float,
+        steps: int,
+        seconds_before_a_step: float = 0.0,
+        spared: frozenset[int] = frozenset(),
+    ) -> None:
         self.layout = LAYOUTS[layout]
         self.folder = folder
         self.pause_seconds = pause_seconds
-        self.steps = STEPS[self.layout.processes]
+        self.steps = steps
+        self.seconds_before_a_step = seconds_before_a_step
+        self.spared = spared
         self.jobs = 0
         self.job: Job | None = None
         undisturbed = Job(folder / "undisturbed", self.layout, self.steps)
@@ -119,7 +136,7 @@ class Storm:
             "ranks": job.ranks_use(),
         }
         if problem:
-            self._begin_anew()
+            self.end_job()
         return found
 
     def _problem(self, job: Job, newest: int, kind: str) -> str:
@@ -146,14 +163,21 @@ class Storm:
         job = self.job
         if job is not None and not job.has_ended() and job.last_step() < self.steps - 20:
             return job
-        self._begin_anew()
-        job = self.job = Job(self.folder / f"job-{self.jobs}", self.layout, self.steps)
+        self.end_job()
+        job = self.job = Job(
+            self.folder / f"job-{self.jobs}",
+            self.layout,
+            self.steps,
+            self.seconds_before_a_step,
+            self.spared,
+        )
         self.jobs += 1
         job.start()
         job.wait_until(lambda: job.newest_checkpoint() > 0, "a first checkpoint")
         return job
 
-    def _begin_anew(self) -> None:
+    def end_job(self) -> None:
+        """End what runs; the next fault is done to a new job."""
         if self.job is not None:
             self.job.end()
             self.job = None
@@ -193,9 +217,10 @@ def run(faults: int, seed: int, layouts: list[str], kinds: list[str], pause: flo
         for number, layout, kind in plan:
             if storm is None or layout != of_layout:
                 if storm is not None:
-                    storm._begin_anew()
+                    storm.end_job()
                 shutil.rmtree(folder / layout, ignore_errors=True)
-                storm, of_layout = Storm(layout, folder / layout, pause), layout
+                steps = STEPS[LAYOUTS[layout].processes]
+                storm, of_layout = Storm(layout, folder / layout, pause, steps), layout
             found = storm.strike(kind, seed + number)
             failed += not found["survived"]
             entry = {"commit": now, "seed": seed, "number": number, "layout": layout, "kind": kind}
@@ -209,7 +234,7 @@ def run(faults: int, seed: int, layouts: list[str], kinds: list[str], pause: flo
             )
     finally:
         if storm is not None:
-            storm._begin_anew()
+            storm.end_job()
     return failed
 
 

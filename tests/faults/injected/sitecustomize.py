@@ -2,6 +2,7 @@
 
 A file `rank-N.json` in $INJECTED_FAULTS is a fault of rank N at its next step: {"kind": "nan"}, a
 gradient that is not a number, or {"kind": "flip", …}, a bit, as `tests/training/flip_bits.py` says.
+Before each step it waits for $SECONDS_BEFORE_A_STEP.
 """
 
 import importlib.abc
@@ -9,6 +10,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 _TARGET = "llm_pretrain.training.trainer"
@@ -39,6 +41,7 @@ def _plant(trainer) -> None:
     armed = []
 
     def faulty_step(self, *arguments):
+        time.sleep(float(os.environ.get("SECONDS_BEFORE_A_STEP", "0")))
         rank = self.topology.rank
         path = Path(os.environ["INJECTED_FAULTS"]) / f"rank-{rank}.json"
         if path.exists():

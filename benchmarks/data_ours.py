@@ -12,7 +12,7 @@ from data_measure import Measured
 from llm_pretrain.config import DataArguments
 from llm_pretrain.data import BatchLoader, Datasets, SampleCounts, build_datasets
 from llm_pretrain.data.find_data import open_data
-from llm_pretrain.preprocess import main
+from llm_pretrain.data.preprocess import main
 
 
 def preprocess(job: dict, result: str) -> None:

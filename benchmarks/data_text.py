@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from llm_pretrain.preprocess import train_bpe
+from llm_pretrain.data.preprocess import train_bpe
 
 ENDINGS = (".md", ".rst", ".txt", ".py")
 LARGEST_FILE = 1_000_000

@@ -21,7 +21,6 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"planning"}),
     frozenset({"training"}),
     frozenset({"checkpoint", "monitor"}),
-    frozenset({"preprocess"}),
     frozenset({"models", "data"}),
     frozenset({"parallel", "ops"}),
     frozenset({"config"}),
@@ -32,7 +31,7 @@ EXTRA = frozenset({("parallel", "ops")})
 # The rooms of `parallel`, from the top down.
 PARALLEL = ("pipeline", "layers", "sharding", "comm")
 WITHOUT_PADDLE = (
-    *("config", "data", "preprocess", "cli", "cli.check", "cli.plan", "launch.command"),
+    *("config", "data", "data.preprocess", "cli", "cli.check", "cli.plan", "launch.command"),
     *("cli.report", "cli.runs"),
     *("planning.prediction", "planning.program"),
 )

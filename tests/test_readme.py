@@ -46,7 +46,7 @@ NOT_RUN = {
     "benchmarks/collectives.py": "takes minutes; test_the_benchmark_of_collectives_runs has a part",
     "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
     "make gpu-": "needs a GPU; tests/external_ops/test_cuda_compiles.py has it without one",
-    "--engine ray": "needs Ray; tests/preprocess/test_ray_engine.py runs it with Ray",
+    "--engine ray": "needs Ray; tests/data/preprocess/test_ray_engine.py runs it with Ray",
     "visualdl": "serves until it is stopped",
 }
 

@@ -8,7 +8,7 @@ from tests.structure import PACKAGE, ROOT, files_of_a_step, gone_words, modules,
 
 
 def test_the_package_is_seen_at_a_glance() -> None:
-    assert len(names_at_the_top()) <= 16
+    assert len(names_at_the_top()) <= 15
     assert max(modules().values()) <= 400
 
 

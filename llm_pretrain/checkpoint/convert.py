@@ -18,10 +18,10 @@ from llm_pretrain.checkpoint.weight_files import (
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.config import ConfigError
 from llm_pretrain.config.argument_types import path_argument
+from llm_pretrain.data.preprocess.tokenizers import copy_along, files_that_go_along
 from llm_pretrain.machine.files import naming
 from llm_pretrain.machine.terminal import Command, say
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.preprocess.tokenizers import copy_along, files_that_go_along
 
 # A checkpoint's weights have Hugging Face's format; what else is in one, nobody else writes.
 TARGETS: dict[str, WeightFormat] = {

@@ -31,8 +31,8 @@ from llm_pretrain.checkpoint.directory import (
 from llm_pretrain.checkpoint.optimizer_state import SavedRange, write_shard
 from llm_pretrain.checkpoint.write_weights import WrittenTensor
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data.preprocess.tokenizers import copy_along
 from llm_pretrain.machine.files import write_text
-from llm_pretrain.preprocess.tokenizers import copy_along
 
 Arrays = Iterable[tuple[str, np.ndarray]]
 

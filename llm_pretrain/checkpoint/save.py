@@ -21,6 +21,7 @@ from llm_pretrain.checkpoint.optimizer_state import (
 )
 from llm_pretrain.checkpoint.part import KEEP_ALL, CheckpointPart, Retention, WeightsPart
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data.preprocess.tokenizers import copy_along
 from llm_pretrain.machine.files import describe
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
@@ -29,7 +30,6 @@ from llm_pretrain.parallel.sharding.buckets import Bucket, gathered_pieces
 from llm_pretrain.parallel.sharding.flat_buffers import Placement
 from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
 from llm_pretrain.parallel.sharding.pieces import Piece
-from llm_pretrain.preprocess.tokenizers import copy_along
 
 Result = TypeVar("Result")
 

@@ -41,13 +41,13 @@ from llm_pretrain.data import (
     lone_validation,
     open_sources,
 )
+from llm_pretrain.data.preprocess import PreprocessError
 from llm_pretrain.data.sources import named_validation, of_named_set
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import print_error, say, wrap
 from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.planning.machines import machine_of_this_device
-from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.folders import (
     Start,
     assert_same_model,

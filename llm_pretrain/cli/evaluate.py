@@ -16,14 +16,14 @@ from llm_pretrain.checkpoint.find_model import find_model, load_model
 from llm_pretrain.config.argument_types import path_argument, path_word
 from llm_pretrain.data.find_data import open_data
 from llm_pretrain.data.indexed_dataset import index_path
+from llm_pretrain.data.preprocess.encode import clean_documents
+from llm_pretrain.data.preprocess.inputs import FormatOptions, find_sources
+from llm_pretrain.data.preprocess.preprocess_arguments import add_tokenizer, positive_count
+from llm_pretrain.data.preprocess.tokenizers import Tokenizer, load_tokenizer
 from llm_pretrain.machine import device
 from llm_pretrain.machine.terminal import Command, print_beside, say
 from llm_pretrain.models.decoder import Decoder
 from llm_pretrain.models.likelihood import Predicted, longest_window, losses
-from llm_pretrain.preprocess.encode import clean_documents
-from llm_pretrain.preprocess.inputs import FormatOptions, find_sources
-from llm_pretrain.preprocess.preprocess_arguments import add_tokenizer, positive_count
-from llm_pretrain.preprocess.tokenizers import Tokenizer, load_tokenizer
 
 
 def main(arguments: Sequence[str]) -> int:

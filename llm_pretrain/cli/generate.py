@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from llm_pretrain.checkpoint.find_model import find_model, load_model
 from llm_pretrain.config.argument_types import path_argument
-from llm_pretrain.machine import device
-from llm_pretrain.machine.terminal import Command, print_beside
-from llm_pretrain.models.generate import generate
-from llm_pretrain.preprocess.preprocess_arguments import (
+from llm_pretrain.data.preprocess.preprocess_arguments import (
     add_tokenizer,
     natural_number,
     number,
     positive_count,
     share,
 )
-from llm_pretrain.preprocess.tokenizers import load_tokenizer
+from llm_pretrain.data.preprocess.tokenizers import load_tokenizer
+from llm_pretrain.machine import device
+from llm_pretrain.machine.terminal import Command, print_beside
+from llm_pretrain.models.generate import generate
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ from llm_pretrain.config import (
     split_command_line,
 )
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data.preprocess import PreprocessError
 from llm_pretrain.machine import terminal
 from llm_pretrain.machine.language import translated
 from llm_pretrain.machine.terminal import print_error, wrap
@@ -52,7 +53,6 @@ from llm_pretrain.planning.report import (
     why,
 )
 from llm_pretrain.planning.search import Found, nearest, search
-from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.preflight import model_config_of
 
 USAGE = f"""\

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from llm_pretrain.config import ConfigError
 from llm_pretrain.data import DataError
+from llm_pretrain.data.preprocess import PreprocessError
 from llm_pretrain.machine.device import DeviceError
 from llm_pretrain.machine.files import describe, is_fault
 from llm_pretrain.machine.terminal import say
@@ -24,7 +25,6 @@ from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, topology
 from llm_pretrain.parallel.comm.epochs import EpochOver
 from llm_pretrain.parallel.comm.lost_peer import missing_peers, say_failing, stuck_peers
-from llm_pretrain.preprocess import PreprocessError
 from llm_pretrain.training.agreement import OperatorError
 from llm_pretrain.training.integrity import IntegrityError
 from llm_pretrain.training.saves import SavingError

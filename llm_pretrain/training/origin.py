@@ -18,8 +18,8 @@ from llm_pretrain.config.keys import OF_A_START
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import ScheduleArguments, learning_rate_at
 from llm_pretrain.data import Sources
+from llm_pretrain.data.preprocess.tokenizers import tokenizer_files
 from llm_pretrain.models.families import read_model_config
-from llm_pretrain.preprocess.tokenizers import tokenizer_files
 from llm_pretrain.training.preflight import tokenizer_directory
 
 _HOW_NOT_WHAT = (

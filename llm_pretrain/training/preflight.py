@@ -20,10 +20,14 @@ from llm_pretrain.config import (
 )
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources
+from llm_pretrain.data.preprocess.tokenizers import (
+    class_for_paddlenlp,
+    find_tokenizer,
+    load_tokenizer,
+)
 from llm_pretrain.data.sources import epochs_text
 from llm_pretrain.models.families import load_model_config, read_model_config
 from llm_pretrain.models.maximal_update import MaximalUpdate
-from llm_pretrain.preprocess.tokenizers import class_for_paddlenlp, find_tokenizer, load_tokenizer
 
 _LONGEST_BLEND = 60
 

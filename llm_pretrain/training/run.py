@@ -33,6 +33,7 @@ from llm_pretrain.data import (
     build_datasets,
     open_sources,
 )
+from llm_pretrain.data.preprocess.tokenizers import files_that_go_along
 from llm_pretrain.machine import SIGNAL_STATUS, device, terminal
 from llm_pretrain.machine.files import describe, is_fault, naming
 from llm_pretrain.machine.language import translated
@@ -46,7 +47,6 @@ from llm_pretrain.parallel.comm.lost_peer import say_training, watched_peers
 from llm_pretrain.parallel.comm.meeting import MeetingError
 from llm_pretrain.parallel.comm.topology import Topology, initialize, use, world_size
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.preprocess.tokenizers import files_that_go_along
 from llm_pretrain.training.agreement import (
     StopSignal,
     assert_same_run,

@@ -17,12 +17,12 @@ from paddle import Tensor, nn
 
 from llm_pretrain.config import RunConfig
 from llm_pretrain.config.model_config import ModelConfig
+from llm_pretrain.data.preprocess.tokenizers import Tokenizer
 from llm_pretrain.parallel.comm import collectives, progress
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.layers.micro_batch import Sequences, split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
-from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.training.reports import Reports
 
 TOKENS = 40

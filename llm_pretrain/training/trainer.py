@@ -17,6 +17,7 @@ from llm_pretrain.config import RunConfig, plan_batches
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.config.schedule_arguments import batch_at, length_at
 from llm_pretrain.data import Batch, Datasets
+from llm_pretrain.data.preprocess.tokenizers import load_tokenizer
 from llm_pretrain.machine.device import CopiesAhead
 from llm_pretrain.models.maximal_update import MaximalUpdate
 from llm_pretrain.parallel.comm import collectives, progress
@@ -25,7 +26,6 @@ from llm_pretrain.parallel.layers.micro_batch import split_batch
 from llm_pretrain.parallel.layers.vocabulary import IGNORED_LABEL
 from llm_pretrain.parallel.pipeline.executor import Pipeline
 from llm_pretrain.parallel.sharding.optimizer import LossScale, ShardedAdamW, StepResult
-from llm_pretrain.preprocess.tokenizers import load_tokenizer
 from llm_pretrain.training.agreement import StopSignal
 from llm_pretrain.training.counts import Interval, Progress
 from llm_pretrain.training.evaluate import Evaluations

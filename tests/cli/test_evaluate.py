@@ -12,7 +12,7 @@ import pytest
 
 from llm_pretrain.checkpoint.write_weights import write_weights
 from llm_pretrain.cli import main
-from llm_pretrain.preprocess import load_tokenizer, train_bpe
+from llm_pretrain.data.preprocess import load_tokenizer, train_bpe
 from tests.models.small import small_config
 
 TEXTS = ["alpha beta gamma", "delta ünïcode 日本", "beta " * 30]

@@ -101,7 +101,9 @@ def test_text_is_tokenized_through_paddlenlp(tmp_path: Path, paddlenlp_python: P
         "--output_prefix": tmp_path / "out",
         "--workers": 1,
     }
-    program = "import sys; from llm_pretrain.preprocess import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; from llm_pretrain.data.preprocess import main; sys.exit(main(sys.argv[1:]))"
+    )
     given = [str(word) for pair in arguments.items() for word in pair]
     done = subprocess.run(
         [str(paddlenlp_python), "-c", program, *given, "--append_eos"],

@@ -13,7 +13,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import ByteLevelBPETokenizer
 
-from llm_pretrain.preprocess import load_tokenizer
+from llm_pretrain.data.preprocess import load_tokenizer
 
 END = "<|endoftext|>"
 LINES = ["the cat sat on the mat", "philosophy, the Log", "ünïcode 日本語 too  two", "Don't 123"]

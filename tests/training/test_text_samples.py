@@ -10,9 +10,9 @@ import pytest
 from llm_pretrain.checkpoint.find_model import load_model
 from llm_pretrain.cli import main
 from llm_pretrain.config import ConfigError, load_run_config
+from llm_pretrain.data.preprocess import load_tokenizer
+from llm_pretrain.data.preprocess.tokenizers import Tokenizer
 from llm_pretrain.models.generate import generate
-from llm_pretrain.preprocess import load_tokenizer
-from llm_pretrain.preprocess.tokenizers import Tokenizer
 from llm_pretrain.training import trainer
 from llm_pretrain.training.reports import in_a_line
 from llm_pretrain.training.text_samples import TOKENS

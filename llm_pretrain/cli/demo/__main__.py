@@ -137,8 +137,8 @@ def show_results(directory: Path) -> None:
 def continue_text(directory: Path, prompt: str, count: int) -> str:
     """`prompt` and up to `count` tokens after it, by the model and the tokenizer in `directory`."""
     from llm_pretrain.checkpoint.find_model import load_model
+    from llm_pretrain.data.preprocess import load_tokenizer
     from llm_pretrain.models.generate import generate
-    from llm_pretrain.preprocess import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)

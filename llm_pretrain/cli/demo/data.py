@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from llm_pretrain.cli.demo.command import run_command
+from llm_pretrain.data.preprocess import train_bpe
 from llm_pretrain.machine import SIGNAL_STATUS
 from llm_pretrain.machine.terminal import say
-from llm_pretrain.preprocess import train_bpe
 
 CONFIG = Path("configs/llama/demo.json")
 FOLDER = Path("output/demo")

@@ -149,8 +149,8 @@ def measure(program: Program, shape: Shape, steps: int, folder: Path) -> Measure
     return measure_peer(program, shape, steps, folder)
 
 
-def measure_ours(dtype: str, shape: Shape, steps: int, folder: Path) -> Measured:
-    """The whole program: it reads its batches, clips, logs and reports as in any training."""
+def our_config(shape: Shape, dtype: str, steps: int, folder: Path) -> dict[str, Any]:
+    """A config of this program, for the model and random tokens that are made where they aren't."""
     model, data, output = folder / "model", folder / "data", folder / "run"
     if not data.exists():
         data.mkdir()
@@ -160,7 +160,7 @@ def measure_ours(dtype: str, shape: Shape, steps: int, folder: Path) -> Measured
         tokens = np.random.default_rng(0).integers(0, shape.vocabulary, (64, 1000))
         with IndexedWriter(data / "random", np.int32) as writer:
             writer.add_documents(tokens.reshape(-1), np.full(64, 1000, dtype=np.int32))
-    config = {
+    return {
         "model_name_or_path": str(model),
         "input_dir": str(data),
         "output_dir": str(output),
@@ -179,11 +179,15 @@ def measure_ours(dtype: str, shape: Shape, steps: int, folder: Path) -> Measured
         "report_to": "none",
         "device": "cpu",
     }
+
+
+def measure_ours(dtype: str, shape: Shape, steps: int, folder: Path) -> Measured:
+    """The whole program: it reads its batches, clips, logs and reports as in any training."""
     path = folder / "config.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(our_config(shape, dtype, steps, folder)))
     environment = machine.environment_without_choices()
     run([sys.executable, ROOT / "run_pretrain.py", path], environment, folder / "ours.txt")
-    lines = [line for line in read_metrics(output) if line["kind"] == "step"]
+    lines = [line for line in read_metrics(folder / "run") if line["kind"] == "step"]
     speeds = [line["interval_tokens_per_second_per_device"] for line in lines]
     return Measured(
         [shape.batch * shape.sequence / speed for speed in speeds[WARM_UP:]],

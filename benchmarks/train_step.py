@@ -83,7 +83,7 @@ SHAPES = {
         key_value_heads=2,
         tied=True,
     ),
-    "tiny": Shape("768 × 1 layer, vocabulary 1,000, 1 × 64 tokens", 1_000, 1, 1, 64),
+    "tiny": Shape("768 × 2 layers, vocabulary 1,000, 1 × 64 tokens", 1_000, 2, 1, 64),
 }
 
 

@@ -43,6 +43,7 @@ NOT_RUN = {
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/ops.py": "takes minutes; tests/test_benchmarks_ops.py has a small one",
     "benchmarks/saving.py": "takes minutes; test_the_benchmark_of_saving_runs has a small one",
+    "benchmarks/layouts.py": "takes minutes; test_the_benchmark_of_layouts_runs has a small one",
     "benchmarks/collectives.py": "takes minutes; test_the_benchmark_of_collectives_runs has a part",
     "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
     "make gpu-": "needs a GPU; tests/external_ops/test_cuda_compiles.py has it without one",
@@ -198,6 +199,22 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| llm_pretrain | bfloat16 |" in done.stdout
     assert (tmp_path / "figures.json").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_layouts_runs() -> None:
+    script = ROOT / "benchmarks" / "layouts.py"
+    options = ["--rounds", "1", "--steps", "1", "--shape", "tiny", "--dtypes", "float32"]
+    done = subprocess.run(
+        [sys.executable, script, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for layout in ("data parallel", "sharding stage 3", "tensor parallel", "pipeline"):
+        assert f"| {layout}" in done.stdout
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def files_of_a_step() -> Counter[str]:
         if event == "call" and path.is_relative_to(PACKAGE):
             calls[str(path.relative_to(PACKAGE))] += 1
 
-    whole_step = Trainer._step
+    whole_step = Trainer.step
 
     def counted_step(trainer: Trainer, *arguments: Any) -> Any:
         is_third = trainer.progress.global_step == 2
@@ -97,12 +97,12 @@ def files_of_a_step() -> Counter[str]:
             device="cpu",
         )
         run = load_run_config(write_config(folder / "run.json", config))
-        Trainer._step = counted_step  # type: ignore[method-assign]
+        Trainer.step = counted_step  # type: ignore[method-assign]
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 assert train(run, model_config_of(run), topology.current()) == 0
         finally:
-            Trainer._step = whole_step  # type: ignore[method-assign]
+            Trainer.step = whole_step  # type: ignore[method-assign]
     return calls
 
 

@@ -188,7 +188,7 @@ class Trainer:
         self.integrity.begin(self.progress.global_step)
         while self._has_steps_left() and not self.is_rewound:
             self.progress.global_step += 1
-            result = self._step(loader, self.total, interval)
+            result = self.step(loader, self.total, interval)
             if result and self._report(result, interval):
                 interval = Interval()
             if self._is_due(training.evaluation_strategy, training.eval_steps):
@@ -224,7 +224,7 @@ class Trainer:
             workers=self.run.training.dataloader_num_workers,
         )
 
-    def _step(
+    def step(
         self, loader: Iterator[Batch], total: Interval, interval: Interval
     ) -> StepResult | None:
         """One step of the optimizer; None where the step's data is passed over."""

@@ -188,7 +188,7 @@ def train(cases: list[str], form: str) -> None:
             setattr(dist.stream, name, _synchronous(getattr(dist.stream, name)))
     plugin = ctypes.CDLL(str(Path(os.environ["CUSTOM_DEVICE_ROOT"]) / "libemulated.so"))
     marks = (f"{number} {step + 1}" for number in range(len(cases)) for step in range(STEPS))
-    Trainer._step = _marked(Trainer._step, marks, plugin.emulated_device_mark)  # type: ignore
+    Trainer.step = _marked(Trainer.step, marks, plugin.emulated_device_mark)  # type: ignore
     worker.main(cases, DEVICE)
 
 

@@ -184,17 +184,19 @@ class Job:
         steps = (line["global_step"] for line in self.lines() if line["kind"] == "step")
         return max(steps, default=0)
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+    def wait_until(
+        self, condition: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS
+    ) -> None:
         """Return when it holds.
 
         Raises:
             HungError: it does not, in time.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patience
         while not condition():
             if time.monotonic() > deadline:
                 tail = self.console.read_text(errors="replace")[-3000:]
-                raise HungError(f"not within {PATIENCE_SECONDS:.0f} s: {what}\n{tail}")
+                raise HungError(f"not within {patience:.0f} s: {what}\n{tail}")
             time.sleep(0.02)
 
     def has_ended(self) -> bool:

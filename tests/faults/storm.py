@@ -100,7 +100,12 @@ class Storm:
         self.job: Job | None = None
         undisturbed = Job(folder / "undisturbed", self.layout, self.steps)
         undisturbed.start()
-        undisturbed.wait_until(undisturbed.has_ended, "the undisturbed run's end")
+        try:
+            undisturbed.wait_until(
+                undisturbed.has_ended, "the undisturbed run's end", max(240.0, 4.0 * steps)
+            )
+        finally:
+            undisturbed.end()
         self.wanted = Curve.of(undisturbed.output)
         assert len(self.wanted.steps) == self.steps, undisturbed.console.read_text()[-3000:]
 

@@ -70,13 +70,13 @@ def main(cases: list[str], output: Path) -> None:
     here = topology.initialize(resolve_degrees(runs[0].training, topology.world_size()))
     traffic = Traffic(here)
     traffic.install()
-    step = Trainer._step
+    step = Trainer.step
 
     def counting_step(trainer: Trainer, *arguments: Any) -> Any:
         traffic.bytes.clear()
         return step(trainer, *arguments)
 
-    Trainer._step = counting_step  # type: ignore[method-assign]
+    Trainer.step = counting_step  # type: ignore[method-assign]
     found = []
     for run in runs:
         save = Trainer.save_model

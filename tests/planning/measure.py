@@ -30,7 +30,7 @@ class Peak:
 
         self.core = core
         self.bytes = 0
-        self.step = Trainer._step
+        self.step = Trainer.step
 
     def current(self) -> int:
         return int(self.core.host_memory_stat_current_value("Allocated", 0))
@@ -50,7 +50,7 @@ class Peak:
             self.bytes = int(self.core.host_memory_stat_peak_value("Allocated", 0))
             return result
 
-        Trainer._step = step  # type: ignore[method-assign]
+        Trainer.step = step  # type: ignore[method-assign]
 
 
 def main(cases: list[tuple[str, int, bool]], out: Path) -> None:

@@ -22,7 +22,7 @@ from llm_pretrain.training.run import run
 from llm_pretrain.training.trainer import Trainer
 
 MOMENTS: dict[str, tuple[type, str]] = {
-    "before the step": (Trainer, "_step"),
+    "before the step": (Trainer, "step"),
     "before the meeting": (Integrity, "doubts"),
     "before the update": (Integrity, "before_update"),
     "after the step": (Integrity, "compare"),

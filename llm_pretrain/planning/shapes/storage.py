@@ -43,7 +43,9 @@ class Recorder:
         self.number = 0
         """Of the newest memory."""
         self.first = 1
-        self._parts: dict[CodeType, Part | None] = {}
+        self._parts: dict[int, tuple[Part | None, CodeType]] = {}
+        """By the address of what runs, which is held so that it stays: its hash is that of all of
+        its instructions."""
 
     @contextmanager
     def recording(self) -> Iterator[list[Event]]:
@@ -82,13 +84,13 @@ class Recorder:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
-            if code not in self._parts:
+            known = self._parts.get(id(code))
+            if known is None:
                 file = code.co_filename.rpartition("/")[2]
                 by_function = _BY_PLACE.get(f"{file}:{code.co_name}")
-                self._parts[code] = by_function or _BY_PLACE.get(file)
-            part = self._parts[code]
-            if part is not None:
-                return part
+                known = self._parts[id(code)] = by_function or _BY_PLACE.get(file), code
+            if known[0] is not None:
+                return known[0]
             frame = frame.f_back
         return "activations"
 

@@ -37,7 +37,7 @@ def _plant(trainer) -> None:
 
     from llm_pretrain.parallel.sharding.buckets import Bucket
 
-    step, accumulate = trainer._step, Bucket._accumulate
+    step, accumulate = trainer.step, Bucket._accumulate
     armed = []
 
     def faulty_step(self, *arguments):
@@ -62,7 +62,7 @@ def _plant(trainer) -> None:
             gradient.copy_(paddle.full_like(gradient, float("nan")), True)
         return accumulate(self, placement, gradient)
 
-    trainer._step = faulty_step
+    trainer.step = faulty_step
     Bucket._accumulate = faulty_accumulate
 
 

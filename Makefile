@@ -90,9 +90,11 @@ capabilities: .venv/dev
 	$(BIN)/python -m pytest tests/parity/test_layouts.py tests/emulated_device/test_training_on_device.py
 	$(BIN)/python -m tests.parity.capabilities
 
-# A thousand faults on running jobs, and docs/faults.md from what became of them.
+# A thousand faults on running jobs, an hour of one job with a fault every minute, and docs/faults.md
+# from what became of them.
 storm: .venv/dev
 	$(BIN)/python -m tests.faults.storm $(ARGS)
+	$(BIN)/python -m tests.faults.soak
 	$(BIN)/python -m tests.faults.report
 
 bench: .venv/dev peers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from tests.chinese_pages import write_twin
 from tests.faults.job import LAYOUTS
 from tests.faults.kinds import KINDS
+from tests.faults.soak import RESULT, SETTLED
 from tests.faults.storm import results
 from tests.launching import ROOT
 
@@ -28,8 +30,8 @@ published is lost.
 """
 
 
-def page(lines: Sequence[dict[str, Any]]) -> str:
-    """The page for the results of one commit."""
+def page(lines: Sequence[dict[str, Any]], soak: Mapping[str, Any] | None = None) -> str:
+    """The page for the results of one commit, and for those of a soak."""
     survived = sum(line["survived"] for line in lines)
     commits = sorted({line["commit"] for line in lines})
     parts = [
@@ -41,6 +43,7 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
         "",
         *_not_survived(lines),
         *_kinds(),
+        *(() if soak is None else ("", *_soak(soak))),
     ]
     return "\n".join(parts) + "\n"
 
@@ -84,11 +87,36 @@ def _kinds() -> Iterable[str]:
         yield f"- **{kind}**: {text}"
 
 
+def _soak(soak: Mapping[str, Any]) -> Iterable[str]:
+    faults = soak["faults"]
+    survived = sum(fault["survived"] for fault in faults)
+    yield "## An hour\n"
+    yield (
+        f"`python -m tests.faults.soak` keeps one job of {soak['layout']} running for "
+        f"{soak['minutes']:.0f} minutes, with a fault\n"
+        "every minute, of all kinds but those that end every process. Rank 0 is spared, so that "
+        "its process\nlives as long as the launcher. "
+        f"**{survived} of {len(faults)}** faults were survived, on commit {soak['commit']}.\n"
+    )
+    yield f"| process | what it holds | after {SETTLED} faults | at the end | at most |"
+    yield "|---|---|---|---|---|"
+    for process, title in (("launcher", "launcher"), ("rank", "rank 0")):
+        for key, name in (
+            ("kilobytes", "memory, MiB"),
+            ("descriptors", "descriptors"),
+            ("threads", "threads"),
+        ):
+            scale = 1024 if key == "kilobytes" else 1
+            held = [round(fault[process][key] / scale) for fault in faults[SETTLED - 1 :]]
+            yield f"| {title} | {name} | {held[0]} | {held[-1]} | {max(held)} |"
+
+
 def write(path: Path = PAGE) -> None:
     """The page for the commit of the last result."""
     found = results()
     of_last = [line for line in found if line["commit"] == found[-1]["commit"]]
-    path.write_text(page(of_last), encoding="utf-8")
+    soak = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else None
+    path.write_text(page(of_last, soak), encoding="utf-8")
     write_twin(path)
 
 

@@ -2,7 +2,7 @@
 //
 // Every function returns 0, or a negative number: llm_cpu_error() then says what is wrong. They
 // are deterministic for a fixed number of threads. What they keep between calls is a thread's compiled
-// products and the largest memory that one of them needed.
+// products, the largest memory that one of them needed, and what llm_cpu_take has had back.
 #pragma once
 #include <stdint.h>
 
@@ -21,6 +21,12 @@ int llm_cpu_interface(void);
 // one that the environment variable LLM_PRETRAIN_OPS_ISA names; "none" if that is wrong, as every
 // call then says.
 const char *llm_cpu_instructions(void);
+
+// A tensor whose values mean nothing yet, as a DLManagedTensor of DLPack's first version. When it is
+// deleted, from whatever thread, its memory waits for the next tensor of that size.
+int llm_cpu_take(const int64_t *shape, int64_t dims, llm_dtype dtype, void **tensor);
+// The system gets what has lain idle since the last call.
+int llm_cpu_give_back_memory(void);
 
 // target[i] = source[i], rounded to nearest even.
 int llm_cpu_cast(int64_t count, const void *source, llm_dtype from, void *target, llm_dtype to);

@@ -13,4 +13,4 @@ std::string &last_error() {
 
 const char *llm_cpu_error(void) { return llm::last_error().c_str(); }
 
-int llm_cpu_interface(void) { return 7; }
+int llm_cpu_interface(void) { return 8; }

@@ -9,11 +9,11 @@ back to the system and asked for anew must be cleared page by page: a seventh of
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.util
 import math
-import mmap
+import os
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ import paddle
 from paddle import Tensor
 from paddle.utils import dlpack
 
-INTERFACE = 7
+INTERFACE = 8
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
 
@@ -90,7 +90,7 @@ def declare(**signatures: str) -> None:
     find.cache_clear()
 
 
-declare(cast="npipi")
+declare(cast="npipi", take="pnip")
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -136,10 +136,12 @@ def _as_argument(value: Any) -> Any:
 
 def serves(*operands: Tensor | None) -> bool:
     """Whether operands are of a kind that the library takes; None is no operand."""
-    return all(
-        x is None or (x.dtype in _DTYPES and x.place.is_cpu_place() and 0 not in x.shape)
-        for x in operands
-    )
+    for x in operands:
+        if x is not None and not (x.dtype in _DTYPES and x.place.is_cpu_place()):
+            return False
+        if x is not None and 0 in x.shape:
+            return False
+    return True
 
 
 def count(x: Tensor) -> int:
@@ -191,80 +193,33 @@ def as_float32(x: Tensor) -> Tensor:
 
 _LEAST = 1 << 20
 """Bytes from which it pays."""
-_STORED_AS: dict[paddle.dtype, np.dtype[Any]] = {
-    paddle.float32: np.dtype("float32"),
-    paddle.bfloat16: np.dtype("int16"),
-}
-
-_idle: dict[int, list[mmap.mmap]] = {}
-"""By size, what was used last at the end."""
-_unneeded: dict[int, int] = {}
-"""The fewest of a size that lay idle when one was taken, since `give_back_memory`."""
-
-
-class _Lease:
-    """A block for as long as some tensor has it."""
-
-    def __init__(self, block: mmap.mmap, shape: Sequence[int], stored_as: np.dtype[Any]) -> None:
-        self.block = block
-        address = ctypes.addressof(ctypes.c_char.from_buffer(block))
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": tuple(shape),
-            "typestr": stored_as.str,
-            "data": (address, False),
-        }
-
-    def __del__(self) -> None:
-        _idle.setdefault(len(self.block), []).append(self.block)
-
-
-def _take(size: int) -> mmap.mmap:
-    """A block that lies idle, or a new one, for which those of sizes not used in this step go.
-
-    So a step of other sizes than the last needs no memory for both. Tensors are dropped in any
-    thread, so nothing is taken for granted between two lines.
-    """
-    blocks = _idle.get(size, [])
-    try:
-        block = blocks.pop()
-    except IndexError:
-        _unneeded[size], wanted = 0, size
-    else:
-        _unneeded[size] = min(len(blocks), _unneeded.get(size, len(blocks)))
-        return block
-    for other, unused in list(_idle.items()):
-        with suppress(IndexError):
-            while wanted > 0 and other not in _unneeded:
-                wanted -= len(unused.pop())
-    try:
-        return _map(size)
-    except OSError:
-        _idle.clear()
-        return _map(size)
+_WIDTHS = {paddle.float32: 4, paddle.bfloat16: 2}
+_CAPSULE_NAME = b"dltensor"
+_capsule = ctypes.pythonapi.PyCapsule_New
+_capsule.restype, _capsule.argtypes = ctypes.py_object, [_POINTER, ctypes.c_char_p, _POINTER]
 
 
 def give_back_memory() -> None:
     """Give the system what has lain idle since the last time: once a step, what no step needs."""
-    for size, blocks in list(_idle.items()):
-        del blocks[: _unneeded.get(size, len(blocks))]
-    _unneeded.clear()
-
-
-def _map(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if find()[0] is not None:
+        call("give_back_memory")
 
 
 def empty(shape: Sequence[int], dtype: paddle.dtype) -> Tensor:
-    """A tensor on the CPU whose values mean nothing yet, as `paddle.empty`."""
-    stored_as = _STORED_AS.get(dtype)
-    size = 0 if stored_as is None else math.prod(shape) * stored_as.itemsize
-    if stored_as is None or size < _LEAST:
+    """A tensor on the CPU whose values mean nothing yet, as `paddle.empty`.
+
+    Raises:
+        OSError: the system has no memory for it.
+    """
+    if math.prod(shape) * _WIDTHS.get(dtype, 0) < _LEAST:
         return paddle.empty(shape, dtype)
-    # A capsule, since NumPy's arrays refuse what Paddle asks them for first.
-    lease = _Lease(_take(size), shape, stored_as)
-    values: Tensor = dlpack.from_dlpack(np.asarray(lease).__dlpack__())
-    return values if dtype == paddle.float32 else values.view(dtype)
+    library, reason = find()
+    assert library is not None, reason
+    tensor = _POINTER()
+    sizes = (_SIZE * len(shape))(*shape)
+    if library.llm_cpu_take(sizes, len(shape), _DTYPES[dtype], ctypes.byref(tensor)):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    return dlpack.from_dlpack(_capsule(tensor, _CAPSULE_NAME, None))
 
 
 def empty_like(x: Tensor) -> Tensor:

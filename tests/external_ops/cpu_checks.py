@@ -9,9 +9,12 @@ result.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import math
 from collections.abc import Callable
+from ctypes import c_void_p
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -278,6 +281,47 @@ def check(operator: str, draw: Draw) -> None:
         assert error <= limit, f"{operator}: {name} {result.shape} is off by {error:.2g}"
 
 
+class _Lent:
+    """A tensor of the library's memory, as NumPy takes it over."""
+
+    def __init__(self, library: CpuLibrary, shape: tuple[int, ...]) -> None:
+        place = np.zeros(1, np.uint64)
+        library("take", np.array(shape), len(shape), "float32", place)
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [c_void_p, ctypes.c_char_p, c_void_p]
+        self.capsule = new(int(place[0]), b"dltensor", None)
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def check_memory(library: CpuLibrary, seed: int) -> None:
+    """Write to all of tensors that the library lends, while others come and go.
+
+    Raises:
+        AssertionError: one has not kept its values.
+    """
+    draw = Draw(library, seed, "float32")
+    kept = []
+    for number in range(4):
+        shape = draw.size(50), draw.size(4000)
+        _fill(np.from_dlpack(_Lent(library, shape)), 255)  # and drop it
+        kept.append(np.from_dlpack(_Lent(library, shape)))
+        _fill(kept[-1], number)
+        library("give_back_memory")
+    for number, values in enumerate(kept):
+        same = values.view(np.uint8) == number
+        assert same.all(), f"memory of {values.shape} is another's, too"
+
+
+def _fill(values: ndarray, byte: int) -> None:
+    """NumPy takes what it is lent for read-only."""
+    ctypes.memset(values.ctypes.data, byte, values.nbytes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", type=Path)
@@ -288,6 +332,8 @@ def main() -> None:
         for seed in range(arguments.seeds):
             for dtype in BOUNDS:
                 check(operator, Draw(library, seed, dtype))
+    for seed in range(arguments.seeds):
+        check_memory(library, seed)
     print(f"{library.instructions()}: all {len(OPERATORS)} operators agree")
 
 

@@ -198,6 +198,10 @@ def test_what_makes_no_sense_is_refused(library: CpuLibrary, words: str) -> None
         library(str(name), *arguments)
 
 
+def test_memory_is_lent(library: CpuLibrary) -> None:
+    cpu_checks.check_memory(library, seed=1)
+
+
 def test_python_calls_what_the_header_declares() -> None:
     import llm_pretrain.ops
     import llm_pretrain.parallel.comm.shared_memory  # noqa: F401

@@ -91,8 +91,9 @@ class Pool {
     return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   }
 
-  // The first ones, which were used last before the others.
+  // The first ones, which were used last before the others, and no more than there still are.
   static void give_back(size_t size, std::vector<void *> &blocks, size_t count) {
+    count = std::min(count, blocks.size());
     for (size_t each = 0; each < count; ++each) munmap(blocks[each], size);
     blocks.erase(blocks.begin(), blocks.begin() + count);
   }

@@ -6,11 +6,13 @@ Usage: gloo_worker.py DIRECTORY SECONDS, where rank 1 comes SECONDS late to a ba
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from pathlib import Path
 
 from llm_pretrain.config import Degrees
+from llm_pretrain.machine.launchers import own_connections
 from llm_pretrain.parallel.comm import collectives, topology
 
 
@@ -34,6 +36,8 @@ def main(directory: Path, late: float) -> None:
         found[f"all_gather {dtype}"] = gathered.astype("float32").tolist()
     exchanged = collectives.all_to_all(paddle.to_tensor([[rank, 10], [rank, 20]]), group)
     found["all_to_all"] = exchanged.tolist()
+    at_once = [c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for c in own_connections()]
+    found["held back"] = [len(at_once) > 3, at_once.count(0)]
     # Two that are begun in one order on both ranks, and awaited in another.
     later, whole = paddle.to_tensor([1.0, 2.0]), paddle.zeros([4])
     tasks = [

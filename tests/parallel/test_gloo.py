@@ -24,6 +24,7 @@ def test_collectives_of_every_dtype(tmp_path: Path) -> None:
     for rank, found in enumerate(results(tmp_path)):
         stage, share = divmod(rank, 2)
         assert found["place"] == [stage, share]
+        assert found["held back"] == [True, 0]
         for dtype in ("float32", "bfloat16", "float16"):
             assert found[f"sum {dtype}"] == [3.0, -6.0, 9.0, 1.5]
             assert found[f"reduce_scatter {dtype}"] == ([3.0, -6.0] if share == 0 else [9.0, 1.5])

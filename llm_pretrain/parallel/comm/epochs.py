@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from llm_pretrain.machine.launchers import own_connections
+
 LONGEST_WORD_SECONDS = 20.0
 """The launcher says within this time what follows on a rank's lost connection."""
 _AGAIN_SECONDS = 1.0
@@ -218,11 +220,6 @@ def _cut_connections() -> None:
 
     Paddle's and Gloo's are those of C++ and can be reached by their descriptors alone.
     """
-    for name in os.listdir("/proc/self/fd"):
+    for connection in own_connections():
         with contextlib.suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as found:
-                is_tcp = found.family in (socket.AF_INET, socket.AF_INET6)
-                if is_tcp and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    found.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)

@@ -99,7 +99,12 @@ def _pack(m: int, n: int, k: int, *_: Any) -> None:
     _moved("pack", 4 * n * k)
 
 
+def _give_back_memory() -> None:
+    """Every tensor's memory is Paddle's here (`_LEAST` of `ops.native.library`)."""
+
+
 _FUNCTIONS: dict[str, Callable[..., None]] = {
+    "give_back_memory": _give_back_memory,
     "matmul": _matmul,
     "flash_attention": _attention,
     "flash_attention_backward": _attention_backward,

@@ -97,6 +97,8 @@ def _soak(soak: Mapping[str, Any]) -> Iterable[str]:
         "every minute, of all kinds but those that end every process. Rank 0 is spared, so that "
         "its process\nlives as long as the launcher. "
         f"**{survived} of {len(faults)}** faults were survived, on commit {soak['commit']}.\n"
+        "Paddle keeps some sockets and a thread of every group that there was: with more than 256\n"
+        "descriptors a process loads its program anew when the ranks form anew.\n"
     )
     yield f"| process | what it holds | after {SETTLED} faults | at the end | at most |"
     yield "|---|---|---|---|---|"

@@ -45,23 +45,21 @@ class Layout(NamedTuple):
     peer: str
     batch: int
     micro_batches: int
+    sample_ranks: int
+    """Processes with samples of their own."""
     options: dict[str, Any]
-
-    @property
-    def is_over_samples(self) -> bool:
-        """Whether each process has samples of its own."""
-        return self.batch == RANKS and not any("degree" in key for key in self.options)
 
 
 LAYOUTS = {
-    "dp": Layout("data parallel", "DistributedDataParallel", 2, 1, {}),
-    "stage3": Layout("sharding stage 3", "FSDP2", 2, 1, {"sharding": "stage3"}),
-    "tp": Layout("tensor parallel", "DTensor", 2, 1, {"tensor_parallel_degree": RANKS}),
+    "dp": Layout("data parallel", "DistributedDataParallel", 2, 1, RANKS, {}),
+    "stage3": Layout("sharding stage 3", "FSDP2", 2, 1, RANKS, {"sharding": "stage3"}),
+    "tp": Layout("tensor parallel", "DTensor", 2, 1, 1, {"tensor_parallel_degree": RANKS}),
     "pp": Layout(
         "pipeline, 8 micro-batches",
         "torch.distributed.pipelining",
         8,
         8,
+        1,
         {"pipeline_parallel_degree": RANKS},
     ),
 }
@@ -75,7 +73,7 @@ def measure_ours(
     per_device = layout.batch // layout.micro_batches
     if ranks > 1:
         config |= layout.options
-        per_device //= RANKS if layout.is_over_samples else 1
+        per_device //= layout.sample_ranks
     config["per_device_train_batch_size"] = per_device
     config["gradient_accumulation_steps"] = layout.micro_batches
     path = folder / "config.json"

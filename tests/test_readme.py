@@ -185,50 +185,39 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / target).exists(), target
 
 
-@pytest.mark.slow
-def test_the_benchmark_runs(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks" / "train_step.py"
-    options = ["--rounds", "1", "--steps", "1", "--shapes", "tiny"]
+def benchmark(name: str, *words: str | Path) -> str:
+    """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, script, *options, "--json", tmp_path / "figures.json"],
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "| llm_pretrain | bfloat16 |" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--steps", "1", "--shapes", "tiny"]
+    said = benchmark("train_step", *options, "--json", tmp_path / "figures.json")
+    assert "| llm_pretrain | bfloat16 |" in said
     assert (tmp_path / "figures.json").exists()
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_layouts_runs() -> None:
-    script = ROOT / "benchmarks" / "layouts.py"
     options = ["--rounds", "1", "--steps", "1", "--shape", "tiny", "--dtypes", "float32"]
-    done = subprocess.run(
-        [sys.executable, script, *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    said = benchmark("layouts", *options)
     for layout in ("data parallel", "sharding stage 3", "tensor parallel", "pipeline"):
-        assert f"| {layout}" in done.stdout
+        assert f"| {layout}" in said
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_data_runs(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks" / "data.py"
     options = ["--rounds", "1", "--documents", "10000", "--english", "1", "--chinese", "1"]
-    done = subprocess.run(
-        [sys.executable, script, *options, "--json", tmp_path / "figures.json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    benchmark("data", *options, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures) == 5
     assert all(runs["llm_pretrain"] for runs in figures.values())
@@ -236,27 +225,12 @@ def test_the_benchmark_of_data_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_of_saving_runs() -> None:
-    script = ROOT / "benchmarks" / "saving.py"
     options = ["--processes", "1,2", "--steps", "6", "--every", "2", "--shape", "tiny"]
-    done = subprocess.run(
-        [sys.executable, script, *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| beside |") == done.stdout.count("| at once |") == 2
+    said = benchmark("saving", *options)
+    assert said.count("| beside |") == said.count("| at once |") == 2
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_collectives_runs() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "collectives.py", "--processes", "2"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shared memory") == done.stdout.count("Gloo") == 4
+    said = benchmark("collectives", "--processes", "2")
+    assert said.count("shared memory") == said.count("Gloo") == 4

@@ -77,7 +77,7 @@ def in_stages() -> tuple[Model, Callable[[], float]]:
     schedule = Schedule1F1B(
         PipelineStage(model, rank, ranks, torch.device("cpu")),
         micro_batches,
-        loss_fn=lambda logits, labels: loss_of(logits, labels),
+        loss_fn=loss_of,
     )
 
     def passes() -> float:

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.faults.job import LAYOUTS, Curve, HungError, Job
+from tests.faults.job import LAYOUTS, PATIENCE_SECONDS, Curve, HungError, Job
 from tests.faults.kinds import KINDS
 from tests.last_change import last_change
 from tests.launching import ROOT
@@ -102,7 +102,9 @@ class Storm:
         undisturbed.start()
         try:
             undisturbed.wait_until(
-                undisturbed.has_ended, "the undisturbed run's end", max(240.0, 4.0 * steps)
+                undisturbed.has_ended,
+                "the undisturbed run's end",
+                max(PATIENCE_SECONDS, 4.0 * steps),
             )
         finally:
             undisturbed.end()

@@ -56,7 +56,8 @@ class Groups:
         """A group in a store of its own; `common` is where all processes meet."""
         store = common
         if world_size > 1:
-            send_at_once()
+            if not self.stores:  # the common one has just been opened
+                send_at_once()
             key = f"gloo/{group_id}"
             if rank == 0:
                 store = self._opened(self._published(common, key), world_size, is_host=True)

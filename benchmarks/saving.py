@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10, help="steps between saves (default: 10)")
     parser.add_argument("--shape", default="base", help="of: base, wide, tiny (default: base)")
     arguments = parser.parse_args()
+    if arguments.steps % arguments.every:
+        parser.error("--steps is a multiple of --every: the save before the last needs its time")
     shape = SHAPES[arguments.shape]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

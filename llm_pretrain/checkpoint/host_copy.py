@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import mmap
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,44 +12,14 @@ import paddle
 from paddle import Tensor
 from paddle.utils import dlpack
 
+from llm_pretrain.checkpoint.host_memory import ArrayInMemory, HostMemory
 from llm_pretrain.checkpoint.optimizer_state import VALUES, slices_to_block
 from llm_pretrain.checkpoint.safetensors_file import NUMPY_TYPES
 from llm_pretrain.checkpoint.save import RangeOfBucket, SavedState
-from llm_pretrain.checkpoint.writer import ArrayInMemory
 from llm_pretrain.parallel.sharding.pieces import named_pieces
 
-_MADV_POPULATE_WRITE = 23
 _ALIGNMENT = 4096
 _FLOAT32_BYTES = 4
-
-
-class HostMemory:
-    """Memory that other processes can map by its descriptor; it has no name to leave behind."""
-
-    def __init__(self, size: int) -> None:
-        self.descriptor = os.memfd_create("llm_pretrain_checkpoint")
-        os.ftruncate(self.descriptor, size)
-        self.map = mmap.mmap(self.descriptor, size)
-        self.size = size
-        self._is_populated = False
-
-    def populate(self) -> None:
-        """Have the system make all pages at once, which is faster than one at a time."""
-        if self._is_populated:
-            return
-        self._is_populated = True
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-        ctypes.CDLL(None).madvise(
-            ctypes.c_void_p(address), ctypes.c_size_t(self.size), _MADV_POPULATE_WRITE
-        )
-
-    def place(self, entry: ArrayInMemory) -> np.ndarray:
-        """The memory of an entry."""
-        place: np.ndarray = np.ndarray(entry.shape, entry.dtype, self.map, entry.offset)
-        return place
-
-    def close(self) -> None:
-        os.close(self.descriptor)
 
 
 class CopyPlan:
@@ -130,7 +97,9 @@ class StateCopy:
     def __init__(self, saved: SavedState, plan: CopyPlan) -> None:
         self.saved = saved
         self.plan = plan
-        self.memory = HostMemory(max(plan.size, 1))
+        self.memory = HostMemory(
+            plan.size, saved.topology.rank, list(plan.shards(saved.ranges or ()))
+        )
         self._copying: threading.Thread | None = None
 
     @paddle.no_grad()

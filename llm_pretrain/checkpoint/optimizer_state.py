@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from llm_pretrain.checkpoint.checksums import Checksums, DamagedCheckpointError
+from llm_pretrain.checkpoint.host_memory import copied_file, shard_name
 from llm_pretrain.checkpoint.safetensors_file import writing_safetensors
 from llm_pretrain.config import ConfigError
 from llm_pretrain.machine.files import write_text
@@ -72,7 +73,7 @@ def write_shard(
     """
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"rank-{rank:05d}.safetensors"
+    path = folder / shard_name(rank)
     with writing_safetensors(path, tensors=len(ranges) * len(VALUES)) as writer:
         for name, values in arrays:
             writer.add(name, values, "float32")
@@ -84,7 +85,8 @@ def write_shard(
 class SavedOptimizer:
     """Reads the state that any layout wrote.
 
-    A file is compared with its checksum before anything is taken from it.
+    A file is compared with its checksum before anything is taken from it. Where this host has a
+    copy of its values in memory, they are taken from there.
 
     Args:
         betas: of AdamW, by which earlier versions of this program told the number of steps.
@@ -100,6 +102,7 @@ class SavedOptimizer:
         self._betas = betas
         self._checksums = Checksums(checkpoint)
         self._holders: dict[str, dict[tuple, list[tuple[Path, SavedRange]]]] = {}
+        self._copies: dict[Path, Mapping[str, np.ndarray] | None] = {}
         self._assembled: tuple[Any, np.ndarray] | None = None
         paths = sorted(self.folder.glob("rank-*.json"))
         if not paths:
@@ -172,12 +175,7 @@ class SavedOptimizer:
         flat = np.empty(int(np.prod(shape)), dtype=np.float32)
         covered = np.zeros(0, dtype=np.int64)
         for path, saved in ranges:
-            self._checksums.assert_undamaged(path)
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    flat[saved.begin : saved.end] = file.get_tensor(f"{saved.key}/{value}")
-            except (OSError, SafetensorError, ValueError) as error:
-                raise DamagedCheckpointError(f"{path} can't be read: {error}") from error
+            flat[saved.begin : saved.end] = self._array(path, f"{saved.key}/{value}")
             covered = np.append(covered, [saved.begin, saved.end])
         starts = np.sort(covered[0::2])
         ends = np.sort(covered[1::2])
@@ -188,6 +186,22 @@ class SavedOptimizer:
         whole = flat.reshape(shape)
         self._assembled = ((parameter, value), whole)
         return whole
+
+    def _array(self, path: Path, name: str) -> np.ndarray:
+        """An array of a file."""
+        if path not in self._copies:
+            expected = self._checksums.files.get(path.relative_to(self.folder.parent).as_posix())
+            self._copies[path] = copied_file(path, expected) if expected else None
+        copy = self._copies[path]
+        if copy is not None:
+            return copy[name]
+        self._checksums.assert_undamaged(path)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                array: np.ndarray = file.get_tensor(name)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DamagedCheckpointError(f"{path} can't be read: {error}") from error
+        return array
 
 
 def steps_of_powers(powers: dict[str, float], betas: tuple[float, float]) -> int:

@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llm_pretrain.checkpoint.host_memory import ArrayInMemory
 from llm_pretrain.checkpoint.optimizer_state import parse_range
 from llm_pretrain.checkpoint.part import CheckpointPart, Retention, WeightsPart
 from llm_pretrain.checkpoint.write_weights import WrittenTensor
@@ -32,27 +33,6 @@ from llm_pretrain.models.families import family_of, model_of_config
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 """The training comes first."""
-
-
-@dataclass(frozen=True)
-class ArrayInMemory:
-    """An array in shared memory."""
-
-    name: str
-    dtype: str
-    """NumPy's name; bfloat16 stands as its bits in uint16."""
-    shape: tuple[int, ...]
-    offset: int
-    """In bytes."""
-    region: tuple[tuple[int, int], ...] | None = None
-    """The part of it that is meant, by begin and end along each axis; None is all."""
-
-    def values(self, memory: mmap.mmap) -> np.ndarray:
-        """A view of the memory."""
-        whole: np.ndarray = np.ndarray(self.shape, self.dtype, memory, self.offset)
-        if self.region is None:
-            return whole
-        return whole[tuple(slice(begin, end) for begin, end in self.region)]
 
 
 def to_message(part: CheckpointPart) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def keep_alive(
                     node.pass_on(number)
                     job.signal(number)
         finally:
-            node.kill()
+            node.close()
     if alerts is not None and job.gave_up:
         alerts.failure(job.gave_up)
     assert node.status is not None

@@ -68,6 +68,9 @@ class Node:
     processes: list[Process] = field(default_factory=list)
     status: int | None = None
     """The exit status of the job, once it is known."""
+    _memories: list[int] = field(default_factory=list)
+    """Descriptors of memory in which each rank of this node leaves a copy of its state
+    (`checkpoint.host_memory`), for whoever has its place after it."""
     _place: dict[str, Any] = field(default_factory=lambda: {"epoch": 0})
     _span: range = range(0)
     """The ranks of this node."""
@@ -80,6 +83,8 @@ class Node:
 
     def start(self) -> None:
         """Start the processes; they import what they need while the nodes come together."""
+        for _ in range(self.plan.processes):
+            self._memories.append(os.memfd_create("llm_pretrain_state"))
         for _ in range(self.plan.processes):
             self._start()
 
@@ -109,7 +114,7 @@ class Node:
         now = time.monotonic()
         if self.status is not None:
             if now - self._ended_at > _GRACE_SECONDS:
-                self.kill()
+                self.close()
             return bool(self.processes)
         for process in self._ranks():
             is_late = process.is_ready and process.joined < self._place["epoch"]
@@ -119,10 +124,12 @@ class Node:
         self._keep_spare(now)
         return True
 
-    def kill(self) -> None:
-        """Kill all processes."""
+    def close(self) -> None:
+        """Kill all processes, and give the memory of their state back."""
         for process in self.processes:
             process.popen.kill()
+        while self._memories:
+            os.close(self._memories.pop())
 
     def _ranks(self) -> list[Process]:
         return [process for process in self.processes if process.rank is not None]
@@ -207,7 +214,8 @@ class Node:
         ours, theirs = socket.socketpair()
         places = os.memfd_create("llm_pretrain_place")
         os.ftruncate(places, PLACE.size)
-        descriptors = [theirs.fileno(), places, os.dup(1), os.dup(2)]
+        console = [os.dup(1), os.dup(2)]
+        descriptors = [theirs.fileno(), places, *console, *self._memories]
         self.plan.log_dir.mkdir(parents=True, exist_ok=True)
         numbers = ",".join(map(str, descriptors))
         command = [*self.plan.program, numbers, *self.plan.arguments]
@@ -224,7 +232,7 @@ class Node:
                 env=environment,
                 pass_fds=descriptors,
             )
-        for descriptor in descriptors[2:]:
+        for descriptor in console:
             os.close(descriptor)
         process = Process(popen, Channel(ours), places)
         self.processes.append(process)

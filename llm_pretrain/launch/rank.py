@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from llm_pretrain.checkpoint import host_memory
 from llm_pretrain.machine import device
 from llm_pretrain.parallel.comm import epochs, progress
 from llm_pretrain.parallel.comm.epochs import EpochOver
@@ -29,7 +30,9 @@ _DESCRIPTORS = "/proc/self/fd"
 def main(arguments: Sequence[str]) -> NoReturn:
     """Train in one epoch after another."""
     descriptors, *arguments = arguments
-    control, places, *console = kept = [int(word) for word in descriptors.split(",")]
+    kept = [int(word) for word in descriptors.split(",")]
+    control, places, *console = kept[:4]
+    host_memory.lend(kept[4:])
     for descriptor in kept:
         os.set_inheritable(descriptor, False)
     seat = epochs.sit(socket.socket(fileno=control))

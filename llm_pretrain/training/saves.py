@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from paddle import Tensor
 
+from llm_pretrain.checkpoint import host_memory
 from llm_pretrain.checkpoint.background import BackgroundSave
 from llm_pretrain.checkpoint.directory import checkpoint_path, step_of
 from llm_pretrain.checkpoint.host_copy import CopyPlan
@@ -184,14 +185,16 @@ class Saves:
         if wanted is False:
             return
         plan = CopyPlan(self.saved)
-        own = [socket.gethostname(), plan.size, free_memory()]
-        nodes: dict[str, tuple[int, int]] = {}
-        for host, size, free in map(json.loads, collectives.gather_texts(json.dumps(own))):
-            size_there, free_there = nodes.get(host, (0, free))
-            nodes[host] = size_there + size, min(free_there, free)
+        # What an earlier process in this one's place has left is there for this one's copy.
+        own = [socket.gethostname(), plan.size, free_memory(), host_memory.taken_bytes()]
+        nodes: dict[str, tuple[int, int, int]] = {}
+        for host, size, free, taken in map(json.loads, collectives.gather_texts(json.dumps(own))):
+            size_there, free_there, taken_there = nodes.get(host, (0, free, 0))
+            nodes[host] = size_there + size, min(free_there, free), taken_there + taken
+        needs = [(size, free + taken) for size, free, taken in nodes.values()]
         # The node that has the least room for what it needs.
-        size, free = max(nodes.values(), key=lambda node: node[0] / max(node[1], 1))
-        if wanted is None and max(size for size, _ in nodes.values()) < _SMALL_BYTES:
+        size, free = max(needs, key=lambda need: need[0] / max(need[1], 1))
+        if wanted is None and max(size for size, _ in needs) < _SMALL_BYTES:
             return
         need = f"a copy of the state takes {readable_size(size)} of {readable_size(free)} free"
         if wanted is None and size > _MOST_OF_FREE_MEMORY * free:

@@ -58,6 +58,25 @@ def test_ranks_killed_at_the_start_and_in_a_save_of_four(tmp_path: Path) -> None
     assert losses(tmp_path / "out") == expected
 
 
+def test_ranks_go_back_to_copies_in_memory(tmp_path: Path) -> None:
+    """The files are damaged when a rank dies, so that whoever read them would begin at step 0."""
+    config = write_run(
+        tmp_path, sharding="stage1", use_async_save=True, max_steps=90, save_steps=30
+    )
+    expected = undisturbed(config, tmp_path, 2)
+    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
+        job.await_text("Saved .*checkpoint-30")
+        for path in (tmp_path / "out" / "checkpoint-30" / "optimizer").glob("*.safetensors"):
+            contents = path.read_bytes()
+            path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
+        job.kill(1)
+        job.await_text("Training goes on")
+        assert job.wait() == 0, job.output()
+    assert "Training resumes at step 30 from" in job.text(), job.text()
+    assert "damaged" not in job.text()
+    assert losses(tmp_path / "out") == expected
+
+
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_is_named_before_the_ranks_form_anew(tmp_path: Path) -> None:
     """The other one fails at Gloo's own 30 s, before the watches would end the job."""

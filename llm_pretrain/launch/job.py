@@ -216,10 +216,14 @@ class Job:
         """Do what is due."""
         if self._lost_at is not None and time.monotonic() - self._lost_at > _LOST_SECONDS:
             self._lost_at = None
-            stands_still = f"The job stands still: {self._stuck}"
-            self._failed(stands_still if self._stuck else "A connection between ranks was lost")
+            self._failed(
+                self._standstill() if self._stuck else "A connection between ranks was lost"
+            )
         if self._next_epoch_at is not None and time.monotonic() >= self._next_epoch_at:
             self.begin()
+
+    def _standstill(self) -> str:
+        return f"The job stands still: {self._stuck}"
 
     def _died(self, said: Mapping[str, Any], node: int) -> None:
         rank, how = int(said["died"]), str(said["how"])
@@ -236,7 +240,7 @@ class Job:
                 self.end(status)
             return
         self._failed(
-            f"Rank {rank} {how}",
+            self._standstill() if self._stuck and not self.is_forming else f"Rank {rank} {how}",
             node=None if self._stuck else node,
             rank=rank,
             status=int(said["status"]),

@@ -395,6 +395,7 @@ def test_ranks_that_die_together_are_one_restart() -> None:
     job.begin()
     job.hear({**death, "died": 3})  # its machine was a moment late
     assert [said.get("begin") for said in told] == [1, 2]
+    assert str(told[1]["after"]).startswith("The job stands still: rank 0. Rank 1 was killed.")
     job.hear({**death, "died": 3})
     assert told[-1] == {"end": 137}
 

@@ -79,8 +79,7 @@ def test_ranks_go_back_to_copies_in_memory(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_is_named_before_the_ranks_form_anew(tmp_path: Path) -> None:
-    """The other one fails at Gloo's own 30 s, before the watches would end the job."""
-    config = write_run(tmp_path, sharding="stage1")
+    config = write_run(tmp_path, sharding="stage1", distributed_timeout=20)
     expected = undisturbed(config, tmp_path, 2)
     with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
         job.await_text("global_step: 7,")

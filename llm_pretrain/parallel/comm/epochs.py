@@ -55,6 +55,11 @@ class Seat:
         signal.signal(_INTERRUPT, self._interrupt)
         threading.Thread(target=self._listen, daemon=True, name="launcher").start()
 
+    @property
+    def descriptor(self) -> int:
+        """Of the connection."""
+        return self._connection.fileno()
+
     def say(self, **words: Any) -> None:
         """Tell the launcher; where it is gone, this process is about to end."""
         with contextlib.suppress(OSError):
@@ -156,6 +161,12 @@ def at_end(action: Callable[[], None]) -> None:
 def number() -> int:
     """Of this epoch, from 1 on; 0 without the launcher."""
     return 0 if _seat is None else _seat.epoch
+
+
+def connection() -> int | None:
+    """Descriptor of the connection to the launcher, to which lines of JSON are written; None
+    without it."""
+    return None if _seat is None else _seat.descriptor
 
 
 def whole() -> int | None:

@@ -81,6 +81,10 @@ class Settings:
     """Descriptor of the file to which the rank writes its stacks at `STACKS_SIGNAL`."""
     stacks_directory: str = ""
     """Where the stacks of a job that stands still are left."""
+    launcher: int | None = None
+    """Descriptor of the rank's connection to `llm-pretrain launch`."""
+    epoch: int = 0
+    """The rank's, see `epochs`."""
     alert: dict[str, str] | None = None
     """What tells of a rank that was killed: `program`, a file of Python, which gets all this and
     the `message` as a line of JSON."""
@@ -327,6 +331,11 @@ class Watch:
         """End a job that stands still."""
         if self.settings.rank == 0:
             self._say(f"stuck {late}")
+        if self.settings.launcher is not None:
+            # In its rank's place, which may stand still.
+            said = json.dumps({"stuck": late, "epoch": self.settings.epoch})
+            with contextlib.suppress(OSError):  # it has ended, and so will the rank
+                os.write(self.settings.launcher, f"{said}\n".encode())
         self._leave_stacks()
         self._print_and_kill(
             f"error: the job stands still: {late}. distributed_timeout is "

@@ -137,6 +137,10 @@ def _start_watch(
     if rank != 0:
         token, _, number = store.get(_KEY).decode().partition(" ")
         port = int(number)
+    descriptors = [progress.place_file().fileno(), _stacks_file().fileno()]
+    launcher = epochs.connection()
+    if launcher is not None:
+        descriptors.append(launcher)
     settings = {
         "rank": rank,
         "hosts": hosts_of_ranks(os.environ),
@@ -144,16 +148,18 @@ def _start_watch(
         "token": token,
         "port": port,
         "alert": alert if rank == 0 else None,
-        "place_file": progress.place_file().fileno(),
-        "stacks_file": _stacks_file().fileno(),
+        "place_file": descriptors[0],
+        "stacks_file": descriptors[1],
         "stacks_directory": str(stacks),
+        "launcher": launcher,
+        "epoch": epochs.number(),
     }
     watch = subprocess.Popen(
         heartbeat.command(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        pass_fds=(progress.place_file().fileno(), _stacks_file().fileno()),
+        pass_fds=descriptors,
     )
     assert watch.stdin is not None
     assert watch.stdout is not None

@@ -123,7 +123,7 @@ class StateCopy:
         places = {entry.name: self.memory.place(entry) for entry in self.plan.weights}
         for name, tensor in self.saved.weights():
             if places:
-                places[name][...] = tensor.clone().numpy()
+                np.copyto(places[name], _values_of(tensor))
 
     def _copy(self, shards: Sequence[tuple[Tensor, np.ndarray]]) -> None:
         self.memory.populate()
@@ -139,3 +139,12 @@ class StateCopy:
     def close(self) -> None:
         self.finish()
         self.memory.close()
+
+
+def _values_of(tensor: Tensor) -> np.ndarray:
+    """A tensor's memory, or a copy from an accelerator; bfloat16 as its bits in uint16."""
+    if not tensor.place.is_cpu_place():
+        return tensor.clone().numpy()
+    if tensor.dtype == paddle.bfloat16:
+        return np.from_dlpack(tensor.contiguous().view(paddle.int16)).view(np.uint16)
+    return np.from_dlpack(tensor)

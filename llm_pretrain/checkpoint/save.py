@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
@@ -110,8 +111,17 @@ class SavedState:
                 yield f"{saved.key}/{value}", internals.view(states[bucket][value], begin, end)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor of the stage, whole, by canonical name; every rank must run through it."""
-        return whole_tensors(gathered_pieces(self.stage, self.optimizer.buckets), self.topology)
+        """Each tensor of the stage, whole, by canonical name; every rank must run through it.
+
+        There are none where no rank that writes weights needs this one's part of them.
+        """
+        topology, optimizer = self.topology, self.optimizer
+        if not _is_first_replica(topology):
+            return
+        if topology.sharding_rank == 0:
+            yield from whole_tensors(gathered_pieces(self.stage, optimizer.buckets), topology)
+        elif not optimizer.weights_stay:
+            deque(gathered_pieces(self.stage, optimizer.buckets), maxlen=0)
 
 
 def save_checkpoint(saved: SavedState, part: CheckpointPart) -> None:
@@ -215,14 +225,15 @@ def whole_tensors(
         if piece.axis is None or degree == 1:
             yield piece.name, held[piece.region(topology.tensor_rank, degree)]
             continue
-        # Gathering lays parts one after another along the first axis, and wants them equal.
+        # All parts have the same size, and may be longer together than the tensor is.
         region = [slice(0, size) for size in piece.shape]
         region[piece.axis] = slice(piece.offset, piece.offset + piece.share(degree))
-        swap = list(range(len(piece.shape)))
-        swap[0], swap[piece.axis] = piece.axis, 0
-        part = held[tuple(region)].transpose(swap).contiguous()
+        part = held[tuple(region)].contiguous()
         whole = collectives.all_gather(part, topology.tensor_group)
-        yield piece.name, whole[: piece.shape[piece.axis]].transpose(swap)
+        if piece.axis != 0:
+            whole = paddle.concat(paddle.split(whole, degree), piece.axis)
+        region[piece.axis] = slice(0, piece.shape[piece.axis])
+        yield piece.name, whole[tuple(region)]
 
 
 def _saved_ranges(buckets: Sequence[Bucket], topology: Topology) -> Iterator[RangeOfBucket]:

@@ -75,6 +75,10 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
         2,
         {"sharding": "stage3", "bf16": True, "fp16_opt_level": "O2"},
     ),
+    "tensor 2, bfloat16": (
+        2,
+        {"tensor_parallel_degree": 2, "bf16": True, "fp16_opt_level": "O2"},
+    ),
     "tensor 2, pipeline 2": (4, {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2}),
 }
 

@@ -15,7 +15,7 @@ from llm_pretrain.ops.linear_cross_entropy import (
     linear_log_sums,
     serves_head,
 )
-from llm_pretrain.ops.native.library import give_back_memory
+from llm_pretrain.ops.native.library import buffer, give_back_memory
 from llm_pretrain.ops.native.operands import drop_weights, hold_weights
 from llm_pretrain.ops.norm import (
     NORM,
@@ -36,6 +36,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "attention",
+    "buffer",
     "cross_entropy",
     "drop_weights",
     "dropout",

@@ -25,6 +25,8 @@ import paddle
 from paddle import Tensor
 from paddle.utils import dlpack
 
+from llm_pretrain.machine import device
+
 INTERFACE = 8
 """What llm_cpu_interface() of a matching library returns."""
 HOW_TO_BUILD = "make ops, or pip install ./external_ops, builds it"
@@ -220,6 +222,13 @@ def empty(shape: Sequence[int], dtype: paddle.dtype) -> Tensor:
     if library.llm_cpu_take(sizes, len(shape), _DTYPES[dtype], ctypes.byref(tensor)):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     return dlpack.from_dlpack(_capsule(tensor, _CAPSULE_NAME, None))
+
+
+def buffer(shape: Sequence[int], dtype: paddle.dtype) -> Tensor:
+    """A tensor for what is made and dropped in every step, whose values mean nothing yet: `empty`
+    on a CPU with the library, and Paddle's elsewhere."""
+    is_ours = find()[0] is not None and device.kind() == "cpu"
+    return empty(shape, dtype) if is_ours else paddle.empty(shape, dtype)
 
 
 def empty_like(x: Tensor) -> Tensor:

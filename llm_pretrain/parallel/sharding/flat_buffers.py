@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor, nn
 
+from llm_pretrain import ops
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.collectives import Group, Task
@@ -140,7 +141,7 @@ class ShardedWeights:
     def prefetch(self) -> None:
         """Begin to gather the parameters, if they are not here."""
         if self.flat is None:
-            self.flat = paddle.empty([self.buffer.padded], self.dtype)
+            self.flat = ops.buffer([self.buffer.padded], self.dtype)
             shard = self.master.detach().astype(self.dtype)
             task = collectives.all_gather_into(self.flat, shard, self.group, asynchronous=True)
             self.gathering = task, shard

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor
 
+from llm_pretrain import ops
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.collectives import Group, Task
@@ -42,7 +43,7 @@ class GradientSums:
 
     def __init__(self, buffer: FlatBuffer, dtype: str) -> None:
         self.buffer = buffer
-        self.flat = paddle.empty([buffer.padded], dtype)
+        self.flat = ops.buffer([buffer.padded], getattr(paddle, dtype))
         self.begun: set[int] = set()
         end = buffer.placements[-1].end
         if end < buffer.padded:
@@ -168,6 +169,8 @@ class ShardedGradients(_Gradients):
         super().__init__(buffer, summation)
         self.transfers = transfers
         self.shard: Tensor | None = None
+        self.has_begun = False
+        """Whether the step's sum has any gradient yet."""
 
     def end_pass(self, *, is_last: bool) -> None:
         """All parameters have had their gradient."""
@@ -181,27 +184,32 @@ class ShardedGradients(_Gradients):
 
     def keep(self, part: Tensor) -> None:
         """Add what a pass has brought."""
-        _add(self._shard(), part)
+        if self.has_begun:
+            _add(self._shard(), part)
+        else:
+            self._shard().copy_(part, False)
+        self.has_begun = True
 
     def reduce(self) -> Tensor:
         """This rank's shard of the sum over all ranks [shard]."""
         self.end_pass(is_last=True)  # a parameter without gradient leaves its bucket waiting
         self.transfers.finish()
         shard = self._shard()
+        if not self.has_begun:
+            shard.zero_()
         for group in self.summation.shard_groups:
             collectives.all_reduce(shard, group)
         return shard
 
     def clear(self) -> None:
         """Begin the next step."""
+        self.has_begun = False
         if self.summation.is_released:
             self.shard = None
-        elif self.shard is not None:
-            self.shard.zero_()
 
     def _shard(self) -> Tensor:
         if self.shard is None:
-            self.shard = paddle.zeros([self.buffer.shard_size], self.summation.dtype)
+            self.shard = paddle.empty([self.buffer.shard_size], self.summation.dtype)
         return self.shard
 
 

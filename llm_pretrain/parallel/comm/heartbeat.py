@@ -46,9 +46,9 @@ from llm_pretrain.parallel.comm.places import (
     described,
     moved,
     stand_still,
-    state_of,
     told_by,
 )
+from llm_pretrain.parallel.comm.stacks import leave_stacks
 
 LOST_AFTER = 0.8
 """Of the time-out, so that the job has ended when it is over."""
@@ -58,9 +58,6 @@ GRACE_SECONDS = 5.0
 """A rank that fails has this long to be seen failing, by its launcher and its neighbours."""
 STUCK_AFTER_SECONDS = 10.0
 """A rank whose communication has failed asks who stands still; for so long one may compute."""
-STACKS_SECONDS = 1.0
-"""What it takes to write a rank's stacks."""
-STACKS_SIGNAL = signal.SIGUSR2
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Settings:
     place_file: int | None = None
     """Descriptor of the file that begins with the rank's `PLACE`."""
     stacks_file: int | None = None
-    """Descriptor of the file to which the rank writes its stacks at `STACKS_SIGNAL`."""
+    """Descriptor of the rank's `stacks_file`."""
     stacks_directory: str = ""
     """Where the stacks of a job that stands still are left."""
     launcher: int | None = None
@@ -314,18 +311,8 @@ class Watch:
             self._say("stacks")
         if os.getppid() != self.rank_process:
             return
-        os.kill(self.rank_process, STACKS_SIGNAL)
-        if state_of(self.rank_process) == "T":
-            # It is named before it goes on, since it may fail at once at what has waited too long.
-            said = translated(f"{self.own} is stopped and goes on to leave its stacks")
-            print(said, file=sys.stderr, flush=True)
-            os.kill(self.rank_process, signal.SIGCONT)
-        time.sleep(STACKS_SECONDS)
-        with contextlib.suppress(OSError):
-            size = os.fstat(settings.stacks_file).st_size
-            file = Path(settings.stacks_directory) / f"rank-{settings.rank}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(os.pread(settings.stacks_file, size, 0))
+        path = Path(settings.stacks_directory) / f"rank-{settings.rank}.txt"
+        leave_stacks(self.rank_process, self.own, settings.stacks_file, path)
 
     def _end_stuck(self, late: str) -> NoReturn:
         """End a job that stands still."""

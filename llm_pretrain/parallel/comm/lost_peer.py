@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import os
 import secrets
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 from llm_pretrain.machine.launchers import hosts_of_ranks
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, heartbeat, progress
+from llm_pretrain.parallel.comm.stacks import WRITING_SECONDS, stacks_file
 
 _KEY = "heartbeat"
 _PARTING_SECONDS = 2.0
@@ -106,7 +103,7 @@ def stuck_peers() -> str:
     stuck = _answer("stuck?")
     if stuck:
         epochs.stuck(stuck)  # now: a rank that was stopped is continued to write its stacks
-        time.sleep(2 * heartbeat.STACKS_SECONDS)
+        time.sleep(2 * WRITING_SECONDS)
     return stuck
 
 
@@ -120,15 +117,6 @@ def _answer(question: str) -> str:
         return ""
 
 
-@cache
-def _stacks_file() -> BinaryIO:
-    """The file, without a name, to which this process writes its stacks at the watch's signal."""
-    file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process)
-    # Not by Python's code, which a rank that is held in C++ would not come to.
-    faulthandler.register(heartbeat.STACKS_SIGNAL, file=file, all_threads=True)
-    return file
-
-
 def _start_watch(
     rank: int, timeout_seconds: float, stacks: Path, alert: dict[str, str] | None
 ) -> subprocess.Popen[str]:
@@ -137,7 +125,7 @@ def _start_watch(
     if rank != 0:
         token, _, number = store.get(_KEY).decode().partition(" ")
         port = int(number)
-    descriptors = [progress.place_file().fileno(), _stacks_file().fileno()]
+    descriptors = [progress.place_file().fileno(), stacks_file().fileno()]
     launcher = epochs.connection()
     if launcher is not None:
         descriptors.append(launcher)

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -46,17 +46,23 @@ class BackgroundSave:
         self.copy = StateCopy(saved, plan)
         self.part: CheckpointPart | None = None
         """Of the save that is under way."""
+        self._sums: Sequence[int] | None = None
+        """Of the bits of what was to be copied."""
         self._phase = ""
         self._process: WriterProcess | None = None
         self._answer: Future[dict[str, Any]] = Future()
         """To the last request."""
 
-    def begin(self, part: CheckpointPart) -> None:
+    def begin(self, part: CheckpointPart, sums: Sequence[int] | None = None) -> None:
         """Copy the state, and begin to write it as `part`. Training may go on, but before the state
-        changes it calls `settle`."""
+        changes it calls `settle`.
+
+        Args:
+            sums: as `save_checkpoint` has them. The copy is compared with them.
+        """
         assert self.part is None, "one after another"
         self.copy.begin()
-        self.part = part
+        self.part, self._sums = part, sums
         if self._process is not None and self._process.has_ended():
             self._process.end()
             self._process = None
@@ -103,8 +109,13 @@ class BackgroundSave:
             part.give_up()
             raise
         if self._phase == "prepare":
+            copied = [entry for bucket in self.plan.buckets for entry in bucket.values()]
             self._ask(
                 "write",
+                copied=[
+                    (asdict(entry), total)
+                    for entry, total in zip(copied, self._sums or (), strict=False)
+                ],
                 shards=[asdict(entry) for entry in self.plan.shards(self.saved.ranges or ())],
                 weights=[asdict(entry) for entry in self.plan.weights],
             )

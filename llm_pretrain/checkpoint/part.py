@@ -35,6 +35,7 @@ from llm_pretrain.data.preprocess.tokenizers import copy_along
 from llm_pretrain.machine.files import write_text
 
 Arrays = Iterable[tuple[str, np.ndarray]]
+FLIPPED = "bits of the state have flipped since it was compared"
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,18 @@ from llm_pretrain.checkpoint.optimizer_state import (
     SavedRange,
     slices_to_block,
 )
-from llm_pretrain.checkpoint.part import KEEP_ALL, CheckpointPart, Retention, WeightsPart
+from llm_pretrain.checkpoint.part import (
+    FLIPPED,
+    KEEP_ALL,
+    CheckpointPart,
+    Retention,
+    WeightsPart,
+)
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data.preprocess.tokenizers import copy_along
 from llm_pretrain.machine.files import describe
 from llm_pretrain.ops import internals
+from llm_pretrain.ops.bit_sum import bit_sums
 from llm_pretrain.parallel.comm import collectives
 from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket, gathered_pieces
@@ -124,12 +131,18 @@ class SavedState:
             deque(gathered_pieces(self.stage, optimizer.buckets), maxlen=0)
 
 
-def save_checkpoint(saved: SavedState, part: CheckpointPart) -> None:
+def save_checkpoint(
+    saved: SavedState, part: CheckpointPart, sums: Sequence[int] | None = None
+) -> None:
     """Write a checkpoint; every rank calls it, and all wait until it is published.
 
     Nodes may share a disk or not: each disk gets what the ranks that write to it hold,
     `trainer_state.json`, and the checksums of its files. What several ranks hold is written once
     per disk that has it first.
+
+    Args:
+        sums: of the bits of each bucket's masters and moments, which they still have when they are
+            written (`ops.bit_sum`).
 
     Raises:
         FailedSaveError: on every rank alike.
@@ -138,9 +151,14 @@ def save_checkpoint(saved: SavedState, part: CheckpointPart) -> None:
     def write() -> dict[str, write_weights.WrittenTensor]:
         tensors = saved.weights()
         try:
-            return part.write(values_of(saved.shards()), values_of(tensors))
+            written = part.write(values_of(saved.shards()), values_of(tensors))
         finally:
             deque(tensors, maxlen=0)  # takes its part in the gathering, whatever happens here
+        states = [tensors for _, tensors in saved.optimizer.state()]
+        values = [state[value] for state in states for value in VALUES]
+        if sums is not None and bit_sums(values).tolist() != sums:
+            raise OSError(FLIPPED)
+        return written
 
     try:
         together(part.prepare)

@@ -24,9 +24,10 @@ import numpy as np
 
 from llm_pretrain.checkpoint.host_memory import ArrayInMemory
 from llm_pretrain.checkpoint.optimizer_state import parse_range
-from llm_pretrain.checkpoint.part import CheckpointPart, Retention, WeightsPart
+from llm_pretrain.checkpoint.part import FLIPPED, CheckpointPart, Retention, WeightsPart
 from llm_pretrain.checkpoint.write_weights import WrittenTensor
 from llm_pretrain.config import ConfigError
+from llm_pretrain.machine.bit_sum import sum_on_host
 from llm_pretrain.machine.files import describe
 from llm_pretrain.models.families import family_of, model_of_config
 
@@ -97,6 +98,9 @@ class Writer:
 
     def _write(self, request: Mapping[str, Any]) -> None:
         assert self.part is not None
+        for entry, total in request["copied"]:
+            if sum_on_host(ArrayInMemory(**entry).values(self.memory).view(np.int32)) != total:
+                raise OSError(FLIPPED)
         self.own = self.part.write(
             self._arrays(request["shards"]), self._arrays(request["weights"])
         )

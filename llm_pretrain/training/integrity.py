@@ -1,8 +1,8 @@
 """Bits that flip: found by comparison, traced to a rank, undone by going back.
 
 Ranks that hold the same values compare the sums of their bits every `integrity_interval` steps, and
-before each checkpoint, so that what is published has been compared. Where they differ the run goes
-back to the last checkpoint and takes the steps again. Of three replicas or more the odd one is
+before each checkpoint, which is published if it holds what was compared. Where they differ the run
+goes back to the last checkpoint and takes the steps again. Of three replicas or more the odd one is
 wrong. Of two, it is known when the step has been repeated. A flip comes with the sum of the
 gradients to both; but its own rank is the first that brought another part to a step, or, where the
 flip came too late for that, the only one whose values were others.
@@ -26,6 +26,7 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+from llm_pretrain.checkpoint.optimizer_state import VALUES
 from llm_pretrain.config import TrainingArguments
 from llm_pretrain.machine import device
 from llm_pretrain.ops.bit_sum import bit_sums
@@ -119,6 +120,8 @@ class Integrity:
         self.checks_rest = training.integrity == "repeat"
         self.resting: Tensor | None = None
         """Sums of what AdamW has written last, int64 [values]."""
+        self.compared: Tensor | None = None
+        """Sums of what the replicas have agreed on since AdamW has written, int64 [values]."""
         self.resting_gradients: Tensor | None = None
         self.changed = paddle.zeros([1], "float32")
         """Whether what should have stayed or come out alike did not, float32 [1]: 0 or 1."""
@@ -170,6 +173,7 @@ class Integrity:
 
     def before_update(self) -> None:
         """AdamW is about to read all there is; what is wrong is known by the next meeting."""
+        self.compared = None
         self._check_rest()
         if self.resting_gradients is not None:
             self._note(self.resting_gradients, bit_sums(self.optimizer.shards))
@@ -212,8 +216,24 @@ class Integrity:
         if step >= self.faulty_step:
             self.in_a_row = 0
 
+    def sums_of_state(self) -> list[int] | None:
+        """Of master and moments of each bucket, by which a checkpoint is compared with the state
+        that was found right; None where nothing was compared."""
+        sums = self.compared if self.resting is None else self.resting
+        if sums is None:
+            return None
+        held = [(value.bucket, value.kind) for value in held_values(self.optimizer)]
+        found = dict(zip(held, sums.tolist(), strict=True))
+        return [
+            # A master of float32 that is all of the weights is held as such.
+            found[number, kind] if (number, kind) in found else found[number, "weights"]
+            for number in range(len(self.optimizer.buckets))
+            for kind in VALUES
+        ]
+
     def begin(self, step: int) -> None:
         """The state after `step` has just been taken up."""
+        self.compared = None
         self.changed = paddle.zeros([1], "float32")
         self.resting_gradients = None
         self._forget_parts()
@@ -257,6 +277,8 @@ class Integrity:
         sums = bit_sums([value.tensor for value in held])
         differ = bool(float(differences(held, sums, self.topology)))
         is_repeated = self.suspicion is not None and self.suspicion.step == step
+        if not differ and not gradients:
+            self.compared = sums
         if not differ and not is_repeated:
             return False
         found = keyed_sums(held, sums.tolist(), self.topology)

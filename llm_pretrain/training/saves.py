@@ -127,7 +127,13 @@ class Saves:
         return self._background is not None and self._background.part is not None
 
     def save(
-        self, step: int, state: dict[str, Any], spared: Collection[int], *, is_needed: bool
+        self,
+        step: int,
+        state: dict[str, Any],
+        spared: Collection[int],
+        *,
+        is_needed: bool,
+        sums: Sequence[int] | None,
     ) -> None:
         """Save a checkpoint, or begin to.
 
@@ -135,6 +141,7 @@ class Saves:
             spared: steps whose checkpoints are kept besides.
             is_needed: whether this one may not be skipped: a signal ends the run with it, or it
                 says that the run has gone back.
+            sums: of the bits of what is saved, see `Integrity.sums_of_state`.
 
         Raises:
             SavingError: it fails, as have so many before it.
@@ -166,13 +173,13 @@ class Saves:
         if self._background is None:
 
             def save() -> Path:
-                save_checkpoint(self.saved, part)
+                save_checkpoint(self.saved, part, sums)
                 return part.checkpoint
 
             self._go_on(save)
         else:
             with self.reports.spending("saving"):
-                self._background.begin(part)
+                self._background.begin(part, sums)
             self._blocked_seconds += time.monotonic() - self._began
 
     def _decide(self) -> None:

@@ -336,7 +336,8 @@ class Trainer:
         if self.run.training.load_best_model_at_end and self.progress.best_step is not None:
             spared.add(self.progress.best_step)
         is_needed = bool(self.stop.agreed) or self.is_rewound
-        self.saves.save(self.progress.global_step, self._state(), spared, is_needed=is_needed)
+        step, sums = self.progress.global_step, self.integrity.sums_of_state()
+        self.saves.save(step, self._state(), spared, is_needed=is_needed, sums=sums)
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint has besides weights and the optimizer's shards."""
@@ -394,7 +395,6 @@ class Trainer:
     def _is_due(self, strategy: str, every: int | None) -> bool:
         """Whether what happens by `strategy` happens after this step, as after the last it does."""
         step = self.progress.global_step
-        if strategy == "no":
-            return False
+        is_last = step == self.run.training.max_steps
         is_multiple = isinstance(every, int) and every > 0 and step % every == 0
-        return step == self.run.training.max_steps or (strategy == "steps" and is_multiple)
+        return strategy != "no" and (is_last or (strategy == "steps" and is_multiple))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_pretrain.machine.bit_sum import CONSTANT, sum_on_host
 from llm_pretrain.ops import bit_sum
-from llm_pretrain.ops.bit_sum import CONSTANT, bit_sums, bits_of, sum_on_host, sums_on_device
+from llm_pretrain.ops.bit_sum import bit_sums, bits_of, sums_on_device
 
 SIZES = (1, 3, 32768, 32769, 100_003)
 LARGEST = 1 << 29

@@ -19,6 +19,7 @@ from llm_pretrain.ops.bit_sum import bits_of
 from llm_pretrain.parallel.sharding.replicas import held_values
 from llm_pretrain.training.integrity import Integrity
 from llm_pretrain.training.run import run
+from llm_pretrain.training.saves import Saves
 from llm_pretrain.training.trainer import Trainer
 
 MOMENTS: dict[str, tuple[type, str]] = {
@@ -26,6 +27,7 @@ MOMENTS: dict[str, tuple[type, str]] = {
     "before the meeting": (Integrity, "doubts"),
     "before the update": (Integrity, "before_update"),
     "after the step": (Integrity, "compare"),
+    "when it is compared": (Saves, "save"),
 }
 """The calls before which bits flip."""
 

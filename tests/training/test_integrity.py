@@ -156,6 +156,26 @@ def test_flips_are_found_and_undone(layout: str, tmp_path: Path) -> None:
     assert found.unnamed == 0
 
 
+@pytest.mark.parametrize("is_beside", [False, True])
+@pytest.mark.parametrize("layout", ["one", "dp2"])
+def test_no_checkpoint_has_what_flipped_when_it_was_compared(
+    layout: str, is_beside: bool, tmp_path: Path
+) -> None:
+    """The run would go back to it, and all ranks agree on what is wrong."""
+    processes, options = LAYOUTS[layout]
+    flips = [
+        {"step": step, "rank": 0, "kind": kind, "bucket": 0.0, "element": 0.5, "bit": 20}
+        for step, kind in ((4, "master"), (12, "moment1"))
+    ]
+    plan = [{**flip, "moment": "when it is compared"} for flip in flips]
+    with_saves = Layout(processes, {**options, "use_async_save": is_beside})
+    undisturbed = train(tmp_path / "undisturbed", with_saves, [], 20)
+    disturbed = train(tmp_path / "disturbed", with_saves, plan, 20)
+    assert len(events(disturbed, "failed_save")) == 2
+    assert {event["rank"] for event in events(disturbed, "integrity")} >= {0}
+    assert numbers(undisturbed) == numbers(disturbed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_thousand_flips_are_found_and_undone(layout: str, tmp_path: Path) -> None:

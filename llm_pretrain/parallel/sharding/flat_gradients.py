@@ -41,9 +41,9 @@ class GradientSums:
     Sums begin with their first gradient, so that what was there need not be cleared.
     """
 
-    def __init__(self, buffer: FlatBuffer, dtype: str) -> None:
+    def __init__(self, buffer: FlatBuffer, flat: Tensor) -> None:
         self.buffer = buffer
-        self.flat = ops.buffer([buffer.padded], getattr(paddle, dtype))
+        self.flat = flat
         self.begun: set[int] = set()
         end = buffer.placements[-1].end
         if end < buffer.padded:
@@ -81,8 +81,12 @@ class _Gradients:
     @property
     def sums(self) -> GradientSums:
         if self.whole is None:
-            self.whole = GradientSums(self.buffer, self.summation.dtype)
+            self.whole = GradientSums(self.buffer, self._flat())
         return self.whole
+
+    def _flat(self) -> Tensor:
+        """A tensor [padded] for the sums."""
+        return paddle.empty([self.buffer.padded], self.summation.dtype)
 
 
 class WholeGradients(_Gradients):
@@ -181,6 +185,11 @@ class ShardedGradients(_Gradients):
                 part, whole, self.summation.sharding_group, asynchronous=True
             )
             self.transfers.add(task, self, part)
+
+    def _flat(self) -> Tensor:
+        if self.summation.is_released:
+            return super()._flat()
+        return ops.buffer([self.buffer.padded], getattr(paddle, self.summation.dtype))
 
     def keep(self, part: Tensor) -> None:
         """Add what a pass has brought."""

@@ -147,8 +147,8 @@ def test_the_last_step_is_tried_again_at_once(
     output = tmp_path / "output"
     begin, ends = background.BackgroundSave.begin, iter([True])
 
-    def begin_and_lose_the_writer(self: background.BackgroundSave, part: Any) -> None:
-        begin(self, part)
+    def begin_and_lose_the_writer(self: background.BackgroundSave, part: Any, sums: Any) -> None:
+        begin(self, part, sums)
         if part.checkpoint.name == "checkpoint-8" and next(ends, False):
             assert self._process is not None
             self._process.end()

@@ -109,6 +109,7 @@ class BackgroundSave:
             part.give_up()
             raise
         if self._phase == "prepare":
+            # None where another rank writes the same.
             copied = [entry for bucket in self.plan.buckets for entry in bucket.values()]
             self._ask(
                 "write",

@@ -13,7 +13,7 @@ from paddle import Tensor
 from paddle.utils import dlpack
 
 from llm_pretrain.checkpoint.host_memory import ArrayInMemory, HostMemory
-from llm_pretrain.checkpoint.optimizer_state import VALUES, slices_to_block
+from llm_pretrain.checkpoint.optimizer_state import VALUES, shard_name, slices_to_block
 from llm_pretrain.checkpoint.safetensors_file import NUMPY_TYPES
 from llm_pretrain.checkpoint.save import RangeOfBucket, SavedState
 from llm_pretrain.parallel.sharding.pieces import named_pieces
@@ -98,7 +98,9 @@ class StateCopy:
         self.saved = saved
         self.plan = plan
         self.memory = HostMemory(
-            plan.size, saved.topology.rank, list(plan.shards(saved.ranges or ()))
+            plan.size,
+            shard_name(saved.topology.rank),
+            list(plan.shards(saved.ranges or ())),
         )
         self._copying: threading.Thread | None = None
 

@@ -62,17 +62,17 @@ class HostMemory:
 
     Args:
         size: in bytes.
-        rank: whose state the memory is for.
-        shards: what it will hold of that rank's file of the optimizer's state, in the file's order.
+        file: the name of this rank's file of the optimizer's state.
+        shards: what the memory will hold of it, in the file's order.
     """
 
-    def __init__(self, size: int, rank: int, shards: Sequence[ArrayInMemory]) -> None:
+    def __init__(self, size: int, file: str, shards: Sequence[ArrayInMemory]) -> None:
         self._is_lent = bool(_lent)
         self.descriptor = _own_of_lent() if self._is_lent else os.memfd_create("llm_pretrain_state")
         if not self._is_lent:
             _own.append(self.descriptor)
         listed = [(array.name, array.dtype, array.shape, array.offset) for array in shards]
-        contents = json.dumps({"rank": rank, "shards": listed}).encode()
+        contents = json.dumps({"file": file, "shards": listed}).encode()
         end = contents + _LENGTH.pack(len(contents))
         os.ftruncate(self.descriptor, size + len(end))
         self.map = mmap.mmap(self.descriptor, size + len(end))
@@ -129,11 +129,6 @@ def copied_file(path: Path, expected: Checksum) -> dict[str, np.ndarray] | None:
     return None
 
 
-def shard_name(rank: int) -> str:
-    """The file of a rank's part of the optimizer's state."""
-    return f"rank-{rank:05d}.safetensors"
-
-
 def _arrays_of(descriptor: int, path: Path) -> dict[str, np.ndarray]:
     """What a memory says it holds of a file, {} where it is of another one."""
     size = os.fstat(descriptor).st_size
@@ -143,7 +138,7 @@ def _arrays_of(descriptor: int, path: Path) -> dict[str, np.ndarray]:
     (length,) = _LENGTH.unpack_from(memory, size - _LENGTH.size)
     try:
         contents = json.loads(memory[max(size - _LENGTH.size - length, 0) : size - _LENGTH.size])
-        if shard_name(contents["rank"]) != path.name:
+        if contents["file"] != path.name:
             return {}
         arrays = (ArrayInMemory(name, *entry) for name, *entry in contents["shards"])
         return {array.name: array.values(memory) for array in arrays}

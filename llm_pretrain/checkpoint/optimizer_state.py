@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from llm_pretrain.checkpoint.checksums import Checksums, DamagedCheckpointError
-from llm_pretrain.checkpoint.host_memory import copied_file, shard_name
+from llm_pretrain.checkpoint.host_memory import copied_file
 from llm_pretrain.checkpoint.safetensors_file import writing_safetensors
 from llm_pretrain.config import ConfigError
 from llm_pretrain.machine.files import write_text
@@ -52,6 +52,11 @@ class SavedRange:
     begin: int
     end: int
     pieces: tuple[SavedPiece, ...]
+
+
+def shard_name(rank: int) -> str:
+    """The file of a rank's ranges."""
+    return f"rank-{rank:05d}.safetensors"
 
 
 def write_shard(

@@ -142,7 +142,7 @@ def save_checkpoint(
 
     Args:
         sums: of the bits of each bucket's masters and moments, which they still have when they are
-            written (`ops.bit_sum`).
+            written (`machine.bit_sum`).
 
     Raises:
         FailedSaveError: on every rank alike.
@@ -154,10 +154,10 @@ def save_checkpoint(
             written = part.write(values_of(saved.shards()), values_of(tensors))
         finally:
             deque(tensors, maxlen=0)  # takes its part in the gathering, whatever happens here
-        states = [tensors for _, tensors in saved.optimizer.state()]
-        values = [state[value] for state in states for value in VALUES]
-        if sums is not None and bit_sums(values).tolist() != sums:
-            raise OSError(FLIPPED)
+        if sums is not None:
+            values = [state[value] for _, state in saved.optimizer.state() for value in VALUES]
+            if bit_sums(values).tolist() != sums:
+                raise OSError(FLIPPED)
         return written
 
     try:

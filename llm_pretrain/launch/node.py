@@ -83,9 +83,9 @@ class Node:
 
     def start(self) -> None:
         """Start the processes; they import what they need while the nodes come together."""
-        for _ in range(self.plan.processes):
-            self._memories.append(os.memfd_create("llm_pretrain_state"))
-        for _ in range(self.plan.processes):
+        ranks = range(self.plan.processes)
+        self._memories = [os.memfd_create("llm_pretrain_state") for _ in ranks]
+        for _ in ranks:
             self._start()
 
     def hear(self, said: Mapping[str, Any]) -> None:

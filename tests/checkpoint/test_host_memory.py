@@ -18,6 +18,7 @@ from llm_pretrain.checkpoint.optimizer_state import (
     SavedOptimizer,
     SavedPiece,
     SavedRange,
+    shard_name,
     write_shard,
 )
 
@@ -52,7 +53,7 @@ def entries(rank: int) -> list[ArrayInMemory]:
 def copy_of(rank: int, monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> HostMemory:
     """The memory of a rank, filled with its half of `expected`."""
     monkeypatch.setenv("PADDLE_RANK_IN_NODE", str(rank))
-    memory = HostMemory(3 * 8192, rank, entries(rank))
+    memory = HostMemory(3 * 8192, shard_name(rank), entries(rank))
     for value, entry in zip(VALUES, entries(rank), strict=True):
         half = slice(HALVES[rank].begin, HALVES[rank].end)
         memory.place(entry)[...] = factor * expected(value)[half]
@@ -73,7 +74,7 @@ def save(checkpoint: Path, memories: list[HostMemory], steps: int = 3) -> None:
 
 
 def damage(checkpoint: Path, rank: int) -> None:
-    path = checkpoint / FOLDER / f"rank-0000{rank}.safetensors"
+    path = checkpoint / FOLDER / shard_name(rank)
     contents = bytearray(path.read_bytes())
     contents[-1] ^= 1
     path.write_bytes(contents)

@@ -61,20 +61,33 @@ def test_ranks_killed_at_the_start_and_in_a_save_of_four(tmp_path: Path) -> None
 def test_ranks_go_back_to_copies_in_memory(tmp_path: Path) -> None:
     """The files are damaged when a rank dies, so that whoever read them would begin at step 0."""
     config = write_run(
-        tmp_path, sharding="stage1", use_async_save=True, max_steps=90, save_steps=30
+        tmp_path,
+        sharding="stage1",
+        use_async_save=True,
+        max_steps=10_000,
+        # The copy of step 10, and none after it for minutes.
+        save_steps="auto",
+        mean_time_between_failures=1000,
     )
-    expected = undisturbed(config, tmp_path, 2)
-    with Launched(config, processes=2, log_dir=tmp_path / "log") as job:
-        job.await_text("Saved .*checkpoint-30")
-        for path in (tmp_path / "out" / "checkpoint-30" / "optimizer").glob("*.safetensors"):
-            contents = path.read_bytes()
-            path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
-        job.kill(1)
-        job.await_text("Training goes on")
-        assert job.wait() == 0, job.output()
-    assert "Training resumes at step 30 from" in job.text(), job.text()
-    assert "damaged" not in job.text()
-    assert losses(tmp_path / "out") == expected
+    found = {}
+    for name, is_disturbed in (("undisturbed", False), ("disturbed", True)):
+        output = tmp_path / name
+        log = tmp_path / f"log-{name}"
+        with Launched(config, "--output_dir", output, processes=2, log_dir=log) as job:
+            if is_disturbed:
+                job.await_text("Saved .*checkpoint-10:")
+                for path in (output / "checkpoint-10" / "optimizer").glob("*.safetensors"):
+                    contents = path.read_bytes()
+                    path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
+                job.kill(1)
+                job.await_text("Training goes on: step 11 ")
+                assert "damaged" not in job.text()
+            job.await_text("global_step: 30,", 1 + is_disturbed)
+            job.process.terminate()
+            assert job.wait(60) == 128 + signal.SIGTERM, job.output()
+        found[name] = dict(losses(output))
+    for step in range(1, 31):
+        assert found["disturbed"][step] == found["undisturbed"][step], step
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ It hears what all nodes tell of their ranks, and tells them all.
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_pretrain.machine import SIGNAL_STATUS, terminal
-from llm_pretrain.machine.launchers import free_port
+from llm_pretrain.machine.sockets import held_port, port_of
 
 _GATHERING_SECONDS = 0.05
 """Ranks that die together are replaced together."""
@@ -75,6 +76,8 @@ class Job:
     """Whether an epoch with more ranks is to begin at the next checkpoint."""
     _stuck: str = ""
     """Who stands still in this epoch, in words."""
+    _port: socket.socket | None = None
+    """Keeps the port at which the ranks of this epoch meet."""
     _failures: list[str] = field(default_factory=list)
     """Sentences on what has happened since training went on last."""
 
@@ -100,7 +103,10 @@ class Job:
         self.spans = self._shared(size)
         if before and size != before:
             say(f"The job goes on with {size} of {self.sizes[0]} processes, at the same batch.")
-        master = f"{self.host}:{free_port()}"
+        if self._port is not None:
+            self._port.close()
+        self._port = held_port()
+        master = f"{self.host}:{port_of(self._port)}"
         self.tell(
             {
                 "begin": self.epoch,

@@ -11,7 +11,6 @@ import re
 import socket
 import zlib
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -377,24 +376,3 @@ def hosts_of_ranks(environment: Mapping[str, str]) -> list[str]:
     """The host of each rank, as the launcher says; [""] where it does not."""
     endpoints = environment.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
     return [endpoint.rpartition(":")[0] for endpoint in endpoints]
-
-
-def own_connections() -> Iterator[socket.socket]:
-    """This process's TCP connections, those of C++ as well, each for as long as the caller looks
-    at it."""
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as found:
-                is_tcp = found.family in (socket.AF_INET, socket.AF_INET6)
-                if is_tcp and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    yield found
-
-
-def free_port() -> int:
-    """A port of this machine at which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port

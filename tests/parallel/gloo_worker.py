@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from llm_pretrain.config import Degrees
-from llm_pretrain.machine.launchers import own_connections
+from llm_pretrain.machine.sockets import own_connections
 from llm_pretrain.parallel.comm import collectives, topology
 
 

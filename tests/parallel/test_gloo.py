@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,3 +87,21 @@ def test_every_pair_of_ranks_has_a_number_that_both_know(monkeypatch: pytest.Mon
         ranks[1].receiver(second, 0)
     assert formed[0] == formed[1]
     assert len(set(formed[0])) == 100
+
+
+def test_the_port_of_a_pair_is_kept_from_the_moment_that_it_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another store of the job could have it otherwise, and Paddle would abort this process."""
+    monkeypatch.setattr(gloo_groups, "_create_group", lambda *_: SimpleNamespace(rank=lambda: 0))
+    monkeypatch.setattr(gloo_groups.shared_memory, "join", lambda *_: None)
+    monkeypatch.setattr(gloo_groups.Groups, "_opened", lambda *_, **__: None)
+    monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", "here:1")
+    store, groups = Store(), gloo_groups.Groups(1)
+    form = groups.sender(groups.create(store, 0, 3), 1)
+    port = int(store.get("gloo/0/0/1").decode().rpartition(":")[2])
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", port))
+    form()
+    with socket.socket() as other:
+        other.bind(("", port))

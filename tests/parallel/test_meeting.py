@@ -48,7 +48,7 @@ def test_all_learn_where_all_are() -> None:
     results = at_once(
         lambda: join(address(port), 2, 3),
         lambda: join(address(port), 1, 3),
-        lambda: Gathering(address(port), 3).hold(),
+        lambda: Gathering(address(port), 3, 7000).hold(),
     )
     assert isinstance(results[0], dict)
     assert results[0] == results[1] == results[2]
@@ -62,7 +62,7 @@ def test_the_missing_are_named_to_those_who_came(
     monkeypatch.setattr(meeting, "_SAY_AFTER_SECONDS", 0.1)
     port = free_port()
     results = at_once(
-        lambda: join(address(port), 3, 7), lambda: Gathering(address(port, 1.5), 7).hold()
+        lambda: join(address(port), 3, 7), lambda: Gathering(address(port, 1.5), 7, 7000).hold()
     )
     assert results[0] == results[1]
     assert "Ranks 1–2, 4–6 of 7 have not started" in str(results[0])
@@ -90,13 +90,13 @@ def test_a_port_in_use_is_said_with_the_remedy() -> None:
         socket.create_server(("", 0)) as other,
         pytest.raises(MeetingError, match=r"in use.*--master_port PORT.*MASTER_PORT"),
     ):
-        Gathering(address(other.getsockname()[1]), 2).hold()
+        Gathering(address(other.getsockname()[1]), 2, 7000).hold()
 
 
 def test_two_jobs_at_one_port_are_told_apart() -> None:
     port = free_port()
     results = at_once(
-        lambda: Gathering(address(port, 1.5), 3).hold(),
+        lambda: Gathering(address(port, 1.5), 3, 7000).hold(),
         lambda: join(address(port), 1, 3),
         lambda: join(address(port), 1, 3),
         lambda: join(address(port), 1, 2),
@@ -117,7 +117,7 @@ def test_a_rank_that_came_and_ended_is_named() -> None:
         time.sleep(0.3)
         return join(address(port), 2, 3)
 
-    results = at_once(lambda: Gathering(address(port), 3).hold(), come_and_end)
+    results = at_once(lambda: Gathering(address(port), 3, 7000).hold(), come_and_end)
     assert "Rank 1 has ended again" in str(results[0])
     assert results[0] == results[1]
 
@@ -136,6 +136,6 @@ def test_whoever_says_something_else_is_dropped(nonsense: bytes) -> None:
             assert connection.recv(1) == b""
         return join(address(port), 1, 2)
 
-    results = at_once(lambda: Gathering(address(port), 2).hold(), stranger)
+    results = at_once(lambda: Gathering(address(port), 2, 7000).hold(), stranger)
     assert isinstance(results[0], dict)
     assert results[0] == results[1]

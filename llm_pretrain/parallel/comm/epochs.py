@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_pretrain.machine.launchers import own_connections
+from llm_pretrain.machine.sockets import own_connections
 
 LONGEST_WORD_SECONDS = 20.0
 """The launcher says within this time what follows on a rank's lost connection."""

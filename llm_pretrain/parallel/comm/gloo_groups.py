@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from llm_pretrain.machine.launchers import free_port, own_connections
+from llm_pretrain.machine.sockets import (
+    held_port,
+    port_of,
+    send_at_once,
+    wait_until_listening,
+)
 from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, shared_memory
 from llm_pretrain.parallel.comm.shared_memory import SharedMemory
@@ -36,6 +39,7 @@ class _Pair:
     key: str
     group_id: int = 0
     address: Address | None = None
+    held: socket.socket | None = None
     group: Any = None
 
 
@@ -60,7 +64,9 @@ class Groups:
                 send_at_once()
             key = f"gloo/{group_id}"
             if rank == 0:
-                store = self._opened(self._published(common, key), world_size, is_host=True)
+                with held_port() as held:
+                    address = self._published(common, key, held)
+                    store = self._opened(address, world_size, is_host=True)
             else:
                 store = self._opened(self._looked_up(common, key), world_size, is_host=False)
         group = _create_group(store, rank, world_size, self.first_id + group_id)
@@ -86,7 +92,8 @@ class Groups:
             # A number that no other pair of the job has, the same on both sides.
             pair.group_id = _PAIR_GROUP_IDS_FROM + pair.common.add("gloo/pairs", 1)
             pair.common.set(f"{pair.key}/id", str(pair.group_id))
-            pair.address = self._published(pair.common, pair.key)
+            pair.held = held_port()
+            pair.address = self._published(pair.common, pair.key, pair.held)
         return lambda: self._formed(pair, 0)
 
     def receiver(self, group: Any, source: int) -> Any:
@@ -106,13 +113,15 @@ class Groups:
         if pair.group is None:
             assert pair.address is not None
             store = self._opened(pair.address, 2, is_host=rank == 0)
+            if pair.held is not None:
+                pair.held.close()
             pair.group = _create_group(store, rank, 2, self.first_id + pair.group_id)
         return pair.group
 
-    def _published(self, common: Any, key: str) -> Address:
-        """An address for a store that this process will host, known to all under `key`."""
+    def _published(self, common: Any, key: str, held: socket.socket) -> Address:
+        """The address of a store that this process will host, known to all under `key`."""
         host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
-        port = free_port()
+        port = port_of(held)
         common.set(key, f"{host}:{port}")
         return host, port
 
@@ -139,38 +148,6 @@ class Groups:
             common.set(f"{key}/open", b"1")
         else:
             common.get(f"{key}/open")
-
-
-def send_at_once() -> None:
-    """Have every connection of this process send what it has.
-
-    Paddle's stores write a request, and an answer, in several parts, of which the system holds back
-    the later ones until the first is acknowledged, for 40 ms: a group of eight took 2.5 s to form.
-    Once a store is open all its connections are there, on either side.
-    """
-    for connection in own_connections():
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def wait_until_listening(host: str, port: int, timeout_seconds: float) -> None:
-    """Return once a connection is accepted; Paddle's own client would sleep for 3 s in between.
-
-    Raises:
-        TimeoutError: nobody listened within `timeout_seconds`.
-    """
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"No answer from {host}:{port} within {timeout_seconds:.0f} s: {error}. "
-                    "Is the process of rank 0 running, and is that port open between the nodes?"
-                ) from error
-            time.sleep(0.02)
 
 
 def wait_for_first_rank(timeout_seconds: float) -> None:

@@ -14,11 +14,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_pretrain.machine.launchers import free_port, hosts_of_ranks
+from llm_pretrain.machine.launchers import hosts_of_ranks
+from llm_pretrain.machine.sockets import held_port, port_of
 from llm_pretrain.machine.terminal import say
 
 PATIENCE_SECONDS = 20.0
@@ -53,8 +54,9 @@ class Address:
         return time.monotonic() >= self.deadline
 
 
-def meet(timeout_seconds: float, *, doubt: str = "") -> None:
-    """Return when all ranks of the job are there.
+@contextlib.contextmanager
+def met(timeout_seconds: float, *, doubt: str = "") -> Iterator[None]:
+    """Begin when all ranks of the job are there, and keep the port of Paddle's store until the end.
 
     PADDLE_TRAINER_ENDPOINTS says then where they are, and PADDLE_MASTER where Paddle's store is to
     be. `doubt` is why there may be no others at all; it shortens the wait for those of one machine,
@@ -74,20 +76,25 @@ def meet(timeout_seconds: float, *, doubt: str = "") -> None:
     if rank == 0:
         seconds *= _FIRST_RANKS_SHARE
     address = Address(host, int(port), time.monotonic() + seconds)
-    try:
-        agreed = Gathering(address, size).hold() if rank == 0 else join(address, rank, size)
-    except MeetingError as error:
-        raise MeetingError(f"{error} {doubt}".strip()) from error
-    os.environ["PADDLE_TRAINER_ENDPOINTS"] = str(agreed["endpoints"])
-    os.environ["PADDLE_MASTER"] = f"{host}:{agreed['port']}"
+    with held_port() as held:
+        gathering = Gathering(address, size, port_of(held))
+        try:
+            agreed = gathering.hold() if rank == 0 else join(address, rank, size)
+        except MeetingError as error:
+            raise MeetingError(f"{error} {doubt}".strip()) from error
+        os.environ["PADDLE_TRAINER_ENDPOINTS"] = str(agreed["endpoints"])
+        os.environ["PADDLE_MASTER"] = f"{host}:{agreed['port']}"
+        yield
 
 
 @dataclass
 class Gathering:
-    """Rank 0's part: hear every other rank, then tell them all what all have said."""
+    """Rank 0's part: hear every other rank, then tell them all what all have said, and the port
+    of Paddle's store."""
 
     address: Address
     size: int
+    store_port: int
     endpoints: dict[int, str] = field(
         default_factory=lambda: {0: os.environ["PADDLE_CURRENT_ENDPOINT"]}
     )
@@ -107,7 +114,7 @@ class Gathering:
                 self._hear_all(listener)
                 agreed = {
                     "endpoints": ",".join(self.endpoints[rank] for rank in range(self.size)),
-                    "port": free_port(),
+                    "port": self.store_port,
                 }
             except MeetingError as error:
                 self._tell({"error": str(error)})

@@ -19,7 +19,7 @@ from llm_pretrain.ops import internals
 from llm_pretrain.parallel.comm import epochs, lost_peer
 from llm_pretrain.parallel.comm.collectives import Group, all_reduce
 from llm_pretrain.parallel.comm.gloo_groups import wait_for_first_rank
-from llm_pretrain.parallel.comm.meeting import meet
+from llm_pretrain.parallel.comm.meeting import met
 
 _ORDERS = {
     "pp_first": ["dp", "pp", "sharding", "sep", "mp"],
@@ -123,31 +123,31 @@ def initialize(
     if world_size() == 1:
         _current = Topology(degrees)
         return _current
-    meet(timeout_seconds, doubt=launchers.unlaunched(os.environ))
-    if device.kind() == "cpu":
-        from llm_pretrain.parallel.comm import gloo
+    with met(timeout_seconds, doubt=launchers.unlaunched(os.environ)):
+        if device.kind() == "cpu":
+            from llm_pretrain.parallel.comm import gloo
 
-        gloo.install(timeout_seconds)
-        if epochs.number():
-            internals.open_job_stores_anew()
-        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
-    wait_for_first_rank(timeout_seconds)
-    from paddle.distributed import fleet
+            gloo.install(timeout_seconds)
+            if epochs.number():
+                internals.open_job_stores_anew()
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+        wait_for_first_rank(timeout_seconds)
+        from paddle.distributed import fleet
 
-    if machine.paddle_is_quiet():
-        fleet.utils.log_util.set_log_level("WARNING")
-        internals.print_no_modified_flags()
-    strategy = fleet.DistributedStrategy()
-    strategy.hybrid_configs = {
-        "dp_degree": degrees.data,
-        "mp_degree": degrees.tensor,
-        "pp_degree": degrees.pipeline,
-        "sharding_degree": degrees.sharding,
-        "sep_degree": degrees.sequence,
-        "order": _ORDERS[order],
-    }
-    level = "WARNING" if machine.paddle_is_quiet() else "INFO"
-    fleet.init(is_collective=True, strategy=strategy, log_level=level)
+        if machine.paddle_is_quiet():
+            fleet.utils.log_util.set_log_level("WARNING")
+            internals.print_no_modified_flags()
+        strategy = fleet.DistributedStrategy()
+        strategy.hybrid_configs = {
+            "dp_degree": degrees.data,
+            "mp_degree": degrees.tensor,
+            "pp_degree": degrees.pipeline,
+            "sharding_degree": degrees.sharding,
+            "sep_degree": degrees.sequence,
+            "order": _ORDERS[order],
+        }
+        level = "WARNING" if machine.paddle_is_quiet() else "INFO"
+        fleet.init(is_collective=True, strategy=strategy, log_level=level)
     fleet_groups = fleet.get_hybrid_communicate_group()
 
     def unless_alone(group: Group) -> Group:

@@ -121,6 +121,8 @@ class BackgroundSave:
                 weights=[asdict(entry) for entry in self.plan.weights],
             )
         elif self._phase == "write":
+            self._ask("weights")
+        elif self._phase == "weights":
             written = {name: WrittenTensor(*entry) for name, entry in answer["written"].items()}
             self._ask("publish", written=written_of_all_stages(written, self.saved.topology))
         else:

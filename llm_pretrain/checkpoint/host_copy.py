@@ -13,7 +13,7 @@ from paddle import Tensor
 from paddle.utils import dlpack
 
 from llm_pretrain.checkpoint.host_memory import ArrayInMemory, HostMemory
-from llm_pretrain.checkpoint.optimizer_state import VALUES, shard_name, slices_to_block
+from llm_pretrain.checkpoint.optimizer_state import VALUES, shard_name
 from llm_pretrain.checkpoint.safetensors_file import NUMPY_TYPES
 from llm_pretrain.checkpoint.save import RangeOfBucket, SavedState
 from llm_pretrain.parallel.sharding.pieces import named_pieces
@@ -25,8 +25,7 @@ _FLOAT32_BYTES = 4
 class CopyPlan:
     """Where each value of the state stands in the copy.
 
-    The shards of a bucket are copied whole. Weights that are the masters' values, in float32 on
-    ranks that hold all of them, are taken from there.
+    The shards of a bucket are copied whole, and weights where they are gathered.
     """
 
     def __init__(self, saved: SavedState) -> None:
@@ -34,20 +33,14 @@ class CopyPlan:
         self.buckets: list[dict[str, ArrayInMemory]] = []
         """Each bucket's shards, by kind of value; [] where another rank writes the same."""
         self.weights: list[ArrayInMemory] = []
-        """Of this rank's stage, whole; [] where another rank writes them."""
-        degrees = saved.topology.degrees
+        """Of this rank's stage, whole; [] where another rank writes them, or they are made of the
+        shards' files."""
         if saved.ranges is not None:
             self.buckets = [
                 {name: self._placed(name, "<f4", (bucket.buffer.shard_size,)) for name in VALUES}
                 for bucket in saved.optimizer.buckets
             ]
-        self.weights_are_masters = degrees.sharding == degrees.tensor == 1 and all(
-            parameter.dtype == paddle.float32 for parameter in saved.stage.parameters()
-        )
-        if saved.weights_part is None:
-            return
-        if self.weights_are_masters:
-            self.weights = list(self._in_masters(saved))
+        if saved.weights_part is None or not saved.gathers_weights:
             return
         dtype = NUMPY_TYPES[saved.weights_part.dtype].str
         self.weights = [
@@ -59,21 +52,6 @@ class CopyPlan:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         self.size += -(-size // _ALIGNMENT) * _ALIGNMENT
         return entry
-
-    def _in_masters(self, saved: SavedState) -> Iterator[ArrayInMemory]:
-        places = {
-            id(placement.parameter): entries["master"].offset + placement.begin * _FLOAT32_BYTES
-            for bucket, entries in zip(saved.optimizer.buckets, self.buckets, strict=True)
-            for placement in bucket.buffer.placements
-        }
-        for parameter, piece in named_pieces(saved.stage):
-            yield ArrayInMemory(
-                piece.name,
-                "<f4",
-                tuple(parameter.shape),
-                places[id(parameter)],
-                slices_to_block(piece.region(0, 1)),
-            )
 
     def shards(self, ranges: Sequence[RangeOfBucket]) -> Iterator[ArrayInMemory]:
         """The values of every saved range, named as in the file."""
@@ -120,7 +98,7 @@ class StateCopy:
             self.memory.populate()
             for shard, place in shards:
                 dlpack.from_dlpack(place).copy_(shard, True)
-        if self.plan.weights_are_masters:
+        if not self.saved.gathers_weights:
             return
         places = {entry.name: self.memory.place(entry) for entry in self.plan.weights}
         for name, tensor in self.saved.weights():

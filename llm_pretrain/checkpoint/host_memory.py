@@ -44,15 +44,10 @@ class ArrayInMemory:
     shape: tuple[int, ...]
     offset: int
     """In bytes."""
-    region: tuple[tuple[int, int], ...] | None = None
-    """The part of it that is meant, by begin and end along each axis; None is all."""
 
     def values(self, memory: mmap.mmap) -> np.ndarray:
         """A view of the memory."""
-        whole: np.ndarray = np.ndarray(self.shape, self.dtype, memory, self.offset)
-        if self.region is None:
-            return whole
-        return whole[tuple(slice(begin, end) for begin, end in self.region)]
+        return np.ndarray(self.shape, self.dtype, memory, self.offset)
 
 
 class HostMemory:

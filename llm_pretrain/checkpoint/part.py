@@ -4,6 +4,7 @@ All ranks must have ended a phase before one begins the next:
 
 - `prepare`: the first process of each disk makes an empty folder;
 - `write`: everyone writes what it holds;
+- `write_made_weights`: one rank of each stage makes the weights of what all have written;
 - `publish`: rank 0 completes the weights, then the first of each disk lists the checksums and gives
   the folder its name.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from llm_pretrain.checkpoint.directory import (
     publish,
     writing_path,
 )
-from llm_pretrain.checkpoint.optimizer_state import SavedRange, write_shard
+from llm_pretrain.checkpoint.optimizer_state import SavedOptimizer, SavedRange, write_shard
 from llm_pretrain.checkpoint.write_weights import WrittenTensor
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data.preprocess.tokenizers import copy_along
@@ -45,6 +46,9 @@ class WeightsPart:
     label: str
     """Makes the files' names this stage's own."""
     dtype: str
+    names: Sequence[str]
+    """The canonical names of those that are made of the masters in the shards' files; [] where
+    their values are given."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class CheckpointPart:
 
         Args:
             shard: float32, each named "<range's key>/<kind of value>".
-            weights: canonical names with whole tensors.
+            weights: canonical names with whole tensors, unless they are made later.
 
         Returns:
             Published names with what was written of them.
@@ -103,18 +107,41 @@ class CheckpointPart:
         written: dict[str, WrittenTensor] = {}
         if self.ranges is not None:
             files += write_shard(writing, self.rank, self.ranges, shard, self.steps)
-        if self.weights is not None:
-            written = write_weights.write_weight_files(
-                weights, self.model, writing, label=self.weights.label, dtype=self.weights.dtype
-            )
-        if self.rank != 0:  # its files may get other names when all are there
-            files += [writing / name for name in _files_of(written)]
+        if self.weights is not None and not self.weights.names:
+            written = self._write_weights(weights)
         if self.is_first_of_disk:
             text = json.dumps({"program": PROGRAM, **self.state}, indent=2)
             # Nodes may share the disk without knowing it; they write the same text.
             write_text(writing / STATE_FILE, text, writer=self.rank)
             files.append(writing / STATE_FILE)
         note_files(writing, self.rank, files)
+        return written
+
+    def write_made_weights(self) -> dict[str, WrittenTensor]:
+        """Write the weights that are made of the shards' files, when all of those are there.
+
+        Weights are their masters rounded, so that no rank has to gather them, nor to keep a copy.
+        """
+        if self.weights is None or not self.weights.names:
+            return {}
+        return self._write_weights(self._made_weights(self.weights.names))
+
+    def _made_weights(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+        written = SavedOptimizer(writing_path(self.checkpoint))
+        shapes = self.model.tensor_shapes()
+        for name in names:
+            whole = tuple(slice(0, size) for size in shapes[name])
+            yield name, written.read(name, shapes[name], whole, "master")
+
+    def _write_weights(self, tensors: Arrays) -> dict[str, WrittenTensor]:
+        assert self.weights is not None
+        writing = writing_path(self.checkpoint)
+        written = write_weights.write_weight_files(
+            tensors, self.model, writing, label=self.weights.label, dtype=self.weights.dtype
+        )
+        if self.rank != 0:  # its files may get other names when all are there
+            paths = [writing / name for name in _files_of(written)]
+            note_files(writing, f"{self.rank}-weights", paths)
         return written
 
     def publish(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import paddle
 from paddle import Tensor, nn
 
 from llm_pretrain.checkpoint import write_weights
+from llm_pretrain.checkpoint.disks import own_share
 from llm_pretrain.checkpoint.optimizer_state import (
     VALUES,
     SavedPiece,
@@ -27,6 +27,7 @@ from llm_pretrain.checkpoint.part import (
     Retention,
     WeightsPart,
 )
+from llm_pretrain.config import ConfigError
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data.preprocess.tokenizers import copy_along
 from llm_pretrain.machine.files import describe
@@ -37,18 +38,13 @@ from llm_pretrain.parallel.comm.topology import Topology
 from llm_pretrain.parallel.sharding.buckets import Bucket, gathered_pieces
 from llm_pretrain.parallel.sharding.flat_buffers import Placement
 from llm_pretrain.parallel.sharding.optimizer import ShardedAdamW
-from llm_pretrain.parallel.sharding.pieces import Piece
+from llm_pretrain.parallel.sharding.pieces import Piece, named_pieces
 
 Result = TypeVar("Result")
 
 
 class FailedSaveError(Exception):
     """A checkpoint that could not be written, on any rank; nothing of it is left."""
-
-
-def is_first_of_node() -> bool:
-    """Whether this process is the one of its node that does what is done once per disk."""
-    return os.environ.get("PADDLE_RANK_IN_NODE", "0") == "0"
 
 
 class RangeOfBucket(NamedTuple):
@@ -80,14 +76,17 @@ class SavedState:
         self.model = model
         self.optimizer = optimizer
         self.topology = topology
-        shares_disk = _finds_file_of_rank_0(folder, topology)
-        self.is_first_of_disk = topology.rank == 0 or (is_first_of_node() and not shares_disk)
+        share = own_share(folder, topology)
+        self.is_first_of_disk = share.is_first_of_disk
+        self.gathers_weights = not share.has_stage
+        """Whether the weights of a checkpoint are gathered from the ranks of this stage; else they
+        are made of the shards' files."""
         self.ranges: list[RangeOfBucket] | None = None
-        if _is_first_replica(topology) or not shares_disk:
+        if share.writes_shard:
             self.ranges = list(_saved_ranges(optimizer.buckets, topology))
         self.weights_part: WeightsPart | None = None
         if _is_first_replica(topology) and topology.sharding_rank == topology.tensor_rank == 0:
-            self.weights_part = _weights_part(stage, topology)
+            self.weights_part = _weights_part(stage, topology, are_made=share.has_stage)
 
     def part(
         self,
@@ -149,7 +148,7 @@ def save_checkpoint(
     """
 
     def write() -> dict[str, write_weights.WrittenTensor]:
-        tensors = saved.weights()
+        tensors = saved.weights() if saved.gathers_weights else iter(())
         try:
             written = part.write(values_of(saved.shards()), values_of(tensors))
         finally:
@@ -163,6 +162,7 @@ def save_checkpoint(
     try:
         together(part.prepare)
         written = together(write)
+        written |= together(part.write_made_weights)
         everything = written_of_all_stages(written, saved.topology)
         together(lambda: part.publish(written, everything))
     except FailedSaveError:
@@ -174,12 +174,12 @@ def together(action: Callable[[], Result]) -> Result:
     """What `action` returns, when it has ended on every rank.
 
     Raises:
-        FailedSaveError: the system refused a file on any of them.
+        FailedSaveError: the system refused a file on any of them, or values don't fit theirs.
     """
     problem, result = "", None
     try:
         result = action()
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         problem = describe(error)
     # Some have written much and some nothing: they meet before they talk.
     collectives.barrier()
@@ -298,22 +298,8 @@ def _is_first_replica(topology: Topology) -> bool:
     return topology.data_rank == 0 and topology.sequence_rank == 0
 
 
-def _weights_part(stage: nn.Layer, topology: Topology) -> WeightsPart:
+def _weights_part(stage: nn.Layer, topology: Topology, *, are_made: bool) -> WeightsPart:
     label = f"stage-{topology.pipeline_rank}" if topology.degrees.pipeline > 1 else ""
-    return WeightsPart(label, str(stage.parameters()[0].dtype).removeprefix("paddle."))
-
-
-def _finds_file_of_rank_0(folder: Path, topology: Topology) -> bool:
-    """Whether a file that rank 0 makes in `folder` is there for this rank, too."""
-    if topology.world_size == 1:
-        return True
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / ".rank-0"
-    if topology.rank == 0:
-        mark.touch()
-    collectives.barrier()
-    found = mark.exists()
-    collectives.barrier()
-    if topology.rank == 0:
-        mark.unlink(missing_ok=True)
-    return found
+    dtype = str(stage.parameters()[0].dtype).removeprefix("paddle.")
+    names = [piece.name for _, piece in named_pieces(stage)] if are_made else []
+    return WeightsPart(label, dtype, names)

@@ -83,6 +83,7 @@ class Writer:
         phases = {
             "prepare": self._prepare,
             "write": self._write,
+            "weights": self._write_made_weights,
             "publish": self._publish,
             "give up": self._give_up,
         }
@@ -104,6 +105,10 @@ class Writer:
         self.own = self.part.write(
             self._arrays(request["shards"]), self._arrays(request["weights"])
         )
+
+    def _write_made_weights(self, request: Mapping[str, Any]) -> None:
+        assert self.part is not None
+        self.own |= self.part.write_made_weights()
 
     def _publish(self, request: Mapping[str, Any]) -> None:
         assert self.part is not None

@@ -22,8 +22,8 @@ from llm_pretrain.checkpoint.directory import (
     step_of,
     whole_checkpoints,
 )
+from llm_pretrain.checkpoint.disks import is_first_of_node
 from llm_pretrain.checkpoint.load import first_shards, load_optimizer
-from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.config import ConfigError, RunConfig
 from llm_pretrain.config.model_config import ModelConfig
 from llm_pretrain.data import Sources

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_pretrain import machine
-from llm_pretrain.checkpoint.save import is_first_of_node
+from llm_pretrain.checkpoint.disks import is_first_of_node
 from llm_pretrain.config import (
     ConfigError,
     Degrees,

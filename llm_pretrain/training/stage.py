@@ -12,8 +12,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
+from llm_pretrain.checkpoint.disks import is_first_of_node
 from llm_pretrain.checkpoint.load import published_parts
-from llm_pretrain.checkpoint.save import is_first_of_node
 from llm_pretrain.checkpoint.weight_files import assert_undamaged
 from llm_pretrain.config import RunConfig, TrainingArguments
 from llm_pretrain.config.model_config import ModelConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,18 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("shares_disk", [True, False], ids=["shared", "separate"])
-def test_two_nodes_equal_one(one_node: Path, tmp_path: Path, shares_disk: bool) -> None:
+@pytest.mark.parametrize(
+    ("shares_disk", "layout"),
+    [
+        (True, {}),
+        (False, {}),
+        (False, {"tensor_parallel_degree": 2, "gradient_accumulation_steps": 8}),
+    ],
+    ids=["shared", "separate", "separate, tensor 2"],
+)
+def test_two_nodes_equal_one(
+    one_node: Path, tmp_path: Path, shares_disk: bool, layout: dict[str, Any]
+) -> None:
     master = f"127.0.0.1:{free_port()}"
     jobs = []
     for node in (0, 1):
@@ -34,7 +45,7 @@ def test_two_nodes_equal_one(one_node: Path, tmp_path: Path, shares_disk: bool) 
         if not (home / "data").exists():
             shutil.copytree(one_node / "data", home / "data")
             shutil.rmtree(home / "data" / "index-cache")
-        changes = {**OPTIONS, "save_steps": 2, "share_folder": shares_disk}
+        changes = {**OPTIONS, **layout, "save_steps": 2, "share_folder": shares_disk}
         config = small_config(one_node / "model", home / "data", home / "out", **changes)
         jobs.append(
             Job(
@@ -53,6 +64,10 @@ def test_two_nodes_equal_one(one_node: Path, tmp_path: Path, shares_disk: bool) 
     # A node's processes have other numbers of threads, whose sums have another order: as between
     # layouts, a few hundred roundings of 2⁻²⁴.
     assert np.array(found) == pytest.approx(np.array(expected), rel=1e-5)
+    saved, final = (
+        folder / "model.safetensors" for folder in (output_dir / "checkpoint-4", output_dir)
+    )
+    assert saved.read_bytes() == final.read_bytes(), "gathered, or made of the masters"
     if not shares_disk:
         other = tmp_path / "node1" / "out" / "checkpoint-4"
         assert list(other.glob("optimizer/rank-*.safetensors")), "its node can resume from it"

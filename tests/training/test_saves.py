@@ -103,6 +103,11 @@ def test_what_is_written_beside_the_training_is_what_would_have_been_written_at_
     for step in (3, 6, 8):
         folders = [tmp_path / name / f"checkpoint-{step}" for name in ("beside", "at-once")]
         assert_same_files(*folders)
+    # At its end a run writes the weights that it has; a checkpoint's are made of the masters.
+    final = list((tmp_path / "beside").glob("model*.safetensors"))
+    assert final
+    for path in final:
+        assert filecmp.cmp(path, folders[0] / path.name, shallow=False), path.name
 
 
 def test_a_save_that_fails_does_not_end_the_run(

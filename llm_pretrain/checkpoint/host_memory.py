@@ -32,6 +32,10 @@ _lent: list[int] = []
 """Descriptors of the launcher's memories, by the ranks' numbers on this host."""
 _own: list[int] = []
 """Descriptors of memories that are this process's own."""
+_neighbours: list[int] = []
+"""Descriptors of memories that hold copies of another host's, and change after this process's
+first save of an epoch."""
+_may_read_neighbours = False
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,10 @@ class HostMemory:
 
     def __init__(self, size: int, file: str, shards: Sequence[ArrayInMemory]) -> None:
         self._is_lent = bool(_lent)
-        self.descriptor = _own_of_lent() if self._is_lent else os.memfd_create("llm_pretrain_state")
-        if not self._is_lent:
+        if self._is_lent:
+            self.descriptor = _lent[_number_here()]
+        else:
+            self.descriptor = os.memfd_create("llm_pretrain_state")
             _own.append(self.descriptor)
         listed = [(array.name, array.dtype, array.shape, array.offset) for array in shards]
         contents = json.dumps({"file": file, "shards": listed}).encode()
@@ -96,15 +102,35 @@ class HostMemory:
             os.close(self.descriptor)
 
 
-def lend(descriptors: Sequence[int]) -> None:
+def lend(descriptors: Sequence[int], neighbours: Sequence[int] = ()) -> None:
     """Have the ranks of this host copy their state to memory of the launcher's, one each, in
-    order."""
+    order; `neighbours` are memories with copies of what another host's ranks have there."""
     _lent.extend(descriptors)
+    _neighbours.extend(neighbours)
+
+
+def begin() -> None:
+    """An epoch begins, and nothing was saved in it."""
+    global _may_read_neighbours
+    _may_read_neighbours = True
+
+
+def saving() -> None:
+    """A save begins, after which the launcher may change the copies of other hosts' memories."""
+    global _may_read_neighbours
+    _may_read_neighbours = False
+
+
+def copies() -> int:
+    """How many copies of a rank's state the memory of hosts has: its own, and a neighbour's."""
+    return 2 if _neighbours else 1
 
 
 def taken_bytes() -> int:
-    """What the memory that this rank would copy its state to holds already."""
-    return os.fstat(_own_of_lent()).st_blocks * _BLOCK_BYTES if _lent else 0
+    """What the memories for a copy of this rank's state, and of a neighbour's, hold already."""
+    number = _number_here()
+    memories = [held[number] for held in (_lent, _neighbours) if held]
+    return sum(os.fstat(memory).st_blocks * _BLOCK_BYTES for memory in memories)
 
 
 def copied_file(path: Path, expected: Checksum) -> dict[str, np.ndarray] | None:
@@ -117,7 +143,8 @@ def copied_file(path: Path, expected: Checksum) -> dict[str, np.ndarray] | None:
     Returns:
         Views of the memory, by name; None where no copy is what the file was written from.
     """
-    for descriptor in (*_lent, *_own):
+    neighbours = _neighbours if _may_read_neighbours else []
+    for descriptor in (*_lent, *_own, *neighbours):
         arrays = _arrays_of(descriptor, path)
         if arrays and _checksum(path, arrays, expected.size) == expected:
             return arrays
@@ -156,5 +183,5 @@ def _checksum(path: Path, arrays: Mapping[str, np.ndarray], size: int) -> Checks
     return Checksum(size, f"{crc:08x}")
 
 
-def _own_of_lent() -> int:
-    return _lent[int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))]
+def _number_here() -> int:
+    return int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))

@@ -116,6 +116,7 @@ def keep_alive(
             else:
                 node.report = job.hear
             if plan.nodes > 1 and plan.node_rank == 0:
+                job.copy_places[0] = plan.host, node.copies.port
                 hub = Hub(plan, master, job, selector)
                 job.tellers.append(hub.tell)
             while node.tick():

@@ -6,6 +6,7 @@ It hears what all nodes tell of their ranks, and tells them all.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 import time
@@ -51,6 +52,8 @@ class Job:
     host: str
     limits: Limits
     tellers: list[Callable[[Mapping[str, Any]], None]]
+    copy_places: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """Where each node takes copies of another one's memory (`launch.copies`)."""
     epoch: int = 0
     spans: dict[int, range] = field(default_factory=dict)
     """The ranks of this epoch by node."""
@@ -116,6 +119,10 @@ class Job:
                 "spans": {str(node): [span.start, span.stop] for node, span in self.spans.items()},
                 "size": size,
                 "whole": self.sizes[0],
+                "token": secrets.token_hex(16),
+                "copies": {
+                    node: place for node, place in self.copy_places.items() if node in self.spans
+                },
             }
         )
 
@@ -152,8 +159,11 @@ class Job:
             if self.began_at is None:
                 self.began_at = int(said["began"])
         elif "saved" in said:
-            if said["epoch"] == self.epoch and self._is_growing and not self.is_forming:
-                self._grow()
+            if said["epoch"] == self.epoch and not self.is_forming:
+                if len(self.spans) > 1:
+                    self.tell({"saved": said["saved"]})
+                if self._is_growing:
+                    self._grow()
         elif "stepped" in said and said["epoch"] == self.epoch and self._failed_at is not None:
             seconds = time.monotonic() - self._failed_at
             cause = "change" if self._failures == [_GROWN] else "failure"

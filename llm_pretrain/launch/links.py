@@ -84,6 +84,7 @@ class Hub:
         try:
             said = json.loads(channel.receive()[0])
             number, size = int(said["node"]), said["size"]
+            copies = str(said["host"]), int(said["copies"])
         except (OSError, LookupError, ValueError, TypeError):
             channel.connection.close()
             return
@@ -98,6 +99,7 @@ class Hub:
             channel.connection.close()
             return
         self.channels[number] = channel
+        self.job.copy_places[number] = copies
         self.selector.register(
             channel.connection, selectors.EVENT_READ, lambda: self._hear(number, channel)
         )
@@ -128,7 +130,8 @@ class Uplink:
         self.node, self.selector = node, selector
         connection = _connected(address)
         self.channel = _watched(connection, plan.link_seconds)
-        self.channel.send(json.dumps({"node": plan.node_rank, "size": _size_of(plan)}))
+        said = {"node": plan.node_rank, "size": _size_of(plan), "host": plan.host}
+        self.channel.send(json.dumps({**said, "copies": node.copies.port}))
         selector.register(connection, selectors.EVENT_READ, self._hear)
 
     def report(self, said: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_pretrain.launch.copies import Copies
 from llm_pretrain.launch.job import say
 from llm_pretrain.launch.process import Process, how_it_died
 from llm_pretrain.machine import SIGNAL_STATUS
@@ -65,12 +66,10 @@ class Node:
     selector: selectors.BaseSelector
     report: Callable[[Mapping[str, Any]], None] = lambda said: None
     """Tells the job's first launcher of a rank."""
+    copies: Copies = field(init=False)
     processes: list[Process] = field(default_factory=list)
     status: int | None = None
     """The exit status of the job, once it is known."""
-    _memories: list[int] = field(default_factory=list)
-    """Descriptors of memory in which each rank of this node leaves a copy of its state
-    (`checkpoint.host_memory`), for whoever has its place after it."""
     _place: dict[str, Any] = field(default_factory=lambda: {"epoch": 0})
     _span: range = range(0)
     """The ranks of this node."""
@@ -81,11 +80,13 @@ class Node:
     _spare_failures: int = 0
     _is_stopping: bool = False
 
+    def __post_init__(self) -> None:
+        is_alone = self.plan.nodes == 1
+        self.copies = Copies(self.plan.processes, self.selector, is_alone=is_alone)
+
     def start(self) -> None:
         """Start the processes; they import what they need while the nodes come together."""
-        ranks = range(self.plan.processes)
-        self._memories = [os.memfd_create("llm_pretrain_state") for _ in ranks]
-        for _ in ranks:
+        for _ in range(self.plan.processes):
             self._start()
 
     def hear(self, said: Mapping[str, Any]) -> None:
@@ -94,6 +95,8 @@ class Node:
             return
         if "begin" in said:
             self._begin(said)
+        elif "saved" in said:
+            self.copies.send()
         elif "end" in said:
             self.status, self._ended_at = int(said["end"]), time.monotonic()
             for process in self.processes:
@@ -128,8 +131,7 @@ class Node:
         """Kill all processes, and give the memory of their state back."""
         for process in self.processes:
             process.popen.kill()
-        while self._memories:
-            os.close(self._memories.pop())
+        self.copies.close()
 
     def _ranks(self) -> list[Process]:
         return [process for process in self.processes if process.rank is not None]
@@ -147,6 +149,8 @@ class Node:
             **{name: said[name] for name in ("master", "began_at", "after", "size", "whole")},
             "nodes": len(said["spans"]),
         }
+        places = {int(node): (host, port) for node, (host, port) in said["copies"].items()}
+        self.copies.begin(said["token"], places, self.plan.node_rank)
         self._begun_at, self._has_stepped = time.monotonic(), False
         self._move(range(*said["spans"].get(str(self.plan.node_rank), (0, 0))))
         taken = {process.rank for process in self._ranks()}
@@ -215,7 +219,8 @@ class Node:
         places = os.memfd_create("llm_pretrain_place")
         os.ftruncate(places, PLACE.size)
         console = [os.dup(1), os.dup(2)]
-        descriptors = [theirs.fileno(), places, *console, *self._memories]
+        memories = *self.copies.own, *self.copies.kept
+        descriptors = [theirs.fileno(), places, *console, *memories]
         self.plan.log_dir.mkdir(parents=True, exist_ok=True)
         numbers = ",".join(map(str, descriptors))
         command = [*self.plan.program, numbers, *self.plan.arguments]

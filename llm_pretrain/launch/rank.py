@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     descriptors, *arguments = arguments
     kept = [int(word) for word in descriptors.split(",")]
     control, places, *console = kept[:4]
-    host_memory.lend(kept[4:])
+    own = int(os.environ["PADDLE_LOCAL_SIZE"])
+    host_memory.lend(kept[4 : 4 + own], kept[4 + own :])
     for descriptor in kept:
         os.set_inheritable(descriptor, False)
     seat = epochs.sit(socket.socket(fileno=control))
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     is_reusable = True
     while is_reusable:
         _write_to(seat.take_place()["log"], console)
+        host_memory.begin()
         try:
             with seat.in_epoch():
                 status = run(arguments)

@@ -160,6 +160,7 @@ class Saves:
                 "(while_saving: wait)."
             )
             self.finish()
+        host_memory.saving()
         self._began = time.monotonic()
         self._blocked_seconds = 0.0
         self._is_due = False
@@ -193,7 +194,8 @@ class Saves:
             return
         plan = CopyPlan(self.saved)
         # What an earlier process in this one's place has left is there for this one's copy.
-        own = [socket.gethostname(), plan.size, free_memory(), host_memory.taken_bytes()]
+        wanted_bytes = plan.size * host_memory.copies()
+        own = [socket.gethostname(), wanted_bytes, free_memory(), host_memory.taken_bytes()]
         nodes: dict[str, tuple[int, int, int]] = {}
         for host, size, free, taken in map(json.loads, collectives.gather_texts(json.dumps(own))):
             size_there, free_there, taken_there = nodes.get(host, (0, free, 0))

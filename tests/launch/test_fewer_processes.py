@@ -75,3 +75,31 @@ def test_a_machine_that_comes_back_takes_part_from_the_next_checkpoint_on(tmp_pa
     with Launched(config, *again, processes=4, log_dir=tmp_path / "log-again") as job:
         job.await_text(f"global_step: {len(found)},")
     assert_same_losses(found, losses(tmp_path / "again")[: len(found)])
+
+
+def test_the_shards_of_a_lost_machine_are_in_the_memory_of_the_other(tmp_path: Path) -> None:
+    """The files are damaged, so that whoever read them would begin at step 0."""
+    config = write_run(
+        tmp_path,
+        sharding="stage1",
+        min_processes=2,
+        use_async_save=True,
+        max_steps=10_000,
+        # A checkpoint of step 10, and none after it for minutes.
+        save_steps="auto",
+        mean_time_between_failures=1000,
+    )
+    port = free_port()
+    with machine(config, tmp_path, 0, port) as first, machine(config, tmp_path, 1, port) as second:
+        first.await_text("Saved .*checkpoint-10:")
+        first.await_text("global_step: 20,")
+        files = list((tmp_path / "out" / "checkpoint-10" / "optimizer").glob("*.safetensors"))
+        assert len(files) == 4
+        for path in files:
+            contents = path.read_bytes()
+            path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
+        second.process.kill()
+        first.await_text("Training goes on: step 11 ")
+        assert "damaged" not in first.text()
+        first.process.terminate()
+        assert first.wait() == 128 + signal.SIGTERM, first.output()

@@ -38,7 +38,10 @@ LAYOUTS = {
         4,
         {"sharding": "stage2", "sharding_parallel_degree": 2, "integrity": "repeat"},
     ),
-    "dp2sd2 stage 3": Layout(4, {"sharding": "stage3", "sharding_parallel_degree": 2}),
+    "dp2sd2 stage 3": Layout(
+        4,
+        {"sharding": "stage3", "sharding_parallel_degree": 2, "integrity": "repeat"},
+    ),
     "dp2tp2": Layout(4, {"tensor_parallel_degree": 2}),
 }
 

@@ -15,7 +15,7 @@ from paddle.utils import dlpack
 from llm_pretrain.checkpoint.host_memory import ArrayInMemory, HostMemory
 from llm_pretrain.checkpoint.optimizer_state import VALUES, shard_name
 from llm_pretrain.checkpoint.safetensors_file import NUMPY_TYPES
-from llm_pretrain.checkpoint.save import RangeOfBucket, SavedState
+from llm_pretrain.checkpoint.save import RangeOfBucket, SavedState, values_on_host
 from llm_pretrain.parallel.sharding.pieces import named_pieces
 
 _ALIGNMENT = 4096
@@ -103,7 +103,7 @@ class StateCopy:
         places = {entry.name: self.memory.place(entry) for entry in self.plan.weights}
         for name, tensor in self.saved.weights():
             if places:
-                np.copyto(places[name], _values_of(tensor))
+                np.copyto(places[name], values_on_host(tensor))
 
     def _copy(self, shards: Sequence[tuple[Tensor, np.ndarray]]) -> None:
         self.memory.populate()
@@ -119,12 +119,3 @@ class StateCopy:
     def close(self) -> None:
         self.finish()
         self.memory.close()
-
-
-def _values_of(tensor: Tensor) -> np.ndarray:
-    """A tensor's memory, or a copy from an accelerator; bfloat16 as its bits in uint16."""
-    if not tensor.place.is_cpu_place():
-        return tensor.clone().numpy()
-    if tensor.dtype == paddle.bfloat16:
-        return np.from_dlpack(tensor.contiguous().view(paddle.int16)).view(np.uint16)
-    return np.from_dlpack(tensor)

@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from llm_pretrain.checkpoint.checksums import Checksums, DamagedCheckpointError
 from llm_pretrain.checkpoint.host_memory import copied_file
-from llm_pretrain.checkpoint.safetensors_file import writing_safetensors
+from llm_pretrain.checkpoint.safetensors_file import (
+    UnreadableFileError,
+    read_safetensors,
+    to_float32,
+    writing_safetensors,
+)
 from llm_pretrain.config import ConfigError
 from llm_pretrain.machine.files import write_text
 
@@ -107,7 +111,7 @@ class SavedOptimizer:
         self._betas = betas
         self._checksums = Checksums(checkpoint)
         self._holders: dict[str, dict[tuple, list[tuple[Path, SavedRange]]]] = {}
-        self._copies: dict[Path, Mapping[str, np.ndarray] | None] = {}
+        self._arrays: dict[Path, Mapping[str, np.ndarray]] = {}
         self._assembled: tuple[Any, np.ndarray] | None = None
         paths = sorted(self.folder.glob("rank-*.json"))
         if not paths:
@@ -138,9 +142,11 @@ class SavedOptimizer:
     def read(
         self, name: str, shape: tuple[int, ...], block: tuple[slice, ...], value: str
     ) -> np.ndarray:
-        """One kind of value of a block of the published tensor `name` of `shape`, float32."""
+        """One kind of value of a block of the published tensor `name` of `shape`, float32; a view
+        of what is read where that is all of it."""
         wanted = tuple((part.start, part.stop) for part in block)
-        result = np.empty([end - begin for begin, end in wanted], dtype=np.float32)
+        result: np.ndarray | None = None
+        sizes = [end - begin for begin, end in wanted]
         filled = 0
         seen: set[Block] = set()
         for parameter, ranges in self._holders.get(name, {}).items():
@@ -158,12 +164,17 @@ class SavedOptimizer:
             seen.add(piece.block)
             whole = self._assemble(parameter, ranges, value)
             part = whole[tuple(slice(begin, end) for begin, end in piece.region)]
+            if common == wanted:
+                return part[_relative(common, piece.block)]
+            if result is None:
+                result = np.empty(sizes, dtype=np.float32)
             result[_relative(common, wanted)] = part[_relative(common, piece.block)]
-            filled += int(np.prod([end - begin for begin, end in common]))
-        if filled != result.size:
+            filled += math.prod(end - begin for begin, end in common)
+        size = math.prod(sizes)
+        if result is None or filled != size:
             raise ConfigError(
                 [
-                    f"{self.folder} holds {filled} of the {result.size} values wanted of {name} "
+                    f"{self.folder} holds {filled} of the {size} values wanted of {name} "
                     f"({value}): the checkpoint is of another model, or parts of it lie on "
                     "another node's disk"
                 ]
@@ -177,6 +188,9 @@ class SavedOptimizer:
         if self._assembled is not None and self._assembled[0] == (parameter, value):
             return self._assembled[1]
         shape = parameter[0]
+        path, saved = ranges[0]
+        if (saved.begin, saved.end) == (0, math.prod(shape)):
+            return self._array(path, f"{saved.key}/{value}").reshape(shape)
         flat = np.empty(int(np.prod(shape)), dtype=np.float32)
         covered = np.zeros(0, dtype=np.int64)
         for path, saved in ranges:
@@ -194,19 +208,25 @@ class SavedOptimizer:
 
     def _array(self, path: Path, name: str) -> np.ndarray:
         """An array of a file."""
-        if path not in self._copies:
-            expected = self._checksums.files.get(path.relative_to(self.folder.parent).as_posix())
-            self._copies[path] = copied_file(path, expected) if expected else None
-        copy = self._copies[path]
+        if path not in self._arrays:
+            self._arrays[path] = self._open(path)
+        try:
+            return self._arrays[path][name]
+        except KeyError:
+            raise DamagedCheckpointError(f"{path} lacks {name}") from None
+
+    def _open(self, path: Path) -> Mapping[str, np.ndarray]:
+        """The arrays of a file that is whole."""
+        expected = self._checksums.files.get(path.relative_to(self.folder.parent).as_posix())
+        copy = copied_file(path, expected) if expected else None
         if copy is not None:
-            return copy[name]
+            return copy
         self._checksums.assert_undamaged(path)
         try:
-            with safe_open(path, framework="numpy") as file:
-                array: np.ndarray = file.get_tensor(name)
-        except (OSError, SafetensorError, ValueError) as error:
+            tensors = read_safetensors(path).tensors
+            return {name: to_float32(tensor.read(())) for name, tensor in tensors.items()}
+        except (OSError, UnreadableFileError) as error:
             raise DamagedCheckpointError(f"{path} can't be read: {error}") from error
-        return array
 
 
 def steps_of_powers(powers: dict[str, float], betas: tuple[float, float]) -> int:

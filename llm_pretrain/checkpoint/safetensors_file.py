@@ -35,6 +35,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 _LARGEST = {"float16": 65504.0, "bfloat16": 2.0**127 * (2 - 2.0**-7)}
 _TILE = 256
 _BLOCK_BYTES = 1 << 16
+_SENT_BYTES = 1 << 26
 
 
 class UnreadableFileError(ValueError):
@@ -207,7 +208,7 @@ class SafetensorsWriter:
     """
 
     def __init__(self, file: BinaryIO, reserved: int) -> None:
-        self.size = 0
+        self.size = self._sent = 0
         self._file = file
         self._reserved = reserved
         self._entries: dict[str, dict[str, Any]] = {}
@@ -234,6 +235,10 @@ class SafetensorsWriter:
         self._crc = crc32c(content, self._crc)
         self._file.write(content)
         self.size += values.nbytes
+        if self.size - self._sent >= _SENT_BYTES:
+            # Has the system begin to write what it has of the file, and let go of what is written.
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self._sent = self.size
 
     def write_header(self, metadata: dict[str, str]) -> None:
         """Say what the file holds, when all of it has been added."""

@@ -284,13 +284,19 @@ def _saved_pieces(placement: Placement, topology: Topology) -> Iterator[SavedPie
 
 
 def values_of(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, np.ndarray]]:
-    """The values of tensors, of which each may be a part of another.
-
-    One is copied first, because `numpy()` copies all of the memory that a part lies in: a bucket's
-    256 MB for every parameter.
-    """
+    """The values of tensors, one at a time."""
     for name, tensor in tensors:
-        yield name, tensor.clone().numpy()
+        yield name, values_on_host(tensor)
+
+
+def values_on_host(tensor: Tensor) -> np.ndarray:
+    """A tensor's memory, or a copy from an accelerator; bfloat16 as its bits in uint16."""
+    if not tensor.place.is_cpu_place():
+        # `numpy()` copies all of the memory that a part of a tensor lies in.
+        return tensor.clone().numpy()
+    if tensor.dtype == paddle.bfloat16:
+        return np.from_dlpack(tensor.contiguous().view(paddle.int16)).view(np.uint16)
+    return np.from_dlpack(tensor.detach())
 
 
 def _is_first_replica(topology: Topology) -> bool:

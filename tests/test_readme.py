@@ -43,6 +43,7 @@ NOT_RUN = {
     "benchmarks/train_step.py": "takes minutes; test_the_benchmark_runs has a small one",
     "benchmarks/ops.py": "takes minutes; tests/test_benchmarks_ops.py has a small one",
     "benchmarks/saving.py": "takes minutes; test_the_benchmark_of_saving_runs has a small one",
+    "benchmarks/checkpoints.py": "takes minutes; a slow test has a small one",
     "benchmarks/layouts.py": "takes minutes; test_the_benchmark_of_layouts_runs has a small one",
     "benchmarks/collectives.py": "takes minutes; test_the_benchmark_of_collectives_runs has a part",
     "benchmarks/data.py": "takes minutes; test_the_benchmark_of_data_runs has a small one",
@@ -228,6 +229,14 @@ def test_the_benchmark_of_saving_runs() -> None:
     options = ["--processes", "1,2", "--steps", "6", "--every", "2", "--shape", "tiny"]
     said = benchmark("saving", *options)
     assert said.count("| beside |") == said.count("| at once |") == 2
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_checkpoints_runs(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--shape", "tiny", "--folder", str(tmp_path)]
+    said = benchmark("checkpoints", *options)
+    assert "| the disk | 0.25 |" in said
+    assert "| llm_pretrain | 0.25 |" in said
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ _CHUNK_BYTES = 1 << 22
 """The launcher looks after its ranks in between."""
 _LINE_BYTES = 256
 _MOST_OF_FREE_MEMORY = 0.8
+_MOST_SILENT = 64
+"""Connections over which nothing has been announced; of more, the oldest is closed."""
 
 
 class Copies:
@@ -74,7 +76,7 @@ class Copies:
     def send(self) -> None:
         """Send what the ranks of this node have saved to the next node, beside what is going on.
 
-        A way that is still under way sends a memory that is no more what it was when that began.
+        What is still on its way of an earlier checkpoint is given up.
         """
         for way in [way for way in self._ways if isinstance(way, _Outgoing)]:
             way.close()
@@ -120,6 +122,9 @@ class Copies:
             connection = self._listener.accept()[0]
             connection.setblocking(False)
             self._open(_Incoming(self, connection), selectors.EVENT_READ)
+        silent = [way for way in self._ways if isinstance(way, _Incoming) and way.memory is None]
+        if len(silent) > _MOST_SILENT + len(self.kept):
+            silent[0].close()
 
     def _open(self, way: _Way, event: int) -> None:
         self._ways.append(way)

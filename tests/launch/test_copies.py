@@ -137,6 +137,21 @@ def test_before_the_first_epoch_nobody_is_heard(machines: Machines) -> None:
     assert machines.kept(0) == [b"", b""]
 
 
+def test_strangers_that_say_nothing_do_not_pile_up(machines: Machines) -> None:
+    machines.begin()
+    strangers = []
+    for _ in range(100):
+        strangers.append(socket.create_connection(machines.nodes[0]))
+        for key, _ in machines.selector.select(0.2):
+            key.data()
+    strangers[0].settimeout(5)
+    assert strangers[0].recv(1) == b""
+    machines.say(announced(), b"state")
+    assert machines.kept(0) == [b"state", b""]
+    for stranger in strangers:
+        stranger.close()
+
+
 def test_no_more_is_taken_than_was_announced(machines: Machines) -> None:
     machines.begin()
     machines.say(announced(), b"state and more")

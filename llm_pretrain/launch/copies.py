@@ -16,6 +16,7 @@ import json
 import os
 import selectors
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -135,7 +136,7 @@ class Copies:
         self._selector.unregister(way.connection)
 
 
-class _Way:
+class _Way(ABC):
     """One memory, on its way over a connection."""
 
     def __init__(self, copies: Copies, connection: socket.socket) -> None:
@@ -153,9 +154,9 @@ class _Way:
         except (OSError, ValueError, LookupError, TypeError):
             self.close()
 
+    @abstractmethod
     def _move(self) -> bool:
-        """Whether there is more."""
-        raise NotImplementedError
+        """Move a part; whether there is more."""
 
     def close(self) -> None:
         self.copies.forget(self)

@@ -68,7 +68,7 @@ def configure() -> None:
         reason = "unchanged: paddle was imported before llm_pretrain"
         _choices[:] = [Choice(name, os.environ.get(name, ""), reason) for name in names]
         return
-    processors = parse_cpuinfo(_read("/proc/cpuinfo"))
+    processors = processors_here()
     cores = available_cores(processors, _affinity(), _cpu_quota())
     _choices[:] = [
         choose_threads(os.environ, cores, launcher_environment=_launcher_environment()),
@@ -146,6 +146,19 @@ def parse_cpuinfo(text: str) -> list[Processor]:
         flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
         processors.append(Processor(int(number), core, fields.get("vendor_id", ""), flags))
     return processors
+
+
+_AVX512_CORE = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
+
+def multiplies_bfloat16(processors: Sequence[Processor]) -> bool:
+    """Whether oneDNN has products of bfloat16 on these; it wants what it calls AVX512_CORE."""
+    return bool(processors) and processors[0].flags >= _AVX512_CORE
+
+
+def processors_here() -> list[Processor]:
+    """The logical processors of this machine; [] where the system doesn't tell."""
+    return parse_cpuinfo(_read("/proc/cpuinfo"))
 
 
 def processor_name() -> str:

@@ -66,6 +66,16 @@ def test_a_users_mkl_path_wins() -> None:
     assert (choice.value, choice.reason) == ("4", "set by the user")
 
 
+@pytest.mark.parametrize(
+    ("flags", "does"),
+    [("avx2", False), ("avx512f", False), ("avx512f avx512bw avx512dq avx512vl avx512cd", True)],
+)
+def test_products_of_bfloat16_need_avx512(flags: str, does: bool) -> None:
+    processors = machine.parse_cpuinfo(cpuinfo("AuthenticAMD", 2, flags=flags))
+    assert machine.multiplies_bfloat16(processors) is does
+    assert not machine.multiplies_bfloat16([])
+
+
 def test_cores_are_physical_allowed_and_within_the_quota() -> None:
     processors = machine.parse_cpuinfo(cpuinfo("GenuineIntel", 8, threads_per_core=2))
     assert len(processors) == 16

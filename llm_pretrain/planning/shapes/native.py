@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from llm_pretrain import machine
 from llm_pretrain.planning.shapes.storage import recorder
 from llm_pretrain.planning.shapes.tensor import UnknownToShapesError
 from llm_pretrain.planning.trace import AttentionProduct, Product, Traffic
@@ -67,8 +69,15 @@ def _log_sums_backward(R: int, H: int, V: int, x: Any, dtype: int, *others: Any)
 
 
 def _packed_bytes(m: int, n: int, k: int, size: int) -> None:
-    """oneDNN's order on a processor with matrix tiles: 64 columns by 32 rows at a time."""
-    ctypes.c_int64.from_address(size).value = 2 * (-(-n // 64) * 64) * (-(-k // 32) * 32)
+    """oneDNN's order on a processor with matrix tiles: 64 columns by 32 rows at a time; nothing is
+    packed where this machine has no products of bfloat16."""
+    packed = 2 * (-(-n // 64) * 64) * (-(-k // 32) * 32) if _multiplies_bfloat16() else 0
+    ctypes.c_int64.from_address(size).value = packed
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    return machine.multiplies_bfloat16(machine.processors_here())
 
 
 def _norm(name: str, operands: int) -> Callable[..., None]:
